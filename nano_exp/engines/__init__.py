@@ -1,0 +1,108 @@
+"""Engines: what trains a run. The attempt (nano_exp.attempt) drives one through the functions of `Engine`.
+
+An engine is a module with those functions at its top level. Importing this package, or asking for an engine by name,
+imports neither torch nor wandb: the launch path and the attempt run without them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from nano_exp.errors import UserError, nearest
+
+MODULES = {
+    "nemo_rl": "nano_exp.engines.nemo_rl",
+    "embedded": "nano_exp.engines.embedded",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What one attempt knows beyond its run's frozen config.
+
+    Parameters
+    ----------
+    run_dir: the run's folder in the store
+    attempt_dir: attempts/<n> inside it
+    number: which attempt of the run this is, from 1
+    config_path: the flat YAML that the engine reads (attempts/<n>/nemo_rl.yaml)
+    deadline: unix time at which the allocation ends; None when nothing ends it
+    """
+
+    run_dir: Path
+    attempt_dir: Path
+    number: int
+    config_path: Path
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Command:
+    """The child process that trains.
+
+    Parameters
+    ----------
+    argv: program and arguments
+    env: the complete environment of the child, not an addition to the attempt's
+    cwd: its working folder
+    open_files: the soft limit of open files that the child should have; None leaves it. The starter raises the soft
+        limit up to the hard one (`raise_open_files` is made for Popen's preexec_fn).
+    scratch: folders outside the run that the child's life ends with; the starter removes them after it
+    """
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: Path
+    open_files: int | None = None
+    scratch: tuple[Path, ...] = ()
+
+
+class Engine(Protocol):
+    """The functions of an engine module. `config` is always the run's frozen config as plain dicts and lists."""
+
+    def check(self, config: dict[str, Any]) -> None:
+        """Refuse, with UserError, what this engine cannot run. Called at launch; imports no torch."""
+
+    def overlay(self, config: dict[str, Any], ctx: Context) -> dict[str, object]:
+        """Dotted key -> value for what the attempt alone knows (deadline, parser's path)."""
+
+    def command(self, config: dict[str, Any], ctx: Context) -> Command:
+        """What to start. UserError names what is missing on this host."""
+
+    def follow(self, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Rows for metrics.jsonl from lines of stdout; nothing for an engine that writes the file itself."""
+
+    def last_step(self, config: dict[str, Any], ctx: Context) -> int:
+        """The last finished step that survives this attempt's end: that of the newest whole checkpoint, or 0."""
+
+
+def get(name: str) -> Engine:
+    """The engine module called `name`.
+
+    Raises
+    ------
+    UserError: no engine has that name
+    """
+    if name not in MODULES:
+        near = nearest(str(name), MODULES) or sorted(MODULES)
+        raise UserError(
+            f"engine.name={name}",
+            "there is no engine of that name",
+            f"choose one of {', '.join(sorted(MODULES))}: engine={near[0]}",
+        )
+    return cast(Engine, importlib.import_module(MODULES[name]))
+
+
+def raise_open_files(limit: int) -> None:
+    """Raise this process's soft limit of open files to `limit`, or to the hard limit where that is lower."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
