@@ -1,0 +1,239 @@
+"""From overrides to one composed config, and from a failed composition to words a user can act on.
+
+Composing is Hydra's; this module adds the checks that Hydra leaves out: a (model, cluster) pair without a published recipe, and
+the nearest real name for each mistyped group, option or key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
+
+from nano_exp import resolvers
+from nano_exp.errors import UserError, nearest
+from nano_exp.identity import flatten
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+CONFIG_NAME = "config"
+#: Groups whose options are picked by others or hold pieces, not something to type.
+_INNER_OPTIONS = ("default/", "v0_")
+
+
+@contextmanager
+def loader(conf_dir: Path = CONF_DIR) -> Iterator[ConfigLoader]:
+    """Hydra's loader over the project's conf tree, for use outside `python launch.py`."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    if not (conf_dir / f"{CONFIG_NAME}.yaml").is_file():
+        raise UserError(
+            f"no {CONFIG_NAME}.yaml in {conf_dir}",
+            "the config tree of the project is what commands compose from",
+            "run from a checkout of the project that is installed with `pip install -e .`",
+        )
+    resolvers.register()
+    with initialize_config_dir(config_dir=str(conf_dir), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        yield hydra.config_loader
+
+
+def compose(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
+    """Compose one point exactly as Hydra does, without the `hydra` node; unresolved.
+
+    Raises
+    ------
+    UserError: the (model, cluster) pair has no published recipe
+    HydraException, OmegaConfBaseException: as Hydra raises them; `explain` turns them into a UserError
+    """
+    resolvers.register()
+    # `from_shell=False` lets the literal values of already split sweeps through, as Hydra does for its own jobs.
+    cfg = config_loader.load_configuration(CONFIG_NAME, list(overrides), run_mode=RunMode.RUN, from_shell=False)
+    choices = dict(cfg.hydra.runtime.choices)
+    with flag_override(cfg, ["struct", "readonly"], False):
+        del cfg["hydra"]
+    require_recipe(cfg, str(choices.get("model")), str(choices.get("cluster")), str(choices.get("nemo_rl")))
+    return cfg
+
+
+def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:
+    """The (model, cluster) pairs that have a recipe at a version of conf/nemo_rl, sorted."""
+    models = {p.stem for p in (conf_dir / "model").glob("*.yaml")}
+    clusters = {p.stem for p in (conf_dir / "cluster").glob("*.yaml")}
+    found = {p.stem for p in (conf_dir / "nemo_rl" / version).glob("*.yaml")}
+    return sorted((m, c) for m in models for c in clusters if f"{m}_{c}" in found)
+
+
+def require_recipe(cfg: DictConfig, model: str, cluster: str, version: str) -> None:
+    """The defaults list takes the recipe as optional (a sweep's master has none), so its absence is found here."""
+    if OmegaConf.select(cfg, "nemo_rl.recipe", default=None) is not None:
+        return
+    pairs = recipes(version)
+    clusters = [c for m, c in pairs if m == model]
+    if clusters:
+        fix = " or ".join(f"model={model} cluster={c}" for c in clusters)
+    else:
+        fix = "one of: " + ", ".join(f"model={m} cluster={c}" for m, c in pairs)
+    needs = "it needs a Slurm cluster" if cluster == "local" else "no recipe of that shape is published"
+    raise UserError(f"model={model} with cluster={cluster} has no recipe in conf/nemo_rl/{version}", needs, fix)
+
+
+# --- explaining a composition that failed ---------------------------------------------------------------------------
+
+
+def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[str]) -> UserError:
+    """The user's mistake behind an exception of Hydra or OmegaConf, in three parts."""
+    found = next(diagnose(config_loader, overrides), None)
+    if found is not None:
+        return found
+    text = " ".join(str(error).split())
+    key = getattr(error, "full_key", None)
+    if key:
+        return UserError(f"{key}: {text.split(' full_key:')[0]}", "the config cannot be composed with it", f"set {key}=...")
+    return UserError(text, "the config cannot be composed", "python launch.py --help lists the groups and their options")
+
+
+def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[UserError]:
+    """Look at each override by itself: does it parse, does its group, option or key exist?"""
+    parser = OverridesParser.create(config_loader=config_loader)
+    parsed: list[Override] = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException:
+            yield _unparsable(text)
+    groups = all_groups(config_loader)
+    for override in parsed:
+        group = override.key_or_group
+        if group in groups and not override.is_delete():
+            yield from _bad_options(config_loader, group, override)
+    keys = _known_keys(config_loader, [o for o in parsed if o.key_or_group in groups and not o.is_delete()])
+    for override in parsed:
+        key = override.key_or_group
+        if key in groups or key.split(".")[0] == "hydra" or override.is_force_add() or override.is_add():
+            continue
+        if keys is not None and key not in keys:
+            yield _unknown_key(override, keys, groups)
+
+
+def all_groups(config_loader: ConfigLoader, parent: str = "") -> set[str]:
+    """Every config group of the tree (`model`, `hydra/launcher`, ...)."""
+    found: set[str] = set()
+    for name in config_loader.list_groups(parent):
+        group = f"{parent}/{name}" if parent else name
+        found.add(group)
+        found |= all_groups(config_loader, group)
+    return found
+
+
+def _unparsable(text: str) -> UserError:
+    key, equals, value = text.partition("=")
+    if not equals:
+        return UserError(
+            f"'{text}' has no =", "an override is key=value (or ~key to take one away)", f"{text}=VALUE, or leave it out"
+        )
+    quoted = f"'{key}=\"{value}\"'"
+    return UserError(
+        f"cannot read the value in {text}",
+        "characters such as = , : { } [ ] ( ) or a space need quotes inside the override",
+        f"quote it for Hydra and for the shell: {quoted}",
+    )
+
+
+def choices_of(override: Override) -> list[Any]:
+    """The values of an override: one, or each choice of a sweep."""
+    if override.is_sweep_override() and override.is_discrete_sweep():
+        return [v.strip("'\"") if isinstance(v, str) else v for v in override.sweep_string_iterator()]
+    return [override.value()]
+
+
+def _bad_options(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
+    options = config_loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+    shown = [o for o in options if not o.startswith(_INNER_OPTIONS)]
+    for value in choices_of(override):
+        for choice in value if isinstance(value, list) else [value]:
+            if choice is None or choice in options or "/" in str(choice):
+                continue
+            near = nearest(str(choice), shown)
+            best = near[0] if near else (shown[0] if shown else "...")
+            yield UserError(
+                f"{group}={choice}",
+                f"{group} has no option '{choice}'; it has: {', '.join(shown)}",
+                f"{group}={best}" + (f" (or: {', '.join(near[1:])})" if near[1:] else ""),
+            )
+
+
+def _known_keys(config_loader: ConfigLoader, group_overrides: Sequence[Override]) -> set[str] | None:
+    """Dotted keys (inner ones too) with the first option of each group override; None if even that does not compose."""
+    plain = [f"{o.key_or_group}={choices_of(o)[0]}" for o in group_overrides if not o.key_or_group.startswith("hydra")]
+    try:
+        cfg = config_loader.load_configuration(CONFIG_NAME, plain, run_mode=RunMode.RUN, from_shell=False)
+    except (HydraException, OmegaConfBaseException):
+        return None
+    with flag_override(cfg, ["struct", "readonly"], False):
+        del cfg["hydra"]
+    keys: set[str] = set()
+    for leaf in (key for key, _ in flatten(raw(cfg))):
+        parts = leaf.split(".")
+        keys.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+    return keys
+
+
+def _unknown_key(override: Override, keys: Iterable[str], groups: Iterable[str]) -> UserError:
+    key = override.key_or_group
+    leaf = key.rsplit(".", 1)[-1]
+    known = sorted(keys)
+    near = nearest(key, [*known, *groups])
+    for candidate in known:  # the right name in another section is the likelier intent than a similar path
+        if candidate.rsplit(".", 1)[-1] == leaf and candidate not in near:
+            near.append(candidate)
+    value = override.input_line.split("=", 1)[1] if override.input_line and "=" in override.input_line else "..."
+    if override.is_delete():
+        return UserError(f"~{key}", "there is no such key to take away", f"~{near[0]}" if near else f"leave ~{key} out")
+    why = "the config has no such key"
+    if near:
+        fix = f"{near[0]}={value}" + (f" (or: {', '.join(near[1:3])})" if near[1:] else "")
+    else:
+        fix = f"look it up with --cfg job; to add a key that NeMo RL knows and the recipe lacks: ++{key}={value}"
+    return UserError(f"{key}={value}", why, fix)
+
+
+def raw(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain data with interpolations left as text."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a launch: its overrides as typed and its composed, unresolved config."""
+
+    overrides: tuple[str, ...]
+    cfg: DictConfig
+
+
+def compose_points(config_loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[Point]:
+    """Compose every point of a launch.
+
+    Raises
+    ------
+    UserError: the first point that cannot be composed, explained
+    """
+    points = []
+    for point in overrides:
+        try:
+            points.append(Point(tuple(point), compose(config_loader, point)))
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise explain(error, config_loader, point) from error
+    return points

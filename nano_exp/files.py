@@ -1,0 +1,94 @@
+"""Writing to a shared file system so that a reader, or a crash, never meets half a file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nano_exp.errors import UserError
+
+try:
+    from yaml import CSafeDumper as Dumper
+    from yaml import CSafeLoader as Loader
+except ImportError:  # PyYAML without libyaml: slower, the same result
+    from yaml import SafeDumper as Dumper  # type: ignore[assignment]
+    from yaml import SafeLoader as Loader  # type: ignore[assignment]
+
+
+class Damaged(Exception):
+    """A file of the store that cannot be read as what it should be. Harms its own run's row alone."""
+
+
+def write_text(path: Path, text: str, durable: bool = False) -> None:
+    """Write aside and rename; with `durable`, on the disk before it has its name.
+
+    Raises
+    ------
+    UserError: no permission, no space or no such place, in words
+    """
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def write_json(path: Path, value: Any, durable: bool = False) -> None:
+    """JSON, indented: people read these files too."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", durable)
+
+
+def read_json(path: Path) -> Any:
+    """Raises Damaged where the file is not JSON; FileNotFoundError where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise Damaged(f"{path.name} is not JSON: {error}") from error
+
+
+def dump_yaml(value: Any) -> str:
+    """Block YAML in the order of the keys. Floats survive the way back; strings that look like numbers are quoted."""
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def read_yaml(path: Path) -> Any:
+    """Raises Damaged where the file is not YAML; FileNotFoundError where there is none."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Damaged(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def make_dir(path: Path) -> None:
+    """mkdir -p, with the error in words."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What an OSError of a write means for the user."""
+    reasons = {
+        errno.ENOSPC: ("the disk is full", "free space there, or write elsewhere: run.results=/path/with/space"),
+        errno.EDQUOT: ("your quota there is used up", "free space there, or write elsewhere: run.results=/other/path"),
+        errno.EROFS: ("the file system is read-only", "write elsewhere: run.results=/a/writable/path"),
+        errno.EACCES: ("you may not write there", "write elsewhere: run.results=/a/writable/path"),
+        errno.EPERM: ("you may not write there", "write elsewhere: run.results=/a/writable/path"),
+        errno.ENOTDIR: ("a part of the path is a file, not a folder", "name a folder: run.results=/a/folder"),
+        errno.EEXIST: ("there is a file of that name", "name a folder: run.results=/a/folder"),
+    }
+    why, fix = reasons.get(error.errno or 0, (error.strerror or str(error), "check the path: run.results=..."))
+    return UserError(f"cannot write {path}", why, fix)

@@ -1,0 +1,96 @@
+"""A run's identity: a pure function from its resolved config to a short id.
+
+Two configs have the same id exactly when NeMo RL (or the embedded engine) would read the same values. What is left out is
+`LEFT_OUT` and nothing else: where results go, how they are tracked, ports, Slurm, and the launcher's own knobs and facts, whose
+effect is counted at the key that the engine reads. Model names, data paths and the NeMo RL version count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+#: Keys (with all below them) that do not make another run, with the reason. `*` stands for one level.
+LEFT_OUT: dict[str, str] = {
+    "run": "name, tags and folder of the run: output",
+    "slurm": "Slurm: resources do not change the result",
+    "site": "the place: account, partition, checkout and cache paths",
+    "dry_run": "launcher",
+    "wait": "launcher",
+    "fresh": "launcher",
+    "optimizer": "knobs: counted at policy.optimizer and policy.megatron_cfg.optimizer, which interpolate from them",
+    "model": "facts about the model: policy.model_name and policy.hf_config_overrides are what the engine reads",
+    "nemo_rl.commit": "follows from nemo_rl.version",
+    "nemo_rl.recipe": "the name of the recipe; its values count",
+    "nemo_rl.scripts": "follow from nemo_rl.version",
+    "engine.device": "placement of the embedded engine",
+    "engine.threads": "placement of the embedded engine",
+    "engine.save_margin_min": "when to save before the time limit",
+    "logger": "tracking and output",
+    "checkpointing.checkpoint_dir": "output",
+    "checkpointing.checkpoint_must_save_by": "when to save before the time limit",
+    "policy.generation.vllm_cfg.tool_parser_plugin": "a path inside the model's snapshot, found on the node",
+    "policy.generation.port_range_low": "port",
+    "policy.generation.port_range_high": "port",
+    "env.nemo_gym.port_range_low": "port",
+    "env.nemo_gym.port_range_high": "port",
+    "cluster.master_port_range_low": "port",
+    "cluster.master_port_range_high": "port",
+}
+
+ID_LENGTH = 10  # hex digits: 40 bits, a chance of 5e-7 that two of 1,000 runs collide; a collision is found and refused
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for each leaf; lists and empty mappings are leaves."""
+    for key, value in config.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, path)
+        else:
+            yield path, value
+
+
+def counts(key: str) -> bool:
+    """Whether a dotted key is part of the identity."""
+    parts = key.split(".")
+    return not any(".".join(parts[: i + 1]) in LEFT_OUT for i in range(len(parts)))
+
+
+def _canonical(value: Any) -> Any:
+    """The same JSON value for values that mean the same: 1 and 1.0, 1e-6 and 0.000001, a tuple and a list."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        as_float = float(value)
+        return int(as_float) if as_float.is_integer() and abs(as_float) < 2**53 else repr(as_float)
+    if isinstance(value, Mapping):
+        return {str(k): _canonical(v) for k, v in sorted(value.items(), key=lambda kv: str(kv[0]))}
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    raise TypeError(f"a {type(value).__name__} cannot be part of a frozen config: {value!r}")
+
+
+def content(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted keys and values that the identity is made of, in canonical form."""
+    return {key: _canonical(value) for key, value in flatten(config) if counts(key)}
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the canonical JSON of `content(config)`."""
+    text = json.dumps(content(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_id(config_digest: str, generation: int = 1) -> str:
+    """The run's id: `r` and the digest's first digits; a fresh start of the same config is `-2`, `-3`, ..."""
+    base = "r" + config_digest[:ID_LENGTH]
+    return base if generation == 1 else f"{base}-{generation}"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys of the identity whose values differ, as key -> (old, new); an absent key's value is None."""
+    a, b = content(old), content(new)
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}

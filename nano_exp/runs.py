@@ -1,0 +1,315 @@
+"""The store: runs as folders of plain files, and what those files say of a run.
+
+    <results>/<name>/<run id>/   config.yaml  run.json  events/  attempts/<n>/  metrics.jsonl  checkpoints/  logs/
+    <results>/.launches/<id>/    manifest.json  array-<k>.sbatch  job-<k>.json  git.json  diff.patch  code/  slurm/
+
+Everything is written aside and renamed. Reading never fails as a whole: a damaged file is a note on its own run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nano_exp import files
+from nano_exp.files import Damaged
+
+LAUNCHES = ".launches"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a run; `kind` is submit, refused, start, engine, end or note."""
+
+    time: float
+    kind: str
+    data: Mapping[str, Any]
+
+
+@dataclass
+class Run:
+    """One run as its folder tells it.
+
+    Parameters
+    ----------
+    record: run.json: id, name, digest, overrides, launch, who, when, versions
+    events: oldest first
+    damaged: what could not be read, one line each
+    """
+
+    dir: Path
+    record: dict[str, Any] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        return self.dir.name
+
+    @property
+    def name(self) -> str:
+        return self.dir.parent.name
+
+    @property
+    def results(self) -> Path:
+        return self.dir.parent.parent
+
+    def last(self, *kinds: str) -> Event | None:
+        """The newest event of these kinds."""
+        return next((e for e in reversed(self.events) if e.kind in kinds), None)
+
+    def config(self) -> dict[str, Any]:
+        """The frozen config. Raises Damaged or FileNotFoundError."""
+        config = files.read_yaml(self.dir / "config.yaml")
+        if not isinstance(config, dict):
+            raise Damaged("config.yaml is empty")
+        return config
+
+
+def load(run_dir: Path) -> Run:
+    """Read run.json and the events of one run; never raises for what is inside the folder."""
+    run = Run(run_dir)
+    try:
+        record = files.read_json(run_dir / "run.json")
+        if isinstance(record, dict):
+            run.record = record
+        else:
+            run.damaged.append("run.json is not an object")
+    except (Damaged, OSError) as error:
+        run.damaged.append(_words(error))
+    for path in sorted((run_dir / "events").glob("[0-9]*.json")):
+        try:
+            data = files.read_json(path)
+            run.events.append(Event(float(data["time"]), str(data["kind"]), data))
+        except (Damaged, OSError, KeyError, TypeError, ValueError) as error:
+            run.damaged.append(f"events/{path.name}: {_words(error)}")
+    return run
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(str(error.filename)).name} is missing"
+    return str(error) or type(error).__name__
+
+
+def find(results: Path, names: Iterable[str] | None = None) -> Iterator[Run]:
+    """All runs of a results folder, or those of some names, by name and id."""
+    for name_dir in sorted(p for p in _folders(results) if names is None or p.name in set(names)):
+        for run_dir in _folders(name_dir):
+            yield load(run_dir)
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def record_event(run_dir: Path, kind: str, durable: bool = True, **data: Any) -> None:
+    """Append an event: a file of its own, named by time so that a folder listing is the history."""
+    now = time.time_ns()
+    files.make_dir(run_dir / "events")
+    name = f"{now:020d}-{kind}-{uuid.uuid4().hex[:6]}.json"
+    files.write_json(run_dir / "events" / name, {"time": now / 1e9, "kind": kind, **data}, durable)
+
+
+def create(run_dir: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Make a run's folder whole or not at all. False when it is already there (made by another launcher)."""
+    files.make_dir(run_dir.parent)
+    staging = run_dir.parent / f".staging-{uuid.uuid4().hex[:8]}"
+    try:
+        files.make_dir(staging / "events")
+        files.write_text(staging / "config.yaml", files.dump_yaml(config))
+        files.write_json(staging / "run.json", record)
+        staging.rename(run_dir)
+        return True
+    except OSError as error:
+        if run_dir.is_dir():
+            return False
+        raise files.unwritable(run_dir, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def discard(run_dir: Path) -> None:
+    """Take away a run that this launch made and that Slurm refused: only what `create` and the intent wrote."""
+    if (run_dir / "attempts").exists() or (run_dir / METRICS).exists():
+        return
+    grave = run_dir.with_name(f".refused-{run_dir.name}-{uuid.uuid4().hex[:8]}")
+    run_dir.rename(grave)
+    shutil.rmtree(grave, ignore_errors=True)
+    for folder in (run_dir.parent, run_dir.parent.parent):
+        try:
+            folder.rmdir()  # only where nothing else is in it
+        except OSError:
+            return
+
+
+# --- attempts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who executes an attempt: a Slurm job (id and restart count) or a process of a host."""
+
+    job: str | None
+    restart: int
+    host: str
+    pid: int
+    started: float  # the process's start in clock ticks since boot (Linux), so that a recycled pid is not taken for it
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """attempts/<number>: its owner, and its end once it ended."""
+
+    number: int
+    dir: Path
+    owner: Owner | None
+    end: Mapping[str, Any] | None
+
+
+def attempts(run_dir: Path) -> list[Attempt]:
+    """The attempts of a run, first to last; unreadable owner or end files count as unknown."""
+    found = []
+    for path in _folders(run_dir / "attempts"):
+        if path.name.isdigit():
+            owner, end = _maybe(path / "owner.json"), _maybe(path / "end.json")
+            found.append(Attempt(int(path.name), path, _owner(owner), end))
+    return sorted(found, key=lambda a: a.number)
+
+
+def _maybe(path: Path) -> dict[str, Any] | None:
+    try:
+        value = files.read_json(path)
+    except (Damaged, OSError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _owner(data: Mapping[str, Any] | None) -> Owner | None:
+    try:
+        return Owner(**data) if data else None
+    except TypeError:
+        return None
+
+
+def claim(run_dir: Path, number: int, owner: Owner) -> Path | None:
+    """Claim attempt `number`: its folder appears whole, with its owner inside, or not at all.
+
+    Renaming a folder over one that is not empty fails, so of two claims of one number exactly one succeeds.
+
+    Returns
+    -------
+    the attempt's folder, or None when another has it
+    """
+    files.make_dir(run_dir / "attempts")
+    staging = run_dir / "attempts" / f".claim-{uuid.uuid4().hex[:8]}"
+    target = run_dir / "attempts" / str(number)
+    try:
+        files.make_dir(staging)
+        files.write_json(staging / "owner.json", vars(owner), durable=True)
+        staging.rename(target)
+    except OSError as error:
+        if target.is_dir():
+            return None
+        raise files.unwritable(target, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def this_process(job: str | None = None, restart: int = 0) -> Owner:
+    """The running process as an owner."""
+    pid = os.getpid()
+    return Owner(job, restart, socket.gethostname(), pid, process_start(pid) or 0.0)
+
+
+def process_start(pid: int) -> float | None:
+    """Start of a process in clock ticks since boot (field 22 of /proc/<pid>/stat); None when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rsplit(")", 1)[1].split()
+    return None if fields[0] in ("Z", "X") else float(fields[19])
+
+
+def local_alive(owner: Owner) -> bool | None:
+    """Whether a local owner still runs; None when that cannot be told from this host."""
+    if owner.host != socket.gethostname():
+        return None
+    started = process_start(owner.pid)
+    return started is not None and (owner.started == 0.0 or started == owner.started)
+
+
+# --- launches -------------------------------------------------------------------------------------------------------
+
+
+def launch_dir(results: Path, launch_id: str) -> Path:
+    return results / LAUNCHES / launch_id
+
+
+def jobs_of(results: Path, launch_id: str) -> dict[int, str]:
+    """Array number -> Slurm job id of a launch, as far as it got."""
+    found: dict[int, str] = {}
+    for path in launch_dir(results, launch_id).glob("job-*.json"):
+        data = _maybe(path)
+        number = path.stem.removeprefix("job-")
+        if data and number.isdigit() and data.get("job"):
+            found[int(number)] = str(data["job"])
+    return found
+
+
+def record_job(results: Path, launch_id: str, array: int, job: str) -> None:
+    """Remember which Slurm job an array of a launch became."""
+    path = launch_dir(results, launch_id) / f"job-{array}.json"
+    files.write_json(path, {"job": job, "time": time.time()}, durable=True)
+
+
+def read_metrics(run_dir: Path, tail_bytes: int | None = None) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl; a last line that is still being written, and damaged lines, are left out.
+
+    With `tail_bytes` only the rows in the file's last bytes are read: enough for the newest step, at any length.
+    """
+    path = run_dir / METRICS
+    try:
+        with path.open("rb") as file:
+            if tail_bytes is not None:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - tail_bytes))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+    return rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    import json
+
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
+
+
+def metric_before_after(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float] | None:
+    """First and last value of a metric; None when it was never logged."""
+    values = [float(r[key]) for r in rows if isinstance(r.get(key), int | float)]
+    return (values[0], values[-1]) if values else None

@@ -1,0 +1,70 @@
+"""Secrets never reach a frozen config: refuse what reads one from the environment or looks like one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nano_exp.errors import UserError
+from nano_exp.identity import flatten
+
+_SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)", re.IGNORECASE)
+#: A key whose last part is exactly one of these holds a secret; `tokenizer`, `stop_token_ids`, `train_mb_tokens` do not.
+_SECRET_KEY = re.compile(
+    r"(^|_)(api_?key|secret|secret_key|password|passwd|credentials?|private_key|access_key|access_token|auth_token|"
+    r"hf_token|token)$",
+    re.IGNORECASE,
+)
+#: Tokens by their published prefixes (Hugging Face, W&B, NVIDIA, OpenAI, GitHub, AWS), and a W&B key's 40 hex digits.
+_SECRET_VALUE = re.compile(
+    r"\b(hf_[A-Za-z0-9]{20,}|wandb_v\d_[A-Za-z0-9_]{16,}|nvapi-[A-Za-z0-9_-]{20,}|sk-[A-Za-z0-9_-]{20,}|"
+    r"gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|AKIA[0-9A-Z]{16})"
+)
+_ENV = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([A-Za-z_][A-Za-z0-9_]*)")
+_FIX = "put it in the environment (export HF_TOKEN=..., WANDB_API_KEY=...): the job inherits it and nothing is written"
+_HEX40 = re.compile(r"^[0-9a-f]{40}$")
+
+
+def looks_secret(key: str, value: Any) -> bool:
+    """Whether a config value is, by its key or by its own look, a secret. `value` is never part of a message."""
+    if not isinstance(value, str) or not value:
+        return False
+    leaf = key.rsplit(".", 1)[-1]
+    if _SECRET_VALUE.search(value) or (_SECRET_KEY.search(leaf) and not value.startswith("${")):
+        return True
+    return bool(_HEX40.match(value) and ("key" in leaf.lower() or "wandb" in key))
+
+
+def refuse(raw: Mapping[str, Any], where: str = "the config") -> None:
+    """Check an unresolved config (interpolations as text), so that a secret is never even read.
+
+    Raises
+    ------
+    UserError
+        naming the key, never the value
+    """
+    for key, value in flatten(raw):
+        for item in value if isinstance(value, list) else [value]:
+            if not isinstance(item, str):
+                continue
+            for name in _ENV.findall(item):
+                if _SECRET_NAME.search(name):
+                    raise UserError(
+                        f"{key} in {where} reads ${{oc.env:{name}}}",
+                        "the config is frozen into files and NeMo RL prints all of it, so the secret would be written out",
+                        f"remove {key}; {_FIX}",
+                    )
+            if looks_secret(key, item):
+                raise UserError(
+                    f"the value of {key} in {where} looks like a secret (not shown)",
+                    "the config is frozen into files, shown in plans and printed by NeMo RL",
+                    f"remove {key}; {_FIX}",
+                )
+
+
+def refuse_overrides(overrides: Iterable[str]) -> None:
+    """The same for overrides as typed: they stand in run.json, in plans and in job listings."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        refuse({key.lstrip("+~"): value}, "the command line")

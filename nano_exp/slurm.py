@@ -1,0 +1,249 @@
+"""The one module that runs Slurm's commands, and what their answers mean."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nano_exp.errors import UserError
+
+#: How long one command may take, seconds. Slurm's own tools retry for about 10-20 s before they give up.
+TIMEOUT_S = 60.0
+
+#: Job states (squeue, sacct) in which a job holds or will hold resources. STAGE_OUT and the rest count as active too.
+ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
+WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING", "RESV_DEL_HOLD"}
+
+
+class NoAnswer(Exception):
+    """Slurm did not answer: nothing is known about any job."""
+
+
+class Refused(UserError):
+    """Slurm refused the submission: certainly nothing was queued."""
+
+
+class Unclear(UserError):
+    """The answer to sbatch was lost: a job may or may not have been queued."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One line of squeue: a job, an array task, or the pending tasks of an array."""
+
+    id: str  # the array's id for a task
+    tasks: range | tuple[int, ...] | None  # None: not an array
+    state: str
+    name: str
+    reason: str
+
+    def covers(self, job: str, task: int | None) -> bool:
+        if self.id != job:
+            return False
+        # An array of one is not an array to us, and a whole array is asked for with task None.
+        return self.tasks is None or task is None or task in self.tasks
+
+
+@dataclass
+class Queue:
+    """The jobs that Slurm knows as not ended."""
+
+    jobs: list[Job] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._by_id: dict[str, list[Job]] = {}
+        for job in self.jobs:
+            self._by_id.setdefault(job.id, []).append(job)
+
+    def find(self, job: str, task: int | None = None) -> Job | None:
+        """The job or array task, if it is pending, running or completing."""
+        return next((j for j in self._by_id.get(job, ()) if j.covers(job, task)), None)
+
+    def named(self, name: str) -> str | None:
+        """The job id (the array's, for an array) of a job of that name."""
+        return next((j.id for j in self.jobs if j.name == name), None)
+
+
+def available() -> bool:
+    """Whether this host can submit at all."""
+    return shutil.which("sbatch") is not None
+
+
+def require() -> None:
+    """Raises UserError where there is no sbatch."""
+    if not available():
+        raise UserError(
+            "no sbatch on PATH",
+            "this cluster= is run by Slurm, and this host has no Slurm commands",
+            "launch from a login node (module load slurm?), or run here without Slurm: python launch.py cluster=local",
+        )
+
+
+def _run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            env={**os.environ, "SLURM_BITSTR_LEN": "0", **(env or {})},
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError as error:
+        raise NoAnswer(f"{argv[0]} is not on PATH") from error
+    except subprocess.TimeoutExpired as error:
+        raise NoAnswer(f"{argv[0]} gave no answer within {TIMEOUT_S:.0f} s") from error
+
+
+def queue(users: Iterable[str] = ()) -> Queue:
+    """Every not-ended job of these users (default: this one), in one call.
+
+    Raises
+    ------
+    NoAnswer: Slurm's words in it
+    """
+    who = ",".join(sorted(set(users) | {getpass.getuser()}))
+    done = _run(["squeue", "--noheader", f"--user={who}", "--format=%i|%T|%j|%r"])
+    if done.returncode != 0:
+        raise NoAnswer(_words(done.stderr) or f"squeue ended with {done.returncode}")
+    return Queue([job for line in done.stdout.splitlines() if (job := parse_squeue_line(line)) is not None])
+
+
+def parse_squeue_line(line: str) -> Job | None:
+    """`%i|%T|%j|%r`: `12|RUNNING|name|None`, `12_3|...`, `12_[4-9%2]|PENDING|...`; None for anything else."""
+    parts = line.strip().split("|", 3)
+    if len(parts) != 4:
+        return None
+    identifier, state, name, reason = parts
+    match = re.fullmatch(r"(\d+)(?:\+\d+)?(?:_(\d+|\[[^\]]*\]))?", identifier)
+    if match is None or state in ENDED:
+        return None
+    tasks = parse_tasks(match[2]) if match[2] else None
+    return Job(match[1], tasks, state, name, reason)
+
+
+def parse_tasks(text: str) -> tuple[int, ...]:
+    """`3`, `[2-9%4]`, `[1,3,5-7]`, `[0-8:2]` -> the task numbers."""
+    tasks: list[int] = []
+    for part in text.strip("[]").split("%")[0].split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip())
+        if match is not None:
+            first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
+            tasks.extend(range(first, last + 1, step))
+    return tuple(tasks)
+
+
+def is_active(job: str, user: str | None = None) -> bool:
+    """Whether one job (`12` or `12_3`) is still in the queue. Raises NoAnswer."""
+    array, _, task = job.partition("_")
+    found = queue([user] if user else ()).find(array, int(task) if task.isdigit() else None)
+    return found is not None
+
+
+#: sbatch's words after which a job may exist all the same: the request went out and its answer was lost.
+_LOST_ANSWER = re.compile(r"timed out|zero bytes|unexpected message|i/o error|connection reset|broken pipe", re.I)
+
+
+def sbatch(script: Path) -> str:
+    """Submit a script and return the job's id.
+
+    Raises
+    ------
+    Refused: with Slurm's words; nothing was queued
+    Unclear: the answer was lost
+    """
+    require()
+    try:
+        done = _run(["sbatch", "--parsable", str(script)])
+    except NoAnswer as error:
+        raise Unclear(
+            f"sbatch: {error}",
+            "the job may or may not have been queued",
+            "the same command again: it asks Slurm first, by the launch's name, and submits only what is not there",
+            code=4,
+        ) from error
+    match = re.search(r"^(\d+)(?:;\S+)?\s*$", done.stdout, re.MULTILINE)
+    if done.returncode == 0 and match:
+        return match[1]
+    said = _words(done.stderr or done.stdout) or f"exit code {done.returncode}"
+    if done.returncode == 0 or _LOST_ANSWER.search(said):
+        raise Unclear(
+            f"sbatch: {said}",
+            "the job may or may not have been queued",
+            "the same command again: it asks Slurm first, by the launch's name, and submits only what is not there",
+            code=4,
+        )
+    raise Refused(f"sbatch: {said}", *_remedy(said), code=3)
+
+
+def _remedy(said: str) -> tuple[str, str]:
+    low = said.lower()
+    table = (
+        ("partition", "the partition is not there, or not for you", "site.partition=NAME; `sinfo -s` lists them"),
+        ("account", "Slurm does not let you charge that account", "site.account=NAME; `sacctmgr show assoc user=$USER`"),
+        ("qos", "that QOS is not yours to use", "site.qos=NAME; `sacctmgr show assoc user=$USER format=qos`"),
+        ("time limit", "the partition does not allow this time", "hydra.launcher.timeout_min=N (minutes)"),
+        ("node configuration", "no node of the partition has these resources", "another cluster= or site.partition=; `sinfo -N -l`"),
+        ("node count", "the partition has too few nodes for this shape", "another cluster= or site.partition=; `sinfo -s`"),
+        ("contact slurm controller", "the controller is down or not reachable from here", "the same command when it is back: nothing was queued"),
+        ("array", "the array is larger than this site allows", "fewer points in one launch; `scontrol show config | grep MaxArraySize`"),
+        ("submit limit", "you have as many jobs queued as your account allows", "the same command again when some have ended"),
+        ("gres", "no such GPUs there", "site.gres=gpu:TYPE:COUNT or another partition; `sinfo -o '%P %G'`"),
+    )  # fmt: skip
+    for word, why, fix in table:
+        if word in low:
+            return why, fix
+    return "Slurm refused the job", "look at the script with dry_run=true and change the setting it names"
+
+
+def _words(text: str) -> str:
+    """Slurm's message without its prefixes, on one line."""
+    lines = [re.sub(r"^(sbatch|squeue|sacct|scontrol): (error: )?", "", s).strip() for s in text.splitlines()]
+    return "; ".join(dict.fromkeys(line for line in lines if line))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A row of sacct: how a job or array task ended."""
+
+    state: str
+    exit_code: str
+
+
+def accounting(jobs: Iterable[str]) -> dict[str, Ended]:
+    """`12` or `12_3` -> its end as sacct has it, in one call; empty where there is no accounting.
+
+    sacct is asked only to say why: nothing is decided on it alone, so its absence is no error.
+    """
+    wanted = sorted(set(jobs))
+    if not wanted:
+        return {}
+    ids = ",".join(sorted({j.partition("_")[0] for j in wanted}))
+    try:
+        done = _run(["sacct", "-X", "-n", "-P", "-D", "-j", ids, "--format=JobID,State,ExitCode"])
+    except NoAnswer:
+        return {}
+    found: dict[str, Ended] = {}
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        parts = line.split("|")
+        if len(parts) == 3 and parts[1].split()[0] in ENDED:
+            found[parts[0]] = Ended(parts[1].split()[0], parts[2])  # later rows are later incarnations
+    return {job: found[job] for job in wanted if job in found}
