@@ -68,3 +68,8 @@ def refuse_overrides(overrides: Iterable[str]) -> None:
     for override in overrides:
         key, _, value = override.partition("=")
         refuse({key.lstrip("+~"): value}, "the command line")
+
+
+def redact(text: str) -> str:
+    """The text with everything that looks like a token by its prefix taken out."""
+    return _SECRET_VALUE.sub("[secret removed]", text)

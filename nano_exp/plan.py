@@ -1,0 +1,179 @@
+"""What a launch would do: each wanted run against the store and Slurm. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nano_exp import identity, runs, slurm, state
+from nano_exp.errors import UserError
+from nano_exp.files import Damaged
+from nano_exp.freeze import Frozen, overrides_key, place
+from nano_exp.runs import Run
+from nano_exp.state import State
+
+
+@dataclass(frozen=True)
+class Row:
+    """One wanted run.
+
+    Parameters
+    ----------
+    config: the frozen config with the run's own paths
+    state: as the store and Slurm have it
+    submit: whether this launch submits it
+    is_new: whether its folder has to be made
+    merged: how many points of the launch were this same run
+    changes: for `changed`: key -> (as it was, as it is now)
+    """
+
+    frozen: Frozen
+    id: str
+    dir: Path
+    config: dict[str, Any]
+    state: State
+    submit: bool
+    is_new: bool
+    merged: int = 1
+    changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Path:
+        return Path(self.config["run"]["results"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    rows: tuple[Row, ...]
+
+    @property
+    def to_submit(self) -> list[Row]:
+        return [row for row in self.rows if row.submit]
+
+    def of(self, *kinds: str) -> list[Row]:
+        return [row for row in self.rows if row.state.kind in kinds]
+
+
+class Asked:
+    """Slurm's queue, asked for at most once and only when a run's state depends on it."""
+
+    def __init__(self, users: Iterable[str] = ()) -> None:
+        self.users = set(users)
+        self.error = ""
+        self._queue: slurm.Queue | None = None
+        self._done = False
+
+    def __call__(self) -> slurm.Queue | None:
+        if not self._done:
+            self._done = True
+            try:
+                self._queue = slurm.queue(self.users)
+            except slurm.NoAnswer as error:
+                self.error = str(error)
+        return self._queue
+
+
+def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
+    """Compare the wanted runs with the store.
+
+    Raises
+    ------
+    UserError: Slurm does not answer where a run's state depends on it, or `fresh` for a run that is active
+    """
+    merged: dict[tuple[str, str, str], list[Frozen]] = {}
+    for frozen in wanted:
+        merged.setdefault((frozen.config["run"]["results"], frozen.name, frozen.digest), []).append(frozen)
+    stored: dict[tuple[str, str], list[Run]] = {}
+    for results, name, _ in merged:
+        if (results, name) not in stored:
+            stored[results, name] = list(runs.find(Path(results), [name]))
+    asked.users |= {r.record["user"] for found in stored.values() for r in found if isinstance(r.record.get("user"), str)}
+    wanted_digests = {digest for _, _, digest in merged}
+    rows = []
+    for (results, name, digest), same in merged.items():
+        here = stored[results, name]
+        rows.append(_row(same[0], len(same), digest, here, wanted_digests, fresh, asked))
+    _refuse_to_guess(rows, asked)
+    if fresh:
+        _refuse_active(rows)
+    return Plan(tuple(rows))
+
+
+def job_lookup(results: Path) -> Callable[[str], dict[int, str]]:
+    """Launch id -> its Slurm jobs, each launch's files read once."""
+    return cache(lambda launch: runs.jobs_of(results, launch))
+
+
+def _row(
+    frozen: Frozen, merged: int, digest: str, here: list[Run], wanted: set[str], fresh: bool, asked: Asked
+) -> Row:
+    base = identity.run_id(digest)
+    same = [r for r in here if r.id == base or r.id.startswith(base + "-")]
+    results = Path(frozen.config["run"]["results"])
+    folder = results / frozen.name
+    if same:
+        newest = max(same, key=_generation)
+        if newest.record.get("digest", digest) != digest:
+            raise UserError(
+                f"{newest.dir} belongs to another config of the same short id",
+                "two configs must never share a folder",
+                "another run.name=... for this launch",
+            )
+        now = state.state(newest, runs.attempts(newest.dir), job_lookup(results), asked)
+        if not fresh or now.kind in state.ACTIVE or now.kind == "unknown":
+            config = place(frozen, newest.id)
+            return Row(frozen, newest.id, newest.dir, config, now, now.action == "submit", False, merged)
+        run_id = identity.run_id(digest, _generation(newest) + 1)
+        return Row(frozen, run_id, folder / run_id, place(frozen, run_id), State("new", "fresh start"), True, True, merged)
+    before = _changed(frozen, here, wanted)
+    config = place(frozen, base)
+    if before is not None and not fresh:
+        old, changes = before
+        now = State("changed", f"was {old.id}")
+        return Row(frozen, base, folder / base, config, now, False, True, merged, changes)
+    return Row(frozen, base, folder / base, config, State("new"), True, True, merged)
+
+
+def _generation(run: Run) -> int:
+    tail = run.id.partition("-")[2]
+    return int(tail) if tail.isdigit() else 1
+
+
+def _changed(frozen: Frozen, here: list[Run], wanted: set[str]) -> tuple[Run, dict[str, tuple[Any, Any]]] | None:
+    """An older run of the same overrides whose config was another: a default changed in between."""
+    key = overrides_key(frozen.overrides)
+    for run in sorted(here, key=lambda r: float(r.record.get("created") or 0), reverse=True):
+        listed = run.record.get("overrides")
+        if not isinstance(listed, list) or overrides_key(listed) != key or run.record.get("digest") in wanted:
+            continue
+        try:
+            return run, identity.differences(run.config(), frozen.config)
+        except (Damaged, OSError):
+            continue
+    return None
+
+
+def _refuse_to_guess(rows: list[Row], asked: Asked) -> None:
+    unknown = [row for row in rows if row.state.kind == "unknown"]
+    if unknown:
+        why = asked.error or unknown[0].state.why
+        raise UserError(
+            f"cannot tell whether {len(unknown)} of {len(rows)} runs are active (first: {unknown[0].id}): {why}",
+            "submitting one that is active would execute it twice",
+            "the same command when Slurm answers again (squeue must work here)",
+            code=4,
+        )
+
+
+def _refuse_active(rows: list[Row]) -> None:
+    active = [row for row in rows if row.state.kind in state.ACTIVE]
+    if active:
+        jobs = " ".join(row.state.job for row in active[:5])
+        raise UserError(
+            f"fresh=true, but {len(active)} of the runs are active (first: {active[0].id}, {active[0].state.kind})",
+            "a fresh start beside an active run would train the same config twice at once",
+            f"end them first: scancel {jobs}" if ":" not in jobs else "end them first (Ctrl-C in their launcher)",
+        )

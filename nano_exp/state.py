@@ -1,0 +1,186 @@
+"""What state a run is in: a pure function of its events, its attempts and Slurm's queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from nano_exp import runs, slurm
+from nano_exp.runs import Attempt, Event, Owner, Run
+
+#: Every state, with what it means and what a launch does about it.
+MEANING: dict[str, tuple[str, str]] = {
+    "new": ("not in the store", "submit"),
+    "pending": ("waiting in the queue", "leave"),
+    "running": ("an attempt is executing", "leave"),
+    "done": ("all its steps are finished", "leave"),
+    "stopped": ("ended whole with steps left: time limit or Ctrl-C", "submit"),
+    "failed": ("its last attempt failed", "submit"),
+    "lost": ("its last attempt vanished: killed, or its node died", "submit"),
+    "unstarted": ("submitted, then left the queue before it started", "submit"),
+    "refused": ("Slurm refused its last submission", "submit"),
+    "unknown": ("Slurm does not answer, so nobody can tell", "ask"),
+    "changed": ("the same overrides now give another config", "ask"),
+    "damaged": ("files of the run cannot be read", "ask"),
+}
+ACTIVE = ("pending", "running")
+
+
+@dataclass(frozen=True)
+class State:
+    """A state with its reason.
+
+    Parameters
+    ----------
+    kind: a key of MEANING
+    why: pending reason, exit code, what is damaged, ...: one line, may be empty
+    job: the Slurm job (`12` or `12_3`) or `host:pid` of the newest submission or attempt
+    attempt: number of attempts so far
+    """
+
+    kind: str
+    why: str = ""
+    job: str = ""
+    attempt: int = 0
+
+    @property
+    def action(self) -> str:
+        return MEANING[self.kind][1]
+
+
+def job_name(launch: str, array: int, name: str) -> str:
+    """The Slurm job name: the launch's id stands in it, so that a launch whose record was cut off is found again."""
+    return f"nx-{launch}.{array}-{name}"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The newest submission of a run that was not refused."""
+
+    launch: str
+    array: int
+    task: int | None  # None: not an array
+    after_attempt: int  # attempts that existed before it
+    local: Owner | None  # the launcher, where there is no Slurm
+
+    def job(self, number: str) -> str:
+        return number if self.task is None else f"{number}_{self.task}"
+
+
+def submission(run: Run) -> Submission | None:
+    """The run's newest intent to submit, unless Slurm refused it afterwards."""
+    event = run.last("submit", "refused")
+    if event is None or event.kind == "refused":
+        return None
+    return _submission(event)
+
+
+def _submission(event: Event) -> Submission | None:
+    data = event.data
+    try:
+        local = Owner(**data["local"]) if data.get("local") else None
+        task = data.get("task")
+        return Submission(
+            str(data["launch"]), int(data["array"]), None if task is None else int(task), int(data["after_attempt"]), local
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def state(
+    run: Run,
+    attempts: list[Attempt],
+    jobs: Callable[[str], Mapping[int, str]],
+    queue: Callable[[], slurm.Queue | None],
+) -> State:
+    """The state of one run.
+
+    Parameters
+    ----------
+    attempts: `runs.attempts(run.dir)`
+    jobs: launch id -> (array number -> job id) as recorded after sbatch
+    queue: Slurm's queue, asked for only where it matters; None when Slurm does not answer
+    """
+    if "digest" not in run.record:
+        return State("damaged", "; ".join(run.damaged) or "run.json says nothing")
+    last = attempts[-1] if attempts else None
+    n = last.number if last else 0
+    if any(a.end and a.end.get("kind") == "done" for a in attempts):
+        return State("done", "", _owner_name(last), n)
+    sent = submission(run)
+    if sent is not None and sent.local is None:
+        found = _in_slurm(run, sent, last, jobs, queue)
+        if found is not None:
+            return found
+    elif sent is not None and sent.local is not None and sent.after_attempt == n and runs.local_alive(sent.local):
+        return State("pending", "waits for its turn on this machine", f"{sent.local.host}:{sent.local.pid}", n)
+    if last is not None and (sent is None or n > sent.after_attempt):
+        return _after_attempt(last, queue)
+    if sent is None:
+        refused = run.last("refused")
+        return State("refused", str(refused.data.get("why", "")) if refused else "never submitted", "", n)
+    return State("unstarted", "left the queue before it started", "", n)
+
+
+def _in_slurm(
+    run: Run,
+    sent: Submission,
+    last: Attempt | None,
+    jobs: Callable[[str], Mapping[int, str]],
+    queue: Callable[[], slurm.Queue | None],
+) -> State | None:
+    """The state as Slurm's queue has it; None when the submission's job is not in the queue any more."""
+    n = last.number if last else 0
+    number = jobs(sent.launch).get(sent.array)
+    now = queue()
+    if now is None:
+        job = sent.job(number) if number else ""
+        return State("unknown", "Slurm does not answer", job, n)
+    number = number or now.named(job_name(sent.launch, sent.array, run.name))
+    if number is None:
+        return None
+    entry = now.find(number, sent.task)
+    if entry is None:
+        return None
+    job = sent.job(number)
+    if entry.state in slurm.WAITING:
+        return State("pending", entry.reason if entry.reason != "None" else entry.state.lower(), job, n)
+    if entry.state == "COMPLETING" and last is not None and last.end is not None and n > sent.after_attempt:
+        return None
+    return State("running", "" if entry.state == "RUNNING" else entry.state.lower(), job, n)
+
+
+def _after_attempt(last: Attempt, queue: Callable[[], slurm.Queue | None]) -> State:
+    """The state when nothing is queued: as the last attempt ended, or whether its owner still lives."""
+    name = _owner_name(last)
+    if last.end is not None:
+        kind = str(last.end.get("kind"))
+        why = str(last.end.get("why", ""))
+        return State(kind if kind in ("stopped", "failed") else "failed", why, name, last.number)
+    alive = owner_alive(last.owner, queue)
+    if alive:
+        return State("running", "", name, last.number)
+    if alive is None:
+        return State("unknown", "nobody here can tell whether its attempt still runs", name, last.number)
+    return State("lost", "its attempt ended without a word: killed, or its node died", name, last.number)
+
+
+def owner_alive(owner: Owner | None, queue: Callable[[], slurm.Queue | None]) -> bool | None:
+    """Whether an attempt's owner still executes it; None when that cannot be told."""
+    if owner is None:
+        return False  # the claim is written whole, with its owner: without one nothing was ever started
+    if owner.job is None:
+        return runs.local_alive(owner)
+    now = queue()
+    if now is None:
+        return None
+    job, _, task = owner.job.partition("_")
+    entry = now.find(job, int(task) if task.isdigit() else None)
+    return entry is not None and entry.state not in slurm.WAITING
+
+
+def _owner_name(attempt: Attempt | None) -> str:
+    owner = attempt.owner if attempt else None
+    if owner is None:
+        return ""
+    return owner.job or f"{owner.host}:{owner.pid}"

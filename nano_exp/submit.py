@@ -1,0 +1,270 @@
+"""Send planned runs to Slurm: record the intent, then one sbatch per shape.
+
+The order is what makes a crash at any instant harmless: run folders, then the launch's folder (manifest, scripts, code), then each
+run's intent, then sbatch with the launch's id in the job name, then the job's number. Whatever is missing after a crash,
+the next launch finds out by the events and by the job's name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+import secrets as random
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nano_exp import files, runs, slurm, snapshot, state
+from nano_exp.errors import UserError
+from nano_exp.executors import ManifestSlurmExecutor
+from nano_exp.plan import Row
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one run asks Slurm for; runs of one shape share an array. CPUs and GPUs are per node."""
+
+    nodes: int
+    gpus_per_node: int
+    cpus_per_node: int
+
+    def __str__(self) -> str:
+        return f"{self.nodes} x {self.gpus_per_node} GPUs, {self.cpus_per_node} CPUs a node"
+
+
+@dataclass
+class Array:
+    """One job array of a launch (a plain job where it has one run)."""
+
+    number: int
+    shape: Shape
+    rows: list[Row]
+    job_name: str
+    job: str = ""
+
+    def job_of(self, index: int) -> str:
+        return f"{self.job}_{index}" if len(self.rows) > 1 else self.job
+
+
+@dataclass
+class Launch:
+    id: str
+    results: Path
+    dir: Path
+    arrays: list[Array]
+
+
+def new_id() -> str:
+    """Launch ids sort by time; the random part keeps two launchers of one second apart."""
+    return time.strftime("%Y%m%d-%H%M%S") + "-" + random.token_hex(2)
+
+
+def shape(config: dict[str, Any]) -> Shape:
+    """The allocation that a frozen config needs, from its own cluster section."""
+    nodes, gpus = int(config["cluster"]["num_nodes"]), int(config["cluster"]["gpus_per_node"])
+    return Shape(nodes, gpus, int(config["slurm"]["cpus_per_node"]))
+
+
+def arrange(rows: Sequence[Row], launch_id: str, results: Path) -> Launch:
+    """Group rows into one array per shape and name; names differ by folder, so that a job's name tells its runs."""
+    groups: dict[tuple[Shape, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((shape(row.config), row.frozen.name), []).append(row)
+    arrays = [
+        Array(number, form, members, state.job_name(launch_id, number, name))
+        for number, ((form, name), members) in enumerate(groups.items())
+    ]
+    return Launch(launch_id, results, runs.launch_dir(results, launch_id), arrays)
+
+
+def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
+    """The batch script of one array exactly as it is sent.
+
+    Parameters
+    ----------
+    parameters: hydra.launcher's, in hydra-submitit-launcher's names; the shape comes from the runs
+    """
+    given = {k: v for k, v in parameters.items() if v is not None}
+    form = array.shape
+    for key, value, fix in (
+        ("nodes", form.nodes, "cluster=2n8g (or ++cluster.num_nodes=N)"),
+        ("gpus_per_node", form.gpus_per_node, "another cluster= (or ++cluster.gpus_per_node=N)"),
+    ):
+        if given.get(key) not in (None, value):
+            raise UserError(
+                f"hydra.launcher.{key}={given[key]}, but the runs are for {value}",
+                "the allocation must be what NeMo RL is told in its cluster section",
+                f"leave hydra.launcher.{key} out and choose the shape with {fix}",
+            )
+    for key in ("submitit_folder", "max_num_timeout", "signal_delay_s", "name", "nodes", "gpus_per_node"):
+        given.pop(key, None)
+    extra = {"requeue": True, **(given.pop("additional_parameters", None) or {})}
+    given.setdefault("cpus_per_task", form.cpus_per_node)
+    if form.gpus_per_node and not given.get("gres") and not given.get("gpus_per_task"):
+        given["gpus_per_node"] = form.gpus_per_node
+    given.update(job_name=array.job_name, nodes=form.nodes, tasks_per_node=1, use_srun=False, additional_parameters=extra)
+    executor = ManifestSlurmExecutor(launch.dir, array.number)
+    executor.check(**given)
+    return executor.script(len(array.rows))
+
+
+@contextmanager
+def lock(results: Path) -> Iterator[None]:
+    """One launcher at a time in a results folder. The kernel frees it when the launcher dies, however it dies."""
+    files.make_dir(results / runs.LAUNCHES)
+    path = results / runs.LAUNCHES / "lock"
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise files.unwritable(path, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            print(f"waiting for another launch in {results} ({file.read().strip() or 'unknown'}) ...", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks: the attempts' claims still keep a run from executing twice
+            print(f"warning: {results} has no file locks ({error.strerror}); do not launch twice at once", file=sys.stderr)
+        file.truncate(0)
+        file.write(f"{getpass.getuser()}@{socket.gethostname()} pid {os.getpid()}")
+        file.flush()
+        yield
+
+
+def prepare(launch: Launch, where: str, parameters: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Write everything that must be there before a job can exist: runs, manifest, scripts, code, intents.
+
+    Raises
+    ------
+    UserError: the results folder cannot be written; whatever this call made is taken away again
+    """
+    made: list[Path] = []
+    try:
+        for array in launch.arrays:
+            for row in array.rows:
+                if row.is_new and runs.create(row.dir, row.config, record(row, launch)):
+                    made.append(row.dir)
+        _stage(launch, where, parameters, overrides)
+        for array in launch.arrays:
+            for index, row in enumerate(array.rows):
+                _intend(launch, array, index, row, where)
+    except UserError:
+        for folder in made:
+            runs.discard(folder)
+        shutil.rmtree(launch.dir, ignore_errors=True)
+        raise
+
+
+def record(row: Row, launch: Launch) -> dict[str, Any]:
+    """run.json of a new run."""
+    return {
+        "id": row.id,
+        "name": row.frozen.name,
+        "digest": row.frozen.digest,
+        "overrides": list(row.frozen.overrides),
+        "launch": launch.id,
+        "created": time.time(),
+        "user": getpass.getuser(),
+        "host": socket.gethostname(),
+        "engine": row.config["engine"]["name"],
+        "nemo_rl": row.config["nemo_rl"]["version"],
+        "checkout_commit": _checkout_commit(row.config),
+        "max_steps": row.config["grpo"]["max_num_steps"],
+    }
+
+
+_COMMITS: dict[str, str | None] = {}
+
+
+def _checkout_commit(config: dict[str, Any]) -> str | None:
+    checkout = config["site"].get("checkout")
+    if config["engine"]["name"] != "nemo_rl" or not checkout:
+        return None
+    if checkout not in _COMMITS:
+        _COMMITS[checkout] = snapshot.head(Path(checkout))
+    return _COMMITS[checkout]
+
+
+def _stage(launch: Launch, where: str, parameters: dict[str, Any], overrides: Sequence[str]) -> None:
+    staging = launch.dir.with_name(f".staging-{launch.id}")
+    try:
+        files.make_dir(staging / ("slurm" if where == "slurm" else "local"))
+        snapshot.take(staging)
+        for array in launch.arrays if where == "slurm" else ():
+            files.write_text(staging / f"array-{array.number}.sbatch", script(launch, array, parameters))
+        manifest = {
+            "launch": launch.id,
+            "where": where,
+            "created": time.time(),
+            "user": getpass.getuser(),
+            "host": socket.gethostname(),
+            "folder": str(Path.cwd()),
+            "overrides": list(overrides),
+            "versions": snapshot.versions(),
+            "arrays": [
+                {"job_name": a.job_name, "shape": asdict(a.shape), "runs": [str(r.dir) for r in a.rows]}
+                for a in launch.arrays
+            ],
+        }
+        files.write_json(staging / "manifest.json", manifest, durable=True)
+        staging.rename(launch.dir)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        cause = error if isinstance(error, OSError) and error.errno else OSError(0, str(error))
+        raise files.unwritable(launch.dir, cause) from error
+    except UserError:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> None:
+    earlier = runs.attempts(row.dir)
+    runs.record_event(
+        row.dir,
+        "submit",
+        durable=False,
+        launch=launch.id,
+        array=array.number,
+        task=index if len(array.rows) > 1 else None,
+        after_attempt=earlier[-1].number if earlier else 0,
+        local=vars(runs.this_process()) if where == "local" else None,
+    )
+
+
+def send(launch: Launch) -> None:
+    """One sbatch per array.
+
+    Raises
+    ------
+    Refused: Slurm's words; the runs of that array and of those after it are not left behind as if submitted
+    Unclear: the answer was lost; the intents stay, for the next launch to find out
+    """
+    for array in launch.arrays:
+        try:
+            array.job = slurm.sbatch(launch.dir / f"array-{array.number}.sbatch")
+        except slurm.Unclear:
+            _take_back(launch, array.number + 1)
+            raise
+        except UserError as error:
+            _take_back(launch, array.number, error.found)
+            raise
+        runs.record_job(launch.results, launch.id, array.number, array.job)
+
+
+def _take_back(launch: Launch, first: int, why: str = "not submitted: an earlier array of the launch failed") -> None:
+    """New runs of the arrays from `first` on vanish; runs that were there before get their intent revoked."""
+    for array in launch.arrays[first:]:
+        for row in array.rows:
+            runs.record_event(row.dir, "refused", durable=False, launch=launch.id, why=why)
+            if row.is_new:
+                runs.discard(row.dir)
+    if first == 0:
+        shutil.rmtree(launch.dir, ignore_errors=True)
