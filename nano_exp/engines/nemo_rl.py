@@ -1,0 +1,313 @@
+"""The engine `nemo_rl`: NVIDIA's NeMo RL from its own checkout, as one child process on one node.
+
+Facts are of NeMo RL v0.7.0 and Ray 2.55.1 (file and line in brackets are upstream's). Settings of its own, in
+conf/engine/nemo_rl.yaml: setup_margin_min, save_margin_min, ray_address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import nano_exp
+from nano_exp.engines import Command, Context
+from nano_exp.engines.nemo_rl_checkout import parser_plugin, refuse_other_version
+from nano_exp.engines.nemo_rl_stdout import follow, stop_notice
+from nano_exp.errors import UserError
+
+__all__ = ["check", "command", "end_of", "follow", "last_step", "overlay", "stop_notice"]
+
+Config = Mapping[str, Any]
+Environment = Mapping[str, str]
+
+# Minutes, where conf/engine/nemo_rl.yaml does not say: from the attempt's start to the training loop's (Ray, vLLM, weights,
+# perhaps a conversion to Megatron's format), and for the last save and the shutdown.
+SETUP_MARGIN_MIN = 15.0
+SAVE_MARGIN_MIN = 10.0
+OPEN_FILES = 65535  # ray.sub 133: what Ray's guide for large clusters asks for
+ARCH_LIST = "9.0 10.0"  # docker/Dockerfile 137: Hopper and Blackwell; NeMo RL's own container sets the same
+# Ray's sockets are <RAY_TMPDIR>/ray/session_<26 characters>_<pid>/sockets/plasma_store, and a path of a socket may have 107.
+RAY_TMPDIR_MAX = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+
+
+def check(config: Config) -> None:
+    """Refuse at launch what this engine could not start. Several nodes are not refused here: see `command`.
+
+    Raises
+    ------
+    UserError: no checkout, one without the needed script or of another version, or an interpreter that is not there
+    """
+    checkout = _checkout(config)
+    refuse_other_version(checkout, str(_section(config, "nemo_rl").get("version") or ""))
+    if not _section(config, "site").get("setup"):  # set-up lines may bring uv and the interpreter's mount
+        _interpreter(config, os.environ)
+
+
+def overlay(config: Config, ctx: Context) -> dict[str, object]:
+    """What the attempt alone knows, as dotted keys: when to save and stop, and where the tool parser lies.
+
+    checkpoint_must_save_by counts from the start of the training loop (grpo.py 2147), not of the allocation, and NeMo RL
+    already leaves room for one more step of average length (utils/timer.py, fit_last_save_time). What is left to
+    subtract is the set-up before the loop and the save after it. Where that would leave less than half of the time, as
+    in a short test allocation, half of the time is used. A value in the config wins.
+    """
+    found: dict[str, object] = {}
+    if ctx.deadline is not None and not config["checkpointing"].get("checkpoint_must_save_by"):
+        engine = _section(config, "engine")
+        margin = 60 * (
+            float(_or(engine.get("setup_margin_min"), SETUP_MARGIN_MIN))
+            + float(_or(engine.get("save_margin_min"), SAVE_MARGIN_MIN))
+        )
+        left = max(ctx.deadline - time.time(), 0.0)
+        found["checkpointing.checkpoint_must_save_by"] = must_save_by(max(left - margin, left / 2))
+    if plugin := parser_plugin(config):
+        found["policy.generation.vllm_cfg.tool_parser_plugin"] = str(plugin)
+    return found
+
+
+def must_save_by(seconds: float) -> str:
+    """Seconds as NeMo RL's DD:HH:MM:SS (utils/timer.py convert_to_seconds), rounded down."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    day, hour = divmod(hours, 24)
+    return f"{day:02d}:{hour:02d}:{minute:02d}:{second:02d}"
+
+
+def command(config: Config, ctx: Context) -> Command:
+    """The script of the checkout with the attempt's YAML. It writes nothing but Ray's private folder, made here.
+
+    Raises
+    ------
+    UserError: more than one node, another Ray on this host, or what `check` refuses (a compute node may see other files)
+    """
+    nodes = int(config["cluster"]["num_nodes"])
+    if nodes > 1:
+        raise UserError(
+            f"cluster.num_nodes={nodes}",
+            "this version of nano-exp starts NeMo RL on one node only: it does not bring up Ray on several",
+            "use a one-node shape: cluster=1n8g",
+        )
+    checkout = _checkout(config)
+    env = environment(config, ctx, os.environ)
+    argv = [*_interpreter(config, env), str(_script(config)), "--config", str(ctx.config_path)]
+    if env.get("RAY_ADDRESS", "local") == "local":
+        _refuse_other_ray(ray_addresses())
+    ray_tmp = Path(env["RAY_TMPDIR"])
+    try:
+        ray_tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{ray_tmp} cannot be made: {error.strerror}",
+            "Ray keeps its sockets and logs there while it runs",
+            "name a short folder on a local disk: '++site.env.RAY_TMPDIR=/scratch/me'",
+        ) from error
+    own = "RAY_TMPDIR" not in (_section(config, "site").get("env") or {})
+    return Command(argv, env, checkout, open_files=OPEN_FILES, scratch=(ray_tmp,) if own else ())
+
+
+def environment(config: Config, ctx: Context, base: Environment) -> dict[str, str]:
+    """The child's whole environment: `base` with what NeMo RL needs, then site.env on top (a null there removes a name).
+
+    NeMo RL hands it all to every Ray worker (virtual_cluster.py 194). NRL_*, SLURM_*, NCCL_*, OMP_* and tokens pass
+    as they are: upstream's own ray.sub runs the driver inside a Slurm step too.
+    """
+    env = dict(base)
+    site = _section(config, "site")
+
+    # The interpreter of the engine must not import this project's packages, nor take its virtual environment for its own.
+    ours = Path(nano_exp.__file__).resolve().parents[1]
+    entries = [p for p in env.pop("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != ours]
+    if entries:
+        env["PYTHONPATH"] = os.pathsep.join(entries)
+    env.pop("PYTHONHOME", None)
+    if env.get("VIRTUAL_ENV") and Path(env["VIRTUAL_ENV"]).resolve() == Path(sys.prefix).resolve():
+        del env["VIRTUAL_ENV"]
+    if site.get("python"):  # as activating it would: kernels compiled at run time look for its `ninja` on PATH
+        env["PATH"] = os.pathsep.join(filter(None, [str(Path(str(site["python"])).parent), env.get("PATH", "")]))
+    env["PYTHONUNBUFFERED"] = "1"  # half of NeMo RL's prints do not flush; the attempt reads them as they come
+
+    # Weights, tokenizers and, below it, NeMo RL's conversion cache, which resuming needs on every node.
+    if site.get("hf_home"):
+        env["HF_HOME"] = str(Path(str(site["hf_home"])).expanduser().absolute())
+
+    # init_ray calls ray.init(address="auto") first (virtual_cluster.py 213). Seen with Ray 2.55.1: without RAY_ADDRESS
+    # that joins any Ray whose processes are visible on the host, a private RAY_TMPDIR notwithstanding; with
+    # RAY_ADDRESS=local it starts its own. An inherited address would be another job's.
+    address = _or(_section(config, "engine").get("ray_address"), "local")
+    env["RAY_ADDRESS"] = str(address)
+    env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base))
+    env["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # ray.sub 126: or each Ray worker builds its own environment
+
+    if (config["policy"].get("megatron_cfg") or {}).get("enabled"):
+        env.setdefault("TORCH_CUDA_ARCH_LIST", ARCH_LIST)  # lm_policy.py 121 refuses to start without it
+
+    # NeMo RL gives wandb.init its own folder; this one is for what wandb writes outside of it. Without a key in the
+    # environment wandb would ask for one on a terminal that is not there.
+    env.setdefault("WANDB_DIR", str(ctx.run_dir))
+    if not env.get("WANDB_API_KEY"):
+        env.setdefault("WANDB_MODE", "offline")
+
+    for name, value in (site.get("env") or {}).items():
+        if value is None:
+            env.pop(str(name), None)
+        else:
+            env[str(name)] = str(value)
+    if not env.get("RAY_TMPDIR"):
+        env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base))
+    if len(env["RAY_TMPDIR"]) > RAY_TMPDIR_MAX:
+        raise UserError(
+            f"RAY_TMPDIR={env['RAY_TMPDIR']} ({len(env['RAY_TMPDIR'])} characters)",
+            f"Ray's sockets lie below it and a socket's path ends at 107: {RAY_TMPDIR_MAX} characters are left for it",
+            "name a short folder on a local disk: '++site.env.RAY_TMPDIR=/tmp'",
+        )
+    return env
+
+
+def last_step(config: Config, ctx: Context) -> int:
+    """The step of the newest whole checkpoint, or 0: where the next attempt goes on.
+
+    NeMo RL writes tmp_step_N and renames it to step_N (utils/checkpoint.py finalize_checkpoint), and resumes from the
+    highest step_N. One without training_info.json is what an interrupted removal left, and does not count.
+    """
+    # A relative path is relative to the engine's working folder.
+    folder = Path(str(_section(config, "site").get("checkout") or ".")) / str(config["checkpointing"]["checkpoint_dir"])
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except FileNotFoundError:
+        return 0
+    steps = [int(m[1]) for name in names if (m := re.fullmatch(r"step_(\d+)", name))]
+    return max((step for step in steps if (folder / f"step_{step}" / "training_info.json").is_file()), default=0)
+
+
+def end_of(
+    config: Config,
+    exit_code: int,
+    last_step: int,
+    finished_steps: int = 0,
+    stdout_tail: str = "",
+    asked_to_stop: bool = False,
+) -> Literal["done", "stopped", "failed"]:
+    """What kind of end an attempt had. Exit code 0 alone says little:
+
+    - The last step is always saved (grpo.py 2750, 2874), so a checkpoint at max_num_steps is a finished run, whatever came
+      after it.
+    - A time-out saves and returns: exit code 0 and a line that says so (3125).
+    - After the last epoch the sync loop just returns: exit code 0 and no line. The 9B recipe ends this way (one epoch,
+      a million steps). Its last step has a checkpoint too, but with dynamic sampling or several data loaders.
+    - async_grpo_train prints an exception and returns (4322): exit code 0 for a failure.
+    - A data set smaller than one batch gives no step at all (drop_last, 364): exit code 0.
+    - There are no signal handlers: a signal saves nothing.
+
+    Parameters
+    ----------
+    exit_code: of the child; negative for a signal
+    last_step: of the newest checkpoint, as `last_step` gives it
+    finished_steps: the highest step in this run's training metrics
+    stdout_tail: the end of this attempt's stdout, some 100 lines or more
+    asked_to_stop: the attempt passed on a signal (Ctrl-C, scancel, preemption, the allocation's end)
+    """
+    if last_step >= int(config["grpo"]["max_num_steps"]):
+        return "done"
+    if exit_code != 0:
+        return "stopped" if asked_to_stop else "failed"
+    notice = stop_notice(stdout_tail)
+    if notice == "max_steps":
+        return "done"
+    if notice == "timeout":
+        return "stopped"
+    if notice == "async_error" or (config["grpo"].get("async_grpo") or {}).get("enabled"):
+        return "failed"
+    return "done" if max(last_step, finished_steps) > 0 else "failed"
+
+
+def ray_addresses(proc: Path = Path("/proc")) -> dict[int, str]:
+    """Process id -> address of the Ray clusters running on this host, found as Ray finds them: in raylets' arguments."""
+    found = {}
+    for folder in proc.glob("[0-9]*"):
+        try:
+            args = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it ended meanwhile, or belongs to somebody whose processes are hidden
+            continue
+        if Path(args[0]).name == "raylet":
+            for arg in args:
+                if arg.startswith("--gcs-address="):
+                    found[int(folder.name)] = arg.partition("=")[2]
+    return found
+
+
+def _refuse_other_ray(found: Mapping[int, str]) -> None:
+    if found:
+        pid, address = next(iter(found.items()))
+        raise UserError(
+            f"another Ray runs on this host (raylet {pid}, address {address})",
+            "NeMo RL's memory report looks for Ray by its processes and stops with an error when it finds two",
+            "end it if it is a leftover, or have the node alone (sbatch --exclusive)",
+        )
+
+
+def _section(config: Config, name: str) -> Mapping[str, Any]:
+    return config.get(name) or {}
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _script(config: Config) -> Path:
+    gym = bool(_section(config, "env").get("should_use_nemo_gym"))
+    return Path(str(config["nemo_rl"]["scripts"]["gym" if gym else "grpo"]))
+
+
+def _checkout(config: Config) -> Path:
+    named, script = _section(config, "site").get("checkout"), _script(config)
+    fix = "name a checkout of NeMo RL: site.checkout=/path/to/RL"
+    version = _section(config, "nemo_rl").get("version")
+    if not named:
+        raise UserError("site.checkout=null", f"the engine nemo_rl runs {script} of a NeMo RL checkout", fix)
+    checkout = Path(str(named)).expanduser().absolute()
+    if not checkout.is_dir():
+        raise UserError(f"site.checkout={named}", "there is no such folder on this host", fix)
+    if not (checkout / script).is_file():
+        raise UserError(
+            f"site.checkout={named}",
+            f"it has no {script}, so it is no checkout of NeMo RL {version or ''}".rstrip(),
+            fix,
+        )
+    return checkout
+
+
+def _interpreter(config: Config, env: Environment) -> list[str]:
+    """`site.python`, or upstream's way of starting: `uv run python`, which makes the checkout's environment first."""
+    python = _section(config, "site").get("python")
+    if python:
+        found = shutil.which(str(Path(str(python)).expanduser()), path=env.get("PATH"))
+        if not found:
+            raise UserError(
+                f"site.python={python}",
+                "there is no such program on this host",
+                "name the interpreter of NeMo RL's virtual environment: site.python=/path/to/venv/bin/python",
+            )
+        return [found]
+    uv = shutil.which("uv", path=env.get("PATH"))
+    if not uv:
+        raise UserError(
+            "site.python=null and no `uv` on PATH",
+            "the checkout's scripts need NeMo RL's virtual environment",
+            "name its interpreter, site.python=/path/to/venv/bin/python, or install uv",
+        )
+    return [uv, "run", "python"]
+
+
+def _ray_tmpdir(ctx: Context, base: Environment) -> Path:
+    """A folder of this attempt's own, with a short name."""
+    name = hashlib.sha256(f"{ctx.attempt_dir}|{base.get('SLURM_JOB_ID', '')}".encode()).hexdigest()[:10]
+    root = tempfile.gettempdir()
+    return Path(root if len(root) + 14 <= RAY_TMPDIR_MAX else "/tmp") / f"nx-{name}"
