@@ -28,13 +28,13 @@ __all__ = ["check", "command", "end_of", "follow", "last_step", "overlay", "stop
 Config = Mapping[str, Any]
 Environment = Mapping[str, str]
 
-# Minutes, where conf/engine/nemo_rl.yaml does not say: from the attempt's start to the training loop's (Ray, vLLM, weights,
-# perhaps a conversion to Megatron's format), and for the last save and the shutdown.
+# Minutes, where conf/engine/nemo_rl.yaml does not say: from the attempt's start to the training loop's (Ray, vLLM,
+# weights, perhaps a conversion to Megatron's format), and for the last save and the shutdown.
 SETUP_MARGIN_MIN = 15.0
 SAVE_MARGIN_MIN = 10.0
 OPEN_FILES = 65535  # ray.sub 133: what Ray's guide for large clusters asks for
 ARCH_LIST = "9.0 10.0"  # docker/Dockerfile 137: Hopper and Blackwell; NeMo RL's own container sets the same
-# Ray's sockets are <RAY_TMPDIR>/ray/session_<26 characters>_<pid>/sockets/plasma_store, and a path of a socket may have 107.
+# Ray's sockets are <RAY_TMPDIR>/ray/session_<26 characters>_<pid>/sockets/plasma_store; a socket's path ends at 107.
 RAY_TMPDIR_MAX = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
@@ -54,10 +54,10 @@ def check(config: Config) -> None:
 def overlay(config: Config, ctx: Context) -> dict[str, object]:
     """What the attempt alone knows, as dotted keys: when to save and stop, and where the tool parser lies.
 
-    checkpoint_must_save_by counts from the start of the training loop (grpo.py 2147), not of the allocation, and NeMo RL
-    already leaves room for one more step of average length (utils/timer.py, fit_last_save_time). What is left to
-    subtract is the set-up before the loop and the save after it. Where that would leave less than half of the time, as
-    in a short test allocation, half of the time is used. A value in the config wins.
+    checkpoint_must_save_by counts from the start of the training loop (grpo.py 2147), not of the allocation, and NeMo
+    RL already leaves room for one more step of average length (utils/timer.py, fit_last_save_time). What is left to
+    subtract is the set-up before the loop and the save after it. Where that would leave less than half of the time,
+    as in a short test allocation, half of the time is used. A value in the config wins.
     """
     found: dict[str, object] = {}
     if ctx.deadline is not None and not config["checkpointing"].get("checkpoint_must_save_by"):
@@ -86,7 +86,7 @@ def command(config: Config, ctx: Context) -> Command:
 
     Raises
     ------
-    UserError: more than one node, another Ray on this host, or what `check` refuses (a compute node may see other files)
+    UserError: several nodes, another Ray on this host, or what `check` refuses (a compute node may see other files)
     """
     nodes = int(config["cluster"]["num_nodes"])
     if nodes > 1:
@@ -114,7 +114,7 @@ def command(config: Config, ctx: Context) -> Command:
 
 
 def environment(config: Config, ctx: Context, base: Environment) -> dict[str, str]:
-    """The child's whole environment: `base` with what NeMo RL needs, then site.env on top (a null there removes a name).
+    """The child's whole environment: `base`, what NeMo RL needs, then site.env on top (a null there removes a name).
 
     NeMo RL hands it all to every Ray worker (virtual_cluster.py 194). NRL_*, SLURM_*, NCCL_*, OMP_* and tokens pass
     as they are: upstream's own ray.sub runs the driver inside a Slurm step too.
@@ -122,7 +122,7 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
     env = dict(base)
     site = _section(config, "site")
 
-    # The interpreter of the engine must not import this project's packages, nor take its virtual environment for its own.
+    # The engine's interpreter must not import this project's packages, nor take its virtual environment for its own.
     ours = Path(nano_exp.__file__).resolve().parents[1]
     entries = [p for p in env.pop("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != ours]
     if entries:
@@ -130,8 +130,9 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
     env.pop("PYTHONHOME", None)
     if env.get("VIRTUAL_ENV") and Path(env["VIRTUAL_ENV"]).resolve() == Path(sys.prefix).resolve():
         del env["VIRTUAL_ENV"]
-    if site.get("python"):  # as activating it would: kernels compiled at run time look for its `ninja` on PATH
-        env["PATH"] = os.pathsep.join(filter(None, [str(Path(str(site["python"])).parent), env.get("PATH", "")]))
+    python = Path(str(site.get("python") or "")).expanduser()
+    if python.is_absolute():  # as activating it would: kernels compiled at run time look for its `ninja` on PATH
+        env["PATH"] = os.pathsep.join(filter(None, [str(python.parent), env.get("PATH", "")]))
     env["PYTHONUNBUFFERED"] = "1"  # half of NeMo RL's prints do not flush; the attempt reads them as they come
 
     # Weights, tokenizers and, below it, NeMo RL's conversion cache, which resuming needs on every node.
@@ -197,8 +198,8 @@ def end_of(
 ) -> Literal["done", "stopped", "failed"]:
     """What kind of end an attempt had. Exit code 0 alone says little:
 
-    - The last step is always saved (grpo.py 2750, 2874), so a checkpoint at max_num_steps is a finished run, whatever came
-      after it.
+    - The last step is always saved (grpo.py 2750, 2873), so a checkpoint at max_num_steps is a finished run, whatever
+      came after it.
     - A time-out saves and returns: exit code 0 and a line that says so (3125).
     - After the last epoch the sync loop just returns: exit code 0 and no line. The 9B recipe ends this way (one epoch,
       a million steps). Its last step has a checkpoint too, but with dynamic sampling or several data loaders.
@@ -225,11 +226,13 @@ def end_of(
         return "stopped"
     if notice == "async_error" or (config["grpo"].get("async_grpo") or {}).get("enabled"):
         return "failed"
+    if (_section(config, "env").get("nemo_gym") or {}).get("is_trajectory_collection"):  # it trains nothing
+        return "done"
     return "done" if max(last_step, finished_steps) > 0 else "failed"
 
 
 def ray_addresses(proc: Path = Path("/proc")) -> dict[int, str]:
-    """Process id -> address of the Ray clusters running on this host, found as Ray finds them: in raylets' arguments."""
+    """Process id -> address of each Ray running on this host, found as Ray itself does: in raylets' arguments."""
     found = {}
     for folder in proc.glob("[0-9]*"):
         try:
@@ -276,11 +279,7 @@ def _checkout(config: Config) -> Path:
     if not checkout.is_dir():
         raise UserError(f"site.checkout={named}", "there is no such folder on this host", fix)
     if not (checkout / script).is_file():
-        raise UserError(
-            f"site.checkout={named}",
-            f"it has no {script}, so it is no checkout of NeMo RL {version or ''}".rstrip(),
-            fix,
-        )
+        raise UserError(f"site.checkout={named}", f"it has no {script}, so it is not NeMo RL {version}'s checkout", fix)
     return checkout
 
 

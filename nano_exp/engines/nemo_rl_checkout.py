@@ -69,7 +69,7 @@ def parser_plugin(config: Mapping[str, Any]) -> Path | None:
                 return file.absolute()
     raise UserError(
         f"no {PARSER_FILE} in {folder or _hub(model, hf_home)}",
-        f"vLLM finds the tool parser {PARSER_NAME} only when its file is named, and the model's snapshot should have it",
+        f"vLLM has the tool parser {PARSER_NAME} from a file that must be named; the model's snapshot should have it",
         f"download {model} to HF_HOME with all its files, or name the parser's file: "
         "++policy.generation.vllm_cfg.tool_parser_plugin=/path/to/parser.py",
     )
