@@ -97,7 +97,7 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
         ("nodes", form.nodes, "cluster=2n8g (or ++cluster.num_nodes=N)"),
         ("gpus_per_node", form.gpus_per_node, "another cluster= (or ++cluster.gpus_per_node=N)"),
     ):
-        if given.get(key) not in (None, value):
+        if given.get(key) not in (None, value) and not (key == "nodes" and given[key] == 1):  # 1 is the parameter's default
             raise UserError(
                 f"hydra.launcher.{key}={given[key]}, but the runs are for {value}",
                 "the allocation must be what NeMo RL is told in its cluster section",
@@ -109,6 +109,9 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     given.setdefault("cpus_per_task", form.cpus_per_node)
     if form.gpus_per_node and not given.get("gres") and not given.get("gpus_per_task"):
         given["gpus_per_node"] = form.gpus_per_node
+    setup = [*(array.rows[0].config["site"]["setup"] or []), *(given.pop("setup", None) or [])]
+    if setup:
+        given["setup"] = setup
     given.update(job_name=array.job_name, nodes=form.nodes, tasks_per_node=1, use_srun=False, additional_parameters=extra)
     executor = ManifestSlurmExecutor(launch.dir, array.number)
     executor.check(**given)

@@ -1,0 +1,95 @@
+"""`python launch.py`: Hydra's main around our launcher, with every mistake answered in three parts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nano_exp.errors import UserError
+
+
+def run(main: Callable[[], Any]) -> int:
+    """Run a `hydra.main` function that has our launcher as its default.
+
+    Returns
+    -------
+    the process's exit code: 0; 1 a waited-for run failed; 2 refused before anything was done; 3 not or not all submitted;
+    4 Slurm does not answer; 130 Ctrl-C
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and exited on
+    from nano_exp import launch, launcher, resolvers
+
+    resolvers.register()
+    launcher.register()
+    try:
+        main()
+        return launch.exit_code
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("\nCtrl-C: nothing more was done", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return report(error)
+
+
+def report(error: Exception) -> int:
+    """A mistake in words; our own fault as a traceback, saying so."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    cause: BaseException | None = error
+    while cause is not None:  # Hydra wraps what its plugins raise
+        if isinstance(cause, UserError):
+            print(cause, file=sys.stderr)
+            return cause.code
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, HydraException | OmegaConfBaseException | ValueError) and _from_composing(error):
+        print(_explained(error), file=sys.stderr)
+        return 2
+    traceback.print_exc()
+    print("\nThis is a fault of nano-exp, not of yours: please report it with the text above.", file=sys.stderr)
+    return 70
+
+
+def _from_composing(error: BaseException) -> bool:
+    """Whether it was raised while Hydra read arguments and composed, not in our own code after it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if Path(f.filename).parent.name == "nano_exp" and Path(f.filename).name != "app.py"]
+    return not ours
+
+
+def _explained(error: Exception) -> UserError:
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.global_hydra import GlobalHydra
+
+    from nano_exp import compose
+
+    GlobalHydra.instance().clear()
+    arguments = get_args_parser().parse_known_args()[0]
+    if arguments.cfg and arguments.multirun:
+        return UserError(
+            "--cfg with -m", "--cfg shows one composed config, and -m asks for several", "leave -m and the commas out"
+        )
+    with compose.loader() as config_loader:
+        found = compose.explain(error, config_loader, arguments.overrides)
+    if "Ambiguous value" in found.found and "," in found.found:
+        return UserError(found.found, "a comma makes a sweep, and this needs one config", "give one value, or launch it with -m")
+    return found
+
+
+def refuse_task() -> None:
+    """hydra.mode=RUN or another launcher would call the task function itself."""
+    raise UserError(
+        "hydra.mode=RUN or hydra/launcher=basic",
+        "a launch goes through nano-exp's launcher, also for a single run; there is nothing to call here",
+        "leave hydra.mode and hydra/launcher out; cluster=local runs on this machine",
+    )

@@ -1,0 +1,78 @@
+"""The embedded engine: GRPO in torch over transformers' Nemotron-H, on a CPU or one GPU, with NeMo RL's keys.
+
+This module is what the launcher and the attempt import: no torch, no transformers, no wandb. The engine itself runs as
+`python -m nano_exp.engines.embedded`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nano_exp.engines import Command, Context
+from nano_exp.engines.embedded import checkpoint, keys, schedule
+
+SAVE_MARGIN_S = 60.0
+"""Seconds kept free before the allocation's end, for imports, the warm start and a last save."""
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse a config that this engine cannot run as it is written.
+
+    Raises
+    ------
+    UserError: the first key or value that is unknown, unsupported or impossible
+    """
+    keys.check(config)
+
+
+def overlay(config: dict[str, Any], ctx: Context) -> dict[str, object]:
+    """checkpoint_must_save_by from the allocation's end; the config's own, where it has one, if that is sooner."""
+    if ctx.deadline is None:
+        return {}
+    left = max(0.0, ctx.deadline - time.time() - SAVE_MARGIN_S)
+    wanted = config["checkpointing"].get("checkpoint_must_save_by")
+    if wanted is not None:
+        left = min(left, schedule.seconds(wanted))
+    return {"checkpointing.checkpoint_must_save_by": schedule.duration(left)}
+
+
+def command(config: dict[str, Any], ctx: Context) -> Command:
+    """This package's own module, from the same code as the caller's, with site.python or the running interpreter."""
+    site = config.get("site") or {}
+    source = Path(__file__).resolve().parents[3]
+    path = os.pathsep.join(part for part in (str(source), os.environ.get("PYTHONPATH", "")) if part)
+    env = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str((config.get("engine") or {}).get("threads", 1)),
+        **{name: str(value) for name, value in (site.get("env") or {}).items()},
+        "PYTHONPATH": path,
+    }
+    argv = [
+        str(site.get("python") or sys.executable),
+        "-m",
+        "nano_exp.engines.embedded",
+        "--config",
+        str(ctx.config_path),
+        "--metrics",
+        str(ctx.run_dir / "metrics.jsonl"),
+    ]
+    return Command(argv=argv, env=env, cwd=ctx.run_dir)
+
+
+def follow(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Nothing: this engine writes metrics.jsonl itself."""
+    yield from ()
+
+
+def last_step(config: dict[str, Any], ctx: Context) -> int:
+    """The step of the newest checkpoint, or 0. A checkpoint being written (tmp_step_N) does not count."""
+    folder = Path(config["checkpointing"]["checkpoint_dir"])
+    return max(checkpoint.steps(folder if folder.is_absolute() else ctx.run_dir / folder), default=0)

@@ -1,0 +1,101 @@
+"""The policy: transformers' Nemotron-H, made from policy.hf_config_overrides, and its log probabilities."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM, NemotronHMamba2Mixer
+
+from nano_exp.engines.embedded.grpo import Sampling, sampled_logprobs
+from nano_exp.engines.embedded.task import Vocabulary
+from nano_exp.errors import UserError
+
+
+def build(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> NemotronHForCausalLM:
+    """A model with random weights, the same for the same seed.
+
+    Parameters
+    ----------
+    architecture: policy.hf_config_overrides; transformers' own defaults are those of no released model
+
+    Raises
+    ------
+    UserError: transformers refuses the values
+    """
+    torch.manual_seed(seed)
+    special = {"pad_token_id": vocabulary.pad, "bos_token_id": vocabulary.pad, "eos_token_id": vocabulary.end}
+    try:
+        config = NemotronHConfig(**architecture, **special)
+        model = NemotronHForCausalLM(config)
+    except (ValueError, RuntimeError, ZeroDivisionError, TypeError, KeyError) as error:
+        raise UserError(
+            f"policy.hf_config_overrides={architecture}",
+            f"transformers cannot make a Nemotron-H model of it: {error}",
+            "start from the values in conf/nemo_rl/v0_7/nano_tiny_local.yaml",
+        ) from error
+    for module in model.modules():
+        if isinstance(module, NemotronHMamba2Mixer):
+            # The whole-sequence scan would clamp the time step to time_step_min where the one-token step does not, and
+            # the two would disagree on the log probability of the same token.
+            module.time_step_limit = (0.0, float("inf"))
+    return model
+
+
+def known_architecture_keys() -> frozenset[str]:
+    """The names of NemotronHConfig's fields."""
+    names = set(inspect.signature(NemotronHConfig).parameters) | {"hybrid_override_pattern"}
+    return frozenset(names)
+
+
+def response_logits(model: NemotronHForCausalLM, tokens: Tensor, mask: Tensor, prompt_length: int) -> Tensor:
+    """Logits [B, R, vocabulary] that predict the response tokens tokens[:, prompt_length:].
+
+    Parameters
+    ----------
+    tokens: [B, prompt_length + R], prompts padded on the left, responses on the right
+    mask: the same shape, 1 where a token is real
+    """
+    output = model(
+        input_ids=tokens[:, :-1],
+        attention_mask=mask[:, :-1],
+        use_cache=False,
+        logits_to_keep=tokens.shape[1] - prompt_length,
+    )
+    return output.logits
+
+
+@torch.no_grad()
+def batched_logprobs(
+    model: NemotronHForCausalLM, tokens: Tensor, mask: Tensor, prompt_length: int, sampling: Sampling, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Log probabilities [B, R] of the responses, filtered and unfiltered, `batch_size` sequences at a time."""
+    filtered, plain = [], []
+    for start in range(0, tokens.shape[0], batch_size):
+        rows = slice(start, start + batch_size)
+        logits = response_logits(model, tokens[rows], mask[rows], prompt_length)
+        kept, all_tokens = sampled_logprobs(logits, tokens[rows, prompt_length:], sampling)
+        filtered.append(kept)
+        plain.append(all_tokens)
+    return torch.cat(filtered), torch.cat(plain)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for engine.device.
+
+    Raises
+    ------
+    UserError: cuda was asked for and is not there
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "engine.device=cuda",
+            f"torch {torch.__version__} sees no CUDA device on this machine",
+            "engine.device=cpu, or engine.device=auto to use a GPU only where there is one",
+        )
+    return torch.device(name)

@@ -1,0 +1,123 @@
+"""Rollouts: sample answers to prompts with the policy, keep their log probabilities, score them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
+
+from nano_exp.engines.embedded.grpo import Sampling, filter_logits, token_logprobs
+from nano_exp.engines.embedded.task import Example, Vocabulary, reward
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled answers of B sequences; R is the longest answer's length, its end token included.
+
+    Parameters
+    ----------
+    tokens: [B, prompt_length + R]; prompts are padded on the left, answers on the right
+    mask: the same shape, 1 where a token is real
+    token_mask: [B, R], 1 for answer tokens
+    logprobs: [B, R] under the distribution that was sampled, 0 at padding
+    rewards: [B]
+    truncated: [B], True where no end token came within the limit
+    prompt_tokens: [B], real tokens of each prompt
+    texts: the answers
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    prompt_length: int
+    token_mask: Tensor
+    logprobs: Tensor
+    rewards: Tensor
+    truncated: Tensor
+    prompt_tokens: Tensor
+    texts: list[str]
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts of different lengths as one tensor, with its mask."""
+    longest = max(len(prompt) for prompt in prompts)
+    rows = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+
+@torch.no_grad()
+def generate(
+    model: NemotronHForCausalLM,
+    vocabulary: Vocabulary,
+    requests: Sequence[Example],
+    sampling: Sampling,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    keep_going: Callable[[], None] = lambda: None,
+) -> Rollout:
+    """Sample one answer to each of `requests`.
+
+    Parameters
+    ----------
+    generator: the only source of chance; on the model's device
+    keep_going: called before each token; what it raises ends the rollout
+    """
+    device = generator.device
+    tokens, mask = pad_left([vocabulary.prompt(request) for request in requests], vocabulary.pad, device)
+    prompt_length = tokens.shape[1]
+    prompt_tokens = mask.sum(-1)
+    cache = DynamicCache(config=model.config)
+    finished = torch.zeros(len(requests), dtype=torch.bool, device=device)
+    inputs, sampled, logprobs, real = tokens, [], [], []
+    attention = mask
+    for _ in range(max_new_tokens):
+        keep_going()
+        output = model(
+            input_ids=inputs, attention_mask=attention, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        logits = filter_logits(output.logits[:, -1] / sampling.temperature, sampling)
+        chosen = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        inputs = chosen.masked_fill(finished.unsqueeze(1), vocabulary.pad)
+        alive = (~finished).long().unsqueeze(1)
+        sampled.append(inputs)
+        logprobs.append(token_logprobs(logits.unsqueeze(1), chosen) * alive)
+        real.append(alive)
+        attention = torch.cat([attention, torch.ones_like(alive)], dim=1)
+        finished = finished | (inputs.squeeze(1) == vocabulary.end)
+        if bool(finished.all()):
+            break
+    answers, token_mask = torch.cat(sampled, dim=1), torch.cat(real, dim=1)
+    texts = [
+        vocabulary.text([token for token, keep in zip(row, kept, strict=True) if keep])
+        for row, kept in zip(answers.tolist(), token_mask.tolist(), strict=True)
+    ]
+    scores = [
+        reward(request, text, done) for request, text, done in zip(requests, texts, finished.tolist(), strict=True)
+    ]
+    return Rollout(
+        tokens=torch.cat([tokens, answers], dim=1),
+        mask=torch.cat([mask, token_mask], dim=1),
+        prompt_length=prompt_length,
+        token_mask=token_mask.float(),
+        logprobs=torch.cat(logprobs, dim=1),
+        rewards=torch.tensor(scores, device=device),
+        truncated=~finished,
+        prompt_tokens=prompt_tokens,
+        texts=texts,
+    )
+
+
+def rollout_metrics(rollout: Rollout) -> dict[str, float]:
+    """The numbers of nemo_rl/experience/rollouts.py (v0.7.0) that say something about one-turn answers."""
+    answer = rollout.token_mask.sum(-1)
+    return {
+        "natural_termination_rate": (~rollout.truncated).float().mean().item(),
+        "truncation_rate": rollout.truncated.float().mean().item(),
+        "mean_total_tokens_per_sample": (answer + rollout.prompt_tokens).mean().item(),
+        "mean_gen_tokens_per_sample": answer.mean().item(),
+        "max_gen_tokens_per_sample": answer.max().item(),
+    }

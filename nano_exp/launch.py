@@ -1,0 +1,140 @@
+"""One launch, from composed points to submitted runs: freeze, check, plan, show, submit, and wait where asked to."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nano_exp import engines, local, plan, progress, runs, show, slurm, state, submit
+from nano_exp.compose import Point
+from nano_exp.errors import UserError
+from nano_exp.freeze import SWITCHES, Frozen, freeze
+
+#: What the process exits with: 0 all well, 1 a waited-for run failed, 3 something asked for was not submitted.
+exit_code = 0
+
+
+def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) -> None:
+    """Launch points. Sets `exit_code`.
+
+    Parameters
+    ----------
+    parameters: hydra.launcher's
+    folder: the launch folder, against which relative paths are made absolute
+
+    Raises
+    ------
+    UserError: nothing was submitted, or Slurm refused
+    """
+    switches = {key: bool(points[0].cfg.get(key, False)) for key in SWITCHES}
+    where, parallel = str(points[0].cfg.slurm.where), int(points[0].cfg.slurm.parallel_local)
+    wanted = [freeze(point, folder) for point in points]
+    _require_one(wanted)
+    for frozen in wanted:
+        engines.get(frozen.config["engine"]["name"]).check(frozen.config)
+    results = Path(wanted[0].config["run"]["results"])
+    if switches["dry_run"]:
+        dry_run(plan.make(wanted, switches["fresh"], plan.Asked()), where, results, parameters)
+        return
+    if where == "slurm":
+        slurm.require()
+    with submit.lock(results):
+        made = plan.make(wanted, switches["fresh"], plan.Asked())
+        show.plan(made)
+        _report_changed(made)
+        if not made.to_submit:
+            if where == "slurm":
+                show.nothing_to_do(made)
+            else:
+                show.results([row.dir for row in made.rows])
+            return
+        ready = submit.arrange(made.to_submit, submit.new_id(), results)
+        submit.prepare(ready, where, parameters, sys.argv[1:])
+        if where == "slurm":
+            submit.send(ready)
+            show.submitted(ready)
+    if where == "local":
+        run_here(ready, parallel)
+    elif switches["wait"]:
+        wait_for([row for array in ready.arrays for row in array.rows])
+
+
+def _require_one(wanted: Sequence[Frozen]) -> None:
+    """A launch has one results folder and one place; both come from the first point, so they must agree."""
+    for section, key in (("run", "results"), ("slurm", "where")):
+        values = {str(frozen.config[section][key]) for frozen in wanted}
+        if len(values) > 1:
+            raise UserError(
+                f"points of one launch have {section}.{key}: {', '.join(sorted(values))}",
+                "one launch goes to one place" if key == "where" else "one launch writes to one results folder",
+                "two launches, or the same value for all points (cluster=local does not mix with Slurm's)",
+            )
+
+
+def _report_changed(made: plan.Plan) -> None:
+    global exit_code
+    if made.of("changed"):
+        exit_code = 3
+    if made.of("damaged"):
+        exit_code = 3
+
+
+def dry_run(made: plan.Plan, where: str, results: Path, parameters: dict[str, Any]) -> None:
+    """Show what a launch would do: plan, batch scripts, NeMo RL YAML. Writes nothing."""
+    show.plan(made)
+    ready = submit.arrange(made.to_submit, submit.new_id(), results)
+    show.dry_run(made, ready, where, parameters)
+
+
+def run_here(ready: submit.Launch, parallel: int) -> None:
+    """Execute on this machine and show what was learned."""
+    global exit_code
+    began = time.monotonic()
+    rows = [row for array in ready.arrays for row in array.rows]
+    try:
+        ends = local.execute(ready, max(1, parallel))
+    except local.Interrupted:
+        show.interrupted([row.dir for row in rows])
+        exit_code = 130
+        return
+    show.results([row.dir for row in rows], time.monotonic() - began)
+    if any(end != "done" for end in ends.values()):
+        exit_code = 1
+
+
+def wait_for(rows: Sequence[plan.Row], poll_s: float = 5.0) -> None:
+    """Wait until no run of a Slurm launch is active any more, with a live line. Ctrl-C stops waiting, not the runs."""
+    global exit_code
+    live = progress.Live(every_s=60.0)
+    try:
+        while True:
+            asked = plan.Asked()
+            states = {row.id: _state(row, asked) for row in rows}
+            active = [row for row in rows if states[row.id] in ("pending", "running", "unknown")]
+            if not active:
+                break
+            samples = [(row.id, progress.sample(row.dir), _steps(row)) for row in active]
+            waiting = "" if asked.error == "" else f"  (Slurm does not answer: {asked.error})"
+            live.show(progress.many(samples, len(rows) - len(active), len(rows)) + waiting)
+            time.sleep(poll_s)
+    except KeyboardInterrupt:
+        live.say("Ctrl-C: no longer waiting; the jobs go on. nano-exp status shows them")
+        exit_code = 130
+        return
+    live.clear()
+    show.results([row.dir for row in rows])
+    if any(kind != "done" for kind in states.values()):
+        exit_code = 1
+
+
+def _state(row: plan.Row, asked: plan.Asked) -> str:
+    run = runs.load(row.dir)
+    return state.state(run, runs.attempts(row.dir), plan.job_lookup(row.results), asked).kind
+
+
+def _steps(row: plan.Row) -> int:
+    return int(row.config["grpo"]["max_num_steps"])
+

@@ -1,0 +1,123 @@
+"""The Hydra launcher and sweeper: where composing ends and launching begins.
+
+Hydra's own sweeper composes every point, throws the result away and writes folders even for a dry run; hydra-submitit-launcher
+pickles, waits for the jobs and composes again on the node. These two expand, compose once, and hand over to `launch`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from nano_exp import compose, launch
+from nano_exp.errors import UserError
+
+PLUGIN_MODULE = "hydra_plugins.nano_exp"
+
+
+class NanoExpLauncher(Launcher):
+    """Freezes, plans and submits all points at once; its parameters are hydra-submitit-launcher's."""
+
+    def __init__(self, **parameters: Any) -> None:
+        self.parameters = {
+            k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in parameters.items()
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader = hydra_context.config_loader
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        points = compose.compose_points(self.loader, job_overrides)
+        launch.launch(points, self.parameters, Path.cwd())
+        return []
+
+
+class NanoExpSweeper(Sweeper):
+    """Expands the axes of a sweep and launches every point in one go."""
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader = hydra_context.config_loader
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        parser = OverridesParser.create(config_loader=self.loader)
+        own = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
+        typed = parser.parse_overrides(arguments)
+        require_multirun(typed)
+        self.launcher.launch(expand(own, typed), initial_job_idx=0)
+        return []
+
+
+def require_multirun(typed: Sequence[Override]) -> None:
+    """A comma on the command line means a sweep, which -m has to confirm: it may be a typo."""
+    swept = [o for o in typed if o.is_sweep_override()]
+    if swept and not {"-m", "--multirun"} & set(sys.argv):
+        shown = " ".join(str(o.input_line) for o in swept)
+        count = 1
+        for override in swept:
+            count *= len(_values(override))
+        raise UserError(
+            f"{shown} asks for {count} runs, and there is no -m",
+            "several values of one key are a sweep, and a sweep is confirmed with -m",
+            f"python launch.py -m ... {shown}   (or quote a list that is one value: 'key=[a,b]')",
+        )
+
+
+def expand(own: Sequence[Override], typed: Sequence[Override]) -> list[list[str]]:
+    """Every point as a list of overrides, the last axis fastest.
+
+    A typed override replaces the sweep's own axis of the same key, however it is written (`++key` too).
+    """
+    axes: dict[str, list[str]] = {}
+    for override in (*own, *typed):
+        key = override.get_key_element()
+        bare = key.lstrip("+~")
+        for earlier in [k for k in axes if k.lstrip("+~") == bare]:
+            del axes[earlier]
+        axes[key] = _values(override)
+    return [list(point) for point in itertools.product(*axes.values())]
+
+
+def _values(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        kind = override.value_type.name if override.value_type else "?"
+        raise UserError(
+            f"{override.input_line}",
+            f"a {kind.lower().replace('_', ' ')} has no list of points",
+            "choice(a,b,c), range(1,10) or glob(*); an interval is for hydra/sweeper=optuna",
+        )
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def register() -> None:
+    """Make both findable for Hydra, which accepts only classes below `hydra_plugins`."""
+    module = ModuleType(PLUGIN_MODULE)
+    for plugin in (NanoExpLauncher, NanoExpSweeper):
+        plugin.__module__ = PLUGIN_MODULE
+        setattr(module, plugin.__name__, plugin)
+    sys.modules[PLUGIN_MODULE] = module
+    plugins = Plugins.instance()
+    plugins.register(NanoExpLauncher)
+    plugins.register(NanoExpSweeper)

@@ -1,0 +1,118 @@
+"""Progress of runs while somebody waits: one live line on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from nano_exp import runs
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where a run stands, from its newest metrics.
+
+    Parameters
+    ----------
+    rate: steps per second over the newest rows; None before there are two
+    """
+
+    step: int = 0
+    reward: float | None = None
+    accuracy: float | None = None
+    rate: float | None = None
+
+
+def sample(run_dir: Path) -> Sample:
+    """Read the tail of metrics.jsonl."""
+    rows = runs.read_metrics(run_dir, tail_bytes=64 * 1024)
+    steps = [r for r in rows if "train/reward" in r]
+    accuracy = next((r["validation/accuracy"] for r in reversed(rows) if "validation/accuracy" in r), None)
+    if not steps:
+        return Sample(0, None, accuracy, None)
+    newest, window = steps[-1], steps[-20:]
+    rate = None
+    if len(window) > 1 and _time(window[-1]) > _time(window[0]):
+        rate = (window[-1]["step"] - window[0]["step"]) / (_time(window[-1]) - _time(window[0]))
+    return Sample(int(newest["step"]), float(newest["train/reward"]), accuracy, rate)
+
+
+def _time(row: Mapping[str, Any]) -> float:
+    return float(row.get("time") or 0.0)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 5 h 12 min, 2 d 3 h: two units at most."""
+    total = max(0, round(seconds))
+    days, rest = divmod(total, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, left = divmod(rest, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (left, "s")]
+    first = next((i for i, (n, _) in enumerate(parts) if n), 3)
+    return " ".join(f"{n} {unit}" for n, unit in parts[first : first + 2] if n) or "0 s"
+
+
+def text(run_id: str, now: Sample, max_steps: int, state: str = "") -> str:
+    """`r1a2b  step 40/120  reward 0.61  validation 0.55  4.1 steps/s  20 s left`, as far as known."""
+    if now.step == 0:
+        return f"{run_id}  {state or 'starting'} ..."
+    parts = [run_id, f"step {now.step}/{max_steps}"]
+    if now.reward is not None:
+        parts.append(f"reward {now.reward:.3f}")
+    if now.accuracy is not None:
+        parts.append(f"validation {now.accuracy:.3f}")
+    if now.rate:
+        parts.append(f"{now.rate:.1f} steps/s" if now.rate >= 0.1 else f"{duration(1 / now.rate)} a step")
+        parts.append(f"{duration((max_steps - now.step) / now.rate)} left")
+    return "  ".join(parts)
+
+
+class Live:
+    """A line that is written over on a terminal, and repeated every `every_s` seconds in a log."""
+
+    def __init__(self, out: TextIO | None = None, every_s: float = 15.0) -> None:
+        self.out = out or sys.stderr
+        self.every_s = every_s
+        self.tty = self.out.isatty()
+        self._last = 0.0
+        self._shown = ""
+
+    def show(self, line: str) -> None:
+        now = time.monotonic()
+        if self.tty:
+            width = shutil.get_terminal_size((100, 24)).columns - 1
+            self.out.write("\r\x1b[2K" + line[:width])
+            self.out.flush()
+        elif line != self._shown and (now - self._last >= self.every_s or not self._shown):
+            self.out.write(line + "\n")
+            self.out.flush()
+            self._last = now
+        self._shown = line
+
+    def clear(self) -> None:
+        if self.tty and self._shown:
+            self.out.write("\r\x1b[2K")
+            self.out.flush()
+        self._shown = ""
+
+    def say(self, line: str) -> None:
+        """A lasting line above the live one."""
+        self.clear()
+        self.out.write(line + "\n")
+        self.out.flush()
+
+
+def many(samples: Sequence[tuple[str, Sample, int]], done: int, total: int) -> str:
+    """One line for several runs: how many are done, and each running one's step and reward."""
+    parts = [f"{done}/{total} ended"]
+    for run_id, now, max_steps in samples[:4]:
+        reward = f" reward {now.reward:.2f}" if now.reward is not None else ""
+        parts.append(f"{run_id} {now.step}/{max_steps}{reward}")
+    if len(samples) > 4:
+        parts.append(f"and {len(samples) - 4} more")
+    return "  ".join(parts)

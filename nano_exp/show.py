@@ -1,0 +1,199 @@
+"""What a launch prints: the plan, what was submitted, what was learned, and the next command to type."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nano_exp import files, freeze, progress, runs, submit
+from nano_exp.plan import Plan, Row
+from nano_exp.runs import metric_before_after
+
+#: How many rows a plan shows before it says how many more there are.
+MAX_ROWS = 40
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "  ") -> str:
+    """Columns as wide as their widest cell; the last one is not padded."""
+    cells = [[str(c) for c in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join(lines)
+
+
+def relative(path: Path) -> str:
+    """As one would type it from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def overrides(row: Row) -> str:
+    return " ".join(row.frozen.overrides) or "(defaults)"
+
+
+def plan(made: Plan) -> None:
+    """The plan as a table: each run with its state and why, and what is done about it."""
+    counts = Counter(row.state.kind for row in made.rows)
+    total = f"{len(made.rows)} run" + ("s" if len(made.rows) != 1 else "")
+    print(f"plan: {total} ({', '.join(f'{n} {kind}' for kind, n in counts.items())}), {len(made.to_submit)} to submit")
+    merged = [row for row in made.rows if row.merged > 1]
+    shown = made.rows[:MAX_ROWS]
+    print(
+        table(
+            ("run", "state", "", "overrides"),
+            [(r.id, r.state.kind, "submit" if r.submit else "-", overrides(r) + _why(r)) for r in shown],
+        )
+    )
+    if len(made.rows) > MAX_ROWS:
+        print(f"  ... and {len(made.rows) - MAX_ROWS} more")
+    for row in merged:
+        print(f"  {row.id}: {row.merged} points of this launch are equal and are one run")
+    for row in made.of("changed"):
+        _changed(row)
+    for row in made.of("damaged"):
+        print(f"  {row.id} is damaged ({row.state.why}); fresh=true starts it again in a new folder", file=sys.stderr)
+    sys.stdout.flush()
+
+
+def _why(row: Row) -> str:
+    details = [w for w in (row.state.why, row.state.job and f"job {row.state.job}") if w]
+    return f"  [{', '.join(details)}]" if details else ""
+
+
+def _changed(row: Row) -> None:
+    print(f"\n{row.id}: the same overrides gave another config before ({row.state.why}); nothing is submitted for it:")
+    changes = [(key, _value(old), _value(new)) for key, (old, new) in row.changes.items()]
+    print(table(("key", "then", "now"), changes, indent="    "))
+    print("  to start the new config: the same command with fresh=true; to keep the old one: give the key its old value")
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value)
+
+
+def submitted(ready: submit.Launch) -> None:
+    """Each run with its job, its log and the next command."""
+    print(f"\nsubmitted as launch {ready.id}:")
+    cells = [
+        (row.id, array.job_of(i), f"{log_path(row)}", overrides(row))
+        for array in ready.arrays
+        for i, row in enumerate(array.rows)
+    ]
+    print(table(("run", "job", "log (when it starts)", "overrides"), cells[:MAX_ROWS]))
+    if len(cells) > MAX_ROWS:
+        print(f"  ... and {len(cells) - MAX_ROWS} more; nano-exp status lists them")
+    name = ready.arrays[0].rows[0].frozen.name
+    where = results_flag(ready.results)
+    print(f"\nnext: nano-exp status {name}{where}    or    nano-exp logs -f {cells[0][0]}{where}")
+
+
+def log_path(row: Row) -> str:
+    """Where the engine's output will be: the attempts' link to the newest one."""
+    return relative(row.dir / "attempts" / "latest" / "stdout.log")
+
+
+def results_flag(results: Path) -> str:
+    """The option that nano-exp needs to find these results from here; empty for the default folder."""
+    from nano_exp.cli import default_results
+
+    return "" if results == default_results() else f" --results {relative(results)}"
+
+
+def nothing_to_do(made: Plan) -> None:
+    """Everything wanted is done or under way."""
+    row = made.rows[0]
+    where = results_flag(row.results)
+    print(f"\nnothing to submit. next: nano-exp status {row.frozen.name}{where}    (fresh=true starts again)")
+
+
+def interrupted(run_dirs: Sequence[Path]) -> None:
+    """After Ctrl-C: what each run kept."""
+    for run_dir in run_dirs:
+        now = progress.sample(run_dir)
+        kept = checkpoint(run_dir)
+        print(f"{run_dir.name}: ended at step {now.step}, {f'checkpoint of step {kept} kept' if kept else 'no checkpoint yet'}")
+    print("the same command goes on from there")
+
+
+def checkpoint(run_dir: Path) -> int:
+    """The highest step_N under the run's checkpoints; 0 for none."""
+    steps = [p.name.removeprefix("step_") for p in (run_dir / "checkpoints").glob("step_*")]
+    return max((int(s) for s in steps if s.isdigit()), default=0)
+
+
+def results(run_dirs: Sequence[Path], seconds: float | None = None) -> None:
+    """What was learned, and where it lies."""
+    for run_dir in run_dirs:
+        print()
+        print("\n".join(result_lines(run_dir)))
+    if seconds is not None:
+        print(f"\n{progress.duration(seconds)} in all")
+    sys.stdout.flush()
+
+
+def result_lines(run_dir: Path) -> list[str]:
+    """One run's outcome: state, reward and validation before and after, time, files."""
+    rows = runs.read_metrics(run_dir)
+    tried = runs.attempts(run_dir)
+    end = tried[-1].end if tried else None
+    kind = str(end.get("kind")) if end else "lost"
+    lines = [f"{run_dir.name}: {kind}" + (f" ({end['why']})" if end and end.get("why") else "")]
+    summary = _summary(run_dir)
+    reward, accuracy = metric_before_after(rows, "train/reward"), metric_before_after(rows, "validation/accuracy")
+    if summary.get("warm_start"):
+        steps = summary["warm_start"].get("steps")
+        lines.append(f"  start       after a supervised warm start of {steps} steps (syntax and a random tool), then GRPO")
+    if summary.get("reward_after") is not None:
+        lines.append(f"  reward      {summary['reward_before']:.3f} -> {summary['reward_after']:.3f}  {summary.get('reward_note', '')}".rstrip())
+    elif reward:
+        lines.append(f"  reward      {reward[0]:.3f} -> {reward[1]:.3f}  (first and last step)")
+    if accuracy:
+        lines.append(f"  validation  {accuracy[0]:.3f} -> {accuracy[1]:.3f}  (accuracy, first and last measured)")
+    steps = [int(r["step"]) for r in rows if "train/reward" in r]
+    if steps:
+        lines.append(f"  steps       {max(steps)}")
+    if end and end.get("seconds") is not None:
+        lines.append(f"  time        {progress.duration(float(end['seconds']))} (last attempt)")
+    lines.append(f"  files       {relative(run_dir)}  (config.yaml, metrics.jsonl, checkpoints/, logs/)")
+    if kind == "failed" and tried:
+        lines.append(f"  log         {relative(tried[-1].dir / 'stderr.log')}")
+    return lines
+
+
+def _summary(run_dir: Path) -> dict[str, Any]:
+    try:
+        found = files.read_json(run_dir / "logs" / "summary.json")
+    except (files.Damaged, OSError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def dry_run(made: Plan, ready: submit.Launch, where: str, parameters: dict[str, Any]) -> None:
+    """The batch scripts and the engine's YAML as they would be written."""
+    if where == "slurm":
+        for array in ready.arrays:
+            count = f"{len(array.rows)} runs as one job array" if len(array.rows) > 1 else "1 run"
+            print(f"\n# --- sbatch script: {count} of {array.shape} ---")
+            print(submit.script(ready, array, parameters), end="")
+    rows = made.to_submit or list(made.rows)
+    if rows:
+        first = rows[0]
+        print(f"\n# --- attempts/1/nemo_rl.yaml of {first.id}, as the {first.config['engine']['name']} engine reads it")
+        print("# --- (the attempt adds checkpoint_must_save_by and, for tool calls, the parser's path) ---")
+        print(files.dump_yaml(freeze.engine_config(first.config)), end="")
+        for other in rows[1:MAX_ROWS]:
+            print(f"# --- {other.id} differs in: {_differences(first, other)}")
+    print("\ndry run: nothing was submitted and nothing was written")
+
+
+def _differences(first: Row, other: Row) -> str:
+    from nano_exp.identity import differences
+
+    pairs = differences(first.config, other.config)
+    return ", ".join(f"{key}={_value(new)}" for key, (_, new) in pairs.items())
