@@ -121,7 +121,9 @@ class Wandb:
             except Exception as error:  # wandb raises many types; any of them must leave training alone
                 if chosen["mode"] != "online":
                     raise
-                self._warn(f"W&B cannot be reached ({_short(error)}); this run is recorded offline: wandb sync {folder}")
+                self._warn(
+                    f"W&B cannot be reached ({_short(error)}); this run is recorded offline: wandb sync {folder}"
+                )
                 offline = {**chosen, "mode": "offline"}
                 self._run = wandb.init(**offline, config=dict(config), dir=str(folder), settings=settings)
         except Exception as error:

@@ -44,7 +44,9 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: {error}", "the engine reads its settings from it", "a YAML file") from error
     if not isinstance(content, dict):
-        raise UserError(f"--config {path} holds no mapping", "the engine reads NeMo RL's sections from it", "a YAML map")
+        raise UserError(
+            f"--config {path} holds no mapping", "the engine reads NeMo RL's sections from it", "a YAML map"
+        )
     return content
 
 

@@ -1,1 +1,2 @@
-def check(config): pass
+def check(config):
+    pass

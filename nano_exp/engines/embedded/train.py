@@ -104,9 +104,7 @@ class Run:
                 "with a random tool; GRPO starts at chance, 0.2"
             )
             trainer = self.trainer
-            warm_start.run(
-                trainer.model, trainer.vocabulary, trainer.train_set, plan, self.settings.seed, progress
-            )
+            warm_start.run(trainer.model, trainer.vocabulary, trainer.train_set, plan, self.settings.seed, progress)
             say(f"warm start took {time.time() - began:.1f} s")
         self.trainer.freeze_reference()
         self.chance = self.trainer.chance()
@@ -268,7 +266,8 @@ class Run:
                 "warm_start": {
                     "steps": settings.warm_start.steps,
                     "lr": settings.warm_start.lr,
-                    "teaches": "the form of a call and copying the name, with a random tool" * bool(settings.warm_start.steps),
+                    "teaches": "the form of a call and copying the name, with a random tool"
+                    * bool(settings.warm_start.steps),
                 },
                 "parameters": self.trainer.parameters,
                 "definitions": {
