@@ -7,7 +7,7 @@ Written for what nemo_rl/algorithms/grpo.py prints at v0.7.0 (line numbers of th
                                            n is the epoch's length or max_num_steps, whichever is less
     Starting validation at step N...       [3158] N counts over the run; the results follow [3264-3272]
     Saving checkpoint for step N...        [2930, 4169] N counts over the run
-    Logged data to .../train_data_stepN.jsonl   [3000, logger.py 1068] absent when NeMo Gym's responses are logged
+    Logged data to .../train_data_stepN.jsonl   [2992, 4226] absent when NeMo Gym's responses are logged
     Training Results:  Timing:             [3044-3083, 4269-4286] after the step, checkpoint included
     Performance Metrics:                   [utils.py] ends the timing block
 
