@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import resolvers
+from nano_exp import resolvers, secrets
 from nano_exp.errors import UserError, nearest
 from nano_exp.identity import flatten
 
@@ -95,6 +95,10 @@ def require_recipe(cfg: DictConfig, model: str, cluster: str, version: str) -> N
 
 def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[str]) -> UserError:
     """The user's mistake behind an exception of Hydra or OmegaConf, in three parts."""
+    try:
+        secrets.refuse_overrides(overrides)  # first: what follows shows the override
+    except UserError as refusal:
+        return refusal
     found = next(diagnose(config_loader, overrides), None)
     if found is not None:
         return found

@@ -71,14 +71,14 @@ def freeze(point: Point, launch_folder: Path) -> Frozen:
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """All values computed; every `???` and broken interpolation is named with its key."""
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise UserError(
-            f"no value for {', '.join(missing)}",
-            "the config marks it as ??? : only you can know it",
-            " ".join(f"{key}=..." for key in missing),
-        )
     try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise UserError(
+                f"no value for {', '.join(missing)}",
+                "the config marks it as ??? : only you can know it",
+                " ".join(f"{key}=..." for key in missing),
+            )
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise _broken(error, cfg) from error

@@ -33,12 +33,12 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
     where, parallel = str(points[0].cfg.slurm.where), int(points[0].cfg.slurm.parallel_local)
     wanted = [freeze(point, folder) for point in points]
     _require_one(wanted)
-    for frozen in wanted:
-        engines.get(frozen.config["engine"]["name"]).check(frozen.config)
     results = Path(wanted[0].config["run"]["results"])
     if switches["dry_run"]:
         dry_run(plan.make(wanted, switches["fresh"], plan.Asked()), where, results, parameters)
+        check(wanted)
         return
+    check(wanted)
     if where == "slurm":
         slurm.require()
     with submit.lock(results):
@@ -60,6 +60,12 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
         run_here(ready, parallel)
     elif switches["wait"]:
         wait_for([row for array in ready.arrays for row in array.rows])
+
+
+def check(wanted: Sequence[Frozen]) -> None:
+    """What the engines refuse, once for every config."""
+    for frozen in wanted:
+        engines.get(frozen.config["engine"]["name"]).check(frozen.config)
 
 
 def _require_one(wanted: Sequence[Frozen]) -> None:

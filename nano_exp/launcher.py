@@ -22,7 +22,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from nano_exp import compose, launch
+from nano_exp import app, compose, launch
 from nano_exp.errors import UserError
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -63,6 +63,8 @@ class NanoExpSweeper(Sweeper):
         own = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
         typed = parser.parse_overrides(arguments)
         require_multirun(typed)
+        if not isinstance(self.launcher, NanoExpLauncher):
+            app.refuse_task()
         self.launcher.launch(expand(own, typed), initial_job_idx=0)
         return []
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,3 +248,16 @@ def accounting(jobs: Iterable[str]) -> dict[str, Ended]:
         if len(parts) == 3 and parts[1].split()[0] in ENDED:
             found[parts[0]] = Ended(parts[1].split()[0], parts[2])  # later rows are later incarnations
     return {job: found[job] for job in wanted if job in found}
+
+
+def end_time(job: str) -> float | None:
+    """Unix time at which a running job's time limit ends it, from squeue; None when there is no limit or no answer."""
+    try:
+        done = _run(["squeue", "--noheader", "--jobs", job, "--format=%e"])
+    except NoAnswer:
+        return None
+    text = done.stdout.strip().splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else ""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None

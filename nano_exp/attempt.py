@@ -1,0 +1,352 @@
+"""One execution of a run in one allocation: claim it, start its engine, watch it, say how it ended.
+
+Runs on the batch host (or on this machine for cluster=local) as `python -m nano_exp.attempt <launch folder> --array K [--task I]`
+from the launch's own copy of the code. It reads the run's frozen config and composes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from nano_exp import engines, files, freeze, runs, slurm, snapshot, state
+from nano_exp.engines import Command, Context, Engine
+from nano_exp.errors import UserError
+from nano_exp.runs import Owner
+
+#: After SIGTERM the engine has this long to end whole, seconds; below Slurm's usual KillWait of 30.
+GRACE_S = 20.0
+POLL_S = 0.2
+#: Exit code of an attempt that did nothing because another has the run, or because the run is done.
+NOTHING_TO_DO = 0
+
+
+class Refuse(Exception):
+    """This attempt must not execute its run; said in the log, nothing else is touched."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry of the batch script. Returns the attempt's exit code."""
+    parser = argparse.ArgumentParser(prog="nano_exp.attempt", description=__doc__)
+    parser.add_argument("launch", type=Path, help="the launch's folder, with manifest.json")
+    parser.add_argument("--array", type=int, required=True, help="which of its arrays")
+    parser.add_argument("--task", type=int, help="which run of it; default: SLURM_ARRAY_TASK_ID, or the only one")
+    given = parser.parse_args(argv)
+    stop = Stop()
+    try:
+        run_dir = find_run(given.launch, given.array, given.task)
+        return execute(run_dir, given.launch, stop)
+    except Refuse as refusal:
+        print(f"nano-exp: {refusal}", flush=True)
+        return NOTHING_TO_DO
+    except (UserError, files.Damaged, OSError) as error:
+        print(f"nano-exp: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+def find_run(launch: Path, array: int, task: int | None) -> Path:
+    """The run's folder from the launch's manifest. Raises Damaged or OSError."""
+    manifest = files.read_json(launch / "manifest.json")
+    if task is None:
+        task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    try:
+        return Path(manifest["arrays"][array]["runs"][task])
+    except (KeyError, IndexError, TypeError) as error:
+        raise files.Damaged(f"{launch / 'manifest.json'} has no run {task} in array {array}") from error
+
+
+class Stop:
+    """SIGTERM, SIGINT or SIGHUP arrived: end whole."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._arrived)
+
+    def _arrived(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+
+
+def execute(run_dir: Path, launch: Path, stop: Stop) -> int:
+    """Claim and execute one run.
+
+    Raises
+    ------
+    Refuse: the run is done, or another attempt has it
+    UserError, Damaged, OSError: before the claim
+    """
+    run = runs.load(run_dir)
+    if "digest" not in run.record:
+        raise files.Damaged(f"{run_dir}: {'; '.join(run.damaged)}")
+    config = run.config()
+    number, attempt_dir, owner = claim(run)
+    _link_latest(attempt_dir)
+    began = time.time()
+    runs.record_event(run_dir, "start", attempt=number, job=owner.job, host=owner.host, pid=owner.pid, launch=launch.name)
+    end: dict[str, Any] = {}
+    with (attempt_dir / "attempt.log").open("a", buffering=1) as log:
+        say = partial(_say, log)
+        say(f"attempt {number} of run {run.id} on {owner.host}" + (f", job {owner.job}" if owner.job else ""))
+        try:
+            end = _train(run, config, attempt_dir, number, stop, say)
+        except UserError as error:
+            say(str(error))
+            end = {"kind": "failed", "why": error.found, "exit_code": error.code}
+        except Exception as error:  # our own fault still has to leave an end behind, with its traceback in the log
+            import traceback
+
+            traceback.print_exc(file=log)
+            end = {"kind": "failed", "why": f"attempt: {type(error).__name__}: {error}", "exit_code": 70}
+        end = {"attempt": number, "seconds": round(time.time() - began, 3), **end}
+        say(f"{end['kind']}" + (f": {end['why']}" if end.get("why") else ""))
+        runs_end(run_dir, attempt_dir, end)
+    return 0 if end["kind"] in ("done", "stopped") else int(end.get("exit_code") or 1)
+
+
+def runs_end(run_dir: Path, attempt_dir: Path, end: dict[str, Any]) -> None:
+    """Write the attempt's end: first the file that decides, then the event that tells."""
+    files.write_json(attempt_dir / "end.json", {**end, "time": time.time()}, durable=True)
+    runs.record_event(run_dir, "end", **end)
+
+
+def _say(log: TextIO, line: str) -> None:
+    """To the attempt's log and to Slurm's own output; both may be on a disk that is full."""
+    stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} nano-exp: {line}"
+    for out in (log, sys.stdout):
+        with contextlib.suppress(OSError):
+            print(stamped, file=out, flush=True)
+
+
+# --- the claim ------------------------------------------------------------------------------------------------------
+
+
+def slurm_owner() -> Owner:
+    """This process, as the Slurm job that it runs in if there is one."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    if job and os.environ.get("SLURM_ARRAY_JOB_ID") and os.environ.get("SLURM_ARRAY_TASK_ID"):
+        job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return runs.this_process(job, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
+
+
+def claim(run: runs.Run) -> tuple[int, Path, Owner]:
+    """The next attempt's number and folder, owned by this process.
+
+    Raises
+    ------
+    Refuse: the run is done; or its last attempt still runs, or may
+    """
+    me = slurm_owner()
+    for _ in range(100):
+        earlier = runs.attempts(run.dir)
+        if any(a.end and a.end.get("kind") == "done" for a in earlier):
+            raise Refuse(f"run {run.id} is done; nothing to do")
+        last = earlier[-1] if earlier else None
+        if last is not None and last.end is None:
+            _require_dead(run, last, me)
+        number = last.number + 1 if last else 1
+        folder = runs.claim(run.dir, number, me)
+        if folder is not None:
+            return number, folder, me
+    raise Refuse(f"run {run.id}: other attempts keep claiming it")
+
+
+def _require_dead(run: runs.Run, last: runs.Attempt, me: Owner) -> None:
+    owner = last.owner
+    if owner is not None and owner.job is not None and owner.job == me.job:
+        if me.restart > owner.restart or (owner.host, owner.pid) == (me.host, me.pid):
+            return  # Slurm requeued this very job: its earlier incarnation is over
+        raise Refuse(f"run {run.id} is being executed by this same job (attempt {last.number})")
+    alive = state.owner_alive(owner, _queue(run))
+    if alive is False:
+        return
+    who = (owner.job and f"job {owner.job}") or (owner and f"{owner.host}:{owner.pid}") or "an unknown process"
+    doubt = "" if alive else " (or may be: Slurm does not answer)"
+    runs.record_event(run.dir, "note", text=f"job {me.job} found the run claimed by {who} and did not execute it")
+    raise Refuse(f"run {run.id} is being executed by {who}{doubt}; this attempt does nothing")
+
+
+def _queue(run: runs.Run) -> Any:
+    def ask() -> slurm.Queue | None:
+        try:
+            return slurm.queue([str(run.record["user"])] if run.record.get("user") else [])
+        except slurm.NoAnswer:
+            return None
+
+    return ask
+
+
+def _link_latest(attempt_dir: Path) -> None:
+    aside = attempt_dir.parent / f".latest-{os.getpid()}"
+    with contextlib.suppress(OSError):  # a convenience: some file systems have no links
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(attempt_dir.name)
+        aside.replace(attempt_dir.parent / "latest")
+
+
+# --- the engine -----------------------------------------------------------------------------------------------------
+
+
+def _train(
+    run: runs.Run, config: dict[str, Any], attempt_dir: Path, number: int, stop: Stop, say: Any
+) -> dict[str, Any]:
+    _check_engine_commit(run, config, say)
+    engine = engines.get(config["engine"]["name"])
+    ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", deadline())
+    engine_config = freeze.engine_config(config)
+    for key, value in engine.overlay(config, ctx).items():
+        freeze.set_dotted(engine_config, key, value)
+    files.write_text(ctx.config_path, files.dump_yaml(engine_config))
+    command = engine.command(config, ctx)
+    runs.record_event(run.dir, "engine", attempt=number, engine=config["engine"]["name"], argv=command.argv)
+    say("start " + " ".join(command.argv))
+    code = _run_engine(engine, command, ctx, stop, say)
+    return how_it_ended(code, engine.last_step(config, ctx), int(config["grpo"]["max_num_steps"]), stop.signal)
+
+
+def how_it_ended(code: int, last_step: int, max_steps: int, stopped_by: int) -> dict[str, Any]:
+    """Kind of end from exit code and steps: done, a deadline's stop and an early return all exit with 0.
+
+    Parameters
+    ----------
+    code: the engine's exit code; negative for a signal
+    last_step: the newest whole checkpoint
+    stopped_by: the signal that this attempt got, or 0
+    """
+    facts = {"exit_code": code if code >= 0 else 128 - code, "last_step": last_step, "max_steps": max_steps}
+    if code == 0 and last_step >= max_steps:
+        return {"kind": "done", "why": "", **facts}
+    if stopped_by:
+        name = signal.Signals(stopped_by).name
+        return {"kind": "stopped", "why": f"{name}; checkpoint of step {last_step} of {max_steps}", **facts}
+    if code == 0:
+        return {"kind": "stopped", "why": f"saved at step {last_step} of {max_steps}", **facts}
+    what = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return {"kind": "failed", "why": f"engine: {what}; checkpoint of step {last_step} of {max_steps}", **facts}
+
+
+def deadline() -> float | None:
+    """Unix time at which the allocation ends (SLURM_JOB_END_TIME); None outside Slurm."""
+    text = os.environ.get("SLURM_JOB_END_TIME", "")
+    if text.isdigit():
+        return float(text)
+    job = os.environ.get("SLURM_JOB_ID")
+    return slurm.end_time(job) if job else None
+
+
+def _check_engine_commit(run: runs.Run, config: dict[str, Any], say: Any) -> None:
+    """The engine's checkout must be the one that the run was launched with, or the site lets it go on."""
+    wanted, checkout = run.record.get("checkout_commit"), config["site"].get("checkout")
+    if not wanted or not checkout or config["engine"]["name"] != "nemo_rl":
+        return
+    found = snapshot.head(Path(checkout))
+    if found == wanted:
+        return
+    what = f"the NeMo RL checkout {checkout} is at {found or 'no commit'}, and the run was launched with {wanted}"
+    runs.record_event(run.dir, "note", text=what)
+    if config["site"]["changed_checkout"] == "continue":
+        say(f"warning: {what}; going on (site.changed_checkout=continue)")
+        return
+    raise UserError(
+        what,
+        "what was submitted is what runs",
+        f"git -C {checkout} checkout {wanted}, or launch with site.changed_checkout=continue",
+    )
+
+
+def _run_engine(engine: Engine, command: Command, ctx: Context, stop: Stop, say: Any) -> int:
+    """Start the engine in its own process group, follow its output, and pass a stop on. Returns its exit code."""
+    paths = {name: ctx.attempt_dir / f"{name}.log" for name in ("stdout", "stderr")}
+    limit = command.open_files
+    with paths["stdout"].open("ab") as out, paths["stderr"].open("ab") as err:
+        try:
+            process = subprocess.Popen(
+                command.argv,
+                env=command.env,
+                cwd=command.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                preexec_fn=partial(engines.raise_open_files, limit) if limit else None,
+            )
+        except OSError as error:
+            raise UserError(
+                f"cannot start {command.argv[0]}: {error.strerror}", "the engine's program is not there or not executable",
+                "site.python=/path/to/python of the engine's environment",
+            ) from error  # fmt: skip
+    ended = threading.Event()
+    follower = threading.Thread(target=_follow, args=(engine, paths["stdout"], ctx.run_dir, ended), daemon=True)
+    follower.start()
+    try:
+        return _wait(process, stop, say)
+    finally:
+        _kill_group(process)
+        ended.set()
+        follower.join(timeout=10)
+        for folder in command.scratch:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], stop: Stop, say: Any) -> int:
+    killed_at: float | None = None
+    while (code := process.poll()) is None:
+        if stop.signal and killed_at is None:
+            say(f"{signal.Signals(stop.signal).name}: asking the engine to end, at most {GRACE_S:.0f} s")
+            killed_at = time.monotonic() + GRACE_S
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        if killed_at is not None and time.monotonic() > killed_at:
+            say("the engine did not end: killing it")
+            _kill_group(process)
+        time.sleep(POLL_S)
+    return code
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Nothing that the engine started outlives it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _follow(engine: Engine, stdout: Path, run_dir: Path, ended: threading.Event) -> None:
+    """Append what the engine's output says of its metrics to metrics.jsonl, as it appears."""
+    rows = engine.follow(_lines(stdout, ended))
+    metrics = run_dir / runs.METRICS
+    for row in rows:
+        with contextlib.suppress(OSError), metrics.open("a") as file:  # training goes on when this disk is full
+            file.write(json.dumps(row) + "\n")
+
+
+def _lines(path: Path, ended: threading.Event) -> Iterator[str]:
+    """The lines of a growing file until `ended` and its end is reached."""
+    with path.open("r", errors="replace") as file:
+        part = ""
+        while True:
+            last_round = ended.is_set()
+            while chunk := file.readline():
+                part += chunk
+                if part.endswith("\n"):
+                    yield part.rstrip("\n")
+                    part = ""
+            if last_round:
+                if part:
+                    yield part
+                return
+            ended.wait(0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
