@@ -1,9 +1,9 @@
 """Compose, freeze, check and dispatch GRPO runs of Nemotron Nano models.
 
-    python launch.py                                   a tiny model learns tool calls on this CPU
-    python launch.py model=nano_9b cluster=1n8g        one frozen run to Slurm
-    python launch.py -m model=nano_9b cluster=1n8g optimizer.lr=1e-6,5e-6
-    python launch.py ... dry_run=true                  show the plan, the batch script and the NeMo RL YAML
+python launch.py                                   a tiny model learns tool calls on this CPU
+python launch.py model=nano_9b cluster=1n8g        one frozen run to Slurm
+python launch.py -m model=nano_9b cluster=1n8g optimizer.lr=1e-6,5e-6
+python launch.py ... dry_run=true                  show the plan, the batch script and the NeMo RL YAML
 """
 
 import sys
@@ -17,7 +17,7 @@ from nano_exp import app
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     # Every launch, single ones too, goes through nano_exp.launcher; Hydra calls this only where that was overridden.
-    app.refuse_task()
+    raise app.not_our_path()
 
 
 if __name__ == "__main__":

@@ -82,14 +82,16 @@ def _explained(error: Exception) -> UserError:
     with compose.loader() as config_loader:
         found = compose.explain(error, config_loader, arguments.overrides)
     if "Ambiguous value" in found.found and "," in found.found:
-        return UserError(found.found, "a comma makes a sweep, and this needs one config", "give one value, or launch it with -m")
+        return UserError(
+            found.found, "a comma makes a sweep, and this needs one config", "give one value, or launch it with -m"
+        )
     return found
 
 
-def refuse_task() -> None:
+def not_our_path() -> UserError:
     """hydra.mode=RUN or another launcher would call the task function itself."""
-    raise UserError(
-        "hydra.mode=RUN or hydra/launcher=basic",
+    return UserError(
+        "hydra.mode=RUN, or a hydra/launcher other than nano_exp",
         "a launch goes through nano-exp's launcher, also for a single run; there is nothing to call here",
         "leave hydra.mode and hydra/launcher out; cluster=local runs on this machine",
     )

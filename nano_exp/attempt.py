@@ -95,7 +95,9 @@ def execute(run_dir: Path, launch: Path, stop: Stop) -> int:
     number, attempt_dir, owner = claim(run)
     _link_latest(attempt_dir)
     began = time.time()
-    runs.record_event(run_dir, "start", attempt=number, job=owner.job, host=owner.host, pid=owner.pid, launch=launch.name)
+    runs.record_event(
+        run_dir, "start", attempt=number, job=owner.job, host=owner.host, pid=owner.pid, launch=launch.name
+    )
     end: dict[str, Any] = {}
     with (attempt_dir / "attempt.log").open("a", buffering=1) as log:
         say = partial(_say, log)
@@ -119,7 +121,7 @@ def execute(run_dir: Path, launch: Path, stop: Stop) -> int:
 def runs_end(run_dir: Path, attempt_dir: Path, end: dict[str, Any]) -> None:
     """Write the attempt's end: first the file that decides, then the event that tells."""
     files.write_json(attempt_dir / "end.json", {**end, "time": time.time()}, durable=True)
-    runs.record_event(run_dir, "end", **end)
+    runs.record_event(run_dir, "end", end=end)
 
 
 def _say(log: TextIO, line: str) -> None:
@@ -172,7 +174,9 @@ def _require_dead(run: runs.Run, last: runs.Attempt, me: Owner) -> None:
     alive = state.owner_alive(owner, _queue(run))
     if alive is False:
         return
-    who = (owner.job and f"job {owner.job}") or (owner and f"{owner.host}:{owner.pid}") or "an unknown process"
+    who = "an unknown process"
+    if owner is not None:
+        who = f"job {owner.job}" if owner.job else f"process {owner.pid} on {owner.host}"
     doubt = "" if alive else " (or may be: Slurm does not answer)"
     runs.record_event(run.dir, "note", text=f"job {me.job} found the run claimed by {who} and did not execute it")
     raise Refuse(f"run {run.id} is being executed by {who}{doubt}; this attempt does nothing")
@@ -213,28 +217,39 @@ def _train(
     runs.record_event(run.dir, "engine", attempt=number, engine=config["engine"]["name"], argv=command.argv)
     say("start " + " ".join(command.argv))
     code = _run_engine(engine, command, ctx, stop, say)
-    return how_it_ended(code, engine.last_step(config, ctx), int(config["grpo"]["max_num_steps"]), stop.signal)
+    last_step = engine.last_step(config, ctx)
+    kind = engine.end_of(
+        config, code, last_step, finished_steps(run.dir), files.tail(attempt_dir / "stdout.log"), bool(stop.signal)
+    )
+    return describe(kind, code, last_step, int(config["grpo"]["max_num_steps"]), stop.signal)
 
 
-def how_it_ended(code: int, last_step: int, max_steps: int, stopped_by: int) -> dict[str, Any]:
-    """Kind of end from exit code and steps: done, a deadline's stop and an early return all exit with 0.
+def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: int) -> dict[str, Any]:
+    """An end as it is recorded.
 
     Parameters
     ----------
+    kind: done, stopped or failed, as the engine judges it
     code: the engine's exit code; negative for a signal
     last_step: the newest whole checkpoint
     stopped_by: the signal that this attempt got, or 0
     """
     facts = {"exit_code": code if code >= 0 else 128 - code, "last_step": last_step, "max_steps": max_steps}
-    if code == 0 and last_step >= max_steps:
-        return {"kind": "done", "why": "", **facts}
-    if stopped_by:
-        name = signal.Signals(stopped_by).name
-        return {"kind": "stopped", "why": f"{name}; checkpoint of step {last_step} of {max_steps}", **facts}
-    if code == 0:
-        return {"kind": "stopped", "why": f"saved at step {last_step} of {max_steps}", **facts}
-    what = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return {"kind": "failed", "why": f"engine: {what}; checkpoint of step {last_step} of {max_steps}", **facts}
+    kept = f"checkpoint of step {last_step} of {max_steps}" if last_step else "no checkpoint yet"
+    if kind == "done":
+        why = "" if last_step >= max_steps else f"ended by itself at step {last_step} of at most {max_steps}"
+    elif kind == "stopped":
+        why = f"{signal.Signals(stopped_by).name}; {kept}" if stopped_by else f"saved before the time limit; {kept}"
+    else:
+        what = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        why = f"engine: {what}; {kept}"
+    return {"kind": kind, "why": why, **facts}
+
+
+def finished_steps(run_dir: Path) -> int:
+    """The highest training step in metrics.jsonl."""
+    rows = runs.read_metrics(run_dir, tail_bytes=64 * 1024)
+    return max((int(r["step"]) for r in rows if "train/reward" in r), default=0)
 
 
 def deadline() -> float | None:

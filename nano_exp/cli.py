@@ -1,7 +1,106 @@
 """`nano-exp`: everything about runs that is not launching them."""
-from pathlib import Path
+
+from __future__ import annotations
+
+import argparse
 import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nano_exp.errors import UserError
+
+RESULTS_ENV = "NANO_EXP_RESULTS"
+
+
 def default_results() -> Path:
-    return Path(os.environ.get("NANO_EXP_RESULTS", "results")).expanduser().resolve()
-def main() -> int:
+    """Where runs are looked for: NANO_EXP_RESULTS, or ./results as a launch from here would write."""
+    return Path(os.environ.get(RESULTS_ENV, "results")).expanduser().resolve()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    main_parser = argparse.ArgumentParser(prog="nano-exp", description="Look after runs that launch.py made.")
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--results",
+        type=Path,
+        default=default_results(),
+        help=f"folder of the runs (default: ${RESULTS_ENV} or ./results)",
+    )
+
+    status = commands.add_parser(
+        "status", parents=[where], help="a table of runs: state, step, reward, validation, age"
+    )
+    status.add_argument("what", nargs="*", help="names or run ids; default: all")
+    status.add_argument("--json", action="store_true", help="the same for scripts")
+    status.set_defaults(run=_status)
+
+    logs = commands.add_parser("logs", parents=[where], help="what a run's engine printed")
+    logs.add_argument("what", metavar="RUN", help="a run's id (its first letters do), or a name with one run")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on while it grows, into the next attempt too")
+    logs.add_argument("--attempt", type=int, help="which attempt (default: the newest)")
+    logs.add_argument(
+        "--stream", choices=("out", "err", "attempt"), default="out", help="stdout, stderr or the attempt's own log"
+    )
+    logs.set_defaults(run=_logs)
+
+    render = commands.add_parser("render", help="the YAML that NeMo RL would get, on stdout and nothing else")
+    render.add_argument("overrides", nargs="*", help="as for launch.py: model=nano_9b cluster=1n8g ...")
+    render.set_defaults(run=_render)
+    return main_parser
+
+
+def _status(given: argparse.Namespace) -> int:
+    from nano_exp import plan
+    from nano_exp.report import status
+
+    asked = plan.Asked()
+    found = status.lines(given.results.expanduser().resolve(), given.what, asked)
+    print(status.as_json(found, asked) if given.json else status.as_table(found, asked))
     return 0
+
+
+def _logs(given: argparse.Namespace) -> int:
+    from nano_exp import plan, runs, state
+    from nano_exp.report import logs, status
+
+    run = status.one(given.results.expanduser().resolve(), given.what)
+    if not given.follow:
+        return logs.show_log(run, given.attempt, given.stream, sys.stdout)
+    if given.attempt is not None:
+        raise UserError("-f with --attempt", "only the newest attempt grows", "leave one of the two out")
+
+    def ended() -> bool:
+        fresh = runs.load(run.dir)
+        now = state.state(fresh, runs.attempts(run.dir), plan.job_lookup(run.results), plan.Asked())
+        return now.kind not in (*state.ACTIVE, "unknown")
+
+    return logs.follow(run, given.stream, sys.stdout, ended)
+
+
+def _render(given: argparse.Namespace) -> int:
+    from nano_exp import compose, files, freeze, identity
+
+    with compose.loader() as config_loader:
+        point = compose.compose_points(config_loader, [given.overrides])[0]
+    frozen = freeze.freeze(point, Path.cwd())
+    config = freeze.place(frozen, identity.run_id(frozen.digest))
+    sys.stdout.write(files.dump_yaml(freeze.engine_config(config)))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `nano-exp` command. Returns the exit code."""
+    try:
+        given = parser().parse_args(argv)
+        return int(given.run(given))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `nano-exp status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

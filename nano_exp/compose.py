@@ -105,8 +105,12 @@ def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[s
     text = " ".join(str(error).split())
     key = getattr(error, "full_key", None)
     if key:
-        return UserError(f"{key}: {text.split(' full_key:')[0]}", "the config cannot be composed with it", f"set {key}=...")
-    return UserError(text, "the config cannot be composed", "python launch.py --help lists the groups and their options")
+        return UserError(
+            f"{key}: {text.split(' full_key:')[0]}", "the config cannot be composed with it", f"set {key}=..."
+        )
+    return UserError(
+        text, "the config cannot be composed", "python launch.py --help lists the groups and their options"
+    )
 
 
 def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[UserError]:
@@ -146,7 +150,9 @@ def _unparsable(text: str) -> UserError:
     key, equals, value = text.partition("=")
     if not equals:
         return UserError(
-            f"'{text}' has no =", "an override is key=value (or ~key to take one away)", f"{text}=VALUE, or leave it out"
+            f"'{text}' has no =",
+            "an override is key=value (or ~key to take one away)",
+            f"{text}=VALUE, or leave it out",
         )
     quoted = f"'{key}=\"{value}\"'"
     return UserError(

@@ -71,6 +71,17 @@ def read_yaml(path: Path) -> Any:
         raise Damaged(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
 
 
+def tail(path: Path, window: int = 64 * 1024) -> str:
+    """The end of a log, bytes `window` of it."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - window))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def make_dir(path: Path) -> None:
     """mkdir -p, with the error in words."""
     try:

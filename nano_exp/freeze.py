@@ -86,7 +86,9 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 def _broken(error: OmegaConfBaseException, cfg: DictConfig) -> UserError:
     key = str(error.full_key or "a key")
-    text = str(OmegaConf.select(cfg, key.rsplit(".", 1)[0], default=None) and _text_at(cfg, key) or "an interpolation")
+    text = str(
+        (OmegaConf.select(cfg, key.rsplit(".", 1)[0], default=None) and _text_at(cfg, key)) or "an interpolation"
+    )
     first = str(error).splitlines()[0]
     if isinstance(error, InterpolationKeyError):
         wanted = first.split("'")[1] if "'" in first else text
@@ -125,6 +127,8 @@ def _absolute(config: dict[str, Any], folder: Path) -> None:
     for section, key in (("run", "results"), ("site", "checkout"), ("site", "hf_home"), ("logger", "log_dir")):
         _make_absolute(config.get(section), key, folder)
     _make_absolute(config.get("checkpointing"), "checkpoint_dir", folder)
+    if "/" in str(config["site"].get("python") or ""):  # a bare name is looked up on the node's PATH
+        config["site"]["python"] = str(folder / Path(str(config["site"]["python"])).expanduser())
     policy = config.get("policy", {})
     for holder, key in ((policy, "model_name"), (policy.get("tokenizer"), "name")):
         value = holder.get(key) if isinstance(holder, dict) else None
@@ -167,13 +171,18 @@ _COMMON = ("model", "cluster", "site", "nemo_rl", "engine", "sweeps")
 
 
 def title(frozen: Frozen, run_id: str) -> str:
-    """A run's display name: what sets it apart, in the last words of its overrides, and its id."""
+    """A run's display name in W&B: what sets it apart, and its id."""
+    return f"{short_title(frozen.overrides) or frozen.name} {run_id}"
+
+
+def short_title(overrides: Sequence[str]) -> str:
+    """Overrides by the last words of their keys, without those that a whole sweep shares: `lr=1e-6 seed=2`."""
     parts = []
-    for override in frozen.overrides:
+    for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key not in _COMMON and not key.startswith(("run.", "site.", "slurm.", "hydra", "logger.")):
             parts.append(f"{key.rsplit('.', 1)[-1]}={value}")
-    return " ".join([*parts, run_id]) if parts else f"{frozen.name} {run_id}"
+    return " ".join(parts)
 
 
 def engine_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,4 +143,3 @@ def _state(row: plan.Row, asked: plan.Asked) -> str:
 
 def _steps(row: plan.Row) -> int:
     return int(row.config["grpo"]["max_num_steps"])
-

@@ -64,7 +64,7 @@ class NanoExpSweeper(Sweeper):
         typed = parser.parse_overrides(arguments)
         require_multirun(typed)
         if not isinstance(self.launcher, NanoExpLauncher):
-            app.refuse_task()
+            raise app.not_our_path()
         self.launcher.launch(expand(own, typed), initial_job_idx=0)
         return []
 

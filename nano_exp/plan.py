@@ -90,7 +90,9 @@ def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
     for results, name, _ in merged:
         if (results, name) not in stored:
             stored[results, name] = list(runs.find(Path(results), [name]))
-    asked.users |= {r.record["user"] for found in stored.values() for r in found if isinstance(r.record.get("user"), str)}
+    asked.users |= {
+        r.record["user"] for found in stored.values() for r in found if isinstance(r.record.get("user"), str)
+    }
     wanted_digests = {digest for _, _, digest in merged}
     rows = []
     for (results, name, digest), same in merged.items():
@@ -107,9 +109,7 @@ def job_lookup(results: Path) -> Callable[[str], dict[int, str]]:
     return cache(lambda launch: runs.jobs_of(results, launch))
 
 
-def _row(
-    frozen: Frozen, merged: int, digest: str, here: list[Run], wanted: set[str], fresh: bool, asked: Asked
-) -> Row:
+def _row(frozen: Frozen, merged: int, digest: str, here: list[Run], wanted: set[str], fresh: bool, asked: Asked) -> Row:
     base = identity.run_id(digest)
     same = [r for r in here if r.id == base or r.id.startswith(base + "-")]
     results = Path(frozen.config["run"]["results"])
@@ -127,7 +127,9 @@ def _row(
             config = place(frozen, newest.id)
             return Row(frozen, newest.id, newest.dir, config, now, now.action == "submit", False, merged)
         run_id = identity.run_id(digest, _generation(newest) + 1)
-        return Row(frozen, run_id, folder / run_id, place(frozen, run_id), State("new", "fresh start"), True, True, merged)
+        return Row(
+            frozen, run_id, folder / run_id, place(frozen, run_id), State("new", "fresh start"), True, True, merged
+        )
     before = _changed(frozen, here, wanted)
     config = place(frozen, base)
     if before is not None and not fresh:

@@ -70,7 +70,9 @@ def _changed(row: Row) -> None:
     print(f"\n{row.id}: the same overrides gave another config before ({row.state.why}); nothing is submitted for it:")
     changes = [(key, _value(old), _value(new)) for key, (old, new) in row.changes.items()]
     print(table(("key", "then", "now"), changes, indent="    "))
-    print("  to start the new config: the same command with fresh=true; to keep the old one: give the key its old value")
+    print(
+        "  to start the new config: the same command with fresh=true; to keep the old one: give the key its old value"
+    )
 
 
 def _value(value: Any) -> str:
@@ -117,7 +119,9 @@ def interrupted(run_dirs: Sequence[Path]) -> None:
     for run_dir in run_dirs:
         now = progress.sample(run_dir)
         kept = checkpoint(run_dir)
-        print(f"{run_dir.name}: ended at step {now.step}, {f'checkpoint of step {kept} kept' if kept else 'no checkpoint yet'}")
+        print(
+            f"{run_dir.name}: ended at step {now.step}, {f'checkpoint of step {kept} kept' if kept else 'no checkpoint yet'}"
+        )
     print("the same command goes on from there")
 
 
@@ -148,9 +152,13 @@ def result_lines(run_dir: Path) -> list[str]:
     reward, accuracy = metric_before_after(rows, "train/reward"), metric_before_after(rows, "validation/accuracy")
     if summary.get("warm_start"):
         steps = summary["warm_start"].get("steps")
-        lines.append(f"  start       after a supervised warm start of {steps} steps (syntax and a random tool), then GRPO")
+        lines.append(
+            f"  start       after a supervised warm start of {steps} steps (syntax and a random tool), then GRPO"
+        )
     if summary.get("reward_after") is not None:
-        lines.append(f"  reward      {summary['reward_before']:.3f} -> {summary['reward_after']:.3f}  {summary.get('reward_note', '')}".rstrip())
+        lines.append(
+            f"  reward      {summary['reward_before']:.3f} -> {summary['reward_after']:.3f}  {summary.get('reward_note', '')}".rstrip()
+        )
     elif reward:
         lines.append(f"  reward      {reward[0]:.3f} -> {reward[1]:.3f}  (first and last step)")
     if accuracy:

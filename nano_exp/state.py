@@ -81,7 +81,11 @@ def _submission(event: Event) -> Submission | None:
         local = Owner(**data["local"]) if data.get("local") else None
         task = data.get("task")
         return Submission(
-            str(data["launch"]), int(data["array"]), None if task is None else int(task), int(data["after_attempt"]), local
+            str(data["launch"]),
+            int(data["array"]),
+            None if task is None else int(task),
+            int(data["after_attempt"]),
+            local,
         )
     except (KeyError, TypeError, ValueError):
         return None

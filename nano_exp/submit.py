@@ -97,7 +97,9 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
         ("nodes", form.nodes, "cluster=2n8g (or ++cluster.num_nodes=N)"),
         ("gpus_per_node", form.gpus_per_node, "another cluster= (or ++cluster.gpus_per_node=N)"),
     ):
-        if given.get(key) not in (None, value) and not (key == "nodes" and given[key] == 1):  # 1 is the parameter's default
+        if given.get(key) not in (None, value) and not (
+            key == "nodes" and given[key] == 1
+        ):  # 1 is the parameter's default
             raise UserError(
                 f"hydra.launcher.{key}={given[key]}, but the runs are for {value}",
                 "the allocation must be what NeMo RL is told in its cluster section",
@@ -112,7 +114,9 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     setup = [*(array.rows[0].config["site"]["setup"] or []), *(given.pop("setup", None) or [])]
     if setup:
         given["setup"] = setup
-    given.update(job_name=array.job_name, nodes=form.nodes, tasks_per_node=1, use_srun=False, additional_parameters=extra)
+    given.update(
+        job_name=array.job_name, nodes=form.nodes, tasks_per_node=1, use_srun=False, additional_parameters=extra
+    )
     executor = ManifestSlurmExecutor(launch.dir, array.number)
     executor.check(**given)
     return executor.script(len(array.rows))
@@ -134,8 +138,12 @@ def lock(results: Path) -> Iterator[None]:
             file.seek(0)
             print(f"waiting for another launch in {results} ({file.read().strip() or 'unknown'}) ...", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # a file system without locks: the attempts' claims still keep a run from executing twice
-            print(f"warning: {results} has no file locks ({error.strerror}); do not launch twice at once", file=sys.stderr)
+        except (
+            OSError
+        ) as error:  # a file system without locks: the attempts' claims still keep a run from executing twice
+            print(
+                f"warning: {results} has no file locks ({error.strerror}); do not launch twice at once", file=sys.stderr
+            )
         file.truncate(0)
         file.write(f"{getpass.getuser()}@{socket.gethostname()} pid {os.getpid()}")
         file.flush()

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from nano_exp.errors import UserError, nearest
 
@@ -78,6 +78,17 @@ class Engine(Protocol):
 
     def last_step(self, config: dict[str, Any], ctx: Context) -> int:
         """The last finished step that survives this attempt's end: that of the newest whole checkpoint, or 0."""
+
+    def end_of(
+        self,
+        config: dict[str, Any],
+        exit_code: int,
+        last_step: int,
+        finished_steps: int = 0,
+        stdout_tail: str = "",
+        asked_to_stop: bool = False,
+    ) -> Literal["done", "stopped", "failed"]:
+        """What kind of end an attempt had, from its exit code (negative: a signal) and how far it came."""
 
 
 def get(name: str) -> Engine:

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from . import daemons, lifecycle, network
 from .cluster import NODES, Cluster, Failed, Refused, Settings, default_state, load
@@ -23,7 +24,7 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="minicluster",
-        description="A real Slurm on one machine: two hosts (mini1, mini2) of 8 declared GPUs and 64 declared CPUs each.",
+        description="A real Slurm on one machine: two hosts (mini1, mini2), 8 declared GPUs and 64 CPUs each.",
         epilog="Every command takes --state DIR; clusters with different folders run side by side.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -81,7 +82,7 @@ def _daemon(cluster: Cluster, name: str) -> str:
     return name
 
 
-def status(state: Path) -> dict:
+def status(state: Path) -> dict[str, Any]:
     """What `status --json` prints."""
     cluster = load(state)
     if cluster is None:
@@ -104,7 +105,7 @@ def status(state: Path) -> dict:
     }
 
 
-def _print_status(facts: dict) -> None:
+def _print_status(facts: dict[str, Any]) -> None:
     print(f"{facts['state']}  {facts['folder']}")
     if facts["state"] == "down":
         return

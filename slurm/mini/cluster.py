@@ -1,4 +1,4 @@
-"""What a mini cluster is: its settings, names, addresses, ports and configuration files. Nothing here starts anything."""
+"""What a mini cluster is: settings, names, addresses, ports, configuration files. Nothing here starts anything."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ FIRST_PORT = 16810  # below the ephemeral ports, which srun uses
 TEMPLATES = Path(__file__).parent / "templates"
 
 FAST_TIMERS = """\
-# Short timers: a requeued job starts after 4-6 s (else 2-3 minutes), a lost node is down after 10 s (else 300 s).
+# Short timers: a requeued job starts after 4-6 s (else 2-3 minutes), a lost node is down after 10-20 s (else 5 minutes).
 SchedulerParameters=sched_interval=2,bf_interval=2
 MinJobAge=30
 KillWait=2
 SlurmdTimeout=10
 SlurmctldTimeout=5
 BatchStartTimeout=5
+MessageTimeout=5
+TCPTimeout=1
 """
 
 
@@ -125,8 +127,9 @@ class Cluster:
                 path = f"{path}:{folder}"
         return {"SLURM_CONF": str(self.slurm_conf), "PATH": path}
 
-    def log(self, daemon: str) -> Path:
-        return self.state / "log" / f"{daemon.replace(':', '-')}.log"
+    def output(self, daemon: str) -> Path:
+        """Where a daemon's stderr goes: all that it says, from its first word. Slurm's timed logs lie beside it."""
+        return self.state / "log" / f"{daemon.replace(':', '-')}.out"
 
     def files(self) -> dict[str, str]:
         """Every configuration file's name in the state folder and its text."""
@@ -170,7 +173,7 @@ def default_state() -> Path:
 
 
 def save(cluster: Cluster) -> None:
-    """Write cluster.json, whole or not at all. It is the first file of a state folder: `down` knows by it what to remove."""
+    """Write cluster.json, whole or not at all: the first file of a state folder, by which `down` knows it for ours."""
     target = cluster.state / "cluster.json"
     draft = target.with_suffix(".tmp")
     draft.write_text(json.dumps({"settings": asdict(cluster.settings), "slot": cluster.slot}, indent=1) + "\n")

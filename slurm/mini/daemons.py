@@ -74,9 +74,8 @@ def daemon(cluster: Cluster, name: str) -> Daemon:
             "seed-file": "munge.seed",
         }
         paths = [f"--{option}={state / file}" for option, file in options.items()]
-        log = f"--log-file={cluster.log(name)}"
         # --force: root's own folder may be closed to others. --origin: no look-up of this machine's name.
-        argv = ["munged", "--foreground", "--force", "--origin=127.0.0.1", *paths, log]
+        argv = ["munged", "--foreground", "--force", "--origin=127.0.0.1", *paths]
         return Daemon(name, argv, lambda: _answers(socket.AF_UNIX, f"{state}/munge.socket"), ("munged",))
     if name == "mariadbd":
         argv = ["mariadbd", f"--defaults-file={state}/mariadb.cnf"]
@@ -134,7 +133,7 @@ def everything(cluster: Cluster) -> list[int]:
     found = []
     for pid, _, mark in _processes():
         try:
-            inside = os.stat(f"/proc/{pid}/ns/net").st_ino in inodes
+            inside = Path(f"/proc/{pid}/ns/net").stat().st_ino in inodes
         except OSError:
             continue
         if (inside or mark.startswith(f"{cluster.state}:")) and pid != os.getpid():
@@ -184,7 +183,7 @@ def start(cluster: Cluster, name: str) -> subprocess.Popen[bytes]:
         "MYSQL_UNIX_PORT": str(cluster.state / "mariadb.socket"),
         MARK: f"{cluster.state}:{name}",
     }
-    with cluster.log(name).open("ab") as log:
+    with cluster.output(name).open("ab") as log:
         return subprocess.Popen(
             [program, *it.argv[1:]],
             env=env,
@@ -213,9 +212,9 @@ def wait_ready(
     while not it.ready():
         now = time.monotonic()
         if process is not None and process.poll() is not None:
-            raise Failed(f"{name} exited with code {process.returncode}\n{last_lines(cluster.log(name))}")
+            raise Failed(f"{name} exited with code {process.returncode}\n{last_lines(cluster.output(name))}")
         if now - began > seconds:
-            raise Failed(f"{name} was not ready within {seconds:.0f} s\n{last_lines(cluster.log(name))}")
+            raise Failed(f"{name} was not ready within {seconds:.0f} s\n{last_lines(cluster.output(name))}")
         if now - told > 3:
             say(f"  {name}: waiting, {now - began:.0f} of at most {seconds:.0f} s")
             told = now
@@ -228,7 +227,7 @@ def in_old_namespace(cluster: Cluster, name: str) -> bool:
     if node is None:
         return False
     inode = netns_inode(cluster.netns(node))
-    return any(os.stat(f"/proc/{pid}/ns/net").st_ino != inode for pid in pids(cluster, name))
+    return any(Path(f"/proc/{pid}/ns/net").stat().st_ino != inode for pid in pids(cluster, name))
 
 
 def make_database(cluster: Cluster) -> None:

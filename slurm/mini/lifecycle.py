@@ -60,7 +60,7 @@ def up(state: Path, settings: Settings, seconds: float, say: Say) -> None:
         raise Refused(
             f"there is a mini cluster at {state} with other settings",
             "; ".join(differences),
-            f"`down` first (it ends the jobs), or type `up` with its own settings, or use another --state (this: {state})",
+            f"`down` first (it ends the jobs), or give its own settings, or another --state (this: {state})",
         )
     wanted = there or Cluster(state, settings)
     found = preflight.problems(wanted)

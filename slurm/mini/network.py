@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from .cluster import NODES, SLOTS, Cluster, Failed, at_slot
 
@@ -25,9 +26,10 @@ def ip(*args: str) -> None:
         raise Failed(f"`ip {' '.join(args)}` failed: {done.stderr.strip()}")
 
 
-def _ip_json(*args: str) -> list[dict]:
+def _ip_json(*args: str) -> list[dict[str, Any]]:
     done = subprocess.run(["ip", "-j", *args], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout or "[]")
+    found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+    return found
 
 
 def links_of(state: Path) -> list[str]:
@@ -37,7 +39,7 @@ def links_of(state: Path) -> list[str]:
 
 def netns_inode(name: str) -> int | None:
     try:
-        return os.stat(NETNS_FOLDER / name).st_ino
+        return (NETNS_FOLDER / name).stat().st_ino
     except FileNotFoundError:
         return None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp.engines import Command, Context
-from nano_exp.engines.embedded import checkpoint, keys, schedule
+from nano_exp.engines.embedded import checkpoint, combinations, schedule
 
 SAVE_MARGIN_S = 60.0
 """Seconds kept free before the allocation's end, for imports, the warm start and a last save."""
@@ -27,7 +27,7 @@ def check(config: dict[str, Any]) -> None:
     ------
     UserError: the first key or value that is unknown, unsupported or impossible
     """
-    keys.check(config)
+    combinations.check(config)
 
 
 def overlay(config: dict[str, Any], ctx: Context) -> dict[str, object]:

@@ -80,7 +80,7 @@ def newest(folder: Path, say: Callable[[str], None]) -> Found | None:
     named = sorted(
         (int(match[1]), entry) for entry in folder.iterdir() if (match := _STEP.fullmatch(entry.name)) is not None
     )
-    problems = []
+    problems: list[tuple[Path, str]] = []
     for step, path in reversed(named):
         problem = damage(path)
         if problem is None:

@@ -181,7 +181,7 @@ def clipped_loss(ratios: Tensor, advantage: Tensor, settings: LossSettings) -> T
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loss needs of some sequences. All [B, T] but `sample_mask` [B]; `reference` is None without a penalty."""
+    """What the loss needs of some sequences: [B, T] each, `sample_mask` [B]; no `reference` without a penalty."""
 
     previous: Tensor
     generation: Tensor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -15,8 +14,10 @@ from nano_exp.engines.embedded.task import Vocabulary
 from nano_exp.errors import UserError
 
 
-def build(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> NemotronHForCausalLM:
-    """A model with random weights, the same for the same seed.
+def build(
+    architecture: dict[str, Any], vocabulary: Vocabulary, seed: int, device: torch.device
+) -> NemotronHForCausalLM:
+    """A model with random weights, drawn on the CPU so that they are the same for the same seed on any device.
 
     Parameters
     ----------
@@ -27,7 +28,11 @@ def build(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> Ne
     UserError: transformers refuses the values
     """
     torch.manual_seed(seed)
-    special = {"pad_token_id": vocabulary.pad, "bos_token_id": vocabulary.pad, "eos_token_id": vocabulary.end}
+    special: dict[str, Any] = {
+        "pad_token_id": vocabulary.pad,
+        "bos_token_id": vocabulary.pad,
+        "eos_token_id": vocabulary.end,
+    }
     try:
         config = NemotronHConfig(**architecture, **special)
         model = NemotronHForCausalLM(config)
@@ -42,13 +47,8 @@ def build(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> Ne
             # The whole-sequence scan would clamp the time step to time_step_min where the one-token step does not, and
             # the two would disagree on the log probability of the same token.
             module.time_step_limit = (0.0, float("inf"))
+    torch.nn.Module.to(model, device)
     return model
-
-
-def known_architecture_keys() -> frozenset[str]:
-    """The names of NemotronHConfig's fields."""
-    names = set(inspect.signature(NemotronHConfig).parameters) | {"hybrid_override_pattern"}
-    return frozenset(names)
 
 
 def response_logits(model: NemotronHForCausalLM, tokens: Tensor, mask: Tensor, prompt_length: int) -> Tensor:

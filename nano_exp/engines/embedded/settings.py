@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp.engines.embedded import schedule
+from nano_exp.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,15 @@ LOSS_KEYS = (
 
 
 def from_config(config: dict[str, Any]) -> Settings:
-    """Settings from the sections of a checked config. Keys that may be absent take NeMo RL's default."""
+    """Settings from the sections of a checked config. Keys that may be absent take NeMo RL's default.
+
+    Raises
+    ------
+    UserError: a folder is missing (a launch fills it in)
+    """
+    for section, key in (("checkpointing", "checkpoint_dir"), ("logger", "log_dir")):
+        if not config[section].get(key):
+            raise UserError(f"{section}.{key}=null", "the run needs a folder there", f"{section}.{key}=<folder>")
     grpo, policy, engine = config["grpo"], config["policy"], config["engine"]
     loss, data, saving, logger = config["loss_fn"], config["data"], config["checkpointing"], config["logger"]
     estimator = grpo.get("adv_estimator") or grpo

@@ -18,7 +18,9 @@ from nano_exp.engines.embedded.settings import Settings
 from nano_exp.engines.embedded.trainer import Metrics, State, Trainer
 from nano_exp.errors import UserError
 
+#: reward_after is the mean of this many last steps.
 AFTER_STEPS = 5
+TEACHES = "the form of a call and copying the name, with a random tool"
 
 
 class Stop(Exception):
@@ -99,10 +101,7 @@ class Run:
                 say(f"warm start {step}/{plan.steps}  loss {loss:.3f}")
 
         if plan.steps:
-            say(
-                f"warm start: {plan.steps} supervised steps teach the form of a call and copying the name, "
-                "with a random tool; GRPO starts at chance, 0.2"
-            )
+            say(f"warm start: {plan.steps} supervised steps teach {TEACHES}; GRPO starts at chance, 0.2")
             trainer = self.trainer
             warm_start.run(trainer.model, trainer.vocabulary, trainer.train_set, plan, self.settings.seed, progress)
             say(f"warm start took {time.time() - began:.1f} s")
@@ -223,8 +222,11 @@ class Run:
         def tensors(value: Any) -> Callable[[Path], None]:
             return lambda path: torch.save(value, path)
 
+        def write_config(path: Path) -> None:
+            path.write_text(yaml.safe_dump(settings.raw))
+
         writers: dict[str, Callable[[Path], None]] = {
-            "config.yaml": lambda path: path.write_text(yaml.safe_dump(settings.raw)) and None,
+            "config.yaml": write_config,
             "policy/weights.pt": tensors(trainer.model.state_dict()),
             "rng.pt": tensors(self.chance),
             "history.pt": tensors(self.history),
@@ -266,8 +268,7 @@ class Run:
                 "warm_start": {
                     "steps": settings.warm_start.steps,
                     "lr": settings.warm_start.lr,
-                    "teaches": "the form of a call and copying the name, with a random tool"
-                    * bool(settings.warm_start.steps),
+                    "teaches": TEACHES,
                 },
                 "parameters": self.trainer.parameters,
                 "definitions": {
@@ -285,7 +286,7 @@ class Run:
             shown = f", validation {validations[-1]:.3f}" if validations else ""
             say(
                 f"done: reward {summary['reward_before']:.3f} -> {summary['reward_after']:.3f}{shown}, "
-                f"{self.finished} steps, {summary['seconds']:.1f} s (after {settings.warm_start.steps} warm-start steps)"
+                f"{self.finished} steps, {summary['seconds']:.1f} s ({settings.warm_start.steps} warm-start steps first)"
             )
         self.wandb.finish({name: value for name, value in summary.items() if isinstance(value, int | float)})
 

@@ -50,7 +50,7 @@ class Trainer:
         self.settings, self.device = settings, device
         self.vocabulary = task.Vocabulary()
         self.train_set, self.validation_set = task.split(settings.validation_share, settings.data_seed)
-        self.model = build(settings.architecture, self.vocabulary, settings.seed).to(device)
+        self.model = build(settings.architecture, self.vocabulary, settings.seed, device)
         self.loss = grpo.LossSettings(**settings.loss)
         self.sampling = grpo.Sampling(**settings.sampling)
         self.timer = Timer()

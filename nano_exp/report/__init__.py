@@ -1,0 +1,1 @@
+"""What the store and Slurm say of runs, for people and for scripts."""

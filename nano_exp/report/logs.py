@@ -1,0 +1,112 @@
+"""A run's output: what its engine printed, as it is or followed while it grows."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from nano_exp import files, runs, show
+from nano_exp.errors import UserError
+
+STREAMS = {"out": "stdout.log", "err": "stderr.log", "attempt": "attempt.log"}
+#: How many lines of stderr a failed attempt's log ends with.
+LAST_LINES = 20
+
+
+def attempt_of(run: runs.Run, number: int | None) -> runs.Attempt | None:
+    """The newest attempt, or one by number. Raises UserError where that number is not there."""
+    tried = runs.attempts(run.dir)
+    if number is None:
+        return tried[-1] if tried else None
+    found = next((a for a in tried if a.number == number), None)
+    if found is None:
+        have = ", ".join(str(a.number) for a in tried) or "none yet"
+        raise UserError(f"{run.id} has no attempt {number}", f"its attempts: {have}", f"nano-exp logs {run.id}")
+    return found
+
+
+def show_log(run: runs.Run, number: int | None, stream: str, out: TextIO) -> int:
+    """Print one attempt's output. Returns the exit code: 0, or 1 where there is nothing yet."""
+    attempt = attempt_of(run, number)
+    if attempt is None:
+        print(nothing_yet(run), file=sys.stderr)
+        return 1
+    _copy(attempt.dir / STREAMS[stream], out)
+    _tell_end(attempt, stream)
+    return 0
+
+
+def nothing_yet(run: runs.Run) -> str:
+    """Where to look while no attempt has started."""
+    sent = run.last("submit")
+    if sent is None:
+        return f"{run.id} was never submitted"
+    folder = runs.launch_dir(run.results, str(sent.data.get("launch")))
+    return f"{run.id} has not started yet; Slurm's own output will be in {show.relative(folder / 'slurm')}"
+
+
+def _copy(path: Path, out: TextIO) -> None:
+    try:
+        with path.open(errors="replace") as file:
+            for line in file:
+                out.write(line)
+    except FileNotFoundError:
+        print(f"(no {path.name} yet)", file=sys.stderr)
+
+
+def _tell_end(attempt: runs.Attempt, stream: str) -> None:
+    end = attempt.end
+    if end is None:
+        return
+    print(f"--- attempt {attempt.number}: {end.get('kind')} {end.get('why', '')}".rstrip(), file=sys.stderr)
+    if end.get("kind") == "failed" and stream == "out":
+        path = attempt.dir / STREAMS["err"]
+        if path.is_file() and path.stat().st_size:
+            print(f"--- last lines of {show.relative(path)}:", file=sys.stderr)
+            print("\n".join(files.tail(path).splitlines()[-LAST_LINES:]), file=sys.stderr)
+
+
+def follow(run: runs.Run, stream: str, out: TextIO, ended: Callable[[], bool], poll_s: float = 0.5) -> int:
+    """Print the newest attempt's output as it grows, go on with the next attempt, end when the run ends.
+
+    Parameters
+    ----------
+    ended: whether the run is neither waiting nor running any more; asked for only when nothing new came for a while
+    """
+    shown: tuple[int, int] = (0, 0)  # attempt, bytes of it
+    quiet_since = time.monotonic()
+    if not runs.attempts(run.dir):
+        print(nothing_yet(run) + " ...", file=sys.stderr)
+    while True:
+        attempt = attempt_of(run, None)
+        if attempt is not None:
+            if attempt.number != shown[0]:
+                if shown[0]:
+                    print(f"--- attempt {attempt.number}", file=sys.stderr)
+                shown = (attempt.number, 0)
+            size = _print_from(attempt.dir / STREAMS[stream], shown[1], out)
+            if size != shown[1]:
+                shown, quiet_since = (attempt.number, size), time.monotonic()
+            elif attempt.end is not None and ended():
+                _tell_end(attempt, stream)
+                return 0
+        if time.monotonic() - quiet_since > 30:
+            if ended():
+                return 0 if attempt is not None else 1
+            quiet_since = time.monotonic()
+        time.sleep(poll_s)
+
+
+def _print_from(path: Path, offset: int, out: TextIO) -> int:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return offset
+    out.write(data.decode(errors="replace"))
+    out.flush()
+    return offset + len(data)
