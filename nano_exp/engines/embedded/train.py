@@ -286,7 +286,7 @@ class Run:
             shown = f", validation {validations[-1]:.3f}" if validations else ""
             say(
                 f"done: reward {summary['reward_before']:.3f} -> {summary['reward_after']:.3f}{shown}, "
-                f"{self.finished} steps, {summary['seconds']:.1f} s ({settings.warm_start.steps} warm-start steps first)"
+                f"{self.finished} steps, {summary['seconds']:.1f} s, {settings.warm_start.steps} warm-start steps"
             )
         self.wandb.finish({name: value for name, value in summary.items() if isinstance(value, int | float)})
 
