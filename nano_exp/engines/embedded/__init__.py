@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nano_exp.engines import Command, Context
 from nano_exp.engines.embedded import checkpoint, combinations, schedule
@@ -76,3 +76,18 @@ def last_step(config: dict[str, Any], ctx: Context) -> int:
     """The step of the newest checkpoint, or 0. A checkpoint being written (tmp_step_N) does not count."""
     folder = Path(config["checkpointing"]["checkpoint_dir"])
     return max(checkpoint.steps(folder if folder.is_absolute() else ctx.run_dir / folder), default=0)
+
+
+def end_of(
+    config: dict[str, Any],
+    exit_code: int,
+    last_step: int,
+    finished_steps: int = 0,
+    stdout_tail: str = "",
+    asked_to_stop: bool = False,
+) -> Literal["done", "stopped", "failed"]:
+    """Exit code 0 with all steps is done; with steps left it saved at its deadline or on a signal, and is stopped."""
+    finished = max(last_step, finished_steps) if exit_code == 0 else last_step
+    if finished >= int(config["grpo"]["max_num_steps"]):
+        return "done"
+    return "stopped" if exit_code == 0 or asked_to_stop else "failed"
