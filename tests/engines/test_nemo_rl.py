@@ -76,6 +76,7 @@ def test_check_asks_for_uv_where_no_interpreter_is_named(tmp_path: Path, monkeyp
     nemo_rl.check(config)
     command = nemo_rl.command(config, make_context(config, tmp_path))
     assert command.argv[:4] == [str(uv), "run", "python", "examples/nemo_gym/run_grpo_nemo_gym.py"]
+    shutil.rmtree(command.env["RAY_TMPDIR"])
 
 
 # A checkout's version and commit

@@ -76,7 +76,7 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path: Path) -
     changes = {"grpo__max_num_epochs": 3, "grpo__max_num_steps": 11, "grpo__val_at_end": True}
     assert run(standin_env(make_config(whole, **changes), STEPS_PER_EPOCH=5), whole)[0] == 0
 
-    config = standin_env(make_config(broken, **changes), STEPS_PER_EPOCH=5)
+    config = standin_env(make_config(broken, **changes), STEPS_PER_EPOCH=5, STEP_SECONDS=0.1)
     merged = {}  # the store's rows: of a step that ran twice, the later attempt's counts
 
     def take(stdout: list[str]) -> None:
