@@ -144,7 +144,7 @@ def _execute(cluster: Cluster, argv: list[str], node: str | None) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    state = Path(args.state).absolute()
+    state = Path(args.state).resolve()
     if args.command == "up":
         settings = Settings(not args.no_accounting, args.fast, args.max_array_size, args.network)
         lifecycle.up(state, settings, args.timeout, _say)

@@ -19,7 +19,7 @@ FIRST_PORT = 16810  # below the ephemeral ports, which srun uses
 TEMPLATES = Path(__file__).parent / "templates"
 
 FAST_TIMERS = """\
-# Short timers: a requeued job starts after 4-6 s (else 2-3 minutes), a lost node is down after 10-20 s (else 5 minutes).
+# Short timers: a requeued job starts after 4-6 s, not 2-3 minutes; a lost node is down after 10-21 s, not 5 minutes.
 SchedulerParameters=sched_interval=2,bf_interval=2
 MinJobAge=30
 KillWait=2

@@ -75,7 +75,7 @@ def daemon(cluster: Cluster, name: str) -> Daemon:
         }
         paths = [f"--{option}={state / file}" for option, file in options.items()]
         # --force: root's own folder may be closed to others. --origin: no look-up of this machine's name.
-        argv = ["munged", "--foreground", "--force", "--origin=127.0.0.1", *paths]
+        argv = ["munged", "--foreground", "--force", "--origin=127.0.0.1", "--num-threads=10", *paths]
         return Daemon(name, argv, lambda: _answers(socket.AF_UNIX, f"{state}/munge.socket"), ("munged",))
     if name == "mariadbd":
         argv = ["mariadbd", f"--defaults-file={state}/mariadb.cnf"]
@@ -87,7 +87,8 @@ def daemon(cluster: Cluster, name: str) -> Daemon:
         # Its own host name, so that slurm.conf holds on any machine.
         argv = ["unshare", "--uts", "sh", "-c", f"hostname minictl && exec slurmctld -D -f {conf}"]
         at = (cluster.address, cluster.slurmctld_port)
-        return Daemon(name, argv, lambda: _answers(socket.AF_INET, at), ("slurmctld", "slurmscriptd"))
+        comms = ("slurmctld", "slurmscriptd")
+        return Daemon(name, argv, lambda: _answers(socket.AF_INET, at) and bool(node_states(cluster)), comms)
     kind, _, node = name.partition(":")
     if kind != "slurmd" or node not in NODES:
         raise ValueError(f"no daemon {name!r}")
@@ -96,9 +97,12 @@ def daemon(cluster: Cluster, name: str) -> Daemon:
     inside = f"hostname {node} && mount --bind {state}/hosts /etc/hosts && exec slurmd -D -N {node} -f {conf}"
     argv = ["nsenter", f"--net={NETNS_FOLDER / cluster.netns(node)}"]
     argv += ["unshare", "--uts", "--mount", "--propagation=slave", "sh", "-c", inside]
-    return Daemon(
-        name, argv, lambda: registered(node_states(cluster).get(node, {}).get("state", "")), ("slurmd",), node
-    )
+
+    def answers() -> bool:
+        listens = _answers(socket.AF_INET, (cluster.node_address(node), cluster.slurmd_port))
+        return listens and registered(node_states(cluster).get(node, {}).get("state", ""))
+
+    return Daemon(name, argv, answers, ("slurmd",), node)
 
 
 def _processes() -> list[tuple[int, str, str]]:
