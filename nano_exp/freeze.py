@@ -5,6 +5,7 @@ After this nothing composes, interpolates or reads the environment again: the jo
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -204,5 +205,18 @@ def set_dotted(config: dict[str, Any], key: str, value: object) -> None:
 
 
 def overrides_key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Overrides in a form in which the same wish typed in another order is equal."""
-    return tuple(sorted(o.strip() for o in overrides))
+    """Overrides in a form in which the same wish typed otherwise is equal: order, 1e-6 or 1e-06, another place or name."""
+    wishes = []
+    for override in overrides:
+        key, _, value = override.strip().partition("=")
+        bare = key.lstrip("+")
+        if bare.split(".")[0] in ("hydra", "site") or (not identity.counts(bare) and bare.split(".")[0] not in _KNOBS):
+            continue
+        with contextlib.suppress(ValueError):
+            value = repr(float(value))
+        wishes.append(f"{bare}={value}")
+    return tuple(sorted(wishes))
+
+
+#: Left out of the identity, yet what a user asks for with them is a wish about the run.
+_KNOBS = ("optimizer", "model")

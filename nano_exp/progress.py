@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from nano_exp import runs
+from nano_exp import files, runs
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class Sample:
     Parameters
     ----------
     rate: steps per second over the newest rows; None before there are two
+    saying: before the first step, the newest line of the engine's output (warm start, loading, ...)
     """
 
     step: int = 0
     reward: float | None = None
     accuracy: float | None = None
     rate: float | None = None
+    saying: str = ""
 
 
 def sample(run_dir: Path) -> Sample:
@@ -34,12 +36,17 @@ def sample(run_dir: Path) -> Sample:
     steps = [r for r in rows if "train/reward" in r]
     accuracy = next((r["validation/accuracy"] for r in reversed(rows) if "validation/accuracy" in r), None)
     if not steps:
-        return Sample(0, None, accuracy, None)
+        return Sample(0, None, accuracy, None, _newest_line(run_dir))
     newest, window = steps[-1], steps[-20:]
     rate = None
     if len(window) > 1 and _time(window[-1]) > _time(window[0]):
         rate = (window[-1]["step"] - window[0]["step"]) / (_time(window[-1]) - _time(window[0]))
     return Sample(int(newest["step"]), float(newest["train/reward"]), accuracy, rate)
+
+
+def _newest_line(run_dir: Path) -> str:
+    lines = files.tail(run_dir / "attempts" / "latest" / "stdout.log", window=4096).split("\n")[:-1]
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _time(row: Mapping[str, Any]) -> float:
@@ -57,10 +64,10 @@ def duration(seconds: float) -> str:
     return " ".join(f"{n} {unit}" for n, unit in parts[first : first + 2] if n) or "0 s"
 
 
-def text(run_id: str, now: Sample, max_steps: int, state: str = "") -> str:
+def text(run_id: str, now: Sample, max_steps: int) -> str:
     """`r1a2b  step 40/120  reward 0.61  validation 0.55  4.1 steps/s  20 s left`, as far as known."""
     if now.step == 0:
-        return f"{run_id}  {state or 'starting'} ..."
+        return f"{run_id}  {now.saying or 'starting ...'}"
     parts = [run_id, f"step {now.step}/{max_steps}"]
     if now.reward is not None:
         parts.append(f"reward {now.reward:.3f}")

@@ -33,8 +33,16 @@ def relative(path: Path) -> str:
         return str(path)
 
 
-def overrides(row: Row) -> str:
-    return " ".join(row.frozen.overrides) or "(defaults)"
+def shared_overrides(lists: Sequence[Sequence[str]]) -> list[str]:
+    """The overrides that every run has, in the first one's order; none for a single run."""
+    if len(lists) < 2:
+        return []
+    return [o for o in lists[0] if all(o in other for other in lists[1:])]
+
+
+def own_overrides(overrides: Sequence[str], shared: Sequence[str]) -> str:
+    """What sets one run apart, as typed."""
+    return " ".join(o for o in overrides if o not in shared) or ("(nothing else)" if shared else "(defaults)")
 
 
 def plan(made: Plan) -> None:
@@ -42,18 +50,20 @@ def plan(made: Plan) -> None:
     counts = Counter(row.state.kind for row in made.rows)
     total = f"{len(made.rows)} run" + ("s" if len(made.rows) != 1 else "")
     print(f"plan: {total} ({', '.join(f'{n} {kind}' for kind, n in counts.items())}), {len(made.to_submit)} to submit")
-    merged = [row for row in made.rows if row.merged > 1]
+    shared = shared_overrides([row.frozen.overrides for row in made.rows])
+    if shared:
+        print(f"  all with: {' '.join(shared)}")
     shown = made.rows[:MAX_ROWS]
-    print(
-        table(
-            ("run", "state", "", "overrides"),
-            [(r.id, r.state.kind, "submit" if r.submit else "-", overrides(r) + _why(r)) for r in shown],
-        )
-    )
+    cells = [
+        (r.id, r.state.kind, "submit" if r.submit else "-", own_overrides(r.frozen.overrides, shared) + _why(r))
+        for r in shown
+    ]
+    print(table(("run", "state", "", "overrides"), cells))
     if len(made.rows) > MAX_ROWS:
         print(f"  ... and {len(made.rows) - MAX_ROWS} more")
-    for row in merged:
-        print(f"  {row.id}: {row.merged} points of this launch are equal and are one run")
+    for row in made.rows:
+        if row.merged > 1:
+            print(f"  {row.id}: {row.merged} points of this launch are equal and are one run")
     for row in made.of("changed"):
         _changed(row)
     for row in made.of("damaged"):
@@ -81,18 +91,17 @@ def _value(value: Any) -> str:
 
 def submitted(ready: submit.Launch) -> None:
     """Each run with its job, its log and the next command."""
+    rows = [(array, i, row) for array in ready.arrays for i, row in enumerate(array.rows)]
+    shared = shared_overrides([row.frozen.overrides for _, _, row in rows])
     print(f"\nsubmitted as launch {ready.id}:")
     cells = [
-        (row.id, array.job_of(i), f"{log_path(row)}", overrides(row))
-        for array in ready.arrays
-        for i, row in enumerate(array.rows)
+        (row.id, array.job_of(i), log_path(row), own_overrides(row.frozen.overrides, shared)) for array, i, row in rows
     ]
-    print(table(("run", "job", "log (when it starts)", "overrides"), cells[:MAX_ROWS]))
+    print(table(("run", "job", "log (from its start)", "overrides"), cells[:MAX_ROWS]))
     if len(cells) > MAX_ROWS:
         print(f"  ... and {len(cells) - MAX_ROWS} more; nano-exp status lists them")
-    name = ready.arrays[0].rows[0].frozen.name
     where = results_flag(ready.results)
-    print(f"\nnext: nano-exp status {name}{where}    or    nano-exp logs -f {cells[0][0]}{where}")
+    print(f"\nnext: nano-exp status {rows[0][2].frozen.name}{where}    or    nano-exp logs -f {cells[0][0]}{where}")
 
 
 def log_path(row: Row) -> str:

@@ -110,7 +110,11 @@ def as_json(found: Iterable[Line], asked: plan.Asked) -> str:
 
 
 def as_table(found: Sequence[Line], asked: plan.Asked) -> str:
-    """For the terminal; units in the header or in the cell."""
+    """For the terminal; units in the header or in the cell. What all runs of a name share is left out."""
+    shared = {
+        name: show.shared_overrides([line.overrides for line in found if line.name == name])
+        for name in {line.name for line in found}
+    }
     cells = [
         (
             line.name,
@@ -120,7 +124,7 @@ def as_table(found: Sequence[Line], asked: plan.Asked) -> str:
             "-" if line.reward is None else f"{line.reward:.3f}",
             "-" if line.validation_accuracy is None else f"{line.validation_accuracy:.3f}",
             "-" if line.age_s is None else progress.duration(line.age_s),
-            short_title(line.overrides) + _remark(line),
+            short_title([o for o in line.overrides if o not in shared[line.name]]) + _remark(line),
         )
         for line in found
     ]

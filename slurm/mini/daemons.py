@@ -243,7 +243,8 @@ def make_database(cluster: Cluster) -> None:
     program = which("mariadb-install-db") or "mariadb-install-db"
     command = [program, "--no-defaults", f"--datadir={draft}", "--user=root", "--skip-test-db", "--skip-name-resolve"]
     command += ["--auth-root-authentication-method=socket", "--innodb-log-file-size=16M"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    env = {**os.environ, MARK: f"{cluster.state}:mariadb-install-db"}  # so that `down` ends it if `up` was killed
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode != 0:
         raise Failed(f"mariadb-install-db failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     draft.rename(final)

@@ -120,7 +120,7 @@ def test_killed_daemons_are_seen_and_started_again_under_a_running_job(
 
 
 def test_a_cut_node_is_lost_and_its_job_starts_on_the_other(minicluster: MiniCluster, tmp_path: Path) -> None:
-    job = minicluster.sbatch(f"--output={tmp_path}/log", "-N1", "--exclusive", "--prefer=", "--wrap=sleep 90")
+    job = minicluster.sbatch(f"--output={tmp_path}/log", "-N1", "--exclusive", "--wrap=sleep 90")
     minicluster.wait_for("the job runs", lambda: minicluster.job(job)["JobState"] == "RUNNING")
     lost = minicluster.job(job)["BatchHost"]
     minicluster.tool("node-down", lost)
@@ -179,7 +179,9 @@ def test_a_reboot_is_repaired_and_down_leaves_nothing(minicluster: MiniCluster) 
     with brought_up("--fast", "--no-accounting", "--max-array-size=5000") as cluster:
         held = cluster.sbatch("--hold", "--output=/dev/null", "--array=4999", "--wrap=true")
         time.sleep(1)  # slurmctld writes its jobs down
-        cluster.run("srun", "bash", "-c", "setsid sleep 1000 & sleep 0.2")  # a stray that no longer belongs to a job
+        cluster.run(
+            "srun", "bash", "-c", "setsid sleep 1000 >/dev/null 2>&1 & sleep 0.2"
+        )  # a stray that no longer belongs to a job
         stop_everything(cluster.state)
         assert cluster.tool("status", check=False).returncode == 4
         cluster.tool("up", "--fast", "--no-accounting", "--max-array-size=5000")
@@ -187,7 +189,7 @@ def test_a_reboot_is_repaired_and_down_leaves_nothing(minicluster: MiniCluster) 
             f"{held}_4999", f"{held}_[4999]"
         )
         assert len(set(cluster.run("srun", "-N2", "hostname").stdout.split())) == 2
-        stray = cluster.run("srun", "bash", "-c", "setsid sleep 1000 & echo $!").stdout.strip()
+        stray = cluster.run("srun", "bash", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!").stdout.strip()
         assert stray.isdigit()
     assert not Path(f"/proc/{stray}").exists()
     assert "is down already" in tool("down", "--state", str(cluster.state), check=True).stdout
