@@ -17,8 +17,8 @@ def run(main: Callable[[], Any]) -> int:
 
     Returns
     -------
-    the process's exit code: 0; 1 a waited-for run failed; 2 refused before anything was done; 3 not or not all submitted;
-    4 Slurm does not answer; 130 Ctrl-C
+    the process's exit code: 0; 1 a waited-for run failed; 2 refused before anything was done; 3 not or not all
+    submitted; 4 Slurm does not answer; 130 Ctrl-C
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and exited on
     from nano_exp import launch, launcher, resolvers

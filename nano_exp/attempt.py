@@ -1,7 +1,7 @@
 """One execution of a run in one allocation: claim it, start its engine, watch it, say how it ended.
 
-Runs on the batch host (or on this machine for cluster=local) as `python -m nano_exp.attempt <launch folder> --array K [--task I]`
-from the launch's own copy of the code. It reads the run's frozen config and composes nothing.
+Runs on the batch host (or on this machine for cluster=local) from the launch's own copy of the code, as
+`python -m nano_exp.attempt <launch folder> --array K [--task I]`. It reads the frozen config and composes nothing.
 """
 
 from __future__ import annotations
@@ -213,6 +213,7 @@ def _train(
     for key, value in engine.overlay(config, ctx).items():
         freeze.set_dotted(engine_config, key, value)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
+    runs.cut_metrics(run.dir, engine.last_step(config, ctx))
     command = engine.command(config, ctx)
     runs.record_event(run.dir, "engine", attempt=number, engine=config["engine"]["name"], argv=command.argv)
     say("start " + " ".join(command.argv))
@@ -299,9 +300,10 @@ def _run_engine(engine: Engine, command: Command, ctx: Context, stop: Stop, say:
             )
         except OSError as error:
             raise UserError(
-                f"cannot start {command.argv[0]}: {error.strerror}", "the engine's program is not there or not executable",
+                f"cannot start {command.argv[0]}: {error.strerror}",
+                "the engine's program is not there or not executable",
                 "site.python=/path/to/python of the engine's environment",
-            ) from error  # fmt: skip
+            ) from error
     ended = threading.Event()
     follower = threading.Thread(target=_follow, args=(engine, paths["stdout"], ctx.run_dir, ended), daemon=True)
     follower.start()

@@ -1,7 +1,7 @@
 """From overrides to one composed config, and from a failed composition to words a user can act on.
 
-Composing is Hydra's; this module adds the checks that Hydra leaves out: a (model, cluster) pair without a published recipe, and
-the nearest real name for each mistyped group, option or key.
+Composing is Hydra's; this module adds the checks that Hydra leaves out: a (model, cluster) pair without a published
+recipe, and the nearest real name for each mistyped group, option or key.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """submitit's executors, with our command and a manifest in place of pickles.
 
-The command is `python -m nano_exp.attempt <launch folder>`; what it executes stands in the launch's manifest, written before the
-job exists. submitit renders the batch script and starts local processes; its signal, checkpoint and requeue are not used:
-an attempt times itself from the allocation's end.
+The command is `python -m nano_exp.attempt <launch folder>`; what it executes stands in the launch's manifest, written
+before the job exists. submitit renders the batch script and starts local processes; its signal, checkpoint and requeue
+are not used: an attempt times itself from the allocation's end.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ManifestSlurmExecutor(SlurmExecutor):
         if count > 1:
             self.parameters["map_count"] = count
         text = self._make_submission_file_text(self._submitit_command_str, uid="")
-        # submitit always asks for a signal, which would reach and kill every process of the steps, and sets its own wckey.
+        # submitit always asks for a signal, which would kill every process of the steps, and sets a wckey of its own.
         lines = [s for s in text.splitlines() if not s.startswith(("#SBATCH --signal", "#SBATCH --wckey"))]
         return "\n".join(line for line in lines if line != "export SUBMITIT_EXECUTOR=slurm") + "\n"
 

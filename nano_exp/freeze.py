@@ -117,7 +117,7 @@ def _name(config: Mapping[str, Any]) -> str:
     if not name or name.startswith((".", "-")) or any(c in name for c in "/\\ \t\n%,'\"") or len(name) > 100:
         raise UserError(
             f"run.name={name!r}",
-            "it names a folder and a W&B group: no slash, space, quote, comma or %, no leading dot or dash, 100 characters",
+            "it names a folder and a W&B group: no slash, space, quote, comma or %, no dot or dash in front",
             "run.name=lr_sweep_1",
         )
     return name
@@ -133,7 +133,7 @@ def _absolute(config: dict[str, Any], folder: Path) -> None:
     policy = config.get("policy", {})
     for holder, key in ((policy, "model_name"), (policy.get("tokenizer"), "name")):
         value = holder.get(key) if isinstance(holder, dict) else None
-        # A model is a name on the hub or a local folder; only something that is there, or says that it is a path, is one.
+        # A model is a name on the hub or a local folder: one that is there, or that is written as a path.
         if isinstance(value, str) and (value.startswith(("./", "../", "~", "/")) or (folder / value).is_dir()):
             _make_absolute(holder, key, folder)
 
@@ -205,7 +205,7 @@ def set_dotted(config: dict[str, Any], key: str, value: object) -> None:
 
 
 def overrides_key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Overrides in a form in which the same wish typed otherwise is equal: order, 1e-6 or 1e-06, another place or name."""
+    """The same wish typed otherwise (in another order, 1e-6 or 1e-06, another place or name) gives an equal key."""
     wishes = []
     for override in overrides:
         key, _, value = override.strip().partition("=")

@@ -1,8 +1,8 @@
 """A run's identity: a pure function from its resolved config to a short id.
 
-Two configs have the same id exactly when NeMo RL (or the embedded engine) would read the same values. What is left out is
-`LEFT_OUT` and nothing else: where results go, how they are tracked, ports, Slurm, and the launcher's own knobs and facts, whose
-effect is counted at the key that the engine reads. Model names, data paths and the NeMo RL version count.
+Two configs have the same id exactly when NeMo RL (or the embedded engine) would read the same values. What is left out
+is `LEFT_OUT` and nothing else: where results go, how they are tracked, ports, Slurm, and the launcher's own knobs and
+facts, whose effect is counted at the key that the engine reads. Model names, data paths and the NeMo RL version count.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The Hydra launcher and sweeper: where composing ends and launching begins.
 
-Hydra's own sweeper composes every point, throws the result away and writes folders even for a dry run; hydra-submitit-launcher
-pickles, waits for the jobs and composes again on the node. These two expand, compose once, and hand over to `launch`.
+Hydra's own sweeper composes every point, throws the result away and writes folders even for a dry run;
+hydra-submitit-launcher pickles, waits for the jobs and composes again on the node. These two expand, compose once, and
+hand over to `launch`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Everything is written aside and renamed. Reading never fails as a whole: a damag
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -299,9 +300,15 @@ def read_metrics(run_dir: Path, tail_bytes: int | None = None) -> list[dict[str,
     return rows
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
-    import json
+def cut_metrics(run_dir: Path, last_step: int) -> None:
+    """Drop the rows after the checkpoint that an attempt resumes from: those steps run again and are logged again."""
+    rows = read_metrics(run_dir)
+    kept = [row for row in rows if row["step"] <= last_step] if last_step else []
+    if len(kept) != len(rows):
+        files.write_text(run_dir / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
 
+
+def _row(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except ValueError:

@@ -10,7 +10,7 @@ from nano_exp.errors import UserError
 from nano_exp.identity import flatten
 
 _SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)", re.IGNORECASE)
-#: A key whose last part is exactly one of these holds a secret; `tokenizer`, `stop_token_ids`, `train_mb_tokens` do not.
+#: A key whose last part ends in one of these holds a secret; `tokenizer`, `stop_token_ids`, `train_mb_tokens` do not.
 _SECRET_KEY = re.compile(
     r"(^|_)(api_?key|secret|secret_key|password|passwd|credentials?|private_key|access_key|access_token|auth_token|"
     r"hf_token|token)$",
@@ -52,7 +52,7 @@ def refuse(raw: Mapping[str, Any], where: str = "the config") -> None:
                 if _SECRET_NAME.search(name):
                     raise UserError(
                         f"{key} in {where} reads ${{oc.env:{name}}}",
-                        "the config is frozen into files and NeMo RL prints all of it, so the secret would be written out",
+                        "the config is frozen into files and NeMo RL prints all of it: the secret would be written out",
                         f"remove {key}; {_FIX}",
                     )
             if looks_secret(key, item):

@@ -126,18 +126,10 @@ def nothing_to_do(made: Plan) -> None:
 def interrupted(run_dirs: Sequence[Path]) -> None:
     """After Ctrl-C: what each run kept."""
     for run_dir in run_dirs:
-        now = progress.sample(run_dir)
-        kept = checkpoint(run_dir)
-        print(
-            f"{run_dir.name}: ended at step {now.step}, {f'checkpoint of step {kept} kept' if kept else 'no checkpoint yet'}"
-        )
+        tried = runs.attempts(run_dir)
+        end = tried[-1].end if tried else None
+        print(f"{run_dir.name}: {end['kind']} ({end['why']})" if end else f"{run_dir.name}: not started")
     print("the same command goes on from there")
-
-
-def checkpoint(run_dir: Path) -> int:
-    """The highest step_N under the run's checkpoints; 0 for none."""
-    steps = [p.name.removeprefix("step_") for p in (run_dir / "checkpoints").glob("step_*")]
-    return max((int(s) for s in steps if s.isdigit()), default=0)
 
 
 def results(run_dirs: Sequence[Path], seconds: float | None = None) -> None:
@@ -158,35 +150,35 @@ def result_lines(run_dir: Path) -> list[str]:
     kind = str(end.get("kind")) if end else "lost"
     lines = [f"{run_dir.name}: {kind}" + (f" ({end['why']})" if end and end.get("why") else "")]
     summary = _summary(run_dir)
-    reward, accuracy = metric_before_after(rows, "train/reward"), metric_before_after(rows, "validation/accuracy")
-    if summary.get("warm_start"):
-        steps = summary["warm_start"].get("steps")
-        lines.append(
-            f"  start       after a supervised warm start of {steps} steps (syntax and a random tool), then GRPO"
-        )
-    if summary.get("reward_after") is not None:
-        lines.append(
-            f"  reward      {summary['reward_before']:.3f} -> {summary['reward_after']:.3f}  {summary.get('reward_note', '')}".rstrip()
-        )
-    elif reward:
-        lines.append(f"  reward      {reward[0]:.3f} -> {reward[1]:.3f}  (first and last step)")
-    if accuracy:
-        lines.append(f"  validation  {accuracy[0]:.3f} -> {accuracy[1]:.3f}  (accuracy, first and last measured)")
+    if (summary.get("warm_start") or {}).get("steps"):
+        steps = summary["warm_start"]["steps"]
+        lines.append(f"  start       a supervised warm start of {steps} steps (syntax, and a random tool), then GRPO")
+    reward = (summary["reward_before"], summary["reward_after"]) if summary.get("reward_after") is not None else None
+    measured = "first step, mean of the last ones" if reward else "first and last step"
+    for name, values, what in (
+        ("reward", reward or metric_before_after(rows, "train/reward"), measured),
+        ("validation", metric_before_after(rows, "validation/accuracy"), "accuracy, first and last measured"),
+    ):
+        if values:
+            lines.append(f"  {name:12}{values[0]:.3f} -> {values[1]:.3f}  ({what})")
     steps = [int(r["step"]) for r in rows if "train/reward" in r]
     if steps:
-        lines.append(f"  steps       {max(steps)}")
-    if end and end.get("seconds") is not None:
-        lines.append(f"  time        {progress.duration(float(end['seconds']))} (last attempt)")
-    lines.append(f"  files       {relative(run_dir)}  (config.yaml, metrics.jsonl, checkpoints/, logs/)")
+        lines.append(f"  {'steps':12}{max(steps)}")
+    seconds = [float(a.end["seconds"]) for a in tried if a.end and a.end.get("seconds") is not None]
+    if seconds:
+        attempts = f"{len(tried)} attempts" if len(tried) > 1 else "1 attempt"
+        lines.append(f"  {'time':12}{progress.duration(sum(seconds))} ({attempts})")
+    lines.append(f"  {'files':12}{relative(run_dir)}  (config.yaml, metrics.jsonl, checkpoints/, logs/)")
     if kind == "failed" and tried:
-        lines.append(f"  log         {relative(tried[-1].dir / 'stderr.log')}")
+        lines.append(f"  {'log':12}{relative(tried[-1].dir / 'stderr.log')}")
     return lines
 
 
 def _summary(run_dir: Path) -> dict[str, Any]:
+    """The embedded engine's summary.json, where the run's log_dir has one."""
     try:
-        found = files.read_json(run_dir / "logs" / "summary.json")
-    except (files.Damaged, OSError):
+        found = files.read_json(Path(runs.load(run_dir).config()["logger"]["log_dir"]) / "summary.json")
+    except (files.Damaged, OSError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -195,21 +195,28 @@ def sbatch(script: Path) -> str:
     raise Refused(f"sbatch: {said}", *_remedy(said), code=3)
 
 
+#: A word of sbatch's refusal -> (why, what to type); the first that fits.
+REMEDIES = (
+    ("partition", "the partition is not there, or not for you", "site.partition=NAME; `sinfo -s` lists them"),
+    ("account", "you may not charge that account", "site.account=NAME; `sacctmgr show assoc user=$USER` lists yours"),
+    ("qos", "that QOS is not yours to use", "site.qos=NAME; `sacctmgr show assoc user=$USER format=qos`"),
+    ("time limit", "the partition does not allow this time", "hydra.launcher.timeout_min=N (minutes)"),
+    ("node configuration", "no node there has these resources", "another cluster= or site.partition=; `sinfo -N -l`"),
+    ("node count", "the partition has too few nodes", "another cluster= or site.partition=; `sinfo -s`"),
+    (
+        "contact slurm controller",
+        "the controller is down or out of reach",
+        "the same command later: nothing was queued",
+    ),
+    ("array", "the array is larger than this site allows", "fewer points; `scontrol show config | grep MaxArraySize`"),
+    ("submit limit", "you have as many jobs queued as your account allows", "the same command when some have ended"),
+    ("gres", "no such GPUs there", "site.partition=NAME or hydra.launcher.gres=gpu:TYPE:N; `sinfo -o '%P %G'`"),
+)
+
+
 def _remedy(said: str) -> tuple[str, str]:
     low = said.lower()
-    table = (
-        ("partition", "the partition is not there, or not for you", "site.partition=NAME; `sinfo -s` lists them"),
-        ("account", "Slurm does not let you charge that account", "site.account=NAME; `sacctmgr show assoc user=$USER`"),
-        ("qos", "that QOS is not yours to use", "site.qos=NAME; `sacctmgr show assoc user=$USER format=qos`"),
-        ("time limit", "the partition does not allow this time", "hydra.launcher.timeout_min=N (minutes)"),
-        ("node configuration", "no node of the partition has these resources", "another cluster= or site.partition=; `sinfo -N -l`"),
-        ("node count", "the partition has too few nodes for this shape", "another cluster= or site.partition=; `sinfo -s`"),
-        ("contact slurm controller", "the controller is down or not reachable from here", "the same command when it is back: nothing was queued"),
-        ("array", "the array is larger than this site allows", "fewer points in one launch; `scontrol show config | grep MaxArraySize`"),
-        ("submit limit", "you have as many jobs queued as your account allows", "the same command again when some have ended"),
-        ("gres", "no such GPUs there", "site.gres=gpu:TYPE:COUNT or another partition; `sinfo -o '%P %G'`"),
-    )  # fmt: skip
-    for word, why, fix in table:
+    for word, why, fix in REMEDIES:
         if word in low:
             return why, fix
     return "Slurm refused the job", "look at the script with dry_run=true and change the setting it names"

@@ -1,8 +1,8 @@
 """Send planned runs to Slurm: record the intent, then one sbatch per shape.
 
-The order is what makes a crash at any instant harmless: run folders, then the launch's folder (manifest, scripts, code), then each
-run's intent, then sbatch with the launch's id in the job name, then the job's number. Whatever is missing after a crash,
-the next launch finds out by the events and by the job's name.
+The order is what makes a crash at any instant harmless: run folders, then the launch's folder (manifest, scripts,
+code), then each run's intent, then sbatch with the launch's id in the job name, then the job's number. Whatever is
+missing after a crash, the next launch finds out by the events and by the job's name.
 """
 
 from __future__ import annotations

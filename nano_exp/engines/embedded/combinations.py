@@ -184,6 +184,19 @@ def reference_needed(flat: Leaves) -> None:
         )
 
 
+@combination
+def rate_falls(flat: Leaves) -> None:
+    lr, entries = flat["policy.optimizer.kwargs.lr"], flat.get("policy.scheduler") or []
+    for entry in [entries] if isinstance(entries, dict) else entries:
+        low = (entry.get("kwargs") or {}).get("eta_min", 0)
+        if low > lr:
+            raise UserError(
+                f"policy.scheduler: eta_min={low} with policy.optimizer.kwargs.lr={lr}",
+                "the rate would rise from lr to its minimum",
+                "optimizer.min_lr=<at most optimizer.lr>; one knob moves both the optimizer and the scheduler",
+            )
+
+
 def _architecture(flat: Leaves, name: str, default: int) -> int:
     return int(flat.get(f"policy.hf_config_overrides.{name}", default))
 

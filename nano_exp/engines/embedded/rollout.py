@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +78,11 @@ def generate(
     for _ in range(max_new_tokens):
         keep_going()
         output = model(
-            input_ids=inputs, attention_mask=attention, past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=inputs,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **_masks(model, attention, inputs),
         )
         logits = filter_logits(output.logits[:, -1] / sampling.temperature, sampling)
         chosen = torch.multinomial(logits.softmax(-1), 1, generator=generator)
@@ -109,6 +114,18 @@ def generate(
         prompt_tokens=prompt_tokens,
         texts=texts,
     )
+
+
+def _masks(model: NemotronHForCausalLM, attention: Tensor, inputs: Tensor) -> dict[str, Any]:
+    """The mask arguments of a cached pass over `inputs`, the last columns of `attention`.
+
+    Without an attention layer transformers cannot tell how long its cache is, and has to be told everything: the
+    Mamba layers' mask (one new token is never padding) and positions, which Nemotron-H does not use.
+    """
+    if "full_attention" in model.config.layers_block_type:
+        return {"attention_mask": attention}
+    padding = attention if inputs.shape[1] > 1 else None
+    return {"attention_mask": {"linear_attention": padding}, "position_ids": torch.zeros_like(inputs)}
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
