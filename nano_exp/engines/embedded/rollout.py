@@ -122,7 +122,7 @@ def _masks(model: NemotronHForCausalLM, attention: Tensor, inputs: Tensor) -> di
     Without an attention layer transformers cannot tell how long its cache is, and has to be told everything: the
     Mamba layers' mask (one new token is never padding) and positions, which Nemotron-H does not use.
     """
-    if "full_attention" in model.config.layers_block_type:
+    if "full_attention" in (model.config.layers_block_type or ()):
         return {"attention_mask": attention}
     padding = attention if inputs.shape[1] > 1 else None
     return {"attention_mask": {"linear_attention": padding}, "position_ids": torch.zeros_like(inputs)}

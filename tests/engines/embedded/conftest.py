@@ -53,6 +53,12 @@ def composed(*overrides: str) -> Config:
 
 
 @pytest.fixture(scope="session")
+def compose_tiny() -> Callable[..., Config]:
+    """`composed`, for tests."""
+    return composed
+
+
+@pytest.fixture(scope="session")
 def _default_config() -> Config:
     return composed()
 
