@@ -164,7 +164,11 @@ def _run(args: argparse.Namespace) -> int:
     elif args.command == "exec":
         _execute(_cluster(state), args.argv, args.on)
     elif args.command in ("node-down", "node-up"):
-        network.set_link(_cluster(state), args.node, args.command == "node-up")
+        cluster = _cluster(state)
+        network.set_link(cluster, args.node, args.command == "node-up")
+        if args.command == "node-up":
+            # A slurmd registers on SIGHUP; slurmctld by itself looks for a lost node only every 40 s or so.
+            daemons.kill(cluster, f"slurmd:{args.node}", signal.SIGHUP)
     elif args.command == "kill":
         cluster = _cluster(state)
         name = "SIG" + args.signal.upper().removeprefix("SIG")
