@@ -104,3 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `nano-exp status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
