@@ -13,31 +13,11 @@ from dataclasses import dataclass
 NAME = "tool_calls"
 
 PHRASINGS: dict[str, tuple[str, ...]] = {
-    "calendar": (
-        "book an hour with {}",
-        "find a free slot for {}",
-        "schedule a meeting with {}",
-        "move my appointment with {}",
-    ),
-    "email": (
-        "write a note to {}",
-        "send the report to {}",
-        "reply to the message from {}",
-        "forward this thread to {}",
-    ),
-    "phone": ("call {} now", "ring {} back", "dial the number of {}", "leave {} a voicemail"),
-    "directory": (
-        "what is the office of {}",
-        "who is the manager of {}",
-        "look up the badge of {}",
-        "which team does {} belong to",
-    ),
-    "payroll": (
-        "pay the invoice of {}",
-        "refund the expenses of {}",
-        "show the salary of {}",
-        "transfer the bonus to {}",
-    ),
+    "calendar": ("book an hour with {}", "schedule a meeting with {}", "find a slot for {}", "plan lunch with {}"),
+    "email": ("write a note to {}", "send the report to {}", "reply to {}", "forward this thread to {}"),
+    "phone": ("call {} now", "ring {} back", "dial {}", "leave {} a voicemail"),
+    "directory": ("where does {} sit", "who manages {}", "look up {}", "which team has {}"),
+    "payroll": ("pay {}", "refund {}", "show the salary of {}", "give {} a bonus"),
 }
 ARGUMENTS = ("ana", "ben", "chloe", "dmitri", "elif", "farid", "grace", "hugo")
 TOOLS = tuple(PHRASINGS)

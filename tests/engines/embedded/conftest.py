@@ -105,7 +105,7 @@ class Runner:
         """Start a child and return its process id. `before` runs in the child first."""
         import torch
 
-        from nano_exp.engines.embedded import __main__, train
+        from nano_exp.engines.embedded import __main__, rollout, train
 
         assert train
         torch.set_num_threads(1)
@@ -121,6 +121,8 @@ class Runner:
             os.dup2(out, 1)
             os.dup2(out, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            # So few steps never write a right call; a reward of chance gives every step advantages to learn from.
+            rollout.reward = lambda example, text, done: float(len(text) % 3 == 0)
             before()
             code = __main__.main(["--config", str(run / "nemo_rl.yaml"), "--metrics", str(run / "metrics.jsonl")])
         finally:

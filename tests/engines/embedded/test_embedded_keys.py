@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from nano_exp.engines import embedded
-from nano_exp.engines.embedded import keys
+from nano_exp.engines.embedded import keys, task
 from nano_exp.errors import UserError
 
+WORDS = len(task.Vocabulary())
 Make = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -83,7 +84,11 @@ def test_accepted(default_config: Make, changes: dict[str, Any]) -> None:
         ({"grpo.max_val_samples": 20}, "grpo.max_val_samples=20", "grpo.val_batch_size=20"),
         ({"data.train.split_validation_size": 0}, "split_validation_size=0", "0.25"),
         ({"policy.generation.max_new_tokens": 6}, "policy.generation.max_new_tokens=6", "12"),
-        ({"policy.generation.max_new_tokens": 30}, "max_new_tokens=30", "policy.max_total_sequence_length=38"),
+        (
+            {"policy.generation.max_new_tokens": 30},
+            "max_new_tokens=30",
+            f"policy.max_total_sequence_length={task.longest_prompt() + 30}",
+        ),
         ({"checkpointing.metric_name": "val:acuracy"}, "checkpointing.metric_name=val:acuracy", "val:accuracy"),
         ({"checkpointing.metric_name": "accuracy"}, "checkpointing.metric_name=accuracy", "val:accuracy"),
         ({"grpo.adv_estimator.normalize_rewards": False}, "normalize_rewards=true", "grpo.normalize_rewards=false"),
@@ -92,7 +97,7 @@ def test_accepted(default_config: Make, changes: dict[str, Any]) -> None:
             "reference_policy_kl_penalty=0.1",
             "reference_policy_kl_penalty=0",
         ),
-        ({"policy.hf_config_overrides.vocab_size": 10}, "vocab_size=10", "vocab_size=76"),
+        ({"policy.hf_config_overrides.vocab_size": 10}, "vocab_size=10", f"vocab_size={WORDS}"),
         ({"policy.hf_config_overrides.num_key_value_heads": 3}, "num_key_value_heads=3", "num_key_value_heads=2"),
         (
             {"policy.hf_config_overrides.hybrid_override_pattern": "ME", "policy.hf_config_overrides.n_group": 4},

@@ -1,0 +1,126 @@
+"""metrics.jsonl and W&B: rows survive what runs do to them, keys stay out, failures do not reach training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nano_exp import tracking
+
+
+def write(path: Path, *steps: int) -> None:
+    file = tracking.MetricsFile(path, clock=lambda: 5.0)
+    for step in steps:
+        file.write(step, {"train/loss": 0.1 + step})
+    file.sync()
+    file.close()
+
+
+def test_a_row_is_one_json_object_in_full_precision(tmp_path: Path) -> None:
+    path = tmp_path / "run/metrics.jsonl"
+    write(path, 1, 2)
+    assert path.read_text().splitlines()[0] == '{"step": 1, "time": 5.0, "train/loss": 1.1}'
+    file = tracking.MetricsFile(path)
+    row = file.write(3, {"x": 1 / 3})
+    assert json.loads(path.read_text().splitlines()[2]) == row
+    with pytest.raises(ValueError, match="JSON"):
+        file.write(4, {"x": float("nan")})
+    file.close()
+
+
+def test_rows_after_a_step_and_torn_lines_go(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, 1, 2, 3)
+    with path.open("a") as file:
+        file.write('{"step": 2, "train/lo')
+    assert tracking.drop_rows_after(path, 2) == 2
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    assert tracking.drop_rows_after(path, 2) == 0
+    assert tracking.drop_rows_after(path, None) == 2
+    assert path.read_text() == ""
+    assert tracking.drop_rows_after(tmp_path / "none.jsonl", 2) == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+OFFLINE = """
+import sys, pathlib
+from nano_exp import tracking
+folder = pathlib.Path(sys.argv[1])
+options = {"project": "p", "name": "the name", "id": "run-1", "group": "a sweep", "tags": ["t"], "resume": "allow"}
+wandb = tracking.Wandb(options, {"grpo": {"seed": 1}}, folder)
+assert wandb.active
+wandb.log(1, {"train/reward": 0.5})
+wandb.log(1, {"validation/accuracy": 0.25})
+wandb.finish({"reward_after": 0.5})
+"""
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return {**kept, "HOME": str(tmp_path), **more}
+
+
+def test_offline_without_a_key_writes_the_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(tmp_path / "logs")],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    [record] = (tmp_path / "logs/wandb").glob("offline-run-*-run-1/run-run-1.wandb")
+    content = record.read_bytes()
+    for text in (b"the name", b"a sweep", b"train/reward", b"validation/accuracy", b"reward_after"):
+        assert text in content
+
+
+def test_a_users_mode_wins_and_the_key_is_written_nowhere(tmp_path: Path) -> None:
+    key = "0123456789abcdef0123456789abcdef01234567"
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(tmp_path / "logs")],
+        env=environment(tmp_path, WANDB_API_KEY=key, WANDB_MODE="offline"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in written)
+    assert not [path for path in written if key.encode() in path.read_bytes()]
+    assert key not in done.stdout + done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said: list[str] = []
+    wandb = tracking.Wandb({"project": "p"}, {}, tmp_path / "file/logs", said.append)
+    wandb.log(1, {"x": 1.0})
+    wandb.finish({})
+    assert not wandb.active
+    assert len(said) == 1 and "training goes on" in said[0] and "metrics.jsonl" in said[0]
+
+
+def test_no_options_no_wandb() -> None:
+    assert not tracking.Wandb(None, {}, Path("/nowhere")).active
+
+
+class Broken:
+    """A W&B run whose disk is full, and which repeats the key in its error."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        raise OSError("no space left; key secret-key-of-a-user")
+
+
+def test_a_failure_while_logging_ends_tracking_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "secret-key-of-a-user")
+    said: list[str] = []
+    wandb = tracking.Wandb(None, {}, tmp_path, said.append)
+    wandb._run = Broken()
+    wandb.log(1, {"x": 1.0})
+    wandb.log(2, {"x": 1.0})
+    assert len(said) == 1 and "no space left" in said[0]
+    assert "secret-key-of-a-user" not in said[0]
