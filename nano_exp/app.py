@@ -21,6 +21,8 @@ def run(main: Callable[[], Any]) -> int:
     submitted; 4 Slurm does not answer; 130 Ctrl-C
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and exited on
+    # Hydra's parser takes overrides on one side of an option only; -m may stand anywhere.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     from nano_exp import launch, launcher, resolvers
 
     resolvers.register()

@@ -106,7 +106,7 @@ def execute(run_dir: Path, launch: Path, stop: Stop) -> int:
             end = _train(run, config, attempt_dir, number, stop, say)
         except UserError as error:
             say(str(error))
-            end = {"kind": "failed", "why": error.found, "exit_code": error.code}
+            end = {"kind": "failed", "why": f"{error.found}: {error.why}", "exit_code": error.code}
         except Exception as error:  # our own fault still has to leave an end behind, with its traceback in the log
             import traceback
 

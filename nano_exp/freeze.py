@@ -168,20 +168,21 @@ def place(frozen: Frozen, run_id: str) -> dict[str, Any]:
 
 
 #: Overrides that choose what is common to a sweep; a run's title is made of the others.
-_COMMON = ("model", "cluster", "site", "nemo_rl", "engine", "sweeps")
+_COMMON = ("model", "cluster", "nemo_rl", "engine")
 
 
 def title(frozen: Frozen, run_id: str) -> str:
     """A run's display name in W&B: what sets it apart, and its id."""
-    return f"{short_title(frozen.overrides) or frozen.name} {run_id}"
+    own = [o for o in frozen.overrides if o.lstrip("+~").split("=")[0] not in _COMMON]
+    return f"{short_title(own) or frozen.name} {run_id}"
 
 
 def short_title(overrides: Sequence[str]) -> str:
-    """Overrides by the last words of their keys, without those that a whole sweep shares: `lr=1e-6 seed=2`."""
+    """Overrides by the last words of their keys, without those about the place: `lr=1e-6 seed=2`."""
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key not in _COMMON and not key.startswith(("run.", "site.", "slurm.", "hydra", "logger.")):
+        if not key.startswith(("run.", "site", "slurm.", "hydra", "logger.")):
             parts.append(f"{key.rsplit('.', 1)[-1]}={value}")
     return " ".join(parts)
 

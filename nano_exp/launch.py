@@ -54,8 +54,10 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
         ready = submit.arrange(made.to_submit, submit.new_id(), results)
         submit.prepare(ready, where, parameters, sys.argv[1:])
         if where == "slurm":
-            submit.send(ready)
-            show.submitted(ready)
+            try:
+                submit.send(ready)
+            finally:  # of several arrays the first ones may be queued when a later one is refused
+                show.submitted(ready)
     if where == "local":
         run_here(ready, parallel)
     elif switches["wait"]:

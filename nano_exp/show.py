@@ -90,8 +90,10 @@ def _value(value: Any) -> str:
 
 
 def submitted(ready: submit.Launch) -> None:
-    """Each run with its job, its log and the next command."""
-    rows = [(array, i, row) for array in ready.arrays for i, row in enumerate(array.rows)]
+    """Each run that has a job, with its log and the next command."""
+    rows = [(array, i, row) for array in ready.arrays if array.job for i, row in enumerate(array.rows)]
+    if not rows:
+        return
     shared = shared_overrides([row.frozen.overrides for _, _, row in rows])
     print(f"\nsubmitted as launch {ready.id}:")
     cells = [

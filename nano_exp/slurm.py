@@ -197,8 +197,8 @@ def sbatch(script: Path) -> str:
 
 #: A word of sbatch's refusal -> (why, what to type); the first that fits.
 REMEDIES = (
-    ("partition", "the partition is not there, or not for you", "site.partition=NAME; `sinfo -s` lists them"),
     ("account", "you may not charge that account", "site.account=NAME; `sacctmgr show assoc user=$USER` lists yours"),
+    ("partition", "the partition is not there, or not for you", "site.partition=NAME; `sinfo -s` lists them"),
     ("qos", "that QOS is not yours to use", "site.qos=NAME; `sacctmgr show assoc user=$USER format=qos`"),
     ("time limit", "the partition does not allow this time", "hydra.launcher.timeout_min=N (minutes)"),
     ("node configuration", "no node there has these resources", "another cluster= or site.partition=; `sinfo -N -l`"),
