@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TOOL, MiniCluster, brought_up, new_state, tool, traces
+from minicluster_tool import TOOL, MiniCluster, brought_up, new_state, tool, traces
 
 pytestmark = pytest.mark.slurm
 
@@ -105,6 +105,7 @@ def test_killed_daemons_are_seen_and_started_again_under_a_running_job(
 ) -> None:
     job = minicluster.sbatch(f"--output={tmp_path}/log", "--nodelist=mini1", "--wrap=sleep 60")
     minicluster.wait_for("the job runs", lambda: minicluster.job(job)["JobState"] == "RUNNING")
+    minicluster.wait_until_saved(job)
     for name in ("slurmctld", "slurmd:mini1"):
         minicluster.tool("kill", name)
     done = minicluster.tool("status", check=False)
@@ -178,7 +179,7 @@ def test_a_reboot_is_repaired_and_down_leaves_nothing(minicluster: MiniCluster) 
     """A reboot leaves the state folder alone: no process, no namespace, no link. A job that waited is still there."""
     with brought_up("--fast", "--no-accounting", "--max-array-size=5000") as cluster:
         held = cluster.sbatch("--hold", "--output=/dev/null", "--array=4999", "--wrap=true")
-        time.sleep(1)  # slurmctld writes its jobs down
+        cluster.wait_until_saved(held)
         cluster.run(
             "srun", "bash", "-c", "setsid sleep 1000 >/dev/null 2>&1 & sleep 0.2"
         )  # a stray that no longer belongs to a job
