@@ -114,10 +114,10 @@ def _text_at(cfg: DictConfig, key: str) -> Any:
 
 def _name(config: Mapping[str, Any]) -> str:
     name = str(config["run"]["name"])
-    if not name or name.startswith((".", "-")) or any(c in name for c in "/\\ \t\n%,'\"") or len(name) > 100:
+    if not name or name.startswith((".", "-")) or any(c in name for c in "/\\ \t\n%|,'\"") or len(name) > 100:
         raise UserError(
             f"run.name={name!r}",
-            "it names a folder and a W&B group: no slash, space, quote, comma or %, no dot or dash in front",
+            "it names a folder and a W&B group: no slash, space, quote, comma, | or %, no dot or dash in front",
             "run.name=lr_sweep_1",
         )
     return name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -97,7 +98,23 @@ def require() -> None:
         )
 
 
-def _run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+#: Slurm's variables that say where the cluster is; any other changes what is asked or sent.
+_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"}
+_DROPPED = ("SLURM_", "SLURMD_", "SQUEUE_", "SACCT_")
+
+
+def client_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for Slurm's commands.
+
+    SQUEUE_STATES would hide jobs from us, SLURM_TIME_FORMAT reword times, and the variables of a job that one launches
+    from (SLURM_ARRAY_TASK_ID, SLURM_RESTART_COUNT, ...) reach the new job through sbatch, which then takes them for its
+    own.
+    """
+    kept = {k: v for k, v in environ.items() if k in _KEPT or not k.startswith(_DROPPED)}
+    return {**kept, "SLURM_BITSTR_LEN": "0"}
+
+
+def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             argv,
@@ -105,7 +122,7 @@ def _run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> subproces
             text=True,
             timeout=TIMEOUT_S,
             check=False,
-            env={**os.environ, "SLURM_BITSTR_LEN": "0", **(env or {})},
+            env=client_environment(os.environ),
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError as error:
@@ -166,6 +183,9 @@ _LOST_ANSWER = re.compile(r"timed out|zero bytes|unexpected message|i/o error|co
 def sbatch(script: Path) -> str:
     """Submit a script and return the job's id.
 
+    The script's options are given on the command line too: there they win over SBATCH_* variables, which win over the
+    script. With SBATCH_JOB_NAME set, the job would not be found again by the launch's name.
+
     Raises
     ------
     Refused: with Slurm's words; nothing was queued
@@ -173,7 +193,7 @@ def sbatch(script: Path) -> str:
     """
     require()
     try:
-        done = _run(["sbatch", "--parsable", str(script)])
+        done = _run(["sbatch", "--parsable", *script_options(script.read_text()), str(script)])
     except NoAnswer as error:
         raise Unclear(
             f"sbatch: {error}",
@@ -226,6 +246,12 @@ def _words(text: str) -> str:
     """Slurm's message without its prefixes, on one line."""
     lines = [re.sub(r"^(sbatch|squeue|sacct|scontrol): (error: )?", "", s).strip() for s in text.splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))
+
+
+def script_options(text: str) -> list[str]:
+    """The options of a batch script's #SBATCH lines, as sbatch takes them on its command line."""
+    lines = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+    return [word for line in lines for word in shlex.split(line)]
 
 
 @dataclass(frozen=True)
