@@ -22,8 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from nano_exp import engines, files, freeze, runs, slurm, snapshot, state
-from nano_exp.engines import Command, Context, Engine
+from nano_exp import engines, files, freeze, runs, slurm, state
+from nano_exp.engines import Command, Context, Engine, nemo_rl_checkout
 from nano_exp.errors import UserError
 from nano_exp.runs import Owner
 
@@ -267,7 +267,7 @@ def _check_engine_commit(run: runs.Run, config: dict[str, Any], say: Any) -> Non
     wanted, checkout = run.record.get("checkout_commit"), config["site"].get("checkout")
     if not wanted or not checkout or config["engine"]["name"] != "nemo_rl":
         return
-    found = snapshot.head(Path(checkout))
+    found = nemo_rl_checkout.read_checkout(Path(checkout)).commit
     if found == wanted:
         return
     what = f"the NeMo RL checkout {checkout} is at {found or 'no commit'}, and the run was launched with {wanted}"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files, runs, slurm, snapshot, state
+from nano_exp.engines import nemo_rl_checkout
 from nano_exp.errors import UserError
 from nano_exp.executors import ManifestSlurmExecutor
 from nano_exp.plan import Row
@@ -200,7 +201,7 @@ def _checkout_commit(config: dict[str, Any]) -> str | None:
     if config["engine"]["name"] != "nemo_rl" or not checkout:
         return None
     if checkout not in _COMMITS:
-        _COMMITS[checkout] = snapshot.head(Path(checkout))
+        _COMMITS[checkout] = nemo_rl_checkout.read_checkout(Path(checkout)).commit
     return _COMMITS[checkout]
 
 
