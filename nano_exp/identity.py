@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: Keys (with all below them) that do not make another run, with the reason. `*` stands for one level.
+#: Keys (with all below them) that do not make another run, with the reason.
 LEFT_OUT: dict[str, str] = {
     "run": "name, tags and folder of the run: output",
     "slurm": "Slurm: resources do not change the result",
@@ -63,11 +63,10 @@ def counts(key: str) -> bool:
 
 def _canonical(value: Any) -> Any:
     """The same JSON value for values that mean the same: 1 and 1.0, 1e-6 and 0.000001, a tuple and a list."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
+    if value is None or isinstance(value, bool | str | int):
         return value
-    if isinstance(value, int | float):
-        as_float = float(value)
-        return int(as_float) if as_float.is_integer() and abs(as_float) < 2**53 else repr(as_float)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
     if isinstance(value, Mapping):
         return {str(k): _canonical(v) for k, v in sorted(value.items(), key=lambda kv: str(kv[0]))}
     if isinstance(value, list | tuple):
