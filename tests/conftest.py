@@ -1,0 +1,45 @@
+"""What several tests of the core use and what is slow to make: a finished run of the embedded engine, a stand-in's copy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from launching import copy_standin, launch
+
+#: The smallest run of the embedded engine that still has every part: warm start, GRPO, validation, checkpoints.
+TINY = (
+    "grpo.max_num_steps=2",
+    "grpo.num_prompts_per_step=2",
+    "grpo.num_generations_per_prompt=2",
+    "grpo.max_val_samples=4",
+    "engine.warm_start.steps=1",
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A launch that ended: where it was launched, its only run, and what it printed."""
+
+    folder: Path
+    run: Path
+    stdout: str
+    stderr: str
+    returncode: int
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """`python launch.py` with the embedded engine, two tiny steps, to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = launch(folder, *TINY, timeout=180)
+    found = sorted((folder / "results" / "nano_tiny").glob("r*"))
+    assert len(found) == 1, done.stdout + done.stderr
+    return Finished(folder, found[0], done.stdout, done.stderr, done.returncode)
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the stand-in that belongs to no git repository."""
+    return copy_standin(tmp_path_factory.mktemp("checkout") / "standin")

@@ -1,0 +1,212 @@
+"""What the tests of the core share: real launches, real composition, run folders made by hand, a queue made of lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+
+from nano_exp import compose, plan, runs, slurm, submit
+from nano_exp.freeze import Frozen, freeze
+from nano_exp.runs import Owner
+
+ROOT = Path(__file__).resolve().parents[1]
+STANDIN = ROOT / "tests" / "standin"
+LAUNCH = ROOT / "launch.py"
+DIGEST = "d" * 64
+
+
+# --- launches as a user types them ----------------------------------------------------------------------------------
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a command under test: nothing of the caller's that a launch or an engine would follow."""
+    foreign = ("SLURM_", "NANO_EXP_", "WANDB_", "HYDRA_", "STANDIN_", "PYTHON")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+    return {**kept, "WANDB_MODE": "disabled", **extra}
+
+
+def launch(folder: Path, *arguments: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python launch.py ARGUMENTS` in a folder."""
+    return _run([sys.executable, str(LAUNCH), *arguments], folder, timeout, env)
+
+
+def start_launch(folder: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    """The same, in the background and in a process group of its own, as a shell starts it."""
+    return subprocess.Popen(
+        [sys.executable, str(LAUNCH), *arguments],
+        cwd=folder,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def nano_exp(folder: Path, *arguments: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+    """`nano-exp ARGUMENTS` in a folder."""
+    code = "import sys; from nano_exp.cli import main; sys.exit(main())"
+    return _run([sys.executable, "-c", code, *arguments], folder, timeout, env)
+
+
+def attempt(
+    launched: Path, array: int = 0, *arguments: str, timeout: float = 60, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """One attempt as the batch script starts it, from the launch's own copy of the code."""
+    return _run(attempt_argv(launched, array, *arguments), Path("/"), timeout, attempt_env(launched, **env))
+
+
+def start_attempt(launched: Path, array: int = 0, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        attempt_argv(launched, array, *arguments),
+        cwd="/",
+        env=environment(**attempt_env(launched, **env)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def attempt_argv(launched: Path, array: int, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "nano_exp.attempt", str(launched), "--array", str(array), *arguments]
+
+
+def attempt_env(launched: Path, **env: str) -> dict[str, str]:
+    return {"PYTHONPATH": str(launched / "code"), "PYTHONSAFEPATH": "1", "STANDIN_STEP_SECONDS": "0.02", **env}
+
+
+def _run(argv: list[str], folder: Path, timeout: float, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=timeout)
+
+
+def wait_for(reached: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    """The first true value of `reached`; fails the test when none comes."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if value := reached():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds:.0f} s: {what}")
+
+
+def everything_below(folder: Path) -> list[str]:
+    """Every path below a folder, sorted, relative to it."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+# --- composition ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def config_loader() -> ConfigLoader:
+    with compose.loader() as found:
+        return found
+
+
+@cache
+def point(*overrides: str) -> compose.Point:
+    """One really composed point; composing the same twice costs once."""
+    return compose.compose_points(config_loader(), [list(overrides)])[0]
+
+
+def frozen(folder: Path, *overrides: str) -> Frozen:
+    """A point frozen as if launched from `folder`."""
+    return freeze(point(*overrides), folder)
+
+
+def standin(checkout: Path = STANDIN) -> list[str]:
+    """Overrides that run a published recipe's config on the stand-in."""
+    return ["model=nano_12b", "cluster=1n8g", f"site.checkout={checkout}", f"site.python={sys.executable}"]
+
+
+def copy_standin(target: Path) -> Path:
+    """The stand-in outside of this repository: with no commit, so that commits made meanwhile change nothing."""
+    shutil.copytree(STANDIN, target, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def prepared(
+    folder: Path, *overrides: str, where: str = "slurm", points: Sequence[Sequence[str]] = ()
+) -> submit.Launch:
+    """A launch from `folder` that has written everything and submitted nothing."""
+    wanted = [frozen(folder, *overrides, *own) for own in (points or [()])]
+    made = plan.make(wanted, False, Answer([]))
+    ready = submit.arrange(made.to_submit, submit.new_id(), folder / "results")
+    submit.prepare(ready, where, {}, list(overrides))
+    return ready
+
+
+# --- a store and a queue made by hand -------------------------------------------------------------------------------
+
+
+class Answer(plan.Asked):
+    """Slurm's answer as given: lines of squeue, or None for no answer. `times` counts how often it was asked."""
+
+    def __init__(self, lines: Iterable[str] | None) -> None:
+        super().__init__()
+        self.lines, self.times = lines, 0
+
+    def __call__(self) -> slurm.Queue | None:
+        self.times += 1
+        if self.lines is None:
+            self.error = "Unable to contact slurm controller"
+            return None
+        return slurm.Queue([job for line in self.lines if (job := slurm.parse_squeue_line(line))])
+
+
+def make_run(
+    results: Path,
+    *,
+    name: str = "name",
+    run: str = "r0123456789",
+    record: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """A run's folder with run.json and config.yaml, no events."""
+    folder = results / name / run
+    whole = {"id": run, "name": name, "digest": DIGEST, "overrides": [], "created": time.time(), "user": "somebody"}
+    assert runs.create(folder, config or {"grpo": {"max_num_steps": 4}}, {**whole, **(record or {})})
+    return folder
+
+
+def intend(
+    folder: Path, *, array: int = 0, task: int | None = None, after: int = 0, local: Owner | None = None
+) -> None:
+    """The event of a submission by launch L."""
+    runs.record_event(
+        folder,
+        "submit",
+        durable=False,
+        launch="L",
+        array=array,
+        task=task,
+        after_attempt=after,
+        local=vars(local) if local else None,
+    )
+
+
+def make_attempt(folder: Path, number: int, owner: Owner, end: Mapping[str, Any] | None = None) -> Path:
+    """attempts/<number>, claimed and, with `end`, ended."""
+    made = runs.claim(folder, number, owner)
+    assert made is not None
+    if end is not None:
+        (made / "end.json").write_text(json.dumps(end))
+    return made
+
+
+def dead_process() -> Owner:
+    """An owner on this host whose process is gone."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    here = runs.this_process()
+    return Owner(None, 0, here.host, process.pid, here.started - 1)
