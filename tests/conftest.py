@@ -1,4 +1,4 @@
-"""What several tests of the core use and what is slow to make: a finished run of the embedded engine, a stand-in's copy."""
+"""What several tests of the core use and is slow to make: a finished run of the embedded engine, a stand-in's copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the core share: real launches, real composition, run folders made by hand, a queue made of lines."""
+"""What the core's tests share: real launches, real composition, run folders made by hand, a queue made of lines."""
 
 from __future__ import annotations
 

@@ -26,8 +26,35 @@ values = st.recursive(
 )
 configs = st.dictionaries(keys, values, min_size=1, max_size=4)
 #: Strings that YAML reads as something else when they are not quoted.
-TRICKY = ["1e-6", "1.0e-06", "no", "on", "null", "~", "0x1F", "1_000", "12:30:45", ".inf", "2020-01-01", "", " a", "a: b",
-          "# c", "line\nbreak", "tab\there", "\u2028", "é", "🤖", "%d", "@x", "`", "- a", "!tag", "&a", "*a"]  # fmt: skip
+TRICKY = [
+    "1e-6",
+    "1.0e-06",
+    "no",
+    "on",
+    "null",
+    "~",
+    "0x1F",
+    "1_000",
+    "12:30:45",
+    ".inf",
+    "2020-01-01",
+    "",
+    " a",
+    "a: b",
+    "# c",
+    "line\nbreak",
+    "tab\there",
+    "\u2028",
+    "é",
+    "🤖",
+    "%d",
+    "@x",
+    "`",
+    "- a",
+    "!tag",
+    "&a",
+    "*a",
+]
 
 
 def same(a: Any, b: Any) -> bool:
@@ -161,13 +188,25 @@ EQUAL = {
     "an int for a float": (["optimizer.weight_decay=0"], ["optimizer.weight_decay=0.0"]),
     "the order": ([*NINE, "grpo.seed=1", "grpo.val_period=5"], ["grpo.val_period=5", *NINE[::-1], "grpo.seed=1"]),
     "a group and the same by a plain override": (["model=nano_9b", "cluster=2n8g"], [*NINE, "++cluster.num_nodes=2"]),
-    "a default, typed": (list(NINE), [*NINE, "optimizer=adamw", "engine=nemo_rl", "grpo.num_generations_per_prompt=16"]),
-    "the knob and what it becomes": ([*NINE, "optimizer.weight_decay=0.1"], [*NINE, "policy.megatron_cfg.optimizer.weight_decay=0.1"]),
+    "a default, typed": (
+        list(NINE),
+        [*NINE, "optimizer=adamw", "engine=nemo_rl", "grpo.num_generations_per_prompt=16"],
+    ),
+    "the knob and what it becomes": (
+        [*NINE, "optimizer.weight_decay=0.1"],
+        [*NINE, "policy.megatron_cfg.optimizer.weight_decay=0.1"],
+    ),
     "one + and two": ([*NINE, "+grpo.new_key=1"], [*NINE, "++grpo.new_key=1"]),
-    "another name, place and account": (list(NINE), [*NINE, "run.name=x", "run.results=/y", "site.account=z", "run.tags=[t]"]),
-    "tracking": (list(NINE), [*NINE, "++logger.wandb.project=p", "++logger.log_dir=/l", "++checkpointing.checkpoint_dir=/c"]),
+    "another name, place and account": (
+        list(NINE),
+        [*NINE, "run.name=x", "run.results=/y", "site.account=z", "run.tags=[t]"],
+    ),
+    "tracking": (
+        list(NINE),
+        [*NINE, "++logger.wandb.project=p", "++logger.log_dir=/l", "++checkpointing.checkpoint_dir=/c"],
+    ),
     "the switches": ([], ["dry_run=true", "wait=true", "fresh=true"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL.values(), ids=EQUAL.keys())
