@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from launching import copy_standin, launch
+from core_case import copy_standin, launch
 
 #: The smallest run of the embedded engine that still has every part: warm start, GRPO, validation, checkpoints.
 TINY = (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from launching import frozen, point, standin
+from core_case import frozen, point, standin
 
 from nano_exp import files, freeze, identity
 from nano_exp.identity import LEFT_OUT
