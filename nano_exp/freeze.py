@@ -64,6 +64,7 @@ def freeze(point: Point, launch_folder: Path) -> Frozen:
     secrets.refuse_overrides(point.overrides)
     secrets.refuse(raw(point.cfg))
     config = resolve(point.cfg)
+    secrets.refuse(config)  # again: a variable with a harmless name may have held one
     _absolute(config, launch_folder)
     name = _name(config)
     kept = tuple(o for o in point.overrides if o.lstrip("+").split("=")[0] not in SWITCHES)

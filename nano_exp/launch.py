@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_exp import engines, local, plan, progress, runs, show, slurm, state, submit
+from nano_exp import engines, local, plan, progress, runs, secrets, show, slurm, state, submit
 from nano_exp.compose import Point
 from nano_exp.errors import UserError
 from nano_exp.freeze import SWITCHES, Frozen, freeze
@@ -29,6 +29,7 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
     ------
     UserError: nothing was submitted, or Slurm refused
     """
+    secrets.refuse(parameters, "hydra.launcher")  # they stand in the batch script
     switches = {key: bool(points[0].cfg.get(key, False)) for key in SWITCHES}
     where, parallel = str(points[0].cfg.slurm.where), int(points[0].cfg.slurm.parallel_local)
     wanted = [freeze(point, folder) for point in points]

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nano_exp.errors import UserError
-from nano_exp.identity import flatten
 
-_SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)", re.IGNORECASE)
-#: A key whose last part ends in one of these holds a secret; `tokenizer`, `stop_token_ids`, `train_mb_tokens` do not.
+_SECRET_NAME = re.compile(
+    r"(TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)", re.IGNORECASE
+)
+#: A key whose last part is one of these holds a secret; `stop_token_ids`, `train_mb_tokens`, `pad_token` do not.
 _SECRET_KEY = re.compile(
-    r"(^|_)(api_?key|secret|secret_key|password|passwd|credentials?|private_key|access_key|access_token|auth_token|"
-    r"hf_token|token)$",
-    re.IGNORECASE,
+    r"(?i:(^|_)(api_?key|secret|secret_key|password|passwd|credentials?|private_key|access_key|"
+    r"(access|api|auth|bearer|hf|refresh|session)_token)$|^token$)|^[A-Z0-9_]*TOKEN$"
+)
+#: A secret given inside a text, as in a set-up line `export HF_TOKEN=...`; `HF_TOKEN=$(cat ...)` names none.
+_ASSIGNED = re.compile(
+    r"\b(?:[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)=|api_?key\s*[:=]\s*)"
+    r"['\"]?(?=[^\s$'\"])"
 )
 #: Tokens by their published prefixes (Hugging Face, W&B, NVIDIA, OpenAI, GitHub, AWS), and a W&B key's 40 hex digits.
 _SECRET_VALUE = re.compile(
@@ -31,36 +36,47 @@ def looks_secret(key: str, value: Any) -> bool:
     if not isinstance(value, str) or not value:
         return False
     leaf = key.rsplit(".", 1)[-1]
-    if _SECRET_VALUE.search(value) or (_SECRET_KEY.search(leaf) and not value.startswith("${")):
+    if _SECRET_VALUE.search(value) or _ASSIGNED.search(value):
+        return True
+    if _SECRET_KEY.search(leaf) and not value.startswith("${"):
         return True
     return bool(_HEX40.match(value) and ("key" in leaf.lower() or "wandb" in key))
 
 
-def refuse(raw: Mapping[str, Any], where: str = "the config") -> None:
-    """Check an unresolved config (interpolations as text), so that a secret is never even read.
+def texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text below a value with its dotted key; the items of a list share their list's key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts(inner, key)
+
+
+def refuse(config: Mapping[str, Any], where: str = "the config") -> None:
+    """Check a config: first unresolved (interpolations as text), so that a secret is never even read.
 
     Raises
     ------
     UserError
         naming the key, never the value
     """
-    for key, value in flatten(raw):
-        for item in value if isinstance(value, list) else [value]:
-            if not isinstance(item, str):
-                continue
-            for name in _ENV.findall(item):
-                if _SECRET_NAME.search(name):
-                    raise UserError(
-                        f"{key} in {where} reads ${{oc.env:{name}}}",
-                        "the config is frozen into files and NeMo RL prints all of it: the secret would be written out",
-                        f"remove {key}; {_FIX}",
-                    )
-            if looks_secret(key, item):
+    for key, text in texts(config):
+        for name in _ENV.findall(text):
+            if _SECRET_NAME.search(name):
                 raise UserError(
-                    f"the value of {key} in {where} looks like a secret (not shown)",
-                    "the config is frozen into files, shown in plans and printed by NeMo RL",
+                    f"{key} in {where} reads ${{oc.env:{name}}}",
+                    "the config is frozen into files and NeMo RL prints all of it: the secret would be written out",
                     f"remove {key}; {_FIX}",
                 )
+        if looks_secret(key, text):
+            raise UserError(
+                f"the value of {key} in {where} looks like a secret (not shown)",
+                "the config is frozen into files, shown in plans and printed by NeMo RL",
+                f"remove {key}; {_FIX}",
+            )
 
 
 def refuse_overrides(overrides: Iterable[str]) -> None:
