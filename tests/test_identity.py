@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from core_case import frozen, point, standin
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from core_case import frozen, point, standin
 
 from nano_exp import files, freeze, identity
 from nano_exp.identity import LEFT_OUT
