@@ -157,7 +157,7 @@ def _unparsable(text: str) -> UserError:
     quoted = f"'{key}=\"{value}\"'"
     return UserError(
         f"cannot read the value in {text}",
-        "characters such as = , : { } [ ] ( ) or a space need quotes inside the override",
+        "characters such as = ~ , : { } [ ] ( ) or a space need quotes inside the override",
         f"quote it for Hydra and for the shell: {quoted}",
     )
 

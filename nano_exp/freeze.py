@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,10 @@ def _text_at(cfg: DictConfig, key: str) -> Any:
 
 def _name(config: Mapping[str, Any]) -> str:
     name = str(config["run"]["name"])
-    if not name or name.startswith((".", "-")) or any(c in name for c in "/\\ \t\n%|,'\"") or len(name) > 100:
+    if not re.fullmatch(r"\w[\w.+=@-]{0,99}", name):
         raise UserError(
             f"run.name={name!r}",
-            "it names a folder and a W&B group: no slash, space, quote, comma, | or %, no dot or dash in front",
+            "it names a folder, a W&B group and jobs: at most 100 letters, digits and . _ - + = @, no . or - first",
             "run.name=lr_sweep_1",
         )
     return name
@@ -147,7 +148,8 @@ def _make_absolute(holder: Any, key: str, folder: Path) -> None:
 def place(frozen: Frozen, run_id: str) -> dict[str, Any]:
     """The config with everything that derives from the run: its folders and its W&B identity.
 
-    A log_dir or checkpoint_dir that the user set is the parent: the run's id is appended, so no two runs share one.
+    A log_dir or checkpoint_dir that the user set is the parent: the run's name and id are appended, so no two runs
+    share one. (The id alone would not do: the same config under two names is two runs of one id.)
     """
     config = copy.deepcopy(frozen.config)
     run_dir = Path(config["run"]["results"]) / frozen.name / run_id
@@ -155,7 +157,7 @@ def place(frozen: Frozen, run_id: str) -> dict[str, Any]:
     for section, key, own in (("checkpointing", "checkpoint_dir", "checkpoints"), ("logger", "log_dir", "logs")):
         if section in config:
             parent = config[section].get(key)
-            config[section][key] = str(Path(parent) / run_id if parent else run_dir / own)
+            config[section][key] = str(Path(parent) / frozen.name / run_id if parent else run_dir / own)
     if isinstance(config.get("logger"), dict):
         wandb = dict(config["logger"].get("wandb") or {})
         wandb["project"] = wandb.get("project") or "nano-exp"
