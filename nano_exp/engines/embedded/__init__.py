@@ -7,6 +7,7 @@ This module is what the launcher and the attempt import: no torch, no transforme
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from nano_exp.engines import Command, Context
 from nano_exp.engines.embedded import checkpoint, combinations, schedule
+from nano_exp.errors import UserError
 
 SAVE_MARGIN_S = 60.0
 """Seconds kept free before the allocation's end, for imports, the warm start and a last save."""
@@ -25,9 +27,17 @@ def check(config: dict[str, Any]) -> None:
 
     Raises
     ------
-    UserError: the first key or value that is unknown, unsupported or impossible
+    UserError: the first key or value that is unknown, unsupported or impossible; an interpreter that is not there
     """
     combinations.check(config)
+    site = config.get("site") or {}
+    python = site.get("python")
+    if python and not site.get("setup") and shutil.which(str(python)) is None:  # set-up lines may bring its mount
+        raise UserError(
+            f"site.python={python}",
+            "there is no such program on this host",
+            "leave site.python out to run with the launcher's own interpreter, or name one that has torch",
+        )
 
 
 def overlay(config: dict[str, Any], ctx: Context) -> dict[str, object]:
@@ -52,9 +62,11 @@ def command(config: dict[str, Any], ctx: Context) -> Command:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str((config.get("engine") or {}).get("threads", 1)),
-        **{name: str(value) for name, value in (site.get("env") or {}).items()},
+        **{name: str(value) for name, value in (site.get("env") or {}).items() if value is not None},
         "PYTHONPATH": path,
     }
+    for name in [name for name, value in (site.get("env") or {}).items() if value is None]:
+        env.pop(name, None)  # null takes a variable away, as for the engine nemo_rl
     argv = [
         str(site.get("python") or sys.executable),
         "-m",
