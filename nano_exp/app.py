@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ def run(main: Callable[[], Any]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and exited on
     # Hydra's parser takes overrides on one side of an option only; -m may stand anywhere.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
-    from nano_exp import launch, launcher, resolvers
+    from nano_exp import launch, launcher, resolvers, secrets
 
     resolvers.register()
     launcher.register()
     try:
+        secrets.refuse_overrides(sys.argv[1:])  # first: what follows may show them
+        _refuse_other_mode(sys.argv[1:])
         main()
         return launch.exit_code
     except UserError as error:
@@ -41,6 +43,14 @@ def run(main: Callable[[], Any]) -> int:
         return 0
     except Exception as error:
         return report(error)
+
+
+def _refuse_other_mode(arguments: Sequence[str]) -> None:
+    """Looked for before Hydra is called, which would make its output folder first."""
+    for word in arguments:
+        key, _, value = word.partition("=")
+        if key.lstrip("+") == "hydra.mode" and value.strip("'\"").upper() != "MULTIRUN":
+            raise not_our_path()
 
 
 def report(error: Exception) -> int:

@@ -127,13 +127,23 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
         group = override.key_or_group
         if group in groups and not override.is_delete():
             yield from _bad_options(config_loader, group, override)
-    keys = _known_keys(config_loader, [o for o in parsed if o.key_or_group in groups and not o.is_delete()])
+    chosen = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]
+    keys = _known_keys(config_loader, chosen)
     for override in parsed:
         key = override.key_or_group
-        if key in groups or key.split(".")[0] == "hydra" or override.is_force_add() or override.is_add():
+        if key in groups or override.is_force_add() or override.is_add():
             continue
+        hydra = key.split(".")[0] == "hydra"
+        if hydra and override.is_sweep_override():
+            yield UserError(
+                str(override.input_line),
+                "Hydra's own settings, the launcher's among them, are those of a whole launch: they cannot be swept",
+                f"one launch for each value: {key}=...",
+            )
+        if hydra and any(o.key_or_group.startswith("hydra/") for o in chosen):
+            continue  # the keys of another launcher or sweeper are not looked up
         if keys is not None and key not in keys:
-            yield _unknown_key(override, keys, groups)
+            yield _unknown_key(override, {k for k in keys if k.startswith("hydra.") == hydra}, groups)
 
 
 def all_groups(config_loader: ConfigLoader, parent: str = "") -> set[str]:
@@ -192,8 +202,6 @@ def _known_keys(config_loader: ConfigLoader, group_overrides: Sequence[Override]
         cfg = config_loader.load_configuration(CONFIG_NAME, plain, run_mode=RunMode.RUN, from_shell=False)
     except (HydraException, OmegaConfBaseException):
         return None
-    with flag_override(cfg, ["struct", "readonly"], False):
-        del cfg["hydra"]
     keys: set[str] = set()
     for leaf in (key for key, _ in flatten(raw(cfg))):
         parts = leaf.split(".")
@@ -206,9 +214,10 @@ def _unknown_key(override: Override, keys: Iterable[str], groups: Iterable[str])
     leaf = key.rsplit(".", 1)[-1]
     known = sorted(keys)
     near = nearest(key, [*known, *groups])
-    for candidate in known:  # the right name in another section is the likelier intent than a similar path
-        if candidate.rsplit(".", 1)[-1] == leaf and candidate not in near:
-            near.append(candidate)
+    same = sorted((k for k in known if k.rsplit(".", 1)[-1] == leaf), key=lambda k: (k.count("."), k))
+    # The right name in another section is likelier meant than a similar path, unless it is everywhere (`name`).
+    ordered = [*same, *near] if len(same) <= 4 else [*near, *same]
+    near = [k for k in dict.fromkeys(ordered) if not key.startswith(f"{k}.")]
     value = override.input_line.split("=", 1)[1] if override.input_line and "=" in override.input_line else "..."
     if override.is_delete():
         return UserError(f"~{key}", "there is no such key to take away", f"~{near[0]}" if near else f"leave ~{key} out")

@@ -29,7 +29,7 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
     ------
     UserError: nothing was submitted, or Slurm refused
     """
-    secrets.refuse(parameters, "hydra.launcher")  # they stand in the batch script
+    secrets.refuse({"hydra.launcher": parameters}, "the launch")  # they stand in the batch script
     switches = {key: bool(points[0].cfg.get(key, False)) for key in SWITCHES}
     where, parallel = str(points[0].cfg.slurm.where), int(points[0].cfg.slurm.parallel_local)
     wanted = [freeze(point, folder) for point in points]

@@ -23,7 +23,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from nano_exp import app, compose, launch, secrets
+from nano_exp import app, compose, launch
 from nano_exp.errors import UserError
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -60,7 +60,6 @@ class NanoExpSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        secrets.refuse_overrides(arguments)  # first: what follows shows them
         parser = OverridesParser.create(config_loader=self.loader)
         own = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
         typed = parser.parse_overrides(arguments)
