@@ -217,6 +217,16 @@ def sbatch(script: Path) -> str:
 
 #: A word of sbatch's refusal -> (why, what to type); the first that fits.
 REMEDIES = (
+    (
+        "violates accounting",
+        "a limit of your account or QOS: jobs queued, size or time",
+        "the same command when some of your jobs have ended; `sacctmgr show qos` has the limits",
+    ),
+    (
+        "configuration source",
+        "this host has sbatch, and no cluster that it belongs to",
+        "launch from a login node of the cluster, or set SLURM_CONF",
+    ),
     ("account", "you may not charge that account", "site.account=NAME; `sacctmgr show assoc user=$USER` lists yours"),
     ("partition", "the partition is not there, or not for you", "site.partition=NAME; `sinfo -s` lists them"),
     ("qos", "that QOS is not yours to use", "site.qos=NAME; `sacctmgr show assoc user=$USER format=qos`"),
@@ -229,7 +239,6 @@ REMEDIES = (
         "the same command later: nothing was queued",
     ),
     ("array", "the array is larger than this site allows", "fewer points; `scontrol show config | grep MaxArraySize`"),
-    ("submit limit", "you have as many jobs queued as your account allows", "the same command when some have ended"),
     ("gres", "no such GPUs there", "site.partition=NAME or hydra.launcher.gres=gpu:TYPE:N; `sinfo -o '%P %G'`"),
 )
 
