@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -296,7 +297,7 @@ def _run_engine(engine: Engine, command: Command, ctx: Context, stop: Stop, say:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                preexec_fn=partial(engines.raise_open_files, limit) if limit else None,
+                preexec_fn=partial(_in_child, limit, os.getpid()),
             )
         except OSError as error:
             raise UserError(
@@ -315,6 +316,24 @@ def _run_engine(engine: Engine, command: Command, ctx: Context, stop: Stop, say:
         follower.join(timeout=10)
         for folder in command.scratch:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _in_child(open_files: int | None, parent: int) -> None:
+    """Before the engine's exec: it is killed when this attempt dies, even by SIGKILL.
+
+    Otherwise it would train on in a session of its own, beside the next attempt of the same run, wherever the job's
+    end does not kill what it left (no Slurm; proctrack/linuxproc).
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died in between
+            os.kill(os.getpid(), signal.SIGKILL)
+    if open_files:
+        engines.raise_open_files(open_files)
 
 
 def _wait(process: subprocess.Popen[bytes], stop: Stop, say: Any) -> int:
