@@ -214,6 +214,7 @@ def _train(
     for key, value in engine.overlay(config, ctx).items():
         freeze.set_dotted(engine_config, key, value)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
+    _recover_rows(engine, run.dir, number - 1)
     runs.cut_metrics(run.dir, engine.last_step(config, ctx))
     command = engine.command(config, ctx)
     runs.record_event(run.dir, "engine", attempt=number, engine=config["engine"]["name"], argv=command.argv)
@@ -364,6 +365,23 @@ def _follow(engine: Engine, stdout: Path, run_dir: Path, ended: threading.Event)
     for row in rows:
         with contextlib.suppress(OSError), metrics.open("a") as file:  # training goes on when this disk is full
             file.write(json.dumps(row) + "\n")
+
+
+def _recover_rows(engine: Engine, run_dir: Path, attempt: int) -> None:
+    """Append what an attempt that was killed had in its stdout and had not written to metrics.jsonl yet."""
+    folder = run_dir / "attempts" / str(attempt)
+    stdout = folder / "stdout.log"
+    if (folder / "end.json").exists() or not stdout.is_file():
+        return
+    known = {_row_key(row) for row in runs.read_metrics(run_dir)}
+    with stdout.open(errors="replace") as lines, (run_dir / runs.METRICS).open("a") as metrics:
+        for row in engine.follow(lines):
+            if _row_key(row) not in known:
+                metrics.write(json.dumps({**row, "time": stdout.stat().st_mtime}) + "\n")
+
+
+def _row_key(row: dict[str, Any]) -> tuple[int, bool]:
+    return int(row["step"]), "train/reward" in row
 
 
 def _lines(path: Path, ended: threading.Event) -> Iterator[str]:
