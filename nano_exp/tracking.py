@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 
+#: How long W&B's server may take to answer before a run is recorded offline.
+INIT_TIMEOUT_S = 30
+
+
 def drop_rows_after(path: Path, step: int | None) -> int:
     """Rewrite metrics.jsonl without rows after `step` (None: without any row) and without damaged lines.
 
@@ -114,7 +118,9 @@ class Wandb:
             os.environ.setdefault("WANDB_SILENT", "true")
             import wandb
 
-            settings = wandb.Settings(console="off", x_disable_stats=True, disable_code=True, init_timeout=60)
+            settings = wandb.Settings(
+                console="off", x_disable_stats=True, disable_code=True, init_timeout=INIT_TIMEOUT_S
+            )
             chosen = {"mode": mode, **options}
             try:
                 self._run = wandb.init(**chosen, config=dict(config), dir=str(folder), settings=settings)
@@ -124,6 +130,7 @@ class Wandb:
                 self._warn(
                     f"W&B cannot be reached ({_short(error)}); this run is recorded offline: wandb sync {folder}"
                 )
+                wandb.teardown()  # the attempt to start still holds the run's id
                 offline = {**chosen, "mode": "offline"}
                 self._run = wandb.init(**offline, config=dict(config), dir=str(folder), settings=settings)
         except Exception as error:

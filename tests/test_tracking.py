@@ -94,6 +94,20 @@ def test_a_users_mode_wins_and_the_key_is_written_nowhere(tmp_path: Path) -> Non
     assert key not in done.stdout + done.stderr
 
 
+def test_an_unreachable_server_is_said_and_the_run_recorded_offline(tmp_path: Path) -> None:
+    key = "0123456789abcdef0123456789abcdef01234567"
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE.replace("options =", "tracking.INIT_TIMEOUT_S = 3; options ="), str(tmp_path)],
+        env=environment(tmp_path, WANDB_API_KEY=key, WANDB_BASE_URL="http://127.0.0.1:9"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: W&B cannot be reached") == 1 and "wandb sync" in done.stderr
+    assert list(tmp_path.glob("wandb/offline-run-*-run-1/run-run-1.wandb"))
+    assert key not in done.stdout + done.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     said: list[str] = []

@@ -108,7 +108,7 @@ class Run:
         self.trainer.freeze_reference()
         self.chance = self.trainer.chance()
         if self.settings.val_at_start:
-            self._write(0, self._validate())
+            self._write(0, self._validate(0))
 
     def _resume(self, found: checkpoint.Found) -> None:
         trainer = self.trainer
@@ -157,7 +157,7 @@ class Run:
                         code=1,
                     )
                 due = settings.val_period > 0 and step % settings.val_period == 0
-                validation = self._validate() if due or (settings.val_at_end and last) else None
+                validation = self._validate(step) if due or (settings.val_at_end and last) else None
             self.finished = step
             self.valid_tokens += train["global_valid_toks"]
             self.history["rewards"].append(train["reward"])
@@ -182,8 +182,7 @@ class Run:
                 say(f"checkpoint_must_save_by is reached: saved step {step}, ending here")
                 return
 
-    def _validate(self) -> Metrics:
-        step = self.finished + 1 if self.history["rewards"] or self.finished else self.finished
+    def _validate(self, step: int) -> Metrics:
         began = time.perf_counter()
         metrics, pairs = self.trainer.validate(step)
         for request, answer in pairs[: self.settings.samples_to_print]:
