@@ -361,9 +361,11 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 def _follow(engine: Engine, stdout: Path, run_dir: Path, ended: threading.Event) -> None:
     """Append what the engine's output says of its metrics to metrics.jsonl, as it appears."""
     rows = engine.follow(_lines(stdout, ended))
-    metrics = run_dir / runs.METRICS
     for row in rows:
-        with contextlib.suppress(OSError), metrics.open("a") as file:  # training goes on when this disk is full
+        with (
+            contextlib.suppress(OSError),
+            runs.open_metrics(run_dir) as file,
+        ):  # training goes on when this disk is full
             file.write(json.dumps(row) + "\n")
 
 
@@ -374,7 +376,7 @@ def _recover_rows(engine: Engine, run_dir: Path, attempt: int) -> None:
     if (folder / "end.json").exists() or not stdout.is_file():
         return
     known = {_row_key(row) for row in runs.read_metrics(run_dir)}
-    with stdout.open(errors="replace") as lines, (run_dir / runs.METRICS).open("a") as metrics:
+    with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as metrics:
         for row in engine.follow(lines):
             if _row_key(row) not in known:
                 metrics.write(json.dumps({**row, "time": stdout.stat().st_mtime}) + "\n")

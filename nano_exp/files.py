@@ -41,8 +41,9 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
                 os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise unwritable(path, error) from error
+    finally:
+        aside.unlink(missing_ok=True)  # gone already where all went well
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:

@@ -147,9 +147,8 @@ def _generation(run: Run) -> int:
 def _changed(frozen: Frozen, here: list[Run], wanted: set[str]) -> tuple[Run, dict[str, tuple[Any, Any]]] | None:
     """An older run of the same overrides whose config was another: a default changed in between."""
     key = overrides_key(frozen.overrides)
-    for run in sorted(here, key=lambda r: float(r.record.get("created") or 0), reverse=True):
-        listed = run.record.get("overrides")
-        if not isinstance(listed, list) or overrides_key(listed) != key or run.record.get("digest") in wanted:
+    for run in sorted(here, key=lambda r: r.created, reverse=True):
+        if not run.record or overrides_key(run.overrides) != key or run.record["digest"] in wanted:
             continue
         try:
             return run, identity.differences(run.config(), frozen.config)

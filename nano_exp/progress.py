@@ -33,8 +33,9 @@ class Sample:
 def sample(run_dir: Path) -> Sample:
     """Read the tail of metrics.jsonl."""
     rows = runs.read_metrics(run_dir, tail_bytes=64 * 1024)
-    steps = [r for r in rows if "train/reward" in r]
-    accuracy = next((r["validation/accuracy"] for r in reversed(rows) if "validation/accuracy" in r), None)
+    steps = [r for r in rows if runs.number(r.get("train/reward")) is not None]
+    measured = (runs.number(r.get("validation/accuracy")) for r in reversed(rows))
+    accuracy = next((value for value in measured if value is not None), None)
     if not steps:
         return Sample(0, None, accuracy, None, _newest_line(run_dir))
     newest, window = steps[-1], steps[-20:]
@@ -50,7 +51,7 @@ def _newest_line(run_dir: Path) -> str:
 
 
 def _time(row: Mapping[str, Any]) -> float:
-    return float(row.get("time") or 0.0)
+    return runs.number(row.get("time")) or 0.0
 
 
 def duration(seconds: float) -> str:

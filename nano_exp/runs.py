@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from nano_exp import files
 from nano_exp.files import Damaged
@@ -28,7 +28,7 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a run; `kind` is submit, refused, start, engine, end or note."""
+    """One thing that happened to a run; `kind` is submit, refused, start, engine, end, cancel or note."""
 
     time: float
     kind: str
@@ -63,6 +63,17 @@ class Run:
     def results(self) -> Path:
         return self.dir.parent.parent
 
+    @property
+    def overrides(self) -> list[str]:
+        """As run.json has them; none where it does not say."""
+        listed = self.record.get("overrides")
+        return [o for o in listed if isinstance(o, str)] if isinstance(listed, list) else []
+
+    @property
+    def created(self) -> float:
+        """Unix time; 0 where run.json does not say."""
+        return number(self.record.get("created")) or 0.0
+
     def last(self, *kinds: str) -> Event | None:
         """The newest event of these kinds."""
         return next((e for e in reversed(self.events) if e.kind in kinds), None)
@@ -75,22 +86,27 @@ class Run:
         return config
 
 
+def number(value: Any) -> float | None:
+    """A finite or infinite number as a float; None for anything else that a file may hold in its place."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def load(run_dir: Path) -> Run:
     """Read run.json and the events of one run; never raises for what is inside the folder."""
     run = Run(run_dir)
     try:
         record = files.read_json(run_dir / "run.json")
-        if isinstance(record, dict):
+        if isinstance(record, dict) and isinstance(record.get("digest"), str):
             run.record = record
         else:
-            run.damaged.append("run.json is not an object")
+            run.damaged.append("run.json has no digest")
     except (Damaged, OSError) as error:
         run.damaged.append(_words(error))
     for path in sorted((run_dir / "events").glob("[0-9]*.json")):
         try:
             data = files.read_json(path)
             run.events.append(Event(float(data["time"]), str(data["kind"]), data))
-        except (Damaged, OSError, KeyError, TypeError, ValueError) as error:
+        except (Damaged, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
             run.damaged.append(f"events/{path.name}: {_words(error)}")
     return run
 
@@ -186,7 +202,7 @@ def attempts(run_dir: Path) -> list[Attempt]:
     for path in _folders(run_dir / "attempts"):
         if path.name.isdigit():
             owner, end = _maybe(path / "owner.json"), _maybe(path / "end.json")
-            found.append(Attempt(int(path.name), path, _owner(owner), end))
+            found.append(Attempt(int(path.name), path, as_owner(owner), end))
     return sorted(found, key=lambda a: a.number)
 
 
@@ -198,11 +214,14 @@ def _maybe(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _owner(data: Mapping[str, Any] | None) -> Owner | None:
+def as_owner(data: Any) -> Owner | None:
+    """An owner as it was written; None for anything else."""
     try:
-        return Owner(**data) if data else None
+        owner = Owner(**data)
     except TypeError:
         return None
+    whole = isinstance(owner.job, str | None) and isinstance(owner.restart, int) and isinstance(owner.host, str)
+    return owner if whole and isinstance(owner.pid, int) and number(owner.started) is not None else None
 
 
 def claim(run_dir: Path, number: int, owner: Owner) -> Path | None:
@@ -302,10 +321,24 @@ def read_metrics(run_dir: Path, tail_bytes: int | None = None) -> list[dict[str,
 
 def cut_metrics(run_dir: Path, last_step: int) -> None:
     """Drop the rows after the checkpoint that an attempt resumes from: those steps run again and are logged again."""
-    rows = read_metrics(run_dir)
-    kept = [row for row in rows if row["step"] <= last_step] if last_step else []
-    if len(kept) != len(rows):
-        files.write_text(run_dir / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+    path = run_dir / METRICS
+    kept = [row for row in read_metrics(run_dir) if row["step"] <= last_step] if last_step else []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return
+    if lines[-1] or len(kept) != len(lines) - 1:  # rows to drop, or damage, or half a last line
+        files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def open_metrics(run_dir: Path) -> TextIO:
+    """metrics.jsonl to append to, on a line of its own: a writer that was killed may have left half a line."""
+    path = run_dir / METRICS
+    half = files.tail(path, 1) not in ("", "\n")
+    file = path.open("a")
+    if half:
+        file.write("\n")
+    return file
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -313,10 +346,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and "step" in row else None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def metric_before_after(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float] | None:
     """First and last value of a metric; None when it was never logged."""
-    values = [float(r[key]) for r in rows if isinstance(r.get(key), int | float)]
+    values = [value for r in rows if (value := number(r.get(key))) is not None]
     return (values[0], values[-1]) if values else None

@@ -18,6 +18,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "failed": ("its last attempt failed", "submit"),
     "lost": ("its last attempt vanished: killed, or its node died", "submit"),
     "unstarted": ("submitted, then left the queue before it started", "submit"),
+    "cancelled": ("ended with nano-exp cancel", "submit"),
     "refused": ("Slurm refused its last submission", "submit"),
     "unknown": ("Slurm does not answer, so nobody can tell", "ask"),
     "changed": ("the same overrides now give another config", "ask"),
@@ -78,7 +79,7 @@ def submission(run: Run) -> Submission | None:
 def _submission(event: Event) -> Submission | None:
     data = event.data
     try:
-        local = Owner(**data["local"]) if data.get("local") else None
+        local = runs.as_owner(data["local"]) if data.get("local") else None
         task = data.get("task")
         return Submission(
             str(data["launch"]),
@@ -87,7 +88,7 @@ def _submission(event: Event) -> Submission | None:
             int(data["after_attempt"]),
             local,
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -118,6 +119,9 @@ def state(
             return found
     elif sent is not None and sent.local is not None and sent.after_attempt == n and runs.local_alive(sent.local):
         return State("pending", "waits for its turn on this machine", f"{sent.local.host}:{sent.local.pid}", n)
+    newest = run.last("submit", "cancel")
+    if newest is not None and newest.kind == "cancel" and (last is None or last.end is not None):
+        return State("cancelled", "", _owner_name(last), n)
     if last is not None and (sent is None or n > sent.after_attempt):
         return _after_attempt(last, queue)
     if sent is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nano_exp import plan, progress, runs, show, state
 from nano_exp.errors import UserError, nearest
@@ -84,8 +86,8 @@ def one(results: Path, word: str) -> runs.Run:
 
 def _line(run: runs.Run, now_state: state.State, moment: float) -> Line:
     now = progress.sample(run.dir)
-    last = run.events[-1].time if run.events else run.record.get("created")
-    max_steps, overrides = run.record.get("max_steps"), run.record.get("overrides")
+    last = run.events[-1].time if run.events else run.created
+    max_steps = run.record.get("max_steps")
     return Line(
         name=run.name,
         run=run.id,
@@ -97,8 +99,8 @@ def _line(run: runs.Run, now_state: state.State, moment: float) -> Line:
         max_steps=max_steps if isinstance(max_steps, int) else None,
         reward=now.reward,
         validation_accuracy=now.accuracy,
-        age_s=moment - float(last) if isinstance(last, int | float) else None,
-        overrides=overrides if isinstance(overrides, list) else [],
+        age_s=moment - last if last and math.isfinite(last) else None,
+        overrides=run.overrides,
         dir=str(run.dir),
         damaged=run.damaged,
     )
@@ -106,7 +108,13 @@ def _line(run: runs.Run, now_state: state.State, moment: float) -> Line:
 
 def as_json(found: Iterable[Line], asked: plan.Asked) -> str:
     """One object: the runs, and Slurm's error where it did not answer."""
-    return json.dumps({"slurm_error": asked.error or None, "runs": [asdict(line) for line in found]}, indent=1)
+    rows = [{k: _finite(v) for k, v in asdict(line).items()} for line in found]
+    return json.dumps({"slurm_error": asked.error or None, "runs": rows}, indent=1)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_table(found: Sequence[Line], asked: plan.Asked) -> str:
