@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-
 #: How long W&B's server may take to answer before a run is recorded offline.
 INIT_TIMEOUT_S = 30
 
