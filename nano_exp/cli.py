@@ -46,6 +46,15 @@ def parser() -> argparse.ArgumentParser:
     )
     logs.set_defaults(run=_logs)
 
+    cancel = commands.add_parser("cancel", parents=[where], help="end active runs; asks first for more than one")
+    cancel.add_argument("what", nargs="+", metavar="RUN|NAME", help="run ids, or names: all active runs of it")
+    cancel.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    cancel.set_defaults(run=_cancel)
+
+    retry = commands.add_parser("retry", parents=[where], help="submit again what is neither done nor active")
+    retry.add_argument("what", nargs="+", metavar="RUN|NAME", help="run ids, names, and hydra.launcher.KEY=VALUE")
+    retry.set_defaults(run=_retry)
+
     render = commands.add_parser("render", help="the YAML that NeMo RL would get, on stdout and nothing else")
     render.add_argument("overrides", nargs="*", help="as for launch.py: model=nano_9b cluster=1n8g ...")
     render.set_defaults(run=_render)
@@ -78,6 +87,31 @@ def _logs(given: argparse.Namespace) -> int:
         return now.kind not in (*state.ACTIVE, "unknown")
 
     return logs.follow(run, given.stream, sys.stdout, ended)
+
+
+def _cancel(given: argparse.Namespace) -> int:
+    from nano_exp import control
+    from nano_exp.report import status
+
+    def confirm(question: str) -> bool:
+        return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+    results = given.results.expanduser().resolve()
+    return control.cancel(results, status.select(results, given.what), given.yes, confirm)
+
+
+def _retry(given: argparse.Namespace) -> int:
+    from nano_exp import control
+    from nano_exp.report import status
+
+    results = given.results.expanduser().resolve()
+    overrides = [word for word in given.what if "=" in word]
+    words = [word for word in given.what if "=" not in word]
+    if not words:
+        raise UserError(
+            "no run named", "retry submits what you name", "nano-exp retry RUN|NAME [hydra.launcher.KEY=VALUE]"
+        )
+    return control.retry(results, status.select(results, words), overrides)
 
 
 def _render(given: argparse.Namespace) -> int:

@@ -52,17 +52,23 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
             else:
                 show.results([row.dir for row in made.rows])
             return
-        ready = submit.arrange(made.to_submit, submit.new_id(), results)
-        submit.prepare(ready, where, parameters, sys.argv[1:])
-        if where == "slurm":
-            try:
-                submit.send(ready)
-            finally:  # of several arrays the first ones may be queued when a later one is refused
-                show.submitted(ready)
+        ready = dispatch(made.to_submit, where, parameters, results)
     if where == "local":
         run_here(ready, parallel)
     elif switches["wait"]:
         wait_for([row for array in ready.arrays for row in array.rows])
+
+
+def dispatch(rows: Sequence[plan.Row], where: str, parameters: dict[str, Any], results: Path) -> submit.Launch:
+    """Record the intent for these rows and, where there is Slurm, submit them. The results folder is locked."""
+    ready = submit.arrange(rows, submit.new_id(), results)
+    submit.prepare(ready, where, parameters, sys.argv[1:])
+    if where == "slurm":
+        try:
+            submit.send(ready)
+        finally:  # of several arrays the first ones may be queued when a later one is refused
+            show.submitted(ready)
+    return ready
 
 
 def check(wanted: Sequence[Frozen]) -> None:

@@ -292,6 +292,22 @@ def accounting(jobs: Iterable[str]) -> dict[str, Ended]:
     return {job: found[job] for job in wanted if job in found}
 
 
+def scancel(jobs: Sequence[str]) -> None:
+    """Cancel jobs (`12`, `12_3`) in one call. Jobs that ended meanwhile are no error.
+
+    Raises
+    ------
+    UserError: Slurm's words
+    """
+    try:
+        done = _run(["scancel", *jobs])
+        said = "" if done.returncode == 0 else _words(done.stderr)
+    except NoAnswer as error:
+        said = str(error)
+    if said and "already completing or completed" not in said.lower():
+        raise UserError(f"scancel: {said}", "Slurm did not take the request", "the same command again", code=4)
+
+
 def end_time(job: str) -> float | None:
     """Unix time at which a running job's time limit ends it, from squeue; None when there is no limit or no answer."""
     try:

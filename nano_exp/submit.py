@@ -220,6 +220,7 @@ def _stage(launch: Launch, where: str, parameters: dict[str, Any], overrides: Se
             "host": socket.gethostname(),
             "folder": str(Path.cwd()),
             "overrides": list(overrides),
+            "parameters": parameters,
             "versions": snapshot.versions(),
             "arrays": [
                 {"job_name": a.job_name, "shape": asdict(a.shape), "runs": [str(r.dir) for r in a.rows]}

@@ -1,0 +1,176 @@
+"""Stop runs, and submit again those that are not done: the two things done to runs that exist."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nano_exp import files, launch, plan, runs, secrets, show, slurm, state, submit
+from nano_exp.errors import UserError
+from nano_exp.freeze import Frozen, short_title
+from nano_exp.plan import Row
+from nano_exp.runs import Run
+from nano_exp.state import State
+
+PREFIX = "hydra.launcher."
+
+
+def states(results: Path, found: Sequence[Run]) -> list[tuple[Run, State]]:
+    """Runs with their states, with one question to Slurm at most.
+
+    Raises
+    ------
+    UserError: a state depends on Slurm and it does not answer
+    """
+    asked = plan.Asked({r.record["user"] for r in found if isinstance(r.record.get("user"), str)})
+    jobs = plan.job_lookup(results)
+    pairs = [(run, state.state(run, runs.attempts(run.dir), jobs, asked)) for run in found]
+    unknown = [run.id for run, now in pairs if now.kind == "unknown"]
+    if unknown:
+        raise UserError(
+            f"cannot tell whether {', '.join(unknown[:5])} runs: {asked.error or 'it was started on another host'}",
+            "what is done to a run depends on whether it is active",
+            "the same command when Slurm answers again, or on the host that runs it",
+            code=4,
+        )
+    return pairs
+
+
+def cancel(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
+    """End active runs: scancel for Slurm's, SIGTERM for those of this machine. Says what it stopped.
+
+    Parameters
+    ----------
+    yes: do not ask, also for several runs
+    confirm: asks the user a question; False where there is nobody to ask
+    """
+    active = [(run, now) for run, now in states(results, found) if now.kind in state.ACTIVE]
+    if not active:
+        print(f"nothing to cancel: none of {len(found)} run{'s' if len(found) != 1 else ''} is active")
+        return 0
+    _show_active(active)
+    if len(active) > 1 and not yes and not confirm(f"cancel these {len(active)} runs?"):
+        raise UserError(
+            f"{len(active)} active runs, and no yes",
+            "more than one run is only cancelled on purpose",
+            "add --yes",
+            code=2,
+        )
+    slurm_jobs = [now.job for _, now in active if ":" not in now.job]
+    if slurm_jobs:
+        slurm.scancel(slurm_jobs)
+    for run, now in active:
+        if ":" in now.job:
+            _end_local(run, now)
+        runs.record_event(run.dir, "cancel", job=now.job)
+    print(f"cancelled {len(active)} run{'s' if len(active) != 1 else ''}; the same launch, or nano-exp retry, goes on")
+    return 0
+
+
+def _show_active(active: Sequence[tuple[Run, State]]) -> None:
+    cells = [(run.name, run.id, now.kind, now.job, short_title(_overrides(run))) for run, now in active]
+    print(show.table(("name", "run", "state", "job", "what"), cells))
+
+
+def _overrides(run: Run) -> list[str]:
+    found = run.record.get("overrides")
+    return [str(o) for o in found] if isinstance(found, list) else []
+
+
+def _end_local(run: Run, now: State) -> None:
+    """SIGTERM to the attempt of this machine, which ends its engine whole; its launcher goes on with the next run."""
+    host, _, pid = now.job.rpartition(":")
+    if host != os.uname().nodename:
+        raise UserError(
+            f"{run.id} runs on {host}", "a local run can only be ended on its own host", f"log in to {host}"
+        )
+    if now.kind == "pending":
+        raise UserError(
+            f"{run.id} waits for its turn in the launcher {now.job}",
+            "that launcher holds it, and would start it",
+            f"end the launcher: Ctrl-C there, or kill -INT {pid}",
+        )
+    os.kill(int(pid), signal.SIGTERM)
+
+
+def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
+    """Submit again what is neither done nor active, from its frozen config, with its last launch's resources.
+
+    Parameters
+    ----------
+    overrides: hydra.launcher.KEY=VALUE: other resources for this submission
+
+    Raises
+    ------
+    UserError: another override (a run's config never changes), or the runs were launched to different places
+    """
+    changes = launcher_overrides(overrides)
+    with submit.lock(results):
+        pairs = states(results, found)
+        rows = [_row(run, now) for run, now in pairs if now.action == "submit"]
+        kept = len(pairs) - len(rows)
+        print(f"retry: {len(rows)} to submit, {kept} left alone (done, active or damaged)")
+        if not rows:
+            return 0
+        launches = {_last_launch(run) for run, now in pairs if now.action == "submit"}
+        manifests = [_manifest(results, launched) for launched in sorted(launches)]
+        where = {str(m.get("where", "slurm")) for m in manifests}
+        if len(where) > 1:
+            raise UserError(
+                "some of these runs were launched to Slurm and some on this machine",
+                "one retry goes to one place",
+                "name the runs, or retry each name by itself",
+            )
+        parameters = {**(manifests[-1].get("parameters") or {}), **changes}
+        place = where.pop()
+        if place == "slurm":
+            slurm.require()
+        ready = launch.dispatch(rows, place, parameters, results)
+    if place == "local":
+        launch.run_here(ready, 1)
+    return launch.exit_code
+
+
+def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`hydra.launcher.timeout_min=600` -> {"timeout_min": 600}; values are read as YAML."""
+    secrets.refuse_overrides(overrides)
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.lstrip("+").partition("=")
+        if not equals or not key.startswith(PREFIX):
+            raise UserError(
+                override,
+                "a run's config is frozen; a retry can only ask Slurm for other resources",
+                f"{PREFIX}timeout_min=600, {PREFIX}partition=NAME, ...; for another config launch a new run",
+            )
+        try:
+            changes[key.removeprefix(PREFIX)] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(override, f"the value is no YAML: {' '.join(str(error).split())}", f"{key}=...") from error
+    return changes
+
+
+def _last_launch(run: Run) -> str:
+    sent = run.last("submit", "refused")
+    return str(sent.data.get("launch")) if sent else str(run.record.get("launch"))
+
+
+def _manifest(results: Path, launched: str) -> dict[str, Any]:
+    try:
+        found = files.read_json(runs.launch_dir(results, launched) / "manifest.json")
+    except (files.Damaged, OSError) as error:
+        print(f"warning: launch {launched}: {error}; its hydra.launcher settings are not known", file=sys.stderr)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _row(run: Run, now: State) -> Row:
+    config = run.config()
+    frozen = Frozen(run.name, str(run.record["digest"]), tuple(_overrides(run)), config)
+    return Row(frozen, run.id, run.dir, config, now, submit=True, is_new=False)
