@@ -125,10 +125,23 @@ def _render(given: argparse.Namespace) -> int:
     return 0
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes a list of names on one side of an option only; here they may stand on both."""
+    main_parser = parser()
+    given, rest = main_parser.parse_known_args(argv)
+    for name in ("what", "overrides"):
+        if isinstance(getattr(given, name, None), list):
+            getattr(given, name).extend(word for word in rest if not word.startswith("-"))
+            rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        main_parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return given
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `nano-exp` command. Returns the exit code."""
     try:
-        given = parser().parse_args(argv)
+        given = _parse(argv)
         return int(given.run(given))
     except UserError as error:
         print(error, file=sys.stderr)
