@@ -1,0 +1,296 @@
+"""The entry: from evidence to a diagnosis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nano_exp.secrets import redact
+from nano_exp.triage import judge, phases, remedies, remedies_memory, remedies_places
+from nano_exp.triage.evidence import Evidence
+from nano_exp.triage.judge import Hit, Log
+from nano_exp.triage.loglines import Line, Stream
+from nano_exp.triage.signs import Case, Found
+from nano_exp.triage.tracebacks import Raised
+from nano_exp.triage.vocabulary import CAUSES, PHASES, Fault
+
+__all__ = ["Diagnosis", "diagnose", "remedies_memory", "remedies_places"]  # the last two register their remedies
+
+#: Most lines that a diagnosis shows, and how long each may be.
+MAX_LINES = 8
+MAX_SHOWN = 300
+#: Slurm's state -> the cause that Slurm alone knows.
+OUTSIDE = {
+    "TIMEOUT": "time_limit",
+    "DEADLINE": "time_limit",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node_fail",
+    "BOOT_FAIL": "node_fail",
+    "CANCELLED": "cancelled",
+    "OUT_OF_MEMORY": "host_oom",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why an attempt ended as it did.
+
+    Parameters
+    ----------
+    cause: a key of vocabulary.CAUSES
+    title: one line for people
+    phase: a key of vocabulary.PHASES
+    node: where it happened, a name or an address; "" when nothing says
+    rank: of the process, or None
+    lines: the first lines that show it, at most 8, without secrets
+    remedy: what to type
+    fault: whose it is; only "infrastructure" may be retried without being asked
+    bad_node: the node name that the next attempt should avoid, or ""
+    """
+
+    cause: str
+    title: str
+    phase: str
+    node: str
+    rank: int | None
+    lines: tuple[str, ...]
+    remedy: str
+    fault: Fault
+    bad_node: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "lines": list(self.lines)}
+
+    def to_json(self) -> str:
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """Name the cause. Pure; never raises on any text; one pass over the logs.
+
+    The first fault of its own wins over its echoes. Slurm's record, or its step daemon's words, win over both where
+    they alone know (time limit, preemption, node failure, cancelled), unless a log shows a fault that came before.
+    """
+    config = evidence.config if isinstance(evidence.config, Mapping) else {}
+    streams = [Stream("stderr", evidence.stderr), Stream("stdout", evidence.stdout)]
+    streams += [Stream(f"node {name}", text, name) for name, text in evidence.node_logs.items()]
+    logs = [judge.read(stream, config) for stream in streams]
+    out = logs[1]
+    case = Case(config, any(log.setup_done for log in logs))
+    hits = [hit for log in logs for hit in log.hits]
+    hits += [hit for log in logs if (hit := judge.final_hit(log, case))]
+
+    outside = _outside(evidence, logs)
+    if evidence.exit_code == 0 and not outside and not out.async_error:
+        if out.steps or not out.setup_done:
+            return _plain("none", evidence)
+        return _plain("no_steps", evidence)
+    if outside:
+        hits = [hit for hit in hits if _before(hit, outside[0])]
+    hit = judge.choose(logs, hits)
+    if outside and (hit is None or hit.cause == outside[0]):
+        return _from_slurm(outside, hit, evidence, logs, hits)
+    if hit is not None:
+        return _from_hit(hit, hits, evidence, logs)
+    return _without_sign(evidence, logs)
+
+
+# --- Slurm's word ---------------------------------------------------------------------------------------------------
+
+
+def _outside(evidence: Evidence, logs: list[Log]) -> tuple[str, str, Line | None] | None:
+    """(cause, node, line) when Slurm or a signal ended the attempt."""
+    said = next((log for log in logs if log.slurm), None)
+    cause, node, line = "", "", None
+    if said is not None and said.slurm is not None:
+        (cause, node), line = said.slurm, said.slurm_line
+    state = evidence.slurm.state.split()[0].rstrip("+") if evidence.slurm and evidence.slurm.state.strip() else ""
+    if state in OUTSIDE:
+        # The step daemon says "cancelled" of every end, with its reason where it has one.
+        if OUTSIDE[state] != cause:
+            node = ""
+        cause = OUTSIDE[state]
+        # sacct calls a job CANCELLED that was preempted by cancelling.
+        if cause == "cancelled" and said is not None and said.slurm and said.slurm[0] == "preempted":
+            cause = "preempted"
+    elif state == "FAILED" and cause == "cancelled":
+        return None  # a step was ended because another task of it failed
+    if cause:
+        return cause, node, line
+    if evidence.stopped_by in ("SIGINT", "SIGHUP"):
+        return "cancelled", "", None
+    if evidence.stopped_by:
+        return "stopped", "", None
+    return None
+
+
+def _before(hit: Hit, outside: str) -> bool:
+    """Whether a sign counts although the attempt was ended from outside."""
+    cause = CAUSES[hit.cause]
+    fault = hit.found.fault or cause.fault
+    if hit.cause == outside:
+        return True
+    if cause.echo or cause.outside:
+        return False
+    if fault == "infrastructure":  # a hang after it, and then the time limit; who cancels or preempts needs no reason
+        return outside in ("time_limit", "node_fail")
+    return True
+
+
+def _from_slurm(
+    outside: tuple[str, str, Line | None], hit: Hit | None, evidence: Evidence, logs: list[Log], hits: list[Hit]
+) -> Diagnosis:
+    name, node, line = outside
+    if hit is not None:
+        return _from_hit(hit, hits, evidence, logs)
+    record, said = evidence.slurm, ""
+    if name == "cancelled":
+        said = f"by {record.by}" if record and record.by else (evidence.stopped_by and f"by {evidence.stopped_by}")
+    elif name == "stopped":
+        said = evidence.stopped_by
+    elif record and record.reason:
+        said = record.reason
+    lines = [line.shown] if line else []
+    return _make(name, Found(said, node=node), _driver_phase(logs), node, None, lines, evidence)
+
+
+# --- a sign ---------------------------------------------------------------------------------------------------------
+
+
+def _from_hit(hit: Hit, hits: list[Hit], evidence: Evidence, logs: list[Log]) -> Diagnosis:
+    """What the chosen sign does not say, other signs of the same cause may."""
+    same = [hit, *(other for other in hits if other.cause == hit.cause and other is not hit)]
+    phase = next((h.found.phase for h in same if h.found.phase), "") or _driver_phase(logs, hit)
+    rank = next((r for h in same if (r := _rank(h)) is not None), None)
+    node = next((h.node for h in same if h.node), "")
+    detail = next((h.found.detail for h in same if h.found.detail), "")
+    subject = next((h.found.subject for h in same if h.found.subject), "")
+    found = replace(hit.found, detail=detail, subject=subject)
+    shown = _lines(hit, same, logs)
+    return _make(hit.cause, found, phase, node, rank, shown, evidence)
+
+
+def _rank(hit: Hit) -> int | None:
+    return hit.found.rank if hit.found.rank is not None else hit.line.rank
+
+
+def _lines(hit: Hit, same: Iterable[Hit], logs: list[Log]) -> list[str]:
+    """The line itself, what follows it from the same process, and the next processes that say the same."""
+    stream = next(log.stream for log in logs if log.stream.name == hit.stream)
+    lines = [hit.line.shown]
+    for other in stream.after(hit.line, 3, reach=30):
+        if not other.text.strip() or other.indented or other.level or other.text.startswith("Traceback"):
+            break
+        lines.append(other.shown)
+    lines += [other.line.shown for other in same if other is not hit]
+    return lines
+
+
+def _driver_phase(logs: list[Log], hit: Hit | None = None) -> str:
+    """What the driver was at: its last word in stdout, before the sign if that is in stdout too."""
+    for log in logs:
+        marks = [phase for n, phase in log.markers if hit is None or hit.stream != log.stream.name or n <= hit.line.n]
+        if marks:
+            return marks[-1]
+    return "unknown"
+
+
+# --- no sign --------------------------------------------------------------------------------------------------------
+
+
+def _without_sign(evidence: Evidence, logs: list[Log]) -> Diagnosis:
+    """An exception that no sign knows, or an exit code."""
+    code = evidence.exit_code
+    signal = code - 128 if code is not None and 128 < code < 192 else (evidence.slurm.signal if evidence.slurm else 0)
+    raised = [log.raised for log in logs if log.raised]
+    error = next((e for e in raised if e.uncaught and e.driver), raised[0] if raised else None)
+    if error is not None and signal not in (9, 11, 7):
+        return _from_exception(error, evidence, logs)
+    if signal == 9:
+        return _make("killed", Found("SIGKILL"), _driver_phase(logs), "", None, [], evidence)
+    if signal in (11, 7):
+        return _make(
+            "segfault", Found("SIGSEGV" if signal == 11 else "Bus error"), _driver_phase(logs), "", None, [], evidence
+        )
+    if signal in (2, 15):
+        return _make("stopped", Found("SIGINT" if signal == 2 else "SIGTERM"), "unknown", "", None, [], evidence)
+    if code in (126, 127):
+        lines = _tail(logs[0].stream, 3)
+        return _make("no_program", Found(f"exit code {code}"), "setup", "", None, lines, evidence)
+    if code is None:
+        said = "nobody saw its end: killed, or its node died"
+        return _make("killed", Found(said), _driver_phase(logs), "", None, _tail(logs[0].stream, 3), evidence)
+    lines = _tail(logs[0].stream, MAX_LINES) or _tail(logs[1].stream, MAX_LINES)
+    return _make("unknown", Found(f"exit code {code}"), _driver_phase(logs), "", None, lines, evidence)
+
+
+def _from_exception(error: Raised, evidence: Evidence, logs: list[Log]) -> Diagnosis:
+    """Its innermost exception, where it was raised, and what that came from."""
+    phase = phases.of(error.functions, error.call, error.first.who) or _driver_phase(logs)
+    where = [f"{file}: {name}" for file, name in zip(error.files[-3:], error.functions[-3:], strict=True)]
+    lines = [error.last.shown, *error.message.split("\n")[1:], *reversed(where)]
+    if error.cause is not None:
+        lines.insert(1, f"caused by {error.cause.text}")
+    said = error.text if error.cause is None else f"{error.text} (from {error.cause.text})"
+    return _make("unknown", Found(said), phase, error.ip, error.rank, lines, evidence)
+
+
+def _plain(cause: str, evidence: Evidence) -> Diagnosis:
+    return _make(cause, Found(), "data" if cause == "no_steps" else "unknown", "", None, [], evidence)
+
+
+def _tail(stream: Stream, most: int) -> list[str]:
+    """The last lines that say anything."""
+    found: list[str] = []
+    for n in range(len(stream) - 1, max(len(stream) - 200, -1), -1):
+        shown = stream.line(n).shown
+        if shown.strip():
+            found.append(shown)
+            if len(found) == most:
+                break
+    return found[::-1]
+
+
+# --- the diagnosis --------------------------------------------------------------------------------------------------
+
+
+def _make(
+    name: str, found: Found, phase: str, node: str, rank: int | None, lines: Iterable[str], evidence: Evidence
+) -> Diagnosis:
+    cause = CAUSES[name]
+    fault = found.fault or cause.fault
+    phase = phase if phase in PHASES else "unknown"
+    known, bad = _node(node, evidence)
+    bad = bad if fault == "infrastructure" and (cause.blames_node or found.fault) else ""
+    said = " ".join(found.detail.split())[:200]
+    where = " ".join(w for w in (f"rank {rank}" if rank is not None else "", known and f"node {known}") if w)
+    title = cause.title
+    if PHASES[phase] and name not in ("cancelled", "preempted", "stopped", "no_steps"):
+        title += f" {PHASES[phase]}"
+    title += f" ({where})" if where else ""
+    title += f": {said}" if said else ""
+    shown = dict.fromkeys(line for text in lines if (line := _show(text)))
+    remedy = remedies.of(name, evidence.config if isinstance(evidence.config, Mapping) else {}, found, phase, bad)
+    return Diagnosis(
+        name, redact(title), phase, known, rank, tuple(shown)[:MAX_LINES], redact(remedy), fault, bad
+    )  # fmt: skip
+
+
+def _show(text: str) -> str:
+    text = redact("".join(c if c.isprintable() or c == "\t" else " " for c in text)).strip()
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 4] + " ..."
+
+
+def _node(node: str, evidence: Evidence) -> tuple[str, str]:
+    """(what to show, the node's Slurm name or ""). Ray knows addresses only."""
+    nodes = evidence.slurm.nodes if evidence.slurm else ()
+    name = evidence.addresses.get(node, node)
+    short = name.partition(".")[0] if not name.replace(".", "").isdecimal() else name
+    for candidate in (name, short):
+        if candidate and (candidate in nodes or candidate in evidence.node_logs):
+            return candidate, candidate
+    if len(nodes) == 1:  # everything ran there
+        return nodes[0], nodes[0]
+    return name, ("" if nodes or not name or name.replace(".", "").isdecimal() else short)

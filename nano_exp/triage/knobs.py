@@ -1,0 +1,86 @@
+"""A frozen config, asked by dotted keys, and overrides that Hydra takes for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_ABSENT = object()
+
+
+class Knobs:
+    """Reading never raises: a config may be empty, or of another version."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def _find(self, key: str) -> Any:
+        found: Any = self._config
+        for part in key.split("."):
+            if not isinstance(found, Mapping) or part not in found:
+                return _ABSENT
+            found = found[part]
+        return found
+
+    def get(self, key: str) -> Any:
+        found = self._find(key)
+        return None if found is _ABSENT else found
+
+    def whole(self, key: str) -> int | None:
+        found = self.get(key)
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+    def real(self, key: str) -> float | None:
+        found = self.get(key)
+        return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
+
+    def set(self, key: str, value: Any) -> str:
+        """`key=value`, or `++key=value` for a key that this config does not have."""
+        text = value if isinstance(value, str) else json.dumps(value)
+        return f"{'++' if self._config and self._find(key) is _ABSENT else ''}{key}={text}"
+
+    def env(self, name: str, value: str) -> str:
+        """An environment variable of the engine."""
+        return f"'++site.env.{name}={value}'"
+
+    @property
+    def backend(self) -> str:
+        """The section of what trains: megatron_cfg, dtensor_cfg or ""."""
+        for name in ("megatron_cfg", "dtensor_cfg"):
+            if self.get(f"policy.{name}.enabled") is True:
+                return name
+        return ""
+
+    @property
+    def tensor_parallel_key(self) -> str:
+        names = {"megatron_cfg": "tensor_model_parallel_size", "dtensor_cfg": "tensor_parallel_size"}
+        return f"policy.{self.backend}.{names[self.backend]}" if self.backend else ""
+
+    @property
+    def tensor_parallel(self) -> int:
+        return max(self.whole(self.tensor_parallel_key) or 1, 1) if self.backend else 1
+
+    @property
+    def other_parallel(self) -> int:
+        """Pipeline times context parallelism of what trains."""
+        keys = {
+            "megatron_cfg": ("pipeline_model_parallel_size", "context_parallel_size"),
+            "dtensor_cfg": ("context_parallel_size",),
+        }
+        size = 1
+        for key in keys.get(self.backend, ()):
+            size *= max(self.whole(f"policy.{self.backend}.{key}") or 1, 1)
+        return size
+
+    @property
+    def nodes(self) -> int:
+        return max(self.whole("cluster.num_nodes") or 1, 1)
+
+    @property
+    def gpus_per_node(self) -> int:
+        return max(self.whole("cluster.gpus_per_node") or 8, 1)
+
+    @property
+    def gpus(self) -> int:
+        return self.nodes * self.gpus_per_node

@@ -1,0 +1,213 @@
+"""Remedies for hosts, files, models, data, programs and the cluster."""
+
+from __future__ import annotations
+
+from nano_exp.triage.knobs import Knobs
+from nano_exp.triage.remedies import either, remedy
+from nano_exp.triage.signs import Found
+
+# --- host -----------------------------------------------------------------------------------------------------------
+
+
+@remedy("host_oom")
+def host_oom(knobs: Knobs, found: Found, phase: str) -> str:
+    back = ""
+    if knobs.backend == "dtensor_cfg" and knobs.get("policy.dtensor_cfg.cpu_offload"):
+        back = knobs.set("policy.dtensor_cfg.cpu_offload", False)
+    elif knobs.backend and knobs.get("policy.megatron_cfg.optimizer.optimizer_cpu_offload"):
+        key = "policy.megatron_cfg.optimizer"
+        back = (
+            f"{knobs.set(f'{key}.optimizer_cpu_offload', False)} {knobs.set(f'{key}.optimizer_offload_fraction', 0.0)}"
+        )
+    return either(
+        "" if "memory monitor" in found.detail else "hydra.launcher.mem_gb=0 (all of the node's memory)",
+        back,
+        "cluster=2n8g" if knobs.nodes == 1 else "more nodes",
+    )
+
+
+@remedy("disk_full")
+def disk_full(knobs: Knobs, found: Found, phase: str) -> str:
+    if found.subject.startswith("/dev/shm"):
+        return "give the node's /dev/shm room: other jobs' leavings, or the container's --shm-size"
+    if found.subject.startswith(("/tmp", "/var", "/run")):
+        return knobs.env("RAY_TMPDIR", "/path/on/a/large/local/disk") + ", or free that disk"
+    return f"free space there; {keep_fewer(knobs)}, then launch again: it resumes"
+
+
+@remedy("quota")
+def quota(knobs: Knobs, found: Found, phase: str) -> str:
+    return f"remove what is not needed (`quota -s`, `lfs quota`); {keep_fewer(knobs)}, or run.results=/another/disk"
+
+
+def keep_fewer(knobs: Knobs) -> str:
+    kept = knobs.whole("checkpointing.keep_top_k")
+    if kept is None or kept > 1:
+        return knobs.set("checkpointing.keep_top_k", 1)
+    return knobs.set("checkpointing.save_period", 2 * (knobs.whole("checkpointing.save_period") or 10))
+
+
+@remedy("stale_files")
+def stale_files(knobs: Knobs, found: Found, phase: str) -> str:
+    return "launch again: it resumes from the last checkpoint; if it comes back, the file system needs its admins"
+
+
+@remedy("permission")
+def permission(knobs: Knobs, found: Found, phase: str) -> str:
+    return (
+        f"`ls -ld {found.subject or 'PATH'}` on that node; run.results=, site.hf_home= and site.env choose other places"
+    )
+
+
+@remedy("file_missing")
+def file_missing(knobs: Knobs, found: Found, phase: str) -> str:
+    return f"every node must see {found.subject or 'it'}: a path on the shared file system, or a mount of the container"
+
+
+# --- models and data ------------------------------------------------------------------------------------------------
+
+
+@remedy("model_missing")
+def model_missing(knobs: Knobs, found: Found, phase: str) -> str:
+    name = knobs.get("policy.model_name") or found.subject or "the model"
+    if found.subject == "offline":
+        return f"download it where there is a network, HF_HOME=<site.hf_home>: `hf download {name}`"
+    return (
+        f"check policy.model_name={name}: a repository on the hub or a folder that every node sees; private: HF_TOKEN"
+    )
+
+
+@remedy("model_gated")
+def model_gated(knobs: Knobs, found: Found, phase: str) -> str:
+    name = found.subject or knobs.get("policy.model_name") or "the model"
+    return f"accept the terms at https://huggingface.co/{name} and export HF_TOKEN of that account before launching"
+
+
+@remedy("token_invalid")
+def token_invalid(knobs: Knobs, found: Found, phase: str) -> str:
+    if found.subject == "WANDB_API_KEY":
+        return "export WANDB_API_KEY=... before launching, or logger.wandb_enabled=false"
+    return "export HF_TOKEN=... (a valid one) before launching; it stays in the environment"
+
+
+@remedy("data_missing")
+def data_missing(knobs: Knobs, found: Found, phase: str) -> str:
+    return "data.train.data_path=/absolute/path (and data.validation.data_path); relative ones start at site.checkout"
+
+
+@remedy("config_refused")
+def config_refused(knobs: Knobs, found: Found, phase: str) -> str:
+    if found.subject:
+        return f"++{found.subject}=VALUE as NeMo RL {knobs.get('nemo_rl.version') or ''} wants it".replace("  ", " ")
+    return "change the keys that the message names; `nano-exp render ...` shows what NeMo RL gets"
+
+
+@remedy("no_steps")
+def no_steps(knobs: Knobs, found: Found, phase: str) -> str:
+    prompts = knobs.whole("grpo.num_prompts_per_step")
+    less = knobs.set("grpo.num_prompts_per_step", max(prompts // 2, 1)) if prompts and prompts > 1 else ""
+    return either(less, "a larger data set: data.train.data_path=...")
+
+
+@remedy("nan")
+def nan(knobs: Knobs, found: Found, phase: str) -> str:
+    lr = knobs.real("optimizer.lr")
+    slower = knobs.set("optimizer.lr", float(f"{lr / 2:.3g}")) if lr else "a smaller optimizer.lr"
+    clip = knobs.real("policy.max_grad_norm")
+    tighter = knobs.set("policy.max_grad_norm", 0.5) if clip and clip > 0.5 else ""
+    return either(slower, tighter, "fresh=true if the last checkpoint already has NaN")
+
+
+# --- programs -------------------------------------------------------------------------------------------------------
+
+
+@remedy("cuda_assert", "cuda_error")
+def kernel(knobs: Knobs, found: Found, phase: str) -> str:
+    if "no kernel image" in found.detail:
+        return "this build has no code for this GPU: " + knobs.env("TORCH_CUDA_ARCH_LIST", '"9.0 10.0"')
+    return knobs.env("CUDA_LAUNCH_BLOCKING", "1") + " once: the traceback then shows the failing operation"
+
+
+@remedy("import_error")
+def import_error(knobs: Knobs, found: Found, phase: str) -> str:
+    return "site.python=/path/to/python of NeMo RL's environment (site.checkout's own: `uv sync` there)"
+
+
+@remedy("no_program")
+def no_program(knobs: Knobs, found: Found, phase: str) -> str:
+    return "site.python=/path/to/python as the compute node sees it; site.setup for `module load` lines"
+
+
+@remedy("ray_mismatch")
+def ray_mismatch(knobs: Knobs, found: Found, phase: str) -> str:
+    return "site.python= must be the same environment on every node (NeMo RL wants one Python and one Ray everywhere)"
+
+
+@remedy("segfault")
+def segfault(knobs: Knobs, found: Found, phase: str) -> str:
+    if "Bus error" in found.detail:
+        return "a bus error is mostly a full /dev/shm: give it room (the container's --shm-size)"
+    return (
+        knobs.env("PYTHONFAULTHANDLER", "1") + " once: it prints where; if it moves between nodes, suspect the driver"
+    )
+
+
+@remedy("unknown")
+def unknown(knobs: Knobs, found: Found, phase: str) -> str:
+    return "read the end of its log: `nano-exp logs RUN --stream err`"
+
+
+# --- the cluster ----------------------------------------------------------------------------------------------------
+
+
+@remedy("gpu_lost", "gpu_ecc", "fabric", "cuda_init")
+def hardware(knobs: Knobs, found: Found, phase: str) -> str:
+    return "launch again without that node; tell its admins (`nvidia-smi -q`, `dmesg | grep Xid` there)"
+
+
+@remedy("node_fail", "ray_node_lost", "ray_head_lost", "ray_worker_lost", "nccl_peer_lost", "killed")
+def again(knobs: Knobs, found: Found, phase: str) -> str:
+    return "launch again: it resumes from the last checkpoint"
+
+
+@remedy("port_in_use")
+def port_in_use(knobs: Knobs, found: Found, phase: str) -> str:
+    low, high = knobs.whole("cluster.master_port_range_low"), knobs.whole("cluster.master_port_range_high")
+    if found.subject.isdecimal() and low and high and low <= int(found.subject) <= high:
+        move = f"{knobs.set('cluster.master_port_range_low', low + 4000)} "
+        return either("launch again", move + knobs.set("cluster.master_port_range_high", high + 4000))
+    return "launch again: something else on that node holds it"
+
+
+@remedy("ray_resources")
+def ray_resources(knobs: Knobs, found: Found, phase: str) -> str:
+    if found.subject == "CPUs":
+        return f"slurm.cpus_per_node={max(16, 2 * knobs.gpus_per_node)} (NeMo RL wants 2 for each GPU of a node)"
+    return "launch again; if it comes back, a node gives fewer GPUs than cluster.gpus_per_node asks for"
+
+
+@remedy("nccl_timeout", "nccl_error")
+def nccl(knobs: Knobs, found: Found, phase: str) -> str:
+    return f"launch again; if it comes back: {knobs.env('NCCL_DEBUG', 'INFO')} and compare the ranks' last lines"
+
+
+@remedy("time_limit")
+def time_limit(knobs: Knobs, found: Found, phase: str) -> str:
+    period = knobs.whole("checkpointing.save_period")
+    often = knobs.set("checkpointing.save_period", max(period // 2, 1)) if period and period > 1 else ""
+    return either("launch again: it resumes from the last checkpoint", "hydra.launcher.timeout_min=MINUTES", often)
+
+
+@remedy("preempted")
+def preempted(knobs: Knobs, found: Found, phase: str) -> str:
+    return "launch again: it resumes; site.qos= or site.partition= that is not preempted"
+
+
+@remedy("cancelled", "stopped")
+def cancelled(knobs: Knobs, found: Found, phase: str) -> str:
+    return "launch again when it shall go on: it resumes from the last checkpoint"
+
+
+@remedy("none")
+def none(knobs: Knobs, found: Found, phase: str) -> str:
+    return ""

@@ -1,0 +1,144 @@
+"""What shows a cause: small functions, registered by a decorator. Adding one touches one file and its test.
+
+There are two kinds. A `line_sign` looks at single lines while the log is read; its needles are plain words, one of
+which a line must contain. A `final_sign` looks at the exception that ended the driver, because its kind (a missing
+file, a failed assertion, a missing module) also occurs, harmlessly, in rollouts, tools and samples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nano_exp.triage.loglines import Line, Stream
+from nano_exp.triage.tracebacks import HEADER, Raised
+from nano_exp.triage.vocabulary import CAUSES, Fault
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a sign read in the log.
+
+    Parameters
+    ----------
+    detail: for the title, one line
+    node, rank, phase, fault: where this log says it; "" or None leaves it to others
+    subject: what the remedy is about: a path, a port, a number
+    cause: another cause than the sign's own
+    """
+
+    detail: str = ""
+    node: str = ""
+    rank: int | None = None
+    phase: str = ""
+    fault: Fault | None = None
+    subject: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a final sign may look at beside the exception."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    setup_done: bool = False
+
+
+LineCheck = Callable[[Line, Stream], Found | None]
+FinalCheck = Callable[[Raised, Case], Found | None]
+
+
+@dataclass(frozen=True)
+class LineSign:
+    """`any_level`: also where the line itself says INFO or WARNING."""
+
+    cause: str
+    needles: tuple[str, ...]
+    check: LineCheck
+    any_level: bool = False
+
+
+@dataclass(frozen=True)
+class FinalSign:
+    cause: str
+    kinds: tuple[str, ...]
+    check: FinalCheck
+
+
+LINE_SIGNS: list[LineSign] = []
+FINAL_SIGNS: list[FinalSign] = []
+
+
+def line_sign(cause: str, *needles: str, any_level: bool = False) -> Callable[[LineCheck], LineCheck]:
+    """Register a function that reads a cause from a line which contains one of `needles`."""
+    assert cause in CAUSES and needles
+
+    def register(check: LineCheck) -> LineCheck:
+        LINE_SIGNS.append(LineSign(cause, needles, check, any_level))
+        return check
+
+    return register
+
+
+def final_sign(cause: str, *kinds: str) -> Callable[[FinalCheck], FinalCheck]:
+    """Register a function that reads a cause from the exception that ended the driver, of one of `kinds`."""
+    assert cause in CAUSES and kinds
+
+    def register(check: FinalCheck) -> FinalCheck:
+        FINAL_SIGNS.append(FinalSign(cause, kinds, check))
+        return check
+
+    return register
+
+
+def pattern_sign(cause: str, needle: str, pattern: str, detail: str = "", any_level: bool = False) -> None:
+    """Register a line sign that is one regular expression; `detail` is expanded with its groups ("{0}", "{node}").
+
+    Groups named node, rank, subject fill those fields.
+    """
+    compiled = re.compile(pattern)
+
+    def check(line: Line, _stream: Stream) -> Found | None:
+        match = compiled.search(line.text)
+        if match is None:
+            return None
+        names = match.groupdict()
+        rank = names.get("rank")
+        said = detail.format(*("" if g is None else g for g in match.groups()), **names) if detail else ""
+        return Found(
+            said, node=names.get("node") or "", rank=int(rank[:9]) if rank else None, subject=names.get("subject") or ""
+        )
+
+    line_sign(cause, needle, any_level=any_level)(check)
+
+
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Z]\w*)(?:\(\w+\))?: (.*)", re.ASCII)
+#: Words of a message about something that the program survived.
+_SURVIVED = re.compile(
+    r"\b(?:retry(?:ing)?|retried|fall(?:ing)? back|skipp(?:ed|ing)|recovered|ignor(?:ed|ing)|attempt \d+ ?/ ?\d+)\b",
+    re.IGNORECASE,
+)
+
+
+def exception(line: Line, stream: Stream) -> tuple[str, str] | None:
+    """(class, message) when the line is the last one of a traceback, not a quotation of one.
+
+    It must begin with the class, after Ray's and vLLM's prefixes, and follow a frame of the same process; a repeated
+    line, or the first lines of a log that was cut, cannot show their frames.
+    """
+    match = _EXCEPTION.match(line.text)
+    if match is None:
+        return None
+    if line.repeated or line.n < 3 or line.level in ("ERROR", "CRITICAL"):
+        return match[1], match[2]
+    for other in stream.before(line, 2, reach=120):
+        if other.indented or other.text.startswith(HEADER) or "ray::" in other.text:
+            return match[1], match[2]
+    return None
+
+
+def survived(line: Line) -> bool:
+    """Whether the line itself says that the program went on."""
+    return _SURVIVED.search(line.text) is not None

@@ -1,0 +1,226 @@
+"""Signs of GPUs, CUDA and NCCL: PyTorch 2.x, the kernel's NVRM lines, NVIDIA's Xid table, NCCL 2.2x."""
+
+from __future__ import annotations
+
+import re
+
+from nano_exp.triage import phases
+from nano_exp.triage.loglines import Line, Stream
+from nano_exp.triage.signs import Found, exception, line_sign, pattern_sign, survived
+from nano_exp.triage.tracebacks import HEADER
+
+_TRIED = re.compile(r"Tried to allocate ([\d.]+ [KMGT]iB)")
+_FREE_ON_START = re.compile(r"Free memory on device.*?\(([\d.]+)/([\d.]+) GiB\) on startup is less than desired")
+_FRAME = re.compile(r'^\s*File "[^"]+", line \d+, in (.+)$')
+_CALL = re.compile(r"ray::([\w.\[\]=]+)\(\)")
+_REPR_RANK = re.compile(r"repr=\w*\[rank=(\d{1,9})\]")
+
+
+def place(line: Line, stream: Stream) -> tuple[str, int | None]:
+    """Phase and rank of the traceback that ends in this line."""
+    functions: list[str] = []
+    call, rank = "", line.rank
+    for other in stream.before(line, 250, reach=1500):
+        if match := _FRAME.match(other.text):
+            functions.append(match[1])
+        elif match := _CALL.search(other.text):
+            call = call or match[1]
+            if rank is None and (of := _REPR_RANK.search(other.text)):
+                rank = int(of[1])
+            if other.text.startswith("ray."):  # the caller's frames, above, are the driver's
+                break
+        elif other.text.startswith(HEADER):
+            break
+    return phases.of(functions, call, line.who), rank
+
+
+@line_sign("cuda_oom", "out of memory", "OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
+def cuda_out_of_memory(line: Line, stream: Stream) -> Found | None:
+    """torch.OutOfMemoryError, CUDA's own error 2, cuBLAS without a workspace; not host memory, not a warning."""
+    found = exception(line, stream)
+    if found is None or survived(line):
+        return None
+    kind, message = found
+    by_torch = kind == "OutOfMemoryError" and "CUDA out of memory" in message
+    by_cuda = re.match(r"CUDA (?:driver )?error: (?:out of memory|CUDA_ERROR_OUT_OF_MEMORY)", message)
+    by_cublas = "CUBLAS_STATUS_ALLOC_FAILED" in message
+    by_vllm = kind in ("RuntimeError", "ValueError") and "CUDA out of memory" in message[:200]
+    if not (by_torch or by_cuda or by_cublas or by_vllm):
+        return None
+    phase, rank = place(line, stream)
+    tried = _TRIED.search(message)
+    return Found(f"tried to allocate {tried[1]}" if tried else "", phase=phase, rank=rank)
+
+
+@line_sign("cuda_oom", "on startup is less than desired")
+def vllm_finds_the_gpu_full(line: Line, stream: Stream) -> Found | None:
+    found = exception(line, stream)
+    match = _FREE_ON_START.search(found[1]) if found else None
+    if match is None:
+        return None
+    return Found(f"vLLM found {match[1]} of {match[2]} GiB free and wants more", phase="generation")
+
+
+@line_sign("vllm_mamba_blocks", "Mamba cache blocks")
+def mamba_blocks(line: Line, stream: Stream) -> Found | None:
+    match = re.search(r"max_num_seqs \((\d{1,9})\) exceeds available Mamba cache blocks \((\d{1,9})\)", line.text)
+    if match is None or exception(line, stream) is None:
+        return None
+    return Found(f"{match[1]} sequences, {match[2]} blocks", phase="generation", subject=match[2])
+
+
+@line_sign("vllm_no_kv_cache", "No available memory for the cache blocks", "KV cache is needed")
+def no_kv_cache(line: Line, stream: Stream) -> Found | None:
+    if exception(line, stream) is None:
+        return None
+    length = re.search(r"max seq(?:uence)? len\w* \((\d{1,9})\)", line.text)
+    fits = re.search(r"estimated maximum model length is (\d{1,9})", line.text)
+    said = f"one sequence of {length[1]} tokens does not fit" if length else ""
+    return Found(said, phase="generation", subject=fits[1] if fits else "")
+
+
+#: Xid numbers (NVIDIA's "XID errors" table) that are the hardware's: cause and words.
+XIDS = {
+    48: ("gpu_ecc", "double-bit ECC error"),
+    63: ("gpu_ecc", "ECC page retirement or row remapping"),
+    64: ("gpu_ecc", "ECC row remapping failed"),
+    74: ("fabric", "NVLink error"),
+    79: ("gpu_lost", "GPU has fallen off the bus"),
+    92: ("gpu_ecc", "high rate of single-bit ECC errors"),
+    94: ("gpu_ecc", "contained ECC error"),
+    95: ("gpu_ecc", "uncontained ECC error"),
+    109: ("gpu_lost", "context switch time-out"),
+    119: ("gpu_lost", "GSP time-out"),
+    120: ("gpu_lost", "GSP error"),
+    140: ("gpu_ecc", "unrecovered ECC error"),
+    145: ("fabric", "NVLink RLW error"),
+    149: ("fabric", "NVLink NETIR error"),
+}
+
+
+@line_sign("gpu_lost", "Xid (", any_level=True)
+def xid(line: Line, _stream: Stream) -> Found | None:
+    """The kernel's report. Xids of a program's own faults (13, 31, 43, 45) are left to the program's message."""
+    match = re.search(r"NVRM: Xid \((?:PCI:)?([\w:.]+)\): (\d{1,4})\b", line.text)
+    if match is None or int(match[2]) not in XIDS:
+        return None
+    cause, words = XIDS[int(match[2])]
+    host = re.match(r"^(?:\[[^\]]*\] )?\w{3} +\d+ \d\d:\d\d:\d\d ([\w.-]+) kernel:", line.text)
+    return Found(f"Xid {match[2]}, {words}, at {match[1]}", node=host[1] if host else "", cause=cause)
+
+
+#: A CUDA error's words -> cause. Out of memory has its own sign.
+CUDA_ERRORS = (
+    ("GPU is lost", "gpu_lost"),
+    ("GPU has fallen off the bus", "gpu_lost"),
+    ("uncorrectable ECC error", "gpu_ecc"),
+    ("uncorrectable NVLink error", "fabric"),
+    ("system not yet initialized", "fabric"),
+    ("initialization error", "cuda_init"),
+    ("CUDA unknown error", "cuda_init"),
+    ("no CUDA-capable device is detected", "cuda_init"),
+    ("No CUDA GPUs are available", "cuda_init"),
+    ("CUDA-capable device(s) is/are busy or unavailable", "cuda_init"),
+    ("CUDA driver initialization failed", "cuda_init"),
+    ("Found no NVIDIA driver on your system", "cuda_init"),
+    ("driver/library version mismatch", "cuda_init"),
+    ("device-side assert triggered", "cuda_assert"),
+    ("an illegal memory access was encountered", "cuda_error"),
+    ("misaligned address", "cuda_error"),
+    ("an illegal instruction was encountered", "cuda_error"),
+    ("unspecified launch failure", "cuda_error"),
+    ("no kernel image is available", "cuda_error"),
+)
+
+
+@line_sign("cuda_error", *(words for words, _ in CUDA_ERRORS))
+def cuda_error(line: Line, stream: Stream) -> Found | None:
+    found = exception(line, stream)
+    if found is None or survived(line):
+        return None
+    for words, cause in CUDA_ERRORS:
+        if words in found[1]:
+            phase, rank = place(line, stream)
+            return Found(words, phase=phase, rank=rank, cause=cause)
+    return None
+
+
+pattern_sign(
+    "gpu_lost",
+    "Unable to determine the device handle",
+    r"Unable to determine the device handle for (GPU\S*).*(?:lost|Unknown Error)",
+    "{0}",
+)
+pattern_sign(
+    "fabric", "abric", r"(?i)(fabric ?manager.*(?:not running|failed|is not initialized))", "{0}", any_level=True
+)
+pattern_sign("cuda_assert", "Assertion", r"^\S+\.cu:\d+: .*: block: \[.*thread: \[.*\] (Assertion .* failed)", "{0}")
+
+
+# --- NCCL -----------------------------------------------------------------------------------------------------------
+
+
+@line_sign("nccl_timeout", "Watchdog caught collective operation timeout")
+def watchdog(line: Line, _stream: Stream) -> Found | None:
+    """PyTorch's watchdog: some rank did not come to a collective."""
+    if "ProcessGroupNCCL" not in line.shown and "DistBackendError" not in line.text:
+        return None
+    what = re.search(r"OpType=(\w+)", line.text)
+    after = re.search(r"ran for (\d{1,12}) milliseconds", line.text)
+    rank = re.search(r"\[Rank (\d{1,9})\]", line.text)
+    said = f"{what[1]} after {int(after[1]) // 1000} s" if what and after else ""
+    return Found(said, rank=int(rank[1]) if rank else None)
+
+
+pattern_sign(
+    "nccl_timeout",
+    "watchdog got stuck for",
+    r"ProcessGroupNCCL's watchdog got stuck for (\d+) seconds",
+    "watchdog stuck for {0} s",
+)
+pattern_sign(
+    "nccl_timeout",
+    "clients joined",
+    r"Timed out after (\d+) seconds waiting for clients\. (\d+/\d+) clients joined",
+    "{1} processes met within {0} s",
+)
+
+
+@line_sign("nccl_error", "ncclSystemError", "ncclInternalError", "ncclInvalidUsage", "ncclUnhandledCudaError")
+def nccl_error(line: Line, stream: Stream) -> Found | None:
+    """The second line of a DistBackendError; the lines after it say "Last error:" and what it was."""
+    match = re.match(r"^(nccl\w+Error|ncclInvalidUsage): ", line.text)
+    if match is None:
+        return None
+    last = ""
+    for other in stream.after(line, 3, reach=60):
+        if not other.level and not other.indented and not other.text.startswith("Last error"):
+            last = other.text.strip()
+            break
+    phase, rank = place(line, stream)
+    if "out of memory" in last:
+        return Found(last, phase=phase, rank=rank, cause="cuda_oom")
+    if "/dev/shm" in last:
+        return Found(last, phase=phase, rank=rank, cause="disk_full", subject="/dev/shm", fault="infrastructure")
+    return Found(f"{match[1]}{': ' + last if last else ''}", phase=phase, rank=rank)
+
+
+pattern_sign("nccl_error", "NET/IB", r"NCCL WARN NET/IB ?: (.*(?:error|status=\d+).*)", "{0}")
+pattern_sign("nccl_peer_lost", "ncclRemoteError", r"^ncclRemoteError: ", "a process at the other end ended")
+pattern_sign("nccl_peer_lost", "onnection closed by", r"gloo/.*Connection closed by peer \[(?P<node>[\w.:]+?)\]", "")
+
+# --- NaN ------------------------------------------------------------------------------------------------------------
+
+pattern_sign(
+    "nan",
+    "found NaN in local",
+    r"[Rr]ank (?P<rank>\d+).*(found NaN in local (?:grad norm|forward loss)[\w #]*)",
+    "{1}",
+)
+pattern_sign("nan", "Unexpected result nan", r"Unexpected result nan on rank (?P<rank>\d+) at iteration #(\d+)", "")
+pattern_sign(
+    "nan",
+    "probability tensor contains",
+    r"^RuntimeError: (probability tensor contains either `inf`, `nan` or element < 0)",
+    "{0}",
+)

@@ -1,0 +1,226 @@
+"""Signs of files, models, tokens, parsers and refused configs."""
+
+from __future__ import annotations
+
+import re
+
+from nano_exp.triage import phases
+from nano_exp.triage.loglines import Line, Stream
+from nano_exp.triage.signs import Case, Found, exception, final_sign, line_sign, survived
+from nano_exp.triage.signs_gpu import place
+from nano_exp.triage.tracebacks import Raised
+
+_PATH = re.compile(r"""['"]((?:/|\.{0,2}/|[\w.-]+/)[^'"]*|[^'"/]+\.\w{1,8})['"]""")
+#: Places on a node's own disk or memory: full there, another node will do.
+LOCAL = ("/tmp", "/dev/shm", "/var", "/run", "/local", "/scratch/local")
+DATA = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
+
+
+def _path(message: str) -> str:
+    match = _PATH.search(message)
+    return match[1] if match else ""
+
+
+@line_sign("disk_full", "No space left on device", "OutOfDiskError")
+def no_space(line: Line, stream: Stream) -> Found | None:
+    """ENOSPC. Ray's early warning ("over 95% full") is none."""
+    if survived(line):
+        return None
+    if exception(line, stream) is None and not re.search(r"No space left on device\s*$|Errno 28", line.text):
+        return None
+    if exception(line, stream) is None and line.level == "" and not _of_a_program(line):
+        return None
+    path = _path(line.text) or ("/dev/shm" if "/dev/shm" in line.text else "")
+    phase, rank = place(line, stream)
+    local = path.startswith(LOCAL)
+    return Found(path, phase=phase, rank=rank, subject=path, fault="infrastructure" if local else None)
+
+
+def _of_a_program(line: Line) -> bool:
+    """`tool: message: No space left on device`, as shells and coreutils print it."""
+    return re.match(r"^[\w./-]+: (?:line \d+: )?[^:]*:? ?.*: No space left on device\s*$", line.text) is not None
+
+
+@line_sign("quota", "Disk quota exceeded")
+def quota(line: Line, stream: Stream) -> Found | None:
+    if exception(line, stream) is None and not line.text.endswith("Disk quota exceeded"):
+        return None
+    phase, rank = place(line, stream)
+    path = _path(line.text)
+    return Found(path, phase=phase, rank=rank, subject=path)
+
+
+@line_sign(
+    "stale_files",
+    "Stale file handle",
+    "Stale NFS file handle",
+    "Errno 5] Input/output error",
+    "Transport endpoint is not connected",
+    "Cannot send after transport endpoint shutdown",
+)
+def stale(line: Line, stream: Stream) -> Found | None:
+    if exception(line, stream) is None or survived(line):
+        return None
+    phase, rank = place(line, stream)
+    path = _path(line.text)
+    return Found(path, phase=phase, rank=rank, subject=path)
+
+
+# --- models and tokens ----------------------------------------------------------------------------------------------
+
+_REPO = re.compile(r"huggingface\.co/(?:api/models/|models/)?([\w.-]+/[\w.-]+?)(?:/|\.\s|\s|$)")
+_NOT_A_MODEL = re.compile(r"^(\S+) is not a local folder and is not a valid model identifier")
+
+
+def _repo(line: Line, stream: Stream) -> str:
+    for other in [line, *stream.after(line, 6, reach=40)]:
+        if match := _REPO.search(other.text):
+            return match[1]
+    return ""
+
+
+@line_sign("model_gated", "GatedRepoError", "gated repo", "Access to model")
+def gated(line: Line, stream: Stream) -> Found | None:
+    match = re.search(r"Access to model (\S+) is restricted", line.text)
+    if exception(line, stream) is None and match is None and not line.text.startswith(("You are trying", "Cannot acc")):
+        return None
+    repo = match[1] if match else _repo(line, stream)
+    return Found(repo, phase="setup", subject=repo)
+
+
+@line_sign(
+    "model_missing", "RepositoryNotFoundError", "is not a valid model identifier", "does not appear to have a file"
+)
+def model_not_found(line: Line, stream: Stream) -> Found | None:
+    found = exception(line, stream)
+    if found is None:
+        return None
+    match = _NOT_A_MODEL.match(found[1])
+    repo = match[1] if match else _repo(line, stream)
+    return Found(repo, phase="setup", subject=repo)
+
+
+@line_sign(
+    "model_missing", "LocalEntryNotFoundError", "couldn't connect to 'https://huggingface.co'", "OfflineModeIsEnabled"
+)
+def model_not_in_cache(line: Line, stream: Stream) -> Found | None:
+    if exception(line, stream) is None:
+        return None
+    return Found("not in HF_HOME, and the hub is out of reach", phase="setup", subject="offline")
+
+
+@line_sign(
+    "token_invalid",
+    "Invalid user token",
+    "401 Client Error",
+    "403 Client Error",
+    "api_key not configured",
+    "API key you provided is either invalid",
+    "Invalid credentials in Authorization header",
+    "API key must be 40 characters",
+)
+def token(line: Line, stream: Stream) -> Found | None:
+    """Hugging Face or W&B say no. A 401 for an unknown or gated repository is those causes' own."""
+    if exception(line, stream) is None and not line.text.startswith(("wandb: ERROR", "Invalid user token")):
+        return None
+    if "GatedRepo" in line.text or "RepositoryNotFound" in line.text:
+        return None
+    following = " ".join(other.text for other in stream.after(line, 3, reach=30))
+    if "Repository Not Found" in following or "gated repo" in following:
+        return None
+    wandb = "wandb" in line.text or "api_key" in line.text or "API key" in line.text
+    name = "WANDB_API_KEY" if wandb else "HF_TOKEN"
+    return Found(name, phase="setup", subject=name)
+
+
+# --- the tool parser ------------------------------------------------------------------------------------------------
+
+
+@line_sign("tool_parser", "tool call parser", "ool parser", "toolcall_parser", "tool_parser")
+def tool_parser(line: Line, stream: Stream) -> Found | None:
+    """vLLM does not know the parser's name, or its file does not import (vllm-project/vllm issue 42065)."""
+    text = line.text
+    if match := re.search(r"KeyError: ['\"]+(?:invalid tool call parser: |Tool parser ')([\w.-]+)", text):
+        return Found(f"{match[1]} is not registered", phase="setup", subject=match[1])
+    if match := re.search(r"Failed to load module '?([\w./-]*parser[\w./-]*)'? from", text):
+        why = next((x.text for x in stream.after(line, 40, reach=120) if re.match(r"^\w*Error: ", x.text)), "")
+        return Found(why or match[1], phase="setup", subject=match[1])
+    found = exception(line, stream)
+    if found is None:
+        return None
+    in_parser = any(re.search(r'File "[^"]*tool_?call_?parser[^"]*\.py"', x.text) for x in stream.before(line, 12))
+    if found[0] in ("ModuleNotFoundError", "ImportError") and "vllm" in found[1] and in_parser:
+        return Found(found[1], phase="setup")
+    if found[0] == "FileNotFoundError" and re.search(r"parser\w*\.py", found[1]):
+        return Found(_path(found[1]), phase="setup", subject=_path(found[1]))
+    return None
+
+
+# --- what ended the driver ------------------------------------------------------------------------------------------
+
+
+@final_sign("config_refused", "ValidationError")
+def refused_by_types(error: Raised, case: Case) -> Found | None:
+    """pydantic: "1 validation error for MasterConfig", then a key and its fault for each."""
+    head, *rest = error.message.split("\n")
+    if "validation error" not in head:
+        return None
+    keys = [text.strip() for text in rest if re.match(r"^[A-Za-z_][\w.\[\]-]*$", text)]
+    faults = [text.split(" [type=", 1)[0].strip() for text in rest if " [type=" in text]
+    said = "; ".join(f"{k}: {f}" for k, f in zip(keys, faults, strict=False)) or head
+    return Found(said, phase="setup", subject=keys[0] if keys else "")
+
+
+@final_sign(
+    "config_refused",
+    "ConfigAttributeError", "ConfigKeyError", "MissingMandatoryValue", "InterpolationKeyError",
+    "ConfigCompositionException", "OverrideParseException",
+)  # fmt: skip
+def refused_by_omegaconf(error: Raised, case: Case) -> Found | None:
+    return Found(error.message.split("\n", 1)[0], phase="setup")
+
+
+@final_sign("config_refused", "AssertionError", "ValueError", "NotImplementedError", "KeyError")
+def refused_by_a_rule(error: Raised, case: Case) -> Found | None:
+    """One of NeMo RL's own checks: raised in its files, with words. After set-up only assertions (batch sizes)."""
+    if "/nemo_rl/" not in error.file or not error.message.strip():
+        return None
+    if case.setup_done and error.kind != "AssertionError":
+        return None
+    said = error.message.split("\n", 1)[0]
+    if error.kind == "KeyError":
+        said = f"the key {said} is not there"
+    return Found(said, phase=phases.of(error.functions, error.call) or "setup")
+
+
+@final_sign("data_missing", "DatasetNotFoundError", "DataFilesNotFoundError", "EmptyDatasetError")
+def dataset_not_found(error: Raised, case: Case) -> Found | None:
+    return Found(error.message.split("\n", 1)[0], phase="data")
+
+
+@final_sign("file_missing", "FileNotFoundError")
+def file_not_found(error: Raised, case: Case) -> Found | None:
+    path = _path(error.message)
+    phase = phases.of(error.functions, error.call)
+    if path.endswith(DATA) or "data file" in error.message or phase == "data":
+        return Found(path or error.message.split("\n", 1)[0], phase="data", subject=path, cause="data_missing")
+    return Found(path or error.message.split("\n", 1)[0], phase=phase, subject=path)
+
+
+@final_sign("permission", "PermissionError")
+def permission(error: Raised, case: Case) -> Found | None:
+    path = _path(error.message)
+    return Found(path, phase=phases.of(error.functions, error.call), subject=path)
+
+
+@final_sign("permission", "OSError")
+def read_only(error: Raised, case: Case) -> Found | None:
+    if "Read-only file system" not in error.message:
+        return None
+    return Found(f"{_path(error.message)} is read-only", phase=phases.of(error.functions, error.call))
+
+
+@final_sign("import_error", "ModuleNotFoundError", "ImportError")
+def not_importable(error: Raised, case: Case) -> Found | None:
+    name = re.search(r"No module named '([\w.]+)'", error.message)
+    return Found(error.message.split("\n", 1)[0], phase="setup", subject=name[1] if name else "")
