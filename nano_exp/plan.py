@@ -123,7 +123,8 @@ def _row(frozen: Frozen, merged: int, digest: str, here: list[Run], wanted: set[
                 "another run.name=... for this launch",
             )
         now = state.state(newest, runs.attempts(newest.dir), job_lookup(results), asked)
-        if not fresh or now.kind in state.ACTIVE or now.kind == "unknown":
+        unanswered = now.kind == "unknown" and bool(asked.error)  # else it is on another host, perhaps for ever
+        if not fresh or now.kind in state.ACTIVE or unanswered:
             config = place(frozen, newest.id)
             return Row(frozen, newest.id, newest.dir, config, now, now.action == "submit", False, merged)
         run_id = identity.run_id(digest, _generation(newest) + 1)
@@ -160,11 +161,14 @@ def _changed(frozen: Frozen, here: list[Run], wanted: set[str]) -> tuple[Run, di
 def _refuse_to_guess(rows: list[Row], asked: Asked) -> None:
     unknown = [row for row in rows if row.state.kind == "unknown"]
     if unknown:
-        why = asked.error or unknown[0].state.why
+        first = unknown[0]
+        why = asked.error or f"{first.state.why} ({first.state.job})"
         raise UserError(
-            f"cannot tell whether {len(unknown)} of {len(rows)} runs are active (first: {unknown[0].id}): {why}",
+            f"cannot tell whether {len(unknown)} of {len(rows)} runs are active (first: {first.id}): {why}",
             "submitting one that is active would execute it twice",
-            "the same command when Slurm answers again (squeue must work here)",
+            "the same command when Slurm answers again (squeue must work here)"
+            if asked.error
+            else "the same command on that host; where it is gone for good, fresh=true starts in a new folder",
             code=4,
         )
 

@@ -169,7 +169,7 @@ def _after_attempt(last: Attempt, queue: Callable[[], slurm.Queue | None]) -> St
     if alive:
         return State("running", "", name, last.number)
     if alive is None:
-        return State("unknown", "nobody here can tell whether its attempt still runs", name, last.number)
+        return State("unknown", "its attempt was started elsewhere, and may still run there", name, last.number)
     return State("lost", "its attempt ended without a word: killed, or its node died", name, last.number)
 
 
