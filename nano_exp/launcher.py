@@ -64,6 +64,7 @@ class NanoExpSweeper(Sweeper):
         own = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
         typed = parser.parse_overrides(arguments)
         require_multirun(typed)
+        refuse_swept_site((*own, *typed))
         if not isinstance(self.launcher, NanoExpLauncher):
             raise app.not_our_path()
         self.launcher.launch(expand(own, typed), initial_job_idx=0)
@@ -83,6 +84,22 @@ def require_multirun(typed: Sequence[Override]) -> None:
             "several values of one key are a sweep, and a sweep is confirmed with -m",
             f"python launch.py -m ... {shown}   (or quote a list that is one value: 'key=[a,b]')",
         )
+
+
+#: Keys of a site that stand in the batch script, which Hydra composes once for all points.
+_OF_A_LAUNCH = ("partition", "account", "qos", "timeout_min", "setup", "modules")
+
+
+def refuse_swept_site(overrides: Sequence[Override]) -> None:
+    """A swept site would change what the runs remember and not where they are sent."""
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_sweep_override() and (key == "site" or key in [f"site.{k}" for k in _OF_A_LAUNCH]):
+            raise UserError(
+                str(override.input_line),
+                "partition, account, time limit and set-up are those of a whole launch: it goes to one site",
+                f"one launch for each value: {key}=...",
+            )
 
 
 def expand(own: Sequence[Override], typed: Sequence[Override]) -> list[list[str]]:

@@ -142,7 +142,6 @@ def record_event(run_dir: Path, kind: str, durable: bool = True, **data: Any) ->
 
 def create(run_dir: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     """Make a run's folder whole or not at all. False when it is already there (made by another launcher)."""
-    files.make_dir(run_dir.parent)
     staging = run_dir.parent / f".staging-{uuid.uuid4().hex[:8]}"
     try:
         files.make_dir(staging / "events")
@@ -156,6 +155,16 @@ def create(run_dir: Path, config: Mapping[str, Any], record: Mapping[str, Any]) 
         raise files.unwritable(run_dir, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        _remove_empty(run_dir.parent, run_dir.parent.parent)
+
+
+def _remove_empty(*folders: Path) -> None:
+    """Inner ones first; the first one that has something in it ends it."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def discard(run_dir: Path) -> None:
@@ -165,11 +174,7 @@ def discard(run_dir: Path) -> None:
     grave = run_dir.with_name(f".refused-{run_dir.name}-{uuid.uuid4().hex[:8]}")
     run_dir.rename(grave)
     shutil.rmtree(grave, ignore_errors=True)
-    for folder in (run_dir.parent, run_dir.parent.parent):
-        try:
-            folder.rmdir()  # only where nothing else is in it
-        except OSError:
-            return
+    _remove_empty(run_dir.parent, run_dir.parent.parent)
 
 
 # --- attempts -------------------------------------------------------------------------------------------------------

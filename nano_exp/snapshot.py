@@ -25,7 +25,19 @@ def take(launch_dir: Path) -> None:
     files.write_json(launch_dir / "git.json", facts)
     if diff:
         files.write_text(launch_dir / "diff.patch", diff)
-    shutil.copytree(PACKAGE, launch_dir / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    copy_code(launch_dir / "code" / PACKAGE.name)
+
+
+def copy_code(target: Path) -> None:
+    """Copy the package. Raises the first OSError as it is; shutil.copytree would go on and lose its number."""
+    target.mkdir(parents=True)
+    for path in sorted(PACKAGE.rglob("*")):
+        if "__pycache__" in path.parts or path.suffix == ".pyc":
+            continue
+        if path.is_dir():
+            (target / path.relative_to(PACKAGE)).mkdir()
+        else:
+            shutil.copyfile(path, target / path.relative_to(PACKAGE))
 
 
 def git(folder: Path) -> tuple[dict[str, Any], str]:

@@ -229,10 +229,9 @@ def _stage(launch: Launch, where: str, parameters: dict[str, Any], overrides: Se
         }
         files.write_json(staging / "manifest.json", manifest, durable=True)
         staging.rename(launch.dir)
-    except (OSError, shutil.Error) as error:
+    except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
-        cause = error if isinstance(error, OSError) and error.errno else OSError(0, str(error))
-        raise files.unwritable(launch.dir, cause) from error
+        raise files.unwritable(launch.dir, error) from error
     except UserError:
         shutil.rmtree(staging, ignore_errors=True)
         raise
