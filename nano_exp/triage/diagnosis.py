@@ -102,7 +102,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 def _outside(evidence: Evidence, logs: list[Log]) -> tuple[str, str, Line | None] | None:
     """(cause, node, line) when Slurm or a signal ended the attempt."""
-    said = next((log for log in logs if log.slurm), None)
+    told = [log for log in logs if log.slurm]
+    said = next((log for log in told if log.slurm and log.slurm[0] != "stopped"), told[0] if told else None)
     cause, node, line = "", "", None
     if said is not None and said.slurm is not None:
         (cause, node), line = said.slurm, said.slurm_line
@@ -115,8 +116,10 @@ def _outside(evidence: Evidence, logs: list[Log]) -> tuple[str, str, Line | None
         # sacct calls a job CANCELLED that was preempted by cancelling.
         if cause == "cancelled" and said is not None and said.slurm and said.slurm[0] == "preempted":
             cause = "preempted"
-    elif state == "FAILED" and cause == "cancelled":
+    elif state in ("FAILED", "COMPLETED") and cause in ("cancelled", "stopped"):
         return None  # a step was ended because another task of it failed
+    if cause == "stopped" and evidence.stopped_by in ("SIGINT", "SIGHUP"):
+        cause = "cancelled"
     if cause:
         return cause, node, line
     if evidence.stopped_by in ("SIGINT", "SIGHUP"):
@@ -135,7 +138,7 @@ def _before(hit: Hit, outside: str) -> bool:
     if cause.echo or cause.outside:
         return False
     if fault == "infrastructure":  # a hang after it, and then the time limit; who cancels or preempts needs no reason
-        return outside in ("time_limit", "node_fail")
+        return outside in ("time_limit", "node_fail", "stopped")
     return True
 
 
@@ -167,7 +170,8 @@ def _from_hit(hit: Hit, hits: list[Hit], evidence: Evidence, logs: list[Log]) ->
     node = next((h.node for h in same if h.node), "")
     detail = next((h.found.detail for h in same if h.found.detail), "")
     subject = next((h.found.subject for h in same if h.found.subject), "")
-    found = replace(hit.found, detail=detail, subject=subject)
+    fault = next((h.found.fault for h in same if h.found.fault), None)
+    found = replace(hit.found, detail=detail, subject=subject, fault=fault)
     shown = _lines(hit, same, logs)
     return _make(hit.cause, found, phase, node, rank, shown, evidence)
 

@@ -23,8 +23,8 @@ GATES = (
     "already running", "Xid", "abric", "NaN", "nan", "egfault", "egmentation", "SIGSEGV", "tale", "Not enough",
     "Traceback", "exceeds", "gated", "token", "Errno", "nccl", "Timed out", "aylet", "arser", "NET/IB", "nable",
     "onnection", "ismatch", "CUDA", "Killed", "Assertion", "CANCELLED", "Access to model", "pi_key", "API key",
-    "Not Found", "rash", "stuck", "▶", "SETUP COMPLETE", "Training Results", "• Loss:", "===== Step", "checkpoint for step",
-    "less than",
+    "Not Found", "rash", "stuck", "▶", "SETUP COMPLETE", "Training Results", "• Loss:", "===== Step",
+    "checkpoint for step", "less than",
 )  # fmt: skip
 _LOSS_NAN = re.compile(r"• Loss: ([-+]?nan)\b", re.IGNORECASE)
 _ASYNC_ERROR = re.compile(r"^❌ (?:Error in async loop|Policy generation \w+ failed|Initial validation failed)")
@@ -86,9 +86,9 @@ def read(stream: Stream, config: Mapping[str, object]) -> Log:
             if "• Loss:" in text:
                 nan_since = (nan_since or line) if _LOSS_NAN.search(text) else None
             _driver_line(log, n, text)
-        if log.slurm is None and ("CANCELLED AT" in raw or "Node failure on" in raw):
-            log.slurm = signs_cluster.slurm_said(line.shown)
-            log.slurm_line = line if log.slurm else None
+        if log.slurm in (None, ("stopped", "")) and ("CANCELLED AT" in raw or "Node failure on" in raw):
+            said = signs_cluster.slurm_said(line.shown)  # the first that gives a reason
+            log.slurm, log.slurm_line = (said, line) if said else (log.slurm, log.slurm_line)
         for sign in LINE_SIGNS:
             if counts.get(sign.cause, 0) >= MAX_HITS or not any(needle in raw for needle in sign.needles):
                 continue

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nano_exp.triage import phases
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.tracebacks import HEADER, Raised
+from nano_exp.triage.tracebacks import CALL, CALL_AT, FRAME, HEADER, REPR_RANK, Raised
 from nano_exp.triage.vocabulary import CAUSES, Fault
 
 
@@ -93,6 +94,31 @@ def final_sign(cause: str, *kinds: str) -> Callable[[FinalCheck], FinalCheck]:
     return register
 
 
+def at(line: Line, stream: Stream, detail: str = "", **more: Any) -> Found:
+    """A finding with the phase, rank and address of the traceback that ends in this line, if one does."""
+    functions: list[str] = []
+    call, rank, ip, words = "", line.rank, "", 0
+    for other in stream.before(line, 250, reach=1500):
+        text = other.text
+        if match := FRAME.match(text):
+            functions.append(match[1])
+        elif match := CALL.search(text):
+            call = call or match[1]
+            if rank is None and (of := REPR_RANK.search(text)):
+                rank = int(of[1])
+            if where := CALL_AT.search(text):
+                ip = ip or where[1]
+            if text.startswith("ray."):  # the caller's frames, above, are the driver's
+                break
+        elif text.startswith(HEADER):
+            break
+        elif text.strip() and not other.indented:
+            words += 1  # a message of several lines stands below the frames, what is above them is another's
+            if words > 3 or functions:
+                break
+    return Found(detail, **{"phase": phases.of(functions, call, line.who), "rank": rank, "node": ip, **more})
+
+
 def pattern_sign(cause: str, needle: str, pattern: str, detail: str = "", any_level: bool = False) -> None:
     """Register a line sign that is one regular expression; `detail` is expanded with its groups ("{0}", "{node}").
 
@@ -100,16 +126,16 @@ def pattern_sign(cause: str, needle: str, pattern: str, detail: str = "", any_le
     """
     compiled = re.compile(pattern)
 
-    def check(line: Line, _stream: Stream) -> Found | None:
+    def check(line: Line, stream: Stream) -> Found | None:
         match = compiled.search(line.text)
         if match is None:
             return None
-        names = match.groupdict()
-        rank = names.get("rank")
+        names = {key: value for key, value in match.groupdict().items() if value}
         said = detail.format(*("" if g is None else g for g in match.groups()), **names) if detail else ""
-        return Found(
-            said, node=names.get("node") or "", rank=int(rank[:9]) if rank else None, subject=names.get("subject") or ""
-        )
+        more: dict[str, Any] = {key: names[key] for key in ("node", "subject") if key in names}
+        if "rank" in names:
+            more["rank"] = int(names["rank"][:9])
+        return at(line, stream, said, **more)
 
     line_sign(cause, needle, any_level=any_level)(check)
 

@@ -6,7 +6,7 @@ import re
 
 from nano_exp.triage import phases
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import Case, Found, exception, final_sign, line_sign, pattern_sign
+from nano_exp.triage.signs import Case, Found, at, exception, final_sign, line_sign, pattern_sign
 from nano_exp.triage.tracebacks import Raised
 
 # --- host memory ----------------------------------------------------------------------------------------------------
@@ -117,7 +117,8 @@ def worker_vanished(line: Line, stream: Stream) -> Found | None:
 def resources(error: Raised, case: Case) -> Found | None:
     if error.kind == "TimeoutError" and "placement groups" not in error.message:
         return None
-    return Found(error.message.split("\n", 1)[0][:200])
+    head = error.message.split("\n", 1)[0]
+    return Found("" if head.startswith("Maximum number of retries") else head, phase="setup")
 
 
 @line_sign("ray_resources", "Not enough")
@@ -162,7 +163,7 @@ def port(line: Line, stream: Stream) -> Found | None:
     if ours is None or (line.level == "" and exception(line, stream) is None and "Ray is trying" not in line.text):
         return None
     found = _PORT.search(line.text)
-    return Found(f"port {found[1]}" if found else "", subject=found[1] if found else "")
+    return at(line, stream, f"port {found[1]}" if found else "", subject=found[1] if found else "")
 
 
 # --- vLLM's processes -----------------------------------------------------------------------------------------------
@@ -201,16 +202,21 @@ pattern_sign(
 # --- Slurm's words --------------------------------------------------------------------------------------------------
 
 _SLURM = re.compile(
-    r"slurmstepd: error: \*\*\* (?:JOB|STEP) \S+ ON (\S+) CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*"
+    r"slurmstepd: error: \*\*\* (JOB|STEP) \S+ ON (\S+) CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*"
 )
 
 
 def slurm_said(text: str) -> tuple[str, str] | None:
-    """(cause, node) of the step daemon's last words in a line, or None."""
+    """(cause, node) of the step daemon's last words in a line, or None.
+
+    A step that ends without a reason was ended by its job's script, or because another task of it failed.
+    """
     if match := _SLURM.search(text):
-        why = (match[2] or "").strip()
-        known = {"TIME LIMIT": "time_limit", "PREEMPTION": "preempted", "NODE FAILURE": "node_fail", "": "cancelled"}
-        return (known[why], match[1] if why == "NODE FAILURE" else "") if why in known else None
+        why = (match[3] or "").strip()
+        known = {"TIME LIMIT": "time_limit", "PREEMPTION": "preempted", "NODE FAILURE": "node_fail"}
+        if not why:
+            return ("cancelled" if match[1] == "JOB" else "stopped"), ""
+        return (known[why], match[2] if why == "NODE FAILURE" else "") if why in known else None
     if match := re.search(r"srun: error: Node failure on (\S+)", text):
         return "node_fail", match[1]
     return None

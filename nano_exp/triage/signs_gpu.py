@@ -4,34 +4,12 @@ from __future__ import annotations
 
 import re
 
-from nano_exp.triage import phases
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import Found, exception, line_sign, pattern_sign, survived
-from nano_exp.triage.tracebacks import HEADER
+from nano_exp.triage.signs import Found, at, exception, line_sign, pattern_sign, survived
 
 _TRIED = re.compile(r"Tried to allocate ([\d.]+ [KMGT]iB)")
 _FREE_ON_START = re.compile(r"Free memory on device.*?\(([\d.]+)/([\d.]+) GiB\) on startup is less than desired")
-_FRAME = re.compile(r'^\s*File "[^"]+", line \d+, in (.+)$')
-_CALL = re.compile(r"ray::([\w.\[\]=]+)\(\)")
-_REPR_RANK = re.compile(r"repr=\w*\[rank=(\d{1,9})\]")
-
-
-def place(line: Line, stream: Stream) -> tuple[str, int | None]:
-    """Phase and rank of the traceback that ends in this line."""
-    functions: list[str] = []
-    call, rank = "", line.rank
-    for other in stream.before(line, 250, reach=1500):
-        if match := _FRAME.match(other.text):
-            functions.append(match[1])
-        elif match := _CALL.search(other.text):
-            call = call or match[1]
-            if rank is None and (of := _REPR_RANK.search(other.text)):
-                rank = int(of[1])
-            if other.text.startswith("ray."):  # the caller's frames, above, are the driver's
-                break
-        elif other.text.startswith(HEADER):
-            break
-    return phases.of(functions, call, line.who), rank
+_PEER = re.compile(r"closed by remote peer|Connection reset by peer|Broken pipe")
 
 
 @line_sign("cuda_oom", "out of memory", "OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -42,14 +20,13 @@ def cuda_out_of_memory(line: Line, stream: Stream) -> Found | None:
         return None
     kind, message = found
     by_torch = kind == "OutOfMemoryError" and "CUDA out of memory" in message
-    by_cuda = re.match(r"CUDA (?:driver )?error: (?:out of memory|CUDA_ERROR_OUT_OF_MEMORY)", message)
+    by_cuda = re.match(r"CUDA (?:driver )?[Ee]rror: (?:out of memory|CUDA_ERROR_OUT_OF_MEMORY)", message)
     by_cublas = "CUBLAS_STATUS_ALLOC_FAILED" in message
     by_vllm = kind in ("RuntimeError", "ValueError") and "CUDA out of memory" in message[:200]
     if not (by_torch or by_cuda or by_cublas or by_vllm):
         return None
-    phase, rank = place(line, stream)
     tried = _TRIED.search(message)
-    return Found(f"tried to allocate {tried[1]}" if tried else "", phase=phase, rank=rank)
+    return at(line, stream, f"tried to allocate {tried[1]}" if tried else "")
 
 
 @line_sign("cuda_oom", "on startup is less than desired")
@@ -140,8 +117,7 @@ def cuda_error(line: Line, stream: Stream) -> Found | None:
         return None
     for words, cause in CUDA_ERRORS:
         if words in found[1]:
-            phase, rank = place(line, stream)
-            return Found(words, phase=phase, rank=rank, cause=cause)
+            return at(line, stream, words, cause=cause)
     return None
 
 
@@ -197,12 +173,13 @@ def nccl_error(line: Line, stream: Stream) -> Found | None:
         if not other.level and not other.indented and not other.text.startswith("Last error"):
             last = other.text.strip()
             break
-    phase, rank = place(line, stream)
     if "out of memory" in last:
-        return Found(last, phase=phase, rank=rank, cause="cuda_oom")
+        return at(line, stream, last, cause="cuda_oom")
     if "/dev/shm" in last:
-        return Found(last, phase=phase, rank=rank, cause="disk_full", subject="/dev/shm", fault="infrastructure")
-    return Found(f"{match[1]}{': ' + last if last else ''}", phase=phase, rank=rank)
+        return at(line, stream, last, cause="disk_full", subject="/dev/shm", fault="infrastructure")
+    if _PEER.search(last):
+        return at(line, stream, last, cause="nccl_peer_lost")
+    return at(line, stream, f"{match[1]}{': ' + last if last else ''}")
 
 
 pattern_sign("nccl_error", "NET/IB", r"NCCL WARN NET/IB ?: (.*(?:error|status=\d+).*)", "{0}")

@@ -6,8 +6,7 @@ import re
 
 from nano_exp.triage import phases
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import Case, Found, exception, final_sign, line_sign, survived
-from nano_exp.triage.signs_gpu import place
+from nano_exp.triage.signs import Case, Found, at, exception, final_sign, line_sign, survived
 from nano_exp.triage.tracebacks import Raised
 
 _PATH = re.compile(r"""['"]((?:/|\.{0,2}/|[\w.-]+/)[^'"]*|[^'"/]+\.\w{1,8})['"]""")
@@ -31,9 +30,7 @@ def no_space(line: Line, stream: Stream) -> Found | None:
     if exception(line, stream) is None and line.level == "" and not _of_a_program(line):
         return None
     path = _path(line.text) or ("/dev/shm" if "/dev/shm" in line.text else "")
-    phase, rank = place(line, stream)
-    local = path.startswith(LOCAL)
-    return Found(path, phase=phase, rank=rank, subject=path, fault="infrastructure" if local else None)
+    return at(line, stream, path, subject=path, fault="infrastructure" if path.startswith(LOCAL) else None)
 
 
 def _of_a_program(line: Line) -> bool:
@@ -45,9 +42,8 @@ def _of_a_program(line: Line) -> bool:
 def quota(line: Line, stream: Stream) -> Found | None:
     if exception(line, stream) is None and not line.text.endswith("Disk quota exceeded"):
         return None
-    phase, rank = place(line, stream)
     path = _path(line.text)
-    return Found(path, phase=phase, rank=rank, subject=path)
+    return at(line, stream, path, subject=path)
 
 
 @line_sign(
@@ -61,9 +57,8 @@ def quota(line: Line, stream: Stream) -> Found | None:
 def stale(line: Line, stream: Stream) -> Found | None:
     if exception(line, stream) is None or survived(line):
         return None
-    phase, rank = place(line, stream)
     path = _path(line.text)
-    return Found(path, phase=phase, rank=rank, subject=path)
+    return at(line, stream, path, subject=path)
 
 
 # --- models and tokens ----------------------------------------------------------------------------------------------
@@ -183,7 +178,7 @@ def refused_by_omegaconf(error: Raised, case: Case) -> Found | None:
 @final_sign("config_refused", "AssertionError", "ValueError", "NotImplementedError", "KeyError")
 def refused_by_a_rule(error: Raised, case: Case) -> Found | None:
     """One of NeMo RL's own checks: raised in its files, with words. After set-up only assertions (batch sizes)."""
-    if "/nemo_rl/" not in error.file or not error.message.strip():
+    if "/nemo_rl/" not in error.file or "/environments/" in error.file or not error.message.strip():
         return None
     if case.setup_done and error.kind != "AssertionError":
         return None

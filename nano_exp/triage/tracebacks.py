@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from nano_exp.triage.loglines import Line, Stream
 
 HEADER = "Traceback (most recent call last):"
+FRAME = re.compile(r'^\s*File "[^"]+", line \d+, in (.+)$')
 _FRAME = re.compile(r'^\s*File "([^"]+)", line \d+, in (.+)$')
 _RAISED = re.compile(r"^((?:[A-Za-z_]\w*\.)*[A-Z]\w*)(?:\((\w+)\))?(?::\s(.*)|:)?$", re.ASCII)
-_CALL = re.compile(r"ray::([\w.\[\]=]+)")
-_REPR_RANK = re.compile(r"repr=\w*\[rank=(\d{1,9})\]")
-_CALL_AT = re.compile(r"\(pid=(\d+), ip=([\w.:-]+)")
+CALL = re.compile(r"ray::([\w.\[\]=]+)")
+REPR_RANK = re.compile(r"repr=\w*\[rank=(\d{1,9})\]")
+CALL_AT = re.compile(r"\(pid=\d+, ip=([\w.:-]+)")
 _CHAIN = ("The above exception was the direct cause", "During handling of the above exception")
 #: How far a traceback is followed, lines of all processes.
 REACH = 1500
@@ -85,11 +86,11 @@ def read(stream: Stream, start: int) -> Raised | None:
                 break
             continue
         kind, message = match[1].rpartition(".")[2], match[3] or ""
-        if found := _CALL.search(message):
+        if found := CALL.search(message):
             call = found[1]
-            if at := _CALL_AT.search(message):
-                ip = at[2]
-            if of := _REPR_RANK.search(message):
+            if at := CALL_AT.search(message):
+                ip = at[1]
+            if of := REPR_RANK.search(message):
                 rank = int(of[1])
             wrapper = (match[2] or kind, message, line)
             continue
