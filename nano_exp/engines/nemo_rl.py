@@ -128,6 +128,7 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
     if entries:
         env["PYTHONPATH"] = os.pathsep.join(entries)
     env.pop("PYTHONHOME", None)
+    env.pop("PYTHONSAFEPATH", None)  # the attempt's own: scripts that import a file beside them would fail under it
     if env.get("VIRTUAL_ENV") and Path(env["VIRTUAL_ENV"]).resolve() == Path(sys.prefix).resolve():
         del env["VIRTUAL_ENV"]
     python = Path(str(site.get("python") or "")).expanduser()
