@@ -45,7 +45,7 @@ def git(folder: Path) -> tuple[dict[str, Any], str]:
     commit = head(folder)
     if commit is None:
         return {"commit": None, "why": f"{folder.name} is not a git checkout, or git is not installed"}, ""
-    diff = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff") or ""
+    diff = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/") or ""
     untracked = (_git(folder, "ls-files", "--others", "--exclude-standard") or "").splitlines()
     branch = (_git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "").strip()
     return {"commit": commit, "branch": branch, "dirty": bool(diff), "untracked": untracked[:200]}, redact(diff)
