@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from nano_exp import engines, files, freeze, runs, slurm, state
-from nano_exp.engines import Command, Context, Engine, nemo_rl_checkout
+from nano_exp.engines import Command, Context, Engine, nemo_rl_checkout, nodes
 from nano_exp.errors import UserError
 from nano_exp.runs import Owner
 
@@ -224,7 +224,12 @@ def _train(
     kind = engine.end_of(
         config, code, last_step, finished_steps(run.dir), files.tail(attempt_dir / "stdout.log"), bool(stop.signal)
     )
-    return describe(kind, code, last_step, int(config["grpo"]["max_num_steps"]), stop.signal)
+    end = describe(kind, code, last_step, int(config["grpo"]["max_num_steps"]), stop.signal)
+    failure = nodes.failure(attempt_dir) if kind == "failed" else None
+    if failure is not None:
+        say(str(failure))
+        end["why"] = f"{failure.found}; {end['why']}"
+    return end
 
 
 def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: int) -> dict[str, Any]:
@@ -361,11 +366,8 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 def _follow(engine: Engine, stdout: Path, run_dir: Path, ended: threading.Event) -> None:
     """Append what the engine's output says of its metrics to metrics.jsonl, as it appears."""
     rows = engine.follow(_lines(stdout, ended))
-    for row in rows:
-        with (
-            contextlib.suppress(OSError),
-            runs.open_metrics(run_dir) as file,
-        ):  # training goes on when this disk is full
+    for row in rows:  # training goes on when this disk is full
+        with contextlib.suppress(OSError), runs.open_metrics(run_dir) as file:
             file.write(json.dumps(row) + "\n")
 
 

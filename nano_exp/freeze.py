@@ -127,7 +127,9 @@ def _name(config: Mapping[str, Any]) -> str:
 
 def _absolute(config: dict[str, Any], folder: Path) -> None:
     """Paths become absolute against the launch folder, in place; `~` is the user's home."""
-    for section, key in (("run", "results"), ("site", "checkout"), ("site", "hf_home"), ("logger", "log_dir")):
+    for key in ("checkout", "hf_home", "venv_dir", "uv_cache_dir"):
+        _make_absolute(config.get("site"), key, folder)
+    for section, key in (("run", "results"), ("logger", "log_dir")):
         _make_absolute(config.get(section), key, folder)
     _make_absolute(config.get("checkpointing"), "checkpoint_dir", folder)
     if "/" in str(config["site"].get("python") or ""):  # a bare name is looked up on the node's PATH

@@ -319,3 +319,22 @@ def end_time(job: str) -> float | None:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
         return None
+
+
+def hostnames(nodelist: str) -> list[str]:
+    """`mini[1-2],gpu07` -> each node's name, in Slurm's order; scontrol expands it without asking the controller.
+
+    Raises
+    ------
+    UserError: scontrol is not there or does not understand the list
+    """
+    if not nodelist:
+        return []
+    try:
+        done = _run(["scontrol", "show", "hostnames", nodelist])
+        said = _words(done.stderr) if done.returncode else ""
+    except NoAnswer as error:
+        said = str(error)
+    if said:
+        raise UserError(f"scontrol show hostnames {nodelist}: {said}", "the nodes' names are needed", "see Slurm's log")
+    return done.stdout.split()

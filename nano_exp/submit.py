@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files, runs, slurm, snapshot, state
-from nano_exp.engines import nemo_rl_checkout
+from nano_exp.engines import entry, nemo_rl_checkout
 from nano_exp.errors import UserError
 from nano_exp.executors import ManifestSlurmExecutor
 from nano_exp.plan import Row
@@ -112,7 +112,7 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     given.setdefault("cpus_per_task", form.cpus_per_node)
     if form.gpus_per_node and not given.get("gres") and not given.get("gpus_per_task"):
         given["gpus_per_node"] = form.gpus_per_node
-    setup = [*(array.rows[0].config["site"]["setup"] or []), *(given.pop("setup", None) or [])]
+    setup = [*entry.batch_setup(array.rows[0].config["site"]), *(given.pop("setup", None) or [])]
     if setup:
         given["setup"] = setup
     given.update(

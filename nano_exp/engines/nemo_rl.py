@@ -1,7 +1,8 @@
-"""The engine `nemo_rl`: NVIDIA's NeMo RL from its own checkout, as one child process on one node.
+"""The engine `nemo_rl`: NVIDIA's NeMo RL from its own checkout or container, on one node or several.
 
-Facts are of NeMo RL v0.7.0 and Ray 2.55.1 (file and line in brackets are upstream's). Settings of its own, in
-conf/engine/nemo_rl.yaml: setup_margin_min, save_margin_min, ray_address.
+On one node it is one child process, and NeMo RL starts Ray itself. On several it is one Slurm step, whose tasks bring
+up Ray and start NeMo RL on the first node (nodes.py). Facts are of NeMo RL v0.7.0 and Ray 2.55.1 (file and line in
+brackets are upstream's). Settings of its own: conf/engine/nemo_rl.yaml.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import nano_exp
-from nano_exp.engines import Command, Context
+from nano_exp import slurm
+from nano_exp.engines import Command, Context, entry, nodes
 from nano_exp.engines.nemo_rl_checkout import parser_plugin, refuse_other_version
 from nano_exp.engines.nemo_rl_stdout import follow, stop_notice
 from nano_exp.errors import UserError
@@ -39,16 +41,19 @@ RAY_TMPDIR_MAX = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sock
 
 
 def check(config: Config) -> None:
-    """Refuse at launch what this engine could not start. Several nodes are not refused here: see `command`.
+    """Refuse at launch what this engine could not start.
 
     Raises
     ------
-    UserError: no checkout, one without the needed script or of another version, or an interpreter that is not there
+    UserError: no checkout, one without the needed script or of another version, an interpreter or image that is not
+        there
     """
-    checkout = _checkout(config)
-    refuse_other_version(checkout, str(_section(config, "nemo_rl").get("version") or ""))
-    if not _section(config, "site").get("setup"):  # set-up lines may bring uv and the interpreter's mount
-        _interpreter(config, os.environ)
+    site = _section(config, "site")
+    way = entry.of(site)
+    if not way.contained or site.get("checkout"):
+        refuse_other_version(_checkout(config), str(_section(config, "nemo_rl").get("version") or ""))
+    if not any(site.get(key) for key in ("setup", "modules", "node_setup")):  # they may bring uv and the interpreter
+        _interpreter(config, os.environ, way)
 
 
 def overlay(config: Config, ctx: Context) -> dict[str, object]:
@@ -82,22 +87,28 @@ def must_save_by(seconds: float) -> str:
 
 
 def command(config: Config, ctx: Context) -> Command:
-    """The script of the checkout with the attempt's YAML. It writes nothing but Ray's private folder, made here.
+    """What starts NeMo RL: its script with the attempt's YAML, in the site's container, on all of the run's nodes.
+
+    It writes nothing but Ray's private folder, the folders that a container mounts, and the scripts in the attempt.
 
     Raises
     ------
-    UserError: several nodes, another Ray on this host, or what `check` refuses (a compute node may see other files)
+    UserError: another Ray on this host, an allocation of another size, or what `check` refuses (a compute node may see
+        other files)
     """
-    nodes = int(config["cluster"]["num_nodes"])
-    if nodes > 1:
-        raise UserError(
-            f"cluster.num_nodes={nodes}",
-            "this version of nano-exp starts NeMo RL on one node only: it does not bring up Ray on several",
-            "use a one-node shape: cluster=1n8g",
-        )
-    checkout = _checkout(config)
+    site, count = _section(config, "site"), int(config["cluster"]["num_nodes"])
+    way = entry.of(site, _own_mounts(config, ctx))
+    if not way.contained or site.get("checkout"):
+        _checkout(config)
     env = environment(config, ctx, os.environ)
-    argv = [*_interpreter(config, env), str(_script(config)), "--config", str(ctx.config_path)]
+    python = _interpreter(config, env, way)
+    driver = [str(_script(config)), "--config", str(ctx.config_path)]
+    cwd = ctx.run_dir if way.contained else _checkout(config)
+    if way.contained:
+        _make_folders(config)
+    if count > 1:
+        return Command(_start_nodes(config, ctx, way, env, python, driver), env, cwd, open_files=OPEN_FILES)
+
     if env.get("RAY_ADDRESS", "local") == "local":
         _refuse_other_ray(ray_addresses())
     ray_tmp = Path(env["RAY_TMPDIR"])
@@ -109,8 +120,83 @@ def command(config: Config, ctx: Context) -> Command:
             "Ray keeps its sockets and logs there while it runs",
             "name a short folder on a local disk: '++site.env.RAY_TMPDIR=/scratch/me'",
         ) from error
-    own = "RAY_TMPDIR" not in (_section(config, "site").get("env") or {})
-    return Command(argv, env, checkout, open_files=OPEN_FILES, scratch=(ray_tmp,) if own else ())
+    scratch = (ray_tmp,) if "RAY_TMPDIR" not in (site.get("env") or {}) else ()
+    argv = [*python, *driver]
+    if way.contained or site.get("node_setup"):
+        inside = ctx.attempt_dir / "driver.sh"
+        inside.write_text(entry.script("driver.sh", _settings(env), python, driver, site))
+        argv = ["sh", str(inside)]
+        if way.kind == "pyxis":  # its flags are srun's
+            argv = entry.step_argv(way, _step(config, os.environ), argv)
+        else:
+            argv = [*entry.container_argv(way), *argv]
+    return Command(argv, env, cwd, open_files=OPEN_FILES, scratch=scratch)
+
+
+def _start_nodes(
+    config: Config, ctx: Context, way: entry.Entry, env: dict[str, str], python: list[str], driver: list[str]
+) -> list[str]:
+    """The step over all nodes; its scripts are written here."""
+    count = int(config["cluster"]["num_nodes"])
+    hosts = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
+    if len(hosts) != count:
+        there = f"an allocation of {len(hosts)}" if hosts else "no Slurm allocation"
+        raise UserError(
+            f"cluster.num_nodes={count}, and {there}",
+            "Ray is brought up over the nodes of the Slurm job that the attempt runs in",
+            f"submit it with slurm.where=slurm, or inside `sbatch --nodes={count}`",
+        )
+    env.pop("RAY_ADDRESS", None)  # node.sh gives the driver that of its own head
+    start = os.environ.get("SLURM_JOB_START_TIME", "")
+    script = nodes.write(
+        ctx.attempt_dir,
+        config,
+        hosts,
+        _step(config, os.environ).cpus,
+        _settings(env),
+        python,
+        driver,
+        OPEN_FILES,
+        float(start) if start.isdigit() else None,
+    )
+    return entry.step_argv(way, _step(config, os.environ), ["sh", str(script)])
+
+
+def _step(config: Config, env: Environment) -> entry.Step:
+    """A task on each node of the run, with all of the job's CPUs and GPUs there."""
+    count, gpus = int(config["cluster"]["num_nodes"]), int(config["cluster"]["gpus_per_node"])
+    cpus = env.get("SLURM_CPUS_PER_TASK") or _section(config, "slurm").get("cpus_per_node") or max(16, 2 * gpus)
+    # Where Slurm does not manage GPUs it refuses a step that asks for them; the node's are then all visible.
+    managed = any(env.get(name) for name in ("SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE"))
+    return entry.Step(count, int(cpus), gpus if managed else 0)
+
+
+def _settings(env: Environment) -> dict[str, str]:
+    """What the engine's environment adds to the attempt's, for inside a container: an image's own values would win."""
+    outside = {"PATH", "PYTHONPATH", "VIRTUAL_ENV"}  # they name folders of the host
+    return {k: v for k, v in env.items() if k not in outside and os.environ.get(k) != v}
+
+
+def _own_mounts(config: Config, ctx: Context) -> list[str | None]:
+    """Folders of the host that the engine needs inside its container."""
+    site, policy = _section(config, "site"), config["policy"]
+    model = str(policy.get("model_name") or "")
+    written = [config["checkpointing"].get("checkpoint_dir"), _section(config, "logger").get("log_dir")]
+    kept = [site.get("hf_home"), site.get("venv_dir"), site.get("uv_cache_dir"), model if model[:1] == "/" else None]
+    return [str(ctx.run_dir), *[str(path) if path and str(path)[:1] == "/" else None for path in [*written, *kept]]]
+
+
+def _make_folders(config: Config) -> None:
+    """A container's tool refuses to mount a folder that is not there yet."""
+    site = _section(config, "site")
+    written = [config["checkpointing"].get("checkpoint_dir"), _section(config, "logger").get("log_dir")]
+    for path in filter(None, [*written, site.get("hf_home"), site.get("venv_dir"), site.get("uv_cache_dir")]):
+        try:
+            Path(str(path)).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be made: {error.strerror}", "the container mounts it", "name another folder"
+            ) from error
 
 
 def environment(config: Config, ctx: Context, base: Environment) -> dict[str, str]:
@@ -139,6 +225,10 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
     # Weights, tokenizers and, below it, NeMo RL's conversion cache, which resuming needs on every node.
     if site.get("hf_home"):
         env["HF_HOME"] = str(Path(str(site["hf_home"])).expanduser().absolute())
+    # Environments of NeMo RL's workers (utils/venv.py 37), and uv's cache: both are large.
+    for name, key in (("NEMO_RL_VENV_DIR", "venv_dir"), ("UV_CACHE_DIR", "uv_cache_dir")):
+        if site.get(key):
+            env[name] = str(Path(str(site[key])).expanduser().absolute())
 
     # init_ray calls ray.init(address="auto") first (virtual_cluster.py 213). Seen with Ray 2.55.1: without RAY_ADDRESS
     # that joins any Ray whose processes are visible on the host, a private RAY_TMPDIR notwithstanding; with
@@ -284,9 +374,14 @@ def _checkout(config: Config) -> Path:
     return checkout
 
 
-def _interpreter(config: Config, env: Environment) -> list[str]:
-    """`site.python`, or upstream's way of starting: `uv run python`, which makes the checkout's environment first."""
+def _interpreter(config: Config, env: Environment, way: entry.Entry) -> list[str]:
+    """`site.python`, or upstream's way of starting: `uv run python`, which makes the checkout's environment first.
+
+    In a container the words are the container's: nothing is looked for on the host.
+    """
     python = _section(config, "site").get("python")
+    if way.contained:
+        return [str(python)] if python else ["uv", "run", "python"]
     if python:
         found = shutil.which(str(Path(str(python)).expanduser()), path=env.get("PATH"))
         if not found:

@@ -40,7 +40,7 @@ def test_check_takes_the_stand_in(tmp_path: Path) -> None:
     nemo_rl.check(make_config(tmp_path))
 
 
-def test_check_leaves_several_nodes_to_the_attempt(tmp_path: Path) -> None:
+def test_check_takes_several_nodes(tmp_path: Path) -> None:
     nemo_rl.check(make_config(tmp_path, cluster__num_nodes=2))
 
 
@@ -213,11 +213,15 @@ def test_command(tmp_path: Path) -> None:
     scratch.rmdir()
 
 
-def test_command_says_that_several_nodes_are_not_yet_started(tmp_path: Path) -> None:
+def test_several_nodes_need_an_allocation_of_that_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(tmp_path, cluster__num_nodes=2)
-    with pytest.raises(UserError, match="num_nodes=2") as caught:
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    with pytest.raises(UserError, match="num_nodes=2, and no Slurm allocation") as caught:
         nemo_rl.command(config, make_context(config, tmp_path))
-    assert "one node only" in caught.value.why and caught.value.code != 0
+    assert "--nodes=2" in caught.value.fix
+    monkeypatch.setattr("nano_exp.slurm.hostnames", lambda _: ["a", "b", "c"])
+    with pytest.raises(UserError, match="num_nodes=2, and an allocation of 3"):
+        nemo_rl.command(config, make_context(config, tmp_path))
 
 
 def test_environment_of_its_own_ray(tmp_path: Path) -> None:

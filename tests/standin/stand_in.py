@@ -85,6 +85,20 @@ def verify(config: dict[str, Any], gym: bool) -> None:
         raise KeyError("invalid tool call parser: nemotron_json")
 
 
+def join_ray(config: dict[str, Any]) -> None:
+    """Attach to the Ray that was brought up over the nodes, as init_ray and RayVirtualCluster do with several nodes."""
+    if os.environ.get("STANDIN_RAY") != "1" or read(config, "cluster.num_nodes") < 2:
+        return
+    import ray
+
+    ray.init(address="auto", log_to_driver=False)  # RAY_ADDRESS stands in the environment
+    have, nodes = ray.cluster_resources(), read(config, "cluster.num_nodes")
+    want = nodes * read(config, "cluster.gpus_per_node")
+    say(f"Connected to existing Ray cluster: {have.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} nodes")
+    assert not any(name.startswith("nrl_tag_") for name in have), "a cluster with this mark is not attached to"
+    assert have.get("GPU", 0) == want and len(ray.nodes()) == nodes, f"{want} GPUs on {nodes} nodes are wanted"
+
+
 def next_log_dir(base: str) -> Path:
     """log_dir/exp_NNN, one above the highest there is."""
     taken = [int(m[1]) for p in Path(base).glob("exp_*") if (m := re.fullmatch(r"exp_(\d+)", p.name))]
@@ -300,6 +314,7 @@ def main(gym: bool) -> None:
         say(f"📊 Using checkpoint directory: {config['checkpointing']['checkpoint_dir']}")
     say("Final config:")
     pprint.pprint(config)
+    join_ray(config)
     trainer = Trainer(config, log_dir)
     time.sleep(setting("SETUP_SECONDS", 0))
     trainer.fault(0)

@@ -1,0 +1,218 @@
+"""One part of Ray over the nodes of an attempt, run by node.sh with the engine's own Python: head, join or drive.
+
+Imported by nothing of nano-exp: it may lie in a container that has Python and Ray and nothing else. Every setting is a
+variable NX_*. The files that the nodes share are in $NX_ATTEMPT/nodes: `head` (address and token, empty until Ray's
+head is up), `failed` (why the bring-up ended: found, why, fix, then lines of a log) and <host>.log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+POLL_S = 0.1
+TOLD = 96  # exit code: the reason stands in `failed`
+
+ATTEMPT = Path(os.environ.get("NX_ATTEMPT", "."))
+NODES = ATTEMPT / "nodes"
+MARK = "nano_exp_" + os.environ.get("NX_TOKEN", "")  # a Ray resource that only this attempt's nodes have
+
+
+def fail(found: str, why: str, fix: str, logs: Iterable[str] = ()) -> NoReturn:
+    """Record the reason, unless another one came first, and end."""
+    try:
+        with (NODES / "failed").open("x") as file:
+            file.write("\n".join([found, why, fix, *logs]) + "\n")
+    except FileExistsError:
+        pass
+    sys.exit(TOLD)
+
+
+def last_lines(host: str, count: int = 5) -> list[str]:
+    """The end of a node's log, each line with the node's name."""
+    try:
+        lines = (NODES / f"{host}.log").read_text(errors="replace").splitlines()
+    except OSError:
+        return [f"{host}: no log: its part of the step has not started"]
+    return [f"{host}: {line}" for line in lines if line.strip()][-count:] or [f"{host}: its log is empty"]
+
+
+def own_address(others: Iterable[str]) -> str:
+    """The address by which the other nodes reach this one: that of the route to them."""
+    for host in others:
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((host, 9))
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue  # no such name here, or no route: the next one may do
+    return socket.gethostbyname(socket.gethostname())
+
+
+def require_free(address: str, ports: Iterable[int]) -> None:
+    """End with the first port that something else listens on."""
+    for port in ports:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                host = os.environ["NX_HOST"]
+                fail(
+                    f"port {port} of {host} ({address}): {error.strerror}",
+                    "Ray's head listens there for the other nodes; another job's Ray must not be joined instead",
+                    f"another port: engine.ports.gcs={port + 10} (or that port's key), or whole nodes (--exclusive)",
+                )
+
+
+def start_ray(arguments: list[str]) -> None:
+    """`ray start ARGUMENTS`, in this process; with --block it stays, and ends when a process of Ray's ends."""
+    from ray.scripts.scripts import main
+
+    resources = {
+        "worker_units": int(os.environ["NX_GPUS"]),
+        "slurm_managed_ray_cluster": 1,
+        "topo_rank": int(os.environ["NX_RANK"]) + 1,
+        MARK: int(os.environ["NX_RANK"]) + 1,
+    }
+    low, high = os.environ["NX_WORKER_PORTS"].split()
+    sys.argv = ["ray", "start", "--block", "--disable-usage-stats", *arguments]
+    sys.argv += [f"--num-gpus={os.environ['NX_GPUS']}", f"--num-cpus={os.environ['NX_CPUS']}"]
+    sys.argv += [f"--min-worker-port={low}", f"--max-worker-port={high}", f"--resources={json.dumps(resources)}"]
+    main()
+
+
+def head(address: str) -> None:
+    """Ray's head on this node."""
+    gcs, client, dashboard = (int(port) for port in os.environ["NX_HEAD_PORTS"].split())
+    ports = [gcs, client, dashboard] if os.environ["NX_DASHBOARD"] == "1" else [gcs]
+    require_free(address, ports)
+    flags = [f"--node-ip-address={address}", f"--port={gcs}"]
+    if os.environ["NX_DASHBOARD"] == "1":
+        flags += [f"--ray-client-server-port={client}", "--include-dashboard=true"]
+        flags += [f"--dashboard-host={address}", f"--dashboard-port={dashboard}"]
+    else:
+        flags += ["--include-dashboard=false"]
+    start_ray(["--head", *flags])
+
+
+def join(deadline: float) -> None:
+    """Ray on this node, as a member of the head's cluster once that is up."""
+    from ray.scripts import scripts  # noqa: F401  half of the start's time, spent while the head comes up
+
+    while not (words := (NODES / "head").read_text().split())[1:]:
+        if time.time() > deadline:
+            limit, host = os.environ["NX_JOIN_S"], os.environ["NX_HEAD_HOST"]
+            fail(
+                f"Ray's head on {host} did not come up within {limit} s (seen from {os.environ['NX_HOST']})",
+                "the driver starts when all nodes are there",
+                "read the lines below; a slow file system needs a larger engine.join_deadline_s",
+                last_lines(host),
+            )
+        time.sleep(POLL_S)
+    address, token = words[:2]
+    if token != os.environ["NX_TOKEN"]:
+        fail(f"nodes/head is of another attempt ({address})", "a stranger's Ray is not joined", "launch the run again")
+    start_ray([f"--address={address}"])
+
+
+class Cluster:
+    """What Ray's head knows of its nodes, asked without becoming one of its drivers."""
+
+    def __init__(self, address: str) -> None:
+        from ray._private.state import GlobalState
+        from ray._raylet import GcsClientOptions
+
+        self.state = GlobalState()
+        options = GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
+        self.state._initialize_global_state(options)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Ray's records (ray.nodes()) of the nodes that live."""
+        return [node for node in self.state.node_table() if node["Alive"]]
+
+
+def listens(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def drive(address: str, deadline: float, driver: list[str]) -> NoReturn:
+    """Wait for all declared GPUs and CPUs, then become the driver."""
+    import ray._private.state  # noqa: F401  while the head starts
+
+    hosts = os.environ["NX_HOSTS"].split()
+    want = {"GPU": int(os.environ["NX_GPUS"]) * len(hosts), "CPU": int(os.environ["NX_CPUS"]) * len(hosts)}
+    gcs = int(os.environ["NX_HEAD_PORTS"].split()[0])
+    times: dict[str, float] = json.loads((ATTEMPT / "phases.json").read_text())
+    times["step"] = float(os.environ["NX_STEP_TIME"] or time.time())
+    cluster: Cluster | None = None
+    nodes: list[dict[str, Any]] = []
+    have: dict[str, float] = {}
+    while True:
+        if cluster is None and listens(address, gcs):
+            cluster = Cluster(f"{address}:{gcs}")
+        if cluster is not None:
+            nodes = cluster.nodes()
+            if strangers := [n["NodeManagerHostname"] for n in nodes if MARK not in n["Resources"]]:
+                fail(
+                    f"Ray at {address}:{gcs} has a node that is not this attempt's: {strangers[0]}",
+                    "a stranger's Ray is not joined",
+                    f"another port: engine.ports.gcs={gcs + 10}",
+                )
+            if nodes and "head_up" not in times:
+                times["head_up"] = time.time()
+                (NODES / "head").write_text(f"{address}:{gcs} {os.environ['NX_TOKEN']}\n")
+            have = {kind: sum(n["Resources"].get(kind, 0.0) for n in nodes) for kind in want}
+            if all(have[kind] >= want[kind] for kind in want):
+                break
+        if time.time() > deadline:
+            missing(hosts, nodes, have, want)
+        time.sleep(POLL_S)
+    times["all_joined"] = times["driver"] = time.time()
+    aside = ATTEMPT / "phases.json.part"
+    aside.write_text(json.dumps(times) + "\n")
+    aside.replace(ATTEMPT / "phases.json")
+    os.environ["RAY_ADDRESS"] = f"{address}:{gcs}"
+    for name in [name for name in os.environ if name.startswith("NX_") and name != "NX_TOKEN"]:
+        del os.environ[name]
+    sys.stdout.flush()
+    os.dup2(3, 1)  # from here on the step's own output: the driver's, which the attempt follows
+    os.dup2(4, 2)
+    os.closerange(3, 5)
+    os.execv(sys.executable, [sys.executable, *driver])
+
+
+def missing(hosts: list[str], nodes: list[dict[str, Any]], have: dict[str, float], want: dict[str, int]) -> NoReturn:
+    """End with the nodes that are not there, and what their logs say."""
+    there = {int(node["Resources"][MARK]) - 1 for node in nodes}  # ranks: Slurm counts them along its list of nodes
+    absent = [host for rank, host in enumerate(hosts) if rank not in there]
+    limit = os.environ["NX_JOIN_S"]
+    fix = "look at the node and leave it out: hydra.launcher.exclude=NODE; for a slow start, engine.join_deadline_s=N"
+    if not nodes:
+        absent = [os.environ["NX_HOST"]]
+    if absent:
+        logs = [line for host in absent[:3] for line in last_lines(host)]
+        fail(f"{', '.join(absent)} did not join Ray within {limit} s", "the driver needs all nodes", fix, logs)
+    counts = ", ".join(f"{have.get(kind, 0):.0f} of {want[kind]} {kind}s" for kind in want)
+    fail(f"Ray has {counts} after {limit} s", "the driver needs all that the run's config declares", fix)
+
+
+if __name__ == "__main__":
+    role = sys.argv[1]
+    until = float(os.environ["NX_STEP_TIME"] or time.time()) + float(os.environ["NX_JOIN_S"])
+    if role == "head":
+        head(own_address(os.environ["NX_OTHERS"].split()))
+    elif role == "join":
+        join(until + 5)  # the head's word about a node that is missing comes first
+    else:
+        drive(own_address(os.environ["NX_OTHERS"].split()), until, sys.argv[2:])
