@@ -46,17 +46,18 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
         made = plan.make(wanted, switches["fresh"], plan.Asked())
         show.plan(made)
         _report_changed(made)
-        if not made.to_submit:
-            if where == "slurm":
-                show.nothing_to_do(made)
-            else:
-                show.results([row.dir for row in made.rows])
-            return
-        ready = dispatch(made.to_submit, where, parameters, results)
-    if where == "local":
+        ready = dispatch(made.to_submit, where, parameters, results) if made.to_submit else None
+    active = made.of(*state.ACTIVE)
+    if ready is not None and where == "local":
         run_here(ready, parallel)
-    elif switches["wait"]:
-        wait_for([row for array in ready.arrays for row in array.rows])
+        return
+    if ready is None:
+        done = made.of("done") if where == "local" else []
+        show.results([row.dir for row in done])
+        if len(done) < len(made.rows):
+            show.nothing_to_do(made)
+    if switches["wait"] and (made.to_submit or active):
+        wait_for([*made.to_submit, *active])
 
 
 def dispatch(rows: Sequence[plan.Row], where: str, parameters: dict[str, Any], results: Path) -> submit.Launch:
