@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from core_case import copy_standin, launch
-
-#: The smallest run of the embedded engine that still has every part: warm start, GRPO, validation, checkpoints.
-TINY = (
-    "grpo.max_num_steps=2",
-    "grpo.num_prompts_per_step=2",
-    "grpo.num_generations_per_prompt=2",
-    "grpo.max_val_samples=4",
-    "engine.warm_start.steps=1",
-)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A launch that ended: where it was launched, its only run, and what it printed."""
-
-    folder: Path
-    run: Path
-    stdout: str
-    stderr: str
-    returncode: int
+from core_case import TINY, Finished, copy_standin, launch
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,28 @@ ROOT = Path(__file__).resolve().parents[1]
 STANDIN = ROOT / "tests" / "standin"
 LAUNCH = ROOT / "launch.py"
 DIGEST = "d" * 64
+
+
+#: The smallest run of the embedded engine that still has every part: warm start, GRPO, validation, checkpoints.
+TINY = (
+    "grpo.max_num_steps=2",
+    "grpo.num_prompts_per_step=2",
+    "grpo.num_generations_per_prompt=2",
+    "grpo.max_val_samples=4",
+    "grpo.val_batch_size=4",
+    "engine.warm_start.steps=1",
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A launch that ended: where it was launched, its only run, and what it printed."""
+
+    folder: Path
+    run: Path
+    stdout: str
+    stderr: str
+    returncode: int
 
 
 # --- launches as a user types them ----------------------------------------------------------------------------------

@@ -1,0 +1,283 @@
+"""`python launch.py` from end to end, as processes: on this machine with the embedded engine and with the stand-in."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from core_case import (
+    LAUNCH,
+    TINY,
+    Answer,
+    Finished,
+    environment,
+    everything_below,
+    launch,
+    point,
+    prepared,
+    standin,
+    start_launch,
+    wait_for,
+)
+
+from nano_exp import files, identity, plan, runs, state
+from nano_exp import launch as launching
+from nano_exp.errors import UserError
+from nano_exp.freeze import set_dotted
+
+STEPS = 3
+
+
+def here(checkout: Path, *more: str) -> list[str]:
+    """A published recipe on the stand-in, executed on this machine."""
+    short = [f"grpo.max_num_steps={STEPS}", "checkpointing.save_period=1", "slurm.where=local"]
+    return [*standin(checkout), *short, *more]
+
+
+def stored(folder: Path) -> list[runs.Run]:
+    return list(runs.find(folder / "results"))
+
+
+def state_of(run: runs.Run) -> state.State:
+    fresh = runs.load(run.dir)
+    return state.state(fresh, runs.attempts(run.dir), plan.job_lookup(run.results), Answer([]))
+
+
+def steps(run: Path) -> list[int]:
+    return [row["step"] for row in runs.read_metrics(run) if "train/reward" in row]
+
+
+# --- nothing but the two words --------------------------------------------------------------------------------------
+
+
+def test_the_tiny_model_trains_and_what_it_learned_is_shown(finished: Finished) -> None:
+    assert finished.returncode == 0, finished.stderr
+    out = finished.stdout
+    assert out.startswith("plan: 1 run (1 new), 1 to submit\n")
+    assert f"\n{finished.run.name}: done\n" in out
+    assert re.search(r"\n  reward +\d\.\d{3} -> \d\.\d{3}", out)
+    assert re.search(r"\n  validation +\d\.\d{3} -> \d\.\d{3}", out)
+    assert re.search(r"\n  steps +2\n", out)
+    assert "results/nano_tiny/" in out
+    assert "warm start of 1 steps" in out
+    assert steps(finished.run) == [1, 2]
+    assert {"config.yaml", "run.json", "events", "metrics.jsonl", "checkpoints", "logs", "attempts"} <= {
+        p.name for p in finished.run.iterdir()
+    }
+    assert [p.name for p in finished.folder.iterdir()] == ["results"], "nothing beside the results folder"
+
+
+def test_the_same_command_again_shows_it_and_does_nothing(finished: Finished) -> None:
+    before = everything_below(finished.folder)
+    again = launch(finished.folder, *TINY)
+    assert again.returncode == 0, again.stderr
+    assert "1 done), 0 to submit" in again.stdout
+    assert f"\n{finished.run.name}: done\n" in again.stdout
+    assert everything_below(finished.folder) == before
+
+
+def test_a_dry_run_of_a_run_that_is_done(finished: Finished) -> None:
+    before = everything_below(finished.folder)
+    shown = launch(finished.folder, *TINY, "dry_run=true")
+    assert shown.returncode == 0
+    assert "1 done), 0 to submit" in shown.stdout
+    assert everything_below(finished.folder) == before
+
+
+# --- dry run --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_everything_and_leaves_nothing(tmp_path: Path, checkout: Path) -> None:
+    done = launch(tmp_path, "-m", *standin(checkout), "cluster=1n8g,2n8g", "grpo.seed=1,2", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
+    assert out.startswith("plan: 4 runs (4 new), 4 to submit\n")
+    assert out.count("#!/bin/bash") == 2
+    assert "#SBATCH --array=0-1%2" in out
+    assert "#SBATCH --nodes=2" in out
+    assert "max_num_steps:" in out
+    assert re.search(r"# --- r\w+ differs in: (\S+, )*grpo\.seed=2\n", out)
+    assert out.endswith("dry run: nothing was submitted and nothing was written\n")
+    assert everything_below(tmp_path) == []
+
+
+def test_a_launch_imports_nothing_heavy(tmp_path: Path) -> None:
+    argv = [sys.executable, "-X", "importtime", str(LAUNCH), "dry_run=true"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-500:]
+    imported = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "hydra" in imported
+    tops = {name.split(".")[0] for name in imported}
+    assert not tops & {"torch", "wandb", "ray", "transformers", "vllm", "matplotlib", "plotly", "pandas", "numpy"}
+    assert everything_below(tmp_path) == []
+
+
+# --- what is in the way ---------------------------------------------------------------------------------------------
+
+
+def test_without_sbatch_it_is_said_at_once(tmp_path: Path, checkout: Path) -> None:
+    began = time.monotonic()
+    done = launch(tmp_path, *standin(checkout), PATH=str(tmp_path / "nothing"))
+    assert time.monotonic() - began < 10, "a second where nothing else runs"
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no sbatch on PATH\n")
+    assert done.stderr.count("\n") == 3
+    assert everything_below(tmp_path) == []
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path: Path, checkout: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = launch(tmp_path, *here(checkout), "run.results=file/results")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: cannot write .+\n  why: .+ a file, not a folder\n  fix: .+run.results=.+\n", done.stderr
+    )
+    assert everything_below(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("points", "found"),
+    [
+        ([("model=nano_tiny", "cluster=local"), ("model=nano_tiny", "cluster=1n8g")], "slurm.where: local, slurm"),
+        ([("run.results=/a",), ("run.results=/b",)], "run.results: /a, /b"),
+    ],
+)
+def test_one_launch_goes_to_one_place(tmp_path: Path, points: list[tuple[str, ...]], found: str) -> None:
+    with pytest.raises(UserError) as caught:
+        launching.launch([point(*one) for one in points], {}, tmp_path)
+    assert found in caught.value.found
+    assert everything_below(tmp_path) == []
+
+
+def test_a_secret_among_the_launchers_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        launching.launch([point()], {"setup": ["export HF_TOKEN=canary"]}, tmp_path)
+    assert "hydra.launcher.setup" in caught.value.found
+    assert "canary" not in str(caught.value)
+
+
+def test_a_changed_default_is_shown_and_not_started(tmp_path: Path, checkout: Path) -> None:
+    run = prepared(tmp_path, *here(checkout), where="local").arrays[0].rows[0].dir
+    config = files.read_yaml(run / "config.yaml")
+    set_dotted(config, "grpo.val_period", 99)
+    files.write_text(run / "config.yaml", files.dump_yaml(config))
+    files.write_json(run / "run.json", {**files.read_json(run / "run.json"), "digest": identity.digest(config)})
+    run.rename(run.with_name(identity.run_id(identity.digest(config))))
+    before = everything_below(tmp_path)
+    done = launch(tmp_path, *here(checkout))
+    assert done.returncode == 3
+    assert re.search(r"grpo\.val_period +99 +10\n", done.stdout)
+    assert "lost" not in done.stdout
+    assert set(everything_below(tmp_path)) - set(before) == {"results/.launches/lock"}
+
+
+# --- on this machine ------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_runs_here_and_a_failed_run_is_told_and_goes_on(tmp_path: Path, checkout: Path) -> None:
+    sweep = ["-m", *here(checkout), "grpo.seed=1,2", "slurm.parallel_local=2"]
+    failed = launch(tmp_path, *sweep, STANDIN_STEP_SECONDS="0.01", STANDIN_FAIL_AT_STEP="2")
+    assert failed.returncode == 1, failed.stderr
+    assert failed.stdout.count(": failed (engine: exit code 1; checkpoint of step 1 of 3)") == 2
+    assert failed.stdout.count("stderr.log") == 2
+    assert [state_of(run).kind for run in stored(tmp_path)] == ["failed", "failed"]
+    done = launch(tmp_path, *sweep, STANDIN_STEP_SECONDS="0.01")
+    assert done.returncode == 0, done.stderr
+    assert "plan: 2 runs (2 failed), 2 to submit" in done.stdout
+    assert [state_of(run).kind for run in stored(tmp_path)] == ["done", "done"]
+    assert [steps(run.dir) for run in stored(tmp_path)] == [[1, 2, 3], [1, 2, 3]]
+    assert done.stderr.count("done    r") == 2, "a line for each as it ends"
+
+
+def test_fresh_starts_beside_the_run_that_is_there(tmp_path: Path, checkout: Path) -> None:
+    first = prepared(tmp_path, *here(checkout), where="local").arrays[0].rows[0]
+    done = launch(tmp_path, *here(checkout), "fresh=true", STANDIN_STEP_SECONDS="0.01")
+    # The intent of the first names this very process as its launcher, so it counts as waiting for its turn.
+    assert done.returncode == 2
+    assert "fresh=true, but 1 of the runs are active" in done.stderr
+    runs.record_event(first.dir, "refused", launch="x", why="taken back")
+    done = launch(tmp_path, *here(checkout), "fresh=true", STANDIN_STEP_SECONDS="0.01")
+    assert done.returncode == 0, done.stderr
+    assert {run.id: state_of(run).kind for run in stored(tmp_path)} == {first.id: "refused", f"{first.id}-2": "done"}
+
+
+@pytest.fixture
+def slow(tmp_path: Path, checkout: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A launch on this machine in the middle of its run, and the run's folder."""
+    process = start_launch(tmp_path, *here(checkout), STANDIN_STEP_SECONDS="0.8")
+    try:
+        wait_for(lambda: stored(tmp_path) and steps(stored(tmp_path)[0].dir), "a first step")
+        yield process, stored(tmp_path)[0].dir
+    finally:
+        process.kill()
+        for run in stored(tmp_path):
+            for owner in [a.owner for a in runs.attempts(run.dir) if a.owner]:
+                if runs.local_alive(owner):
+                    os.kill(owner.pid, signal.SIGKILL)
+
+
+def owner_of(run: Path) -> int:
+    owner = runs.attempts(run)[-1].owner
+    assert owner is not None
+    return owner.pid
+
+
+def test_ctrl_c_ends_the_run_whole_and_the_same_command_completes_it(
+    tmp_path: Path, checkout: Path, slow: tuple[subprocess.Popen[str], Path]
+) -> None:
+    process, run = slow
+    attempt = owner_of(run)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, out
+    assert "Traceback" not in out
+    assert f"{run.name}: stopped (SIGTERM; checkpoint of step" in out
+    assert out.endswith("the same command goes on from there\n")
+    assert runs.process_start(attempt) is None
+    assert state_of(runs.load(run)).kind == "stopped"
+    done = launch(tmp_path, *here(checkout), STANDIN_STEP_SECONDS="0.01")
+    assert done.returncode == 0, done.stderr
+    assert "plan: 1 run (1 stopped), 1 to submit" in done.stdout
+    assert f"\n{run.name}: done\n" in done.stdout
+    assert "(2 attempts)" in done.stdout
+    assert steps(run) == [1, 2, 3]
+
+
+def test_ctrl_c_twice_kills(slow: tuple[subprocess.Popen[str], Path]) -> None:
+    process, run = slow
+    attempt = owner_of(run)
+    os.kill(attempt, signal.SIGSTOP)  # it will not end by itself
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, out
+    assert "Ctrl-C again: killing" in out
+    wait_for(lambda: runs.process_start(attempt) is None, "the attempt's end", 5)
+    assert state_of(runs.load(run)).kind == "lost"
+
+
+def test_a_killed_launcher_loses_no_run_and_none_is_started_twice(
+    tmp_path: Path, checkout: Path, slow: tuple[subprocess.Popen[str], Path]
+) -> None:
+    process, run = slow
+    attempt = owner_of(run)
+    os.kill(attempt, signal.SIGSTOP)  # so that it is not over before the second launch has looked
+    process.kill()
+    process.communicate()
+    again = launch(tmp_path, *here(checkout))
+    os.kill(attempt, signal.SIGCONT)
+    assert again.returncode == 0, again.stderr
+    assert "plan: 1 run (1 running), 0 to submit" in again.stdout
+    assert "nothing to submit" in again.stdout
+    assert "lost" not in again.stdout
+    wait_for(lambda: state_of(runs.load(run)).kind == "done", "the run's end without its launcher", 15)
+    assert [a.number for a in runs.attempts(run)] == [1]
+    assert steps(run) == [1, 2, 3]
