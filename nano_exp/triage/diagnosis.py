@@ -13,7 +13,7 @@ from nano_exp.triage.evidence import Evidence
 from nano_exp.triage.judge import Hit, Log
 from nano_exp.triage.loglines import Line, Stream
 from nano_exp.triage.signs import Case, Found
-from nano_exp.triage.tracebacks import Raised
+from nano_exp.triage.tracebacks import Raised, further
 from nano_exp.triage.vocabulary import CAUSES, PHASES, Fault
 
 __all__ = ["Diagnosis", "diagnose", "remedies_memory", "remedies_places"]  # the last two register their remedies
@@ -87,6 +87,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         if out.steps or not out.setup_done:
             return _plain("none", evidence)
         return _plain("no_steps", evidence)
+    if outside and outside[0] == "stopped" and not evidence.stopped_by and hits:
+        outside = None  # a step is also ended because one of its tasks failed
     if outside:
         hits = [hit for hit in hits if _before(hit, outside[0])]
     hit = judge.choose(logs, hits)
@@ -184,10 +186,8 @@ def _lines(hit: Hit, same: Iterable[Hit], logs: list[Log]) -> list[str]:
     """The line itself, what follows it from the same process, and the next processes that say the same."""
     stream = next(log.stream for log in logs if log.stream.name == hit.stream)
     lines = [hit.line.shown]
-    for other in stream.after(hit.line, 3, reach=30):
-        if not other.text.strip() or other.indented or other.level or other.text.startswith("Traceback"):
-            break
-        lines.append(other.shown)
+    if not hit.line.level:
+        lines += [other.shown for other in further(stream, hit.line, 5) if not other.text.lstrip().startswith("File ")]
     lines += [other.line.shown for other in same if other is not hit]
     return lines
 
@@ -268,8 +268,8 @@ def _make(
     phase = phase if phase in PHASES else "unknown"
     known, bad = _node(node, evidence)
     bad = bad if fault == "infrastructure" and (cause.blames_node or found.fault) else ""
-    said = " ".join(found.detail.split())[:200]
-    where = " ".join(w for w in (f"rank {rank}" if rank is not None else "", known and f"node {known}") if w)
+    said = " ".join(found.detail.split())[:200] if found.detail not in (node, known) else ""
+    where = ", ".join(w for w in (f"rank {rank}" if rank is not None else "", known and f"node {known}") if w)
     title = cause.title
     if PHASES[phase] and name not in ("cancelled", "preempted", "stopped", "no_steps"):
         title += f" {PHASES[phase]}"
@@ -278,8 +278,13 @@ def _make(
     shown = dict.fromkeys(line for text in lines if (line := _show(text)))
     remedy = remedies.of(name, evidence.config if isinstance(evidence.config, Mapping) else {}, found, phase, bad)
     return Diagnosis(
-        name, redact(title), phase, known, rank, tuple(shown)[:MAX_LINES], redact(remedy), fault, bad
+        name, _line(title), phase, known, rank, tuple(shown)[:MAX_LINES], _line(remedy), fault, bad
     )  # fmt: skip
+
+
+def _line(text: str) -> str:
+    """On one line, without secrets."""
+    return redact(" ".join(text.split()))
 
 
 def _show(text: str) -> str:

@@ -17,14 +17,10 @@ __all__ = ["Hit", "Log", "choose", "read", "signs_cluster", "signs_gpu", "signs_
 
 #: A cause is looked for until it was found this often in a log.
 MAX_HITS = 12
-#: A line is worth a look at the signs when it has one of these in it: much cheaper than all the needles.
-GATES = (
-    "rror", "ailed", "illed", "died", "dead", "Watchdog", "watchdog", "memory", "oom", "No space", "quota", "in use",
-    "already running", "Xid", "abric", "NaN", "nan", "egfault", "egmentation", "SIGSEGV", "tale", "Not enough",
-    "Traceback", "exceeds", "gated", "token", "Errno", "nccl", "Timed out", "aylet", "arser", "NET/IB", "nable",
-    "onnection", "ismatch", "CUDA", "Killed", "Assertion", "CANCELLED", "Access to model", "pi_key", "API key",
-    "Not Found", "rash", "stuck", "▶", "SETUP COMPLETE", "Training Results", "• Loss:", "===== Step",
-    "checkpoint for step", "less than",
+#: Words of the driver's lines that say where it is, of tracebacks and of Slurm's step daemon.
+MARKS = (
+    "Traceback", "▶", "• Loss:", "Training Results", "===== Step", "SETUP COMPLETE", "checkpoint for step", "❌",
+    "efitting policy generation", "generation refit", "initial validation", "CANCELLED AT", "Node failure on",
 )  # fmt: skip
 _LOSS_NAN = re.compile(r"• Loss: ([-+]?nan)\b", re.IGNORECASE)
 _ASYNC_ERROR = re.compile(r"^❌ (?:Error in async loop|Policy generation \w+ failed|Initial validation failed)")
@@ -68,12 +64,11 @@ def read(stream: Stream, config: Mapping[str, object]) -> Log:
     """One pass over the lines."""
     log = Log(stream)
     counts: dict[str, int] = {}
+    needles = [(needle, sign) for sign in LINE_SIGNS for needle in sign.needles]
     nan_since: Line | None = None
     for n, raw in enumerate(stream.raw):
-        for gate in GATES:
-            if gate in raw:
-                break
-        else:
+        signs = [sign for needle, sign in needles if needle in raw]
+        if not signs and not any([mark in raw for mark in MARKS]):  # noqa: C419 (a list is faster here)
             continue
         line = stream.line(n)
         text = line.text
@@ -89,8 +84,8 @@ def read(stream: Stream, config: Mapping[str, object]) -> Log:
         if log.slurm in (None, ("stopped", "")) and ("CANCELLED AT" in raw or "Node failure on" in raw):
             said = signs_cluster.slurm_said(line.shown)  # the first that gives a reason
             log.slurm, log.slurm_line = (said, line) if said else (log.slurm, log.slurm_line)
-        for sign in LINE_SIGNS:
-            if counts.get(sign.cause, 0) >= MAX_HITS or not any(needle in raw for needle in sign.needles):
+        for sign in dict.fromkeys(signs):
+            if counts.get(sign.cause, 0) >= MAX_HITS:
                 continue
             if line.level in ("DEBUG", "INFO", "WARNING") and not sign.any_level:
                 continue
@@ -132,8 +127,8 @@ def _hit(cause: str, found: Found, stream: Stream, line: Line, last: Line) -> Hi
 
 
 def final_hit(log: Log, case: Case) -> Hit | None:
-    """The cause that the driver's last exception shows by its kind."""
-    error = log.raised
+    """The cause that the driver's last exception shows by its kind. Other processes raise and catch what they like."""
+    error = log.raised if log.raised and log.raised.driver else None
     while error is not None:
         for sign in FINAL_SIGNS:
             if error.kind in sign.kinds and (found := sign.check(error, case)):

@@ -203,5 +203,5 @@ def tool_parser(knobs: Knobs, found: Found, phase: str) -> str:
     if own:
         return f"{own} must import in this vLLM and register the parser: {name} names another"
     return (
-        f"{name} with a file that imports in this vLLM (the one of August 2025 does not: vllm-project/vllm issue 42065)"
+        f"{name} with a file that imports in this vLLM (the one of August 2025 does not: vllm-project/vllm#42065)"
     )

@@ -72,9 +72,7 @@ def model_missing(knobs: Knobs, found: Found, phase: str) -> str:
     name = knobs.get("policy.model_name") or found.subject or "the model"
     if found.subject == "offline":
         return f"download it where there is a network, HF_HOME=<site.hf_home>: `hf download {name}`"
-    return (
-        f"check policy.model_name={name}: a repository on the hub or a folder that every node sees; private: HF_TOKEN"
-    )
+    return f"policy.model_name is {name}: name a repository on the hub (a private one needs HF_TOKEN) or a folder"
 
 
 @remedy("model_gated")
@@ -92,7 +90,11 @@ def token_invalid(knobs: Knobs, found: Found, phase: str) -> str:
 
 @remedy("data_missing")
 def data_missing(knobs: Knobs, found: Found, phase: str) -> str:
-    return "data.train.data_path=/absolute/path (and data.validation.data_path); relative ones start at site.checkout"
+    if knobs.get("data.train.data_path"):
+        return "data.train.data_path=/absolute/path (validation likewise); relative ones start at site.checkout"
+    if name := knobs.get("data.train.dataset_name"):
+        return f"data.train.dataset_name is {name}: it must be one that NeMo RL knows; a private one needs HF_TOKEN"
+    return "name data that every node sees: data=..., or the keys under data.train"
 
 
 @remedy("config_refused")
@@ -106,7 +108,7 @@ def config_refused(knobs: Knobs, found: Found, phase: str) -> str:
 def no_steps(knobs: Knobs, found: Found, phase: str) -> str:
     prompts = knobs.whole("grpo.num_prompts_per_step")
     less = knobs.set("grpo.num_prompts_per_step", max(prompts // 2, 1)) if prompts and prompts > 1 else ""
-    return either(less, "a larger data set: data.train.data_path=...")
+    return either(less, "a larger data set")
 
 
 @remedy("nan")

@@ -196,8 +196,13 @@ pattern_sign("segfault", "egfault encountered", r"^!+ Segfault encountered !+", 
 pattern_sign("segfault", "Fatal Python error", r"^Fatal Python error: (Segmentation fault|Bus error)", "{0}")
 pattern_sign("segfault", "SIGSEGV received", r"^\*\*\* SIGSEGV received at time=", "", any_level=True)
 pattern_sign(
-    "segfault", "egmentation fault", r"(?:^|line \d+: +\d+ |task \d+: )Segmentation fault(?: +\(core dumped\))?", ""
+    "segfault",
+    "egmentation fault",
+    r"(?:^|line \d+: +\d+ |task \d+: )Segmentation fault(?: +\(core dumped\))?",
+    "",
 )
+pattern_sign("segfault", "Bus error", r"^srun: error: (?P<node>[\w.-]+): tasks? [\d,-]+: (Bus error)", "{1}")
+pattern_sign("killed", "Killed", r"^srun: error: (?P<node>[\w.-]+): tasks? [\d,-]+: (Killed)$", "SIGKILL")
 
 # --- Slurm's words --------------------------------------------------------------------------------------------------
 

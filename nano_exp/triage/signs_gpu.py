@@ -41,7 +41,7 @@ def vllm_finds_the_gpu_full(line: Line, stream: Stream) -> Found | None:
 @line_sign("vllm_mamba_blocks", "Mamba cache blocks")
 def mamba_blocks(line: Line, stream: Stream) -> Found | None:
     match = re.search(r"max_num_seqs \((\d{1,9})\) exceeds available Mamba cache blocks \((\d{1,9})\)", line.text)
-    if match is None or exception(line, stream) is None:
+    if match is None or not (line.who or exception(line, stream)):
         return None
     return Found(f"{match[1]} sequences, {match[2]} blocks", phase="generation", subject=match[2])
 

@@ -118,10 +118,8 @@ def token(line: Line, stream: Stream) -> Found | None:
     """Hugging Face or W&B say no. A 401 for an unknown or gated repository is those causes' own."""
     if exception(line, stream) is None and not line.text.startswith(("wandb: ERROR", "Invalid user token")):
         return None
-    if "GatedRepo" in line.text or "RepositoryNotFound" in line.text:
-        return None
-    following = " ".join(other.text for other in stream.after(line, 3, reach=30))
-    if "Repository Not Found" in following or "gated repo" in following:
+    about = " ".join(other.text for other in [line, *stream.after(line, 15, reach=60)])
+    if any(words in about for words in ("GatedRepo", "RepositoryNotFound", "Repository Not Found", "gated repo")):
         return None
     wandb = "wandb" in line.text or "api_key" in line.text or "API key" in line.text
     name = "WANDB_API_KEY" if wandb else "HF_TOKEN"
@@ -133,7 +131,7 @@ def token(line: Line, stream: Stream) -> Found | None:
 
 @line_sign("tool_parser", "tool call parser", "ool parser", "toolcall_parser", "tool_parser")
 def tool_parser(line: Line, stream: Stream) -> Found | None:
-    """vLLM does not know the parser's name, or its file does not import (vllm-project/vllm issue 42065)."""
+    """vLLM does not know the parser's name, or its file does not import (vllm-project/vllm#42065)."""
     text = line.text
     if match := re.search(r"KeyError: ['\"]+(?:invalid tool call parser: |Tool parser ')([\w.-]+)", text):
         return Found(f"{match[1]} is not registered", phase="setup", subject=match[1])

@@ -15,6 +15,8 @@ CALL = re.compile(r"ray::([\w.\[\]=]+)")
 REPR_RANK = re.compile(r"repr=\w*\[rank=(\d{1,9})\]")
 CALL_AT = re.compile(r"\(pid=\d+, ip=([\w.:-]+)")
 _CHAIN = ("The above exception was the direct cause", "During handling of the above exception")
+#: What a message's further lines end at: another traceback, other programs' lines, what comes at exit.
+_NOT_MORE = (HEADER, *_CHAIN, "▶", "  ✓", "Exception ignored", "wandb", "slurmstepd:", "srun:", "Exception in thread")
 #: How far a traceback is followed, lines of all processes.
 REACH = 1500
 
@@ -107,12 +109,16 @@ def _uncaught(functions: list[str]) -> bool:
 
 
 def _more(stream: Stream, line: Line) -> list[str]:
+    return [other.text for other in further(stream, line)]
+
+
+def further(stream: Stream, line: Line, most: int = 12) -> list[Line]:
     """Further lines of a message, as pydantic's, Ray's and NCCL's have them: up to a blank line or another log line."""
     found = []
-    for other in stream.after(line, 12, reach=60):
-        if not other.text.strip() or other.level or other.text.startswith((HEADER, *_CHAIN, "▶", "  ✓")):
+    for other in stream.after(line, most, reach=60):
+        if not other.text.strip() or other.level or other.text.startswith(_NOT_MORE):
             break
-        found.append(other.text)
+        found.append(other)
     return found
 
 
