@@ -202,6 +202,4 @@ def tool_parser(knobs: Knobs, found: Found, phase: str) -> str:
     name = knobs.set(f"{_VLLM}.tool_parser_plugin", "/path/to/parser.py")
     if own:
         return f"{own} must import in this vLLM and register the parser: {name} names another"
-    return (
-        f"{name} with a file that imports in this vLLM (the one of August 2025 does not: vllm-project/vllm#42065)"
-    )
+    return f"{name} with a file that imports in this vLLM (the one of August 2025 does not: vllm-project/vllm#42065)"
