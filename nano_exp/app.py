@@ -31,6 +31,7 @@ def run(main: Callable[[], Any]) -> int:
         secrets.refuse_overrides(sys.argv[1:])  # first: what follows may show them
         _refuse_other_mode(sys.argv[1:])
         main()
+        sys.stdout.flush()  # here, where a reader that went away is no fault
         return launch.exit_code
     except UserError as error:
         print(error, file=sys.stderr)
@@ -92,12 +93,7 @@ def _explained(error: Exception) -> UserError:
             "--cfg with -m", "--cfg shows one composed config, and -m asks for several", "leave -m and the commas out"
         )
     with compose.loader() as config_loader:
-        found = compose.explain(error, config_loader, arguments.overrides)
-    if "Ambiguous value" in found.found and "," in found.found:
-        return UserError(
-            found.found, "a comma makes a sweep, and this needs one config", "give one value, or launch it with -m"
-        )
-    return found
+        return compose.explain(error, config_loader, arguments.overrides)
 
 
 def not_our_path() -> UserError:

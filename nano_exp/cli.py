@@ -142,13 +142,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `nano-exp` command. Returns the exit code."""
     try:
         given = _parse(argv)
-        return int(given.run(given))
+        code = int(given.run(given))
+        sys.stdout.flush()  # here, where a reader that went away (`nano-exp status | head`) is no fault
+        return code
     except UserError as error:
         print(error, file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `nano-exp status | head`
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

@@ -103,6 +103,10 @@ def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[s
     if found is not None:
         return found
     text = " ".join(str(error).split())
+    if text.startswith("Ambiguous value for argument"):
+        swept = text.split(" 1. To use it")[0].removeprefix("Ambiguous value for argument ").strip("'")
+        fix = "give one value, or launch it with -m; a list that is one value has brackets: 'key=[a,b]'"
+        return UserError(swept, "a comma makes a sweep, and this needs one config", fix)
     key = getattr(error, "full_key", None)
     if key:
         return UserError(

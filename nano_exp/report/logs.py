@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 import time
 from collections.abc import Callable
@@ -69,6 +70,30 @@ def _tell_end(attempt: runs.Attempt, stream: str) -> None:
             print("\n".join(files.tail(path).splitlines()[-LAST_LINES:]), file=sys.stderr)
 
 
+class Shown:
+    """How much of a growing log has been printed."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may come in two parts
+
+    def more(self, out: TextIO) -> bool:
+        """Print what is new. Returns whether there was anything."""
+        if self.path is None:
+            return False
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return False
+        self._offset += len(data)
+        out.write(self._decoder.decode(data))
+        out.flush()
+        return bool(data)
+
+
 def follow(run: runs.Run, stream: str, out: TextIO, ended: Callable[[], bool], poll_s: float = 0.5) -> int:
     """Print the newest attempt's output as it grows, go on with the next attempt, end when the run ends.
 
@@ -76,20 +101,21 @@ def follow(run: runs.Run, stream: str, out: TextIO, ended: Callable[[], bool], p
     ----------
     ended: whether the run is neither waiting nor running any more; asked for only when nothing new came for a while
     """
-    shown: tuple[int, int] = (0, 0)  # attempt, bytes of it
+    shown = Shown()
     quiet_since = time.monotonic()
     if not runs.attempts(run.dir):
         print(nothing_yet(run) + " ...", file=sys.stderr)
     while True:
         attempt = attempt_of(run, None)
         if attempt is not None:
-            if attempt.number != shown[0]:
-                if shown[0]:
+            path = attempt.dir / STREAMS[stream]
+            if path != shown.path:
+                if shown.path is not None:
+                    shown.more(out)  # its last words, which came with the next attempt
                     print(f"--- attempt {attempt.number}", file=sys.stderr)
-                shown = (attempt.number, 0)
-            size = _print_from(attempt.dir / STREAMS[stream], shown[1], out)
-            if size != shown[1]:
-                shown, quiet_since = (attempt.number, size), time.monotonic()
+                shown = Shown(path)
+            if shown.more(out):
+                quiet_since = time.monotonic()
             elif attempt.end is not None and ended():
                 _tell_end(attempt, stream)
                 return 0
@@ -98,15 +124,3 @@ def follow(run: runs.Run, stream: str, out: TextIO, ended: Callable[[], bool], p
                 return 0 if attempt is not None else 1
             quiet_since = time.monotonic()
         time.sleep(poll_s)
-
-
-def _print_from(path: Path, offset: int, out: TextIO) -> int:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return offset
-    out.write(data.decode(errors="replace"))
-    out.flush()
-    return offset + len(data)
