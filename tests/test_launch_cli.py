@@ -108,6 +108,18 @@ def test_a_dry_run_shows_everything_and_leaves_nothing(tmp_path: Path, checkout:
     assert everything_below(tmp_path) == []
 
 
+def test_a_dry_run_whose_reader_goes_away_is_no_error(tmp_path: Path) -> None:
+    argv = [sys.executable, str(LAUNCH), "dry_run=true"]
+    process = subprocess.Popen(
+        argv, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=30) == 0
+
+
 def test_a_launch_imports_nothing_heavy(tmp_path: Path) -> None:
     argv = [sys.executable, "-X", "importtime", str(LAUNCH), "dry_run=true"]
     done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)

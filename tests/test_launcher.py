@@ -118,3 +118,16 @@ def test_every_combination_is_a_point_and_reads_as_meant(first: list[Any], secon
     read = values(found)
     assert read == [(x, y) for x in first for y in second]
     assert [[type(v) for v in one] for one in read] == [[type(x), type(y)] for x in first for y in second]
+
+
+@pytest.mark.parametrize("typed", ["site=default,minicluster", "site.partition=a,b", "++site.timeout_min=1,2"])
+def test_one_launch_goes_to_one_site(typed: str) -> None:
+    """Hydra composes the launcher's settings once, without the swept keys: the runs would all go to the default."""
+    with pytest.raises(UserError) as caught:
+        launcher.refuse_swept_site(parse("grpo.seed=1,2", typed))
+    assert caught.value.found == typed
+    assert "one launch for each" in caught.value.fix
+
+
+def test_a_site_that_is_not_swept_passes() -> None:
+    launcher.refuse_swept_site(parse("site=minicluster", "site.partition=a", "grpo.seed=1,2", "++site.env.A=1,2"))
