@@ -11,7 +11,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.embedded  ## install, then train a tiny Nemotron-H on this CPU and show what it learned (ARGS="seed...": overrides)
-	$(BIN)/python launch.py $(ARGS)
+	@$(BIN)/python launch.py $(ARGS)
 
 test: $(VENV)/.dev  ## install, then all tests; says what it skips for want of root or Slurm
 	$(BIN)/python -m pytest -q $(ARGS)
@@ -31,15 +31,15 @@ clean:  ## remove .venv and caches; results/ stays
 
 # torch first and by its exact version: asked for by a range or by another package, pip takes a CUDA build of several GB.
 $(VENV)/.embedded: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded]'
-	touch $@
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.embedded
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+	@touch $@
 
 .PHONY: help run test check format clean
