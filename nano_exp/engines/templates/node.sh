@@ -5,8 +5,9 @@ set -u
 @SETTINGS@
 
 export NX_RANK="${SLURM_PROCID:?this runs in a Slurm step}" NX_HOST="${SLURMD_NODENAME:-$(hostname)}"
-NX_STEP_TIME=$(date +%s.%N)  # busybox has no %N
-export NX_STEP_TIME="${NX_STEP_TIME%[!0-9]*}"
+NX_STEP_TIME=$(date +%s.%N)
+case $NX_STEP_TIME in *[!0-9.]*) NX_STEP_TIME=$(date +%s) ;; esac  # busybox has no %N
+export NX_STEP_TIME
 NX_OTHERS=
 for host in $NX_HOSTS; do
   [ "$host" = "$NX_HOST" ] || NX_OTHERS="$NX_OTHERS $host"
@@ -20,7 +21,10 @@ ulimit -n "$NX_OPEN_FILES" 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 finish() {  # exit code
   trap '' TERM INT HUP
   trap - EXIT
-  # Everything that was started below has the token in its environment, also what left this process's tree.
+  for group in $(cat "$nodes/$NX_HOST.groups" 2>/dev/null); do
+    kill -KILL "-$group" 2>/dev/null
+  done
+  # What left its group has the token in its environment still.
   for round in 1 2 3; do
     found=$(mark="NX_TOKEN=$NX_TOKEN"; unset NX_TOKEN; exec grep -lsF "$mark" /proc/[0-9]*/environ)
     [ -n "$found" ] || break

@@ -7,8 +7,10 @@ head is up), `failed` (why the bring-up ended: found, why, fix, then lines of a 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -32,6 +34,17 @@ def fail(found: str, why: str, fix: str, logs: Iterable[str] = ()) -> NoReturn:
     except FileExistsError:
         pass
     sys.exit(TOLD)
+
+
+def own_group() -> None:
+    """Be the first of a process group that node.sh can kill whole, and end with node.sh.
+
+    Ray's agents overwrite their environment with a title and outlive their raylet, so they are found by neither.
+    """
+    os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG; survives exec
+    with (NODES / f"{os.environ['NX_HOST']}.groups").open("a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def last_lines(host: str, count: int = 5) -> list[str]:
@@ -88,13 +101,23 @@ def start_ray(arguments: list[str]) -> None:
     main()
 
 
+def has_dashboard() -> bool:
+    """Whether this Ray was installed with its dashboard (`ray[default]`)."""
+    try:
+        import ray.dashboard.optional_deps  # noqa: F401
+    except ImportError as error:
+        print(f"no dashboard: {error}", flush=True)
+        return False
+    return True
+
+
 def head(address: str) -> None:
     """Ray's head on this node."""
     gcs, client, dashboard = (int(port) for port in os.environ["NX_HEAD_PORTS"].split())
-    ports = [gcs, client, dashboard] if os.environ["NX_DASHBOARD"] == "1" else [gcs]
-    require_free(address, ports)
+    shown = os.environ["NX_DASHBOARD"] == "1" and has_dashboard()
+    require_free(address, [gcs, client, dashboard] if shown else [gcs])
     flags = [f"--node-ip-address={address}", f"--port={gcs}"]
-    if os.environ["NX_DASHBOARD"] == "1":
+    if shown:
         flags += [f"--ray-client-server-port={client}", "--include-dashboard=true"]
         flags += [f"--dashboard-host={address}", f"--dashboard-port={dashboard}"]
     else:
@@ -209,6 +232,7 @@ def missing(hosts: list[str], nodes: list[dict[str, Any]], have: dict[str, float
 
 if __name__ == "__main__":
     role = sys.argv[1]
+    own_group()
     until = float(os.environ["NX_STEP_TIME"] or time.time()) + float(os.environ["NX_JOIN_S"])
     if role == "head":
         head(own_address(os.environ["NX_OTHERS"].split()))
