@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from core_case import ROOT, config_loader, frozen, point, standin
+from omegaconf import OmegaConf
 
 from nano_exp import compose, freeze, secrets
 from nano_exp.errors import UserError
@@ -180,6 +181,18 @@ def test_a_secret_behind_a_harmless_name_is_refused_once_it_is_seen(
 
 
 @pytest.mark.parametrize("override", [f"++a.api_key={CANARY}", f"a.api_key={CANARY}", f"+a.b=x=HF_TOKEN={CANARY}"])
+def test_a_config_file_that_reads_a_secret_is_refused_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where neither the key nor the value gives it away, the variable's name does."""
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    cfg = point().cfg.copy()
+    OmegaConf.update(cfg, "data.header", "bearer ${oc.env:HF_TOKEN}", force_add=True)
+    with pytest.raises(UserError) as caught:
+        freeze.freeze(compose.Point((), cfg), tmp_path)
+    assert "data.header in the config reads ${oc.env:HF_TOKEN}" in caught.value.found
+
+
 def test_explaining_a_failed_composition_does_not_show_it_either(override: str) -> None:
     said = str(compose.explain(ValueError("x"), config_loader(), ["model=nano_9", override]))
     assert CANARY not in said
