@@ -106,12 +106,14 @@ def command(config: Config, ctx: Context) -> Command:
     cwd = ctx.run_dir if way.contained else _checkout(config)
     if way.contained:
         _make_folders(config)
+    ray_tmp = Path(env["RAY_TMPDIR"])
+    scratch = (ray_tmp,) if "RAY_TMPDIR" not in (site.get("env") or {}) else ()
     if count > 1:
-        return Command(_start_nodes(config, ctx, way, env, python, driver), env, cwd, open_files=OPEN_FILES)
+        argv = _start_nodes(config, ctx, way, env, python, driver)
+        return Command(argv, env, cwd, open_files=OPEN_FILES, scratch=scratch)
 
     if env.get("RAY_ADDRESS", "local") == "local":
         _refuse_other_ray(ray_addresses())
-    ray_tmp = Path(env["RAY_TMPDIR"])
     try:
         ray_tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -120,7 +122,6 @@ def command(config: Config, ctx: Context) -> Command:
             "Ray keeps its sockets and logs there while it runs",
             "name a short folder on a local disk: '++site.env.RAY_TMPDIR=/scratch/me'",
         ) from error
-    scratch = (ray_tmp,) if "RAY_TMPDIR" not in (site.get("env") or {}) else ()
     argv = [*python, *driver]
     if way.contained or site.get("node_setup"):
         inside = ctx.attempt_dir / "driver.sh"

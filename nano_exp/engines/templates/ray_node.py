@@ -8,6 +8,7 @@ head is up), `failed` (why the bring-up ended: found, why, fix, then lines of a 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -150,10 +151,12 @@ class Cluster:
 
     def __init__(self, address: str) -> None:
         from ray._private.state import GlobalState
-        from ray._raylet import GcsClientOptions
 
+        raylet: Any = importlib.import_module("ray._raylet")  # compiled: it has no types
         self.state = GlobalState()
-        options = GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
+        options = raylet.GcsClientOptions.create(
+            address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
+        )
         self.state._initialize_global_state(options)
 
     def nodes(self) -> list[dict[str, Any]]:
