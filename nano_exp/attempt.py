@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -48,8 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     stop = Stop()
     try:
-        run_dir = find_run(given.launch, given.array, given.task)
-        return execute(run_dir, given.launch, stop)
+        return execute(find(given.launch, given.array, given.task), stop)
     except Refuse as refusal:
         print(f"nano-exp: {refusal}", flush=True)
         return NOTHING_TO_DO
@@ -58,13 +58,26 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def find_run(launch: Path, array: int, task: int | None) -> Path:
-    """The run's folder from the launch's manifest. Raises Damaged or OSError."""
+@dataclass(frozen=True)
+class Order:
+    """What a launch's manifest says of one run: its folder, and the place that it was sent to this time."""
+
+    run_dir: Path
+    launch: str
+    local: bool
+    site: dict[str, Any]
+    checkout_commit: str | None
+
+
+def find(launch: Path, array: int, task: int | None) -> Order:
+    """The order for one run from the launch's manifest. Raises Damaged or OSError."""
     manifest = files.read_json(launch / "manifest.json")
     if task is None:
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     try:
-        return Path(manifest["arrays"][array]["runs"][task])
+        entry = manifest["arrays"][array]
+        where, site = manifest["where"] == "local", dict(entry["site"])
+        return Order(Path(entry["runs"][task]), launch.name, where, site, entry["checkout_commit"])
     except (KeyError, IndexError, TypeError) as error:
         raise files.Damaged(f"{launch / 'manifest.json'} has no run {task} in array {array}") from error
 
@@ -81,7 +94,7 @@ class Stop:
         self.signal = number
 
 
-def execute(run_dir: Path, launch: Path, stop: Stop) -> int:
+def execute(order: Order, stop: Stop) -> int:
     """Claim and execute one run.
 
     Raises
@@ -89,22 +102,23 @@ def execute(run_dir: Path, launch: Path, stop: Stop) -> int:
     Refuse: the run is done, or another attempt has it
     UserError, Damaged, OSError: before the claim
     """
+    run_dir = order.run_dir
     run = runs.load(run_dir)
     if "digest" not in run.record:
         raise files.Damaged(f"{run_dir}: {'; '.join(run.damaged)}")
-    config = run.config()
-    number, attempt_dir, owner = claim(run)
+    config = {**run.config(), "site": order.site}
+    number, attempt_dir, owner = claim(run, runs.this_process() if order.local else slurm_owner())
     _link_latest(attempt_dir)
     began = time.time()
     runs.record_event(
-        run_dir, "start", attempt=number, job=owner.job, host=owner.host, pid=owner.pid, launch=launch.name
+        run_dir, "start", attempt=number, job=owner.job, host=owner.host, pid=owner.pid, launch=order.launch
     )
     end: dict[str, Any] = {}
     with (attempt_dir / "attempt.log").open("a", buffering=1) as log:
         say = partial(_say, log)
         say(f"attempt {number} of run {run.id} on {owner.host}" + (f", job {owner.job}" if owner.job else ""))
         try:
-            end = _train(run, config, attempt_dir, number, stop, say)
+            end = _train(run, config, order.checkout_commit, attempt_dir, number, stop, say)
         except UserError as error:
             say(str(error))
             end = {"kind": "failed", "why": f"{error.found}: {error.why}", "exit_code": error.code}
@@ -144,14 +158,14 @@ def slurm_owner() -> Owner:
     return runs.this_process(job, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
 
 
-def claim(run: runs.Run) -> tuple[int, Path, Owner]:
+def claim(run: runs.Run, owner: Owner | None = None) -> tuple[int, Path, Owner]:
     """The next attempt's number and folder, owned by this process.
 
     Raises
     ------
     Refuse: the run is done; or its last attempt still runs, or may
     """
-    me = slurm_owner()
+    me = owner or slurm_owner()
     for _ in range(100):
         earlier = runs.attempts(run.dir)
         if any(a.end and a.end.get("kind") == "done" for a in earlier):
@@ -205,9 +219,9 @@ def _link_latest(attempt_dir: Path) -> None:
 
 
 def _train(
-    run: runs.Run, config: dict[str, Any], attempt_dir: Path, number: int, stop: Stop, say: Any
+    run: runs.Run, config: dict[str, Any], commit: str | None, attempt_dir: Path, number: int, stop: Stop, say: Any
 ) -> dict[str, Any]:
-    _check_engine_commit(run, config, say)
+    _check_engine_commit(run, config, commit, say)
     engine = engines.get(config["engine"]["name"])
     ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", deadline())
     engine_config = freeze.engine_config(config)
@@ -269,9 +283,9 @@ def deadline() -> float | None:
     return slurm.end_time(job) if job else None
 
 
-def _check_engine_commit(run: runs.Run, config: dict[str, Any], say: Any) -> None:
+def _check_engine_commit(run: runs.Run, config: dict[str, Any], wanted: str | None, say: Any) -> None:
     """The engine's checkout must be the one that the run was launched with, or the site lets it go on."""
-    wanted, checkout = run.record.get("checkout_commit"), config["site"].get("checkout")
+    checkout = config["site"].get("checkout")
     if not wanted or not checkout or config["engine"]["name"] != "nemo_rl":
         return
     found = nemo_rl_checkout.read_checkout(Path(checkout)).commit

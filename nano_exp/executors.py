@@ -69,16 +69,17 @@ class ManifestLocalExecutor(LocalExecutor):
     """Starts attempts on this machine, each in a session of its own, so that Ctrl-C reaches them through us alone."""
 
     def __init__(self, launch_dir: Path) -> None:
-        self.launch_dir = launch_dir
+        self.launch_dir, self.array = launch_dir, 0
         super().__init__(folder=launch_dir / "local")
 
     @property
     def _submitit_command_str(self) -> str:
-        return attempt_command(self.launch_dir, 0)
+        return attempt_command(self.launch_dir, self.array)
 
-    def start(self, task: int) -> LocalJob[None]:
-        """Start the attempt of the launch's run number `task`."""
-        log = self.folder / f"{task}.log"
+    def start(self, array: int, task: int) -> LocalJob[None]:
+        """Start the attempt of run number `task` of one of the launch's arrays."""
+        self.array = array
+        log = self.folder / f"{array}-{task}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", f"{self._submitit_command_str} --task {task}"],

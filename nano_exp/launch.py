@@ -30,10 +30,11 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
     UserError: nothing was submitted, or Slurm refused
     """
     secrets.refuse({"hydra.launcher": parameters}, "the launch")  # they stand in the batch script
-    switches = {key: bool(points[0].cfg.get(key, False)) for key in SWITCHES}
+    switches = {key: _switch(points, key) for key in SWITCHES}
     where, parallel = str(points[0].cfg.slurm.where), int(points[0].cfg.slurm.parallel_local)
     wanted = [freeze(point, folder) for point in points]
     _require_one(wanted)
+    _require_place(where)
     results = Path(wanted[0].config["run"]["results"])
     if switches["dry_run"]:
         dry_run(plan.make(wanted, switches["fresh"], plan.Asked()), where, results, parameters)
@@ -58,6 +59,16 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
             show.nothing_to_do(made)
     if switches["wait"] and (made.to_submit or active):
         wait_for([*made.to_submit, *active])
+
+
+def _switch(points: Sequence[Point], key: str) -> bool:
+    """A switch of the whole launch. `no` and `off` are words to Hydra, not false, so only real booleans are taken."""
+    values = [point.cfg.get(key, False) for point in points]
+    if any(not isinstance(v, bool) or v != values[0] for v in values):
+        raise UserError(
+            f"{key}={values[0]!r}", "it is true or false, for the whole launch", f"{key}=true or {key}=false"
+        )
+    return bool(values[0])
 
 
 def dispatch(rows: Sequence[plan.Row], where: str, parameters: dict[str, Any], results: Path) -> submit.Launch:
@@ -88,6 +99,13 @@ def _require_one(wanted: Sequence[Frozen]) -> None:
                 "one launch goes to one place" if key == "where" else "one launch writes to one results folder",
                 "two launches, or the same value for all points (cluster=local does not mix with Slurm's)",
             )
+
+
+def _require_place(where: str) -> None:
+    if where not in ("slurm", "local"):
+        raise UserError(
+            f"slurm.where={where}", "runs go to `slurm` or stay `local`", "cluster=local, or a cluster of Slurm's"
+        )
 
 
 def _report_changed(made: plan.Plan) -> None:

@@ -28,31 +28,33 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
 
     Returns
     -------
-    run id -> how it ended: done, stopped or failed
+    run folder -> how it ended: done, stopped or failed
 
     Raises
     ------
     Interrupted: after Ctrl-C, when the attempts have ended
     """
     executor = ManifestLocalExecutor(launch.dir)
-    rows = [row for array in launch.arrays for row in array.rows]
-    waiting = deque(enumerate(rows))
+    tasks = [(array.number, task, row) for array in launch.arrays for task, row in enumerate(array.rows)]
+    rows = [row for _, _, row in tasks]
+    waiting = deque(range(len(tasks)))
     running: dict[int, Any] = {}
     ends: dict[str, str] = {}
     live = progress.Live()
     try:
         while waiting or running:
             while waiting and len(running) < parallel:
-                index, _ = waiting.popleft()
-                running[index] = executor.start(index)
+                index = waiting.popleft()
+                array, task, _ = tasks[index]
+                running[index] = executor.start(array, task)
             time.sleep(POLL_S)
             for index in [i for i, job in running.items() if job.done()]:
                 running.pop(index)
                 row = rows[index]
-                ends[row.id] = how_ended(row.dir)
+                ends[str(row.dir)] = how_ended(row.dir)
                 if len(rows) > 1:
                     shown = progress.text(row.id, progress.sample(row.dir), _steps(row))
-                    live.say(f"{ends[row.id]:8}{shown}")
+                    live.say(f"{ends[str(row.dir)]:8}{shown}")
             _show(live, [rows[i] for i in running], len(ends), len(rows))
     except KeyboardInterrupt:
         live.say("Ctrl-C: ending at the current step; the last checkpoint stays (Ctrl-C again to kill)")

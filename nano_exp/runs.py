@@ -128,7 +128,7 @@ def _folders(parent: Path) -> list[Path]:
     try:
         with os.scandir(parent) as entries:
             return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # not there, not a folder, or closed to us: what cannot be read says nothing
         return []
 
 

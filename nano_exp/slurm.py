@@ -177,7 +177,10 @@ def is_active(job: str, user: str | None = None) -> bool:
 
 
 #: sbatch's words after which a job may exist all the same: the request went out and its answer was lost.
-_LOST_ANSWER = re.compile(r"timed out|zero bytes|unexpected message|i/o error|connection reset|broken pipe", re.I)
+_LOST_ANSWER = re.compile(
+    r"timed out|zero bytes|unexpected message|i/o error|connection reset|broken pipe|receive failure|shutdown failure",
+    re.IGNORECASE,
+)
 
 
 def sbatch(script: Path) -> str:
@@ -205,7 +208,7 @@ def sbatch(script: Path) -> str:
     if done.returncode == 0 and match:
         return match[1]
     said = _words(done.stderr or done.stdout) or f"exit code {done.returncode}"
-    if done.returncode == 0 or _LOST_ANSWER.search(said):
+    if done.returncode <= 0 or _LOST_ANSWER.search(said):  # below 0: sbatch was killed by a signal
         raise Unclear(
             f"sbatch: {said}",
             "the job may or may not have been queued",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import getpass
+import json
 import os
 import secrets as random
 import shutil
@@ -74,13 +75,14 @@ def shape(config: dict[str, Any]) -> Shape:
 
 
 def arrange(rows: Sequence[Row], launch_id: str, results: Path) -> Launch:
-    """Group rows into one array per shape and name; names differ by folder, so that a job's name tells its runs."""
-    groups: dict[tuple[Shape, str], list[Row]] = {}
+    """Group rows into one array per shape, name and site: a job's name tells its runs, its manifest their place."""
+    groups: dict[tuple[Shape, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((shape(row.config), row.frozen.name), []).append(row)
+        site = json.dumps(row.config["site"], sort_keys=True)
+        groups.setdefault((shape(row.config), row.frozen.name, site), []).append(row)
     arrays = [
         Array(number, form, members, state.job_name(launch_id, number, name))
-        for number, ((form, name), members) in enumerate(groups.items())
+        for number, ((form, name, _), members) in enumerate(groups.items())
     ]
     return Launch(launch_id, results, runs.launch_dir(results, launch_id), arrays)
 
@@ -223,7 +225,14 @@ def _stage(launch: Launch, where: str, parameters: dict[str, Any], overrides: Se
             "parameters": parameters,
             "versions": snapshot.versions(),
             "arrays": [
-                {"job_name": a.job_name, "shape": asdict(a.shape), "runs": [str(r.dir) for r in a.rows]}
+                {
+                    "job_name": a.job_name,
+                    "shape": asdict(a.shape),
+                    # A run submitted again may go to another place than the first time: the attempt takes it from here.
+                    "site": a.rows[0].config["site"],
+                    "checkout_commit": _checkout_commit(a.rows[0].config),
+                    "runs": [str(r.dir) for r in a.rows],
+                }
                 for a in launch.arrays
             ],
         }

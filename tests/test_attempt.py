@@ -161,9 +161,10 @@ def test_a_failed_attempt_says_so_and_the_next_one_goes_on(
 def test_an_engine_that_cannot_start_is_a_failed_attempt_with_what_to_type(tmp_path: Path, checkout: Path) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    config = runs.load(run).config()
-    config["site"]["python"] = "/nowhere/bin/python"
-    files.write_text(run / "config.yaml", files.dump_yaml(config))
+    # The place is the launch's: a run that is submitted again goes where the new launch says.
+    manifest = files.read_json(launch.dir / "manifest.json")
+    manifest["arrays"][0]["site"]["python"] = "/nowhere/bin/python"
+    files.write_json(launch.dir / "manifest.json", manifest)
     failed = attempt(launch.dir)
     assert failed.returncode == 2
     assert "Traceback" not in failed.stdout + failed.stderr
