@@ -68,7 +68,7 @@ class Launcher:
             text=True,
         )
 
-    def said(self, code: int | None = 0, seconds: float = 90) -> Said:
+    def said(self, code: int | None = 0, seconds: float = 240) -> Said:
         """Wait for its end; another exit code than `code` fails the test with all that it said."""
         try:
             text, _ = self.process.communicate(timeout=seconds)
@@ -164,7 +164,7 @@ class Lab:
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
-    def wait_ended(self, *wanted: runs.Run, attempt: int = 1, seconds: float = 60) -> None:
+    def wait_ended(self, *wanted: runs.Run, attempt: int = 1, seconds: float = 240) -> None:
         """Wait until these runs (all, if none is named) have an end of attempt number `attempt`."""
 
         def ended() -> bool:
@@ -173,11 +173,11 @@ class Lab:
 
         self.wait_for(f"the end of attempt {attempt}", ended, seconds)
 
-    def wait_step(self, run: runs.Run, step: int, seconds: float = 30) -> None:
+    def wait_step(self, run: runs.Run, step: int, seconds: float = 180) -> None:
         """Wait until a run has finished this step."""
         self.wait_for(f"step {step} of {run.id}", lambda: (checkpoints(run)[-1:] or [0])[0] >= step, seconds)
 
-    def wait_for(self, what: str, reached: Callable[[], object], seconds: float = 30) -> None:
+    def wait_for(self, what: str, reached: Callable[[], object], seconds: float = 180) -> None:
         self.cluster.wait_for(what, reached, seconds)
 
     def queued(self) -> list[str]:
@@ -186,7 +186,7 @@ class Lab:
         lines = self.cluster.run("squeue", "-h", "-o%i %T %j").stdout.splitlines()
         return [line for line in lines if ours and line.split()[2].startswith(ours)]
 
-    def wait_queue_empty(self, seconds: float = 30) -> None:
+    def wait_queue_empty(self, seconds: float = 180) -> None:
         self.wait_for("an empty queue", lambda: not self.queued(), seconds)
 
     # --- the end ----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class MiniCluster:
     state: Path
     env: dict[str, str]
 
-    def run(self, *argv: str | Path, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str | Path, check: bool = True, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         """A command with its output captured; a failing one fails the test with what it said."""
         done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=timeout)
         if check and done.returncode != 0:
@@ -55,7 +55,7 @@ class MiniCluster:
         self.run("scontrol", "update", f"jobid={job_id}", "comment=changed")  # a change, so that it writes again
         self.wait_for("job_state written", lambda: file.exists() and file.stat().st_mtime_ns > before)
 
-    def wait_for(self, what: str, reached: Callable[[], object], seconds: float = 30) -> None:
+    def wait_for(self, what: str, reached: Callable[[], object], seconds: float = 90) -> None:
         """Wait until `reached()` is true; fails the test with `what` and the queue when it does not come."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
