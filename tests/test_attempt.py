@@ -185,6 +185,17 @@ def test_a_fault_of_our_own_leaves_an_end_and_its_traceback(tmp_path: Path, chec
     assert "Traceback" in (run / "attempts" / "1" / "attempt.log").read_text()
 
 
+def test_a_run_that_is_sent_again_goes_by_the_place_it_is_sent_to(tmp_path: Path, checkout: Path) -> None:
+    """The site is no part of a run's identity: another one mends a run that failed for the first one's sake."""
+    bad = launched(tmp_path, checkout, "+site.env.STANDIN_FAIL_AT_STEP=1")
+    assert attempt(bad.dir).returncode == 1
+    good = launched(tmp_path, checkout)
+    assert run_of(good) == run_of(bad)
+    done = attempt(good.dir)
+    assert done.returncode == 0, done.stdout
+    assert state_of(run_of(good)).kind == "done"
+
+
 @pytest.mark.parametrize(
     "damage", ["no manifest", "half a manifest", "no such array", "no such task", "config.yaml", "run.json"]
 )

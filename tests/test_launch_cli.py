@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from core_case import (
     environment,
     everything_below,
     launch,
+    make_attempt,
     point,
     prepared,
     standin,
@@ -168,6 +170,21 @@ def test_one_launch_goes_to_one_place(tmp_path: Path, points: list[tuple[str, ..
     assert everything_below(tmp_path) == []
 
 
+@pytest.mark.parametrize("switch", ["dry_run=no", "fresh=1", "wait=off"])
+def test_a_switch_is_true_or_false(tmp_path: Path, switch: str) -> None:
+    """`no` is a word to Hydra: taken for true it would hide a launch, taken for false do one."""
+    key = switch.partition("=")[0]
+    with pytest.raises(UserError) as caught:
+        launching.launch([point(switch)], {}, tmp_path)
+    assert caught.value.fix == f"{key}=true or {key}=false"
+    assert everything_below(tmp_path) == []
+
+
+def test_a_place_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"slurm\.where=moon"):
+        launching.launch([point("slurm.where=moon")], {}, tmp_path)
+
+
 def test_a_secret_among_the_launchers_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         launching.launch([point()], {"setup": ["export HF_TOKEN=canary"]}, tmp_path)
@@ -190,6 +207,62 @@ def test_a_changed_default_is_shown_and_not_started(tmp_path: Path, checkout: Pa
     assert set(everything_below(tmp_path)) - set(before) == {"results/.launches/lock"}
 
 
+# --- waiting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queued(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A run that a stand-in for squeue has as running, and the file of squeue's answer."""
+    prepared_launch = prepared(tmp_path, *standin(checkout))
+    answer = tmp_path / "answer"
+    answer.write_text(f"12|RUNNING|{prepared_launch.arrays[0].job_name}|None\n")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("squeue", f"cat {answer}"), ("sbatch", "exit 1")):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(launching, "exit_code", 0)
+    return prepared_launch.arrays[0].rows[0].dir, answer
+
+
+@pytest.mark.parametrize(("end", "code"), [("done", 0), ("failed", 1)])
+def test_wait_waits_for_a_run_that_was_launched_before(
+    tmp_path: Path,
+    checkout: Path,
+    queued: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: str,
+    code: int,
+) -> None:
+    run, answer = queued
+    wait, looked = launching.wait_for, []
+    monkeypatch.setattr(launching, "wait_for", lambda rows: looked.extend(rows) or wait(rows, poll_s=0.05))
+
+    def finish() -> None:
+        make_attempt(run, 1, runs.this_process("12"), {"kind": end, "why": "because"})
+        answer.write_text("")
+
+    timer = threading.Timer(0.5, finish)
+    timer.start()
+    launching.launch([point(*standin(checkout), "wait=true")], {}, tmp_path)
+    timer.join()
+    assert [row.dir for row in looked] == [run]
+    out = capsys.readouterr().out
+    assert "1 running), 0 to submit" in out
+    assert f"{run.name}: {end} (because)" in out
+    assert launching.exit_code == code
+
+
+def test_without_wait_nobody_waits(
+    tmp_path: Path, checkout: Path, queued: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    launching.launch([point(*standin(checkout))], {}, tmp_path)
+    assert "nothing to submit" in capsys.readouterr().out
+    assert launching.exit_code == 0
+
+
 # --- on this machine ------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +279,12 @@ def test_a_sweep_runs_here_and_a_failed_run_is_told_and_goes_on(tmp_path: Path, 
     assert [state_of(run).kind for run in stored(tmp_path)] == ["done", "done"]
     assert [steps(run.dir) for run in stored(tmp_path)] == [[1, 2, 3], [1, 2, 3]]
     assert done.stderr.count("done    r") == 2, "a line for each as it ends"
+
+
+def test_runs_of_several_names_run_here_each_in_its_folder(tmp_path: Path, checkout: Path) -> None:
+    done = launch(tmp_path, "-m", *here(checkout, "grpo.max_num_steps=1"), "run.name=a,b", STANDIN_STEP_SECONDS="0.01")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [(run.name, state_of(run).kind) for run in stored(tmp_path)] == [("a", "done"), ("b", "done")]
 
 
 def test_fresh_starts_beside_the_run_that_is_there(tmp_path: Path, checkout: Path) -> None:

@@ -145,6 +145,7 @@ def test_a_refusal_has_slurms_words_and_what_to_type(
         ("", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", 1),
         ("", "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received", 1),
         ("", "sbatch: error: slurm_receive_msg: Connection reset by peer", 1),
+        ("", "sbatch: error: Batch job submission failed: Slurm communication receive failure", 1),
         ("Submitted, but said so otherwise", "", 0),
     ],
 )
@@ -156,6 +157,16 @@ def test_a_lost_answer_is_not_a_refusal(
         slurm.sbatch(stand_in_sbatch)
     assert caught.value.code == 4
     assert "may or may not" in caught.value.why
+
+
+def test_an_sbatch_that_is_killed_may_have_queued_the_job(
+    stand_in_sbatch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch)
+    program = stand_in_sbatch.parent / "bin" / "sbatch"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    with pytest.raises(slurm.Unclear):
+        slurm.sbatch(stand_in_sbatch)
 
 
 @pytest.mark.parametrize(

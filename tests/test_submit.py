@@ -118,6 +118,13 @@ def test_runs_of_one_shape_share_an_array(tmp_path: Path) -> None:
     assert "--nodes=2" in submit.script(launch, launch.arrays[1], DEFAULTS)
 
 
+def test_runs_of_another_site_have_an_array_of_their_own_and_the_manifest_names_it(tmp_path: Path) -> None:
+    launch = prepared(tmp_path, *standin(), points=[["grpo.seed=1"], ["grpo.seed=2", "+site.env.A=1"], ["grpo.seed=3"]])
+    assert [len(a.rows) for a in launch.arrays] == [2, 1]
+    entries = files.read_json(launch.dir / "manifest.json")["arrays"]
+    assert [entry["site"]["env"] for entry in entries] == [{}, {"A": 1}]
+
+
 def test_cpus_follow_the_gpus_and_can_be_set(tmp_path: Path) -> None:
     assert "--cpus-per-task=16\n" in script(tmp_path, ["++cluster.gpus_per_node=4"])
     assert "--cpus-per-task=32\n" in script(tmp_path, ["++cluster.gpus_per_node=16"])
