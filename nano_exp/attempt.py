@@ -229,7 +229,9 @@ def _train(
         freeze.set_dotted(engine_config, key, value)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
     _recover_rows(engine, run.dir, number - 1)
-    runs.cut_metrics(run.dir, engine.last_step(config, ctx))
+    resumes_from = engine.last_step(config, ctx)
+    _require_checkpoints(run, config, resumes_from)
+    runs.cut_metrics(run.dir, resumes_from)
     command = engine.command(config, ctx)
     runs.record_event(run.dir, "engine", attempt=number, engine=config["engine"]["name"], argv=command.argv)
     say("start " + " ".join(command.argv))
@@ -244,6 +246,19 @@ def _train(
         say(str(failure))
         end["why"] = f"{failure.found}; {end['why']}"
     return end
+
+
+def _require_checkpoints(run: runs.Run, config: dict[str, Any], found: int) -> None:
+    """Checkpoints that an earlier attempt saved must still be there: without them all of its training would be lost."""
+    ends = [a.end for a in runs.attempts(run.dir) if a.end]
+    saved = ends[-1].get("last_step") if ends else 0
+    if not found and isinstance(saved, int) and saved:
+        folder = config["checkpointing"]["checkpoint_dir"]
+        raise UserError(
+            f"no checkpoint in {folder}, where step {saved} was saved",
+            "the run would start again at step 0 and its metrics would be cut",
+            "bring the folder back (is it mounted on this node?), or start again on purpose: fresh=true",
+        )
 
 
 def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: int) -> dict[str, Any]:
