@@ -312,7 +312,7 @@ class FakeStop:
 def test_a_second_attempt_does_nothing_while_the_first_is_alive(tmp_path: Path, checkout: Path) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    first = start_attempt(launch.dir, STANDIN_STEP_SECONDS="0.4")
+    first = start_attempt(launch.dir, STANDIN_STEP_SECONDS="1.5")
     try:
         wait_for(lambda: len(steps(run)) >= 1, "a first step")
         second = attempt(launch.dir)
@@ -323,7 +323,7 @@ def test_a_second_attempt_does_nothing_while_the_first_is_alive(tmp_path: Path, 
         assert note is not None
         assert "did not execute it" in note.data["text"]
     finally:
-        out, _ = first.communicate(timeout=30)
+        out, _ = first.communicate(timeout=90)
     assert first.returncode == 0, out
     assert steps(run) == [1, 2, 3, 4]
 
