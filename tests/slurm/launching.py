@@ -21,7 +21,7 @@ from nano_exp import files, runs
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = ROOT / "tests" / "standin"
 #: The stand-in as the engine's checkout. Needs no file of a model, as the published 12B row does.
-SITE = ("site=minicluster", "engine.ray_address=none", f"site.checkout={STANDIN}", f"site.python={sys.executable}")
+SITE = ("site=minicluster", f"site.checkout={STANDIN}", f"site.python={sys.executable}")
 NANO_12B = ("model=nano_12b", "cluster=1n8g", *SITE, "grpo.max_num_steps=3")
 #: One GPU and one core a run, so that sixteen fit on the two nodes at once; a checkpoint of each step.
 SMALL = (*NANO_12B, "cluster.gpus_per_node=1", "slurm.cpus_per_node=1", "checkpointing.save_period=1")

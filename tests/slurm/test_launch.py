@@ -369,14 +369,14 @@ def test_slurms_refusal_is_shown_and_leaves_no_run(lab: Lab, override: str, word
 
 
 def test_a_refused_second_try_of_a_run_keeps_the_run(lab: Lab) -> None:
-    lab.launch(*SMALL, setting("FAIL_AT_STEP", 2), setting("FAIL_ONCE", 1))
+    lab.launch(*SMALL, setting("FAIL_AT_STEP", 2))
     lab.wait_ended()
     run = lab.run()
     said = lab.launch(*SMALL, "site.partition=nowhere", code=3).text
     assert "invalid partition specified: nowhere" in said
     assert lab.status()[run.id]["state"] == "failed"
     assert checkpoints(run) == [1]
-    lab.launch(*SMALL)
+    lab.launch(*SMALL)  # its place is the new launch's: there is no fault any more
     lab.wait_ended(attempt=2)
     assert kinds(run) == ["failed", "done"]
     assert train_steps(run) == [1, 2, 3]
