@@ -110,16 +110,16 @@ def test_ray_comes_up_over_both_hosts_and_ends_with_the_driver(lab: Lab) -> None
 
 def test_a_node_that_does_not_join_is_named(lab: Lab) -> None:
     stuck = 'site.node_setup=["case $NX_HOST in mini2) echo waiting for a disk; sleep 600;; esac"]'
-    lab.launch(*NODES, stuck, "engine.join_deadline_s=6")
+    lab.launch(*NODES, stuck, "engine.join_deadline_s=20")
     lab.wait_ended()
     run = lab.run()
     assert kinds(run) == ["failed"]
     end = json.loads((attempt_dir(run) / "end.json").read_text())
-    print(f"ended {end['seconds']:.1f} s after the attempt's start, with a deadline of 6 s")
-    assert end["exit_code"] != 0 and end["why"].startswith("mini2 did not join Ray within 6 s")
+    print(f"ended {end['seconds']:.1f} s after the attempt's start, with a deadline of 20 s")
+    assert end["exit_code"] != 0 and end["why"].startswith("mini2 did not join Ray within 20 s")
     for text in (said(run), stderr(run)):
         assert "mini2: waiting for a disk" in text and "engine.join_deadline_s" in text
-    assert end["seconds"] < 6 + 10
+    assert end["seconds"] < 300  # long before the stuck node would have come
     assert_nothing_left(lab, run)
 
 
