@@ -24,7 +24,14 @@ STANDIN = ROOT / "tests" / "standin"
 SITE = ("site=minicluster", f"site.checkout={STANDIN}", f"site.python={sys.executable}")
 NANO_12B = ("model=nano_12b", "cluster=1n8g", *SITE, "grpo.max_num_steps=3")
 #: One GPU and one core a run, so that sixteen fit on the two nodes at once; a checkpoint of each step.
-SMALL = (*NANO_12B, "cluster.gpus_per_node=1", "slurm.cpus_per_node=1", "checkpointing.save_period=1")
+#: The stand-in starts no Ray, and one that other tests have on this machine, where both nodes see it, is no matter.
+SMALL = (
+    *NANO_12B,
+    "cluster.gpus_per_node=1",
+    "slurm.cpus_per_node=1",
+    "checkpointing.save_period=1",
+    "engine.ray_address=none",
+)
 HOLD = "+hydra.launcher.additional_parameters.hold=true"
 
 #: Loaded by a launcher's Python through PYTHONPATH; kills it when a rename or a child process matches KILL_AT.
@@ -167,9 +174,12 @@ class Lab:
     def wait_ended(self, *wanted: runs.Run, attempt: int = 1, seconds: float = 240) -> None:
         """Wait until these runs (all, if none is named) have an end of attempt number `attempt`."""
 
-        def ended() -> bool:
-            folders = [r.dir for r in wanted or self.runs()]
-            return all((d / "attempts" / str(attempt) / "end.json").is_file() for d in folders)
+        def ended() -> bool:  # the event comes after end.json, and is the last thing that an attempt writes
+            for run in wanted or self.runs():
+                ends = [e.data["end"]["attempt"] for e in runs.load(run.dir).events if e.kind == "end"]
+                if attempt not in ends:
+                    return False
+            return True
 
         self.wait_for(f"the end of attempt {attempt}", ended, seconds)
 
