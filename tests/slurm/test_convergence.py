@@ -177,25 +177,32 @@ def test_a_requeued_job_is_the_next_attempt_of_the_same_run(lab: Lab, other: Lab
 
 
 def test_an_attempt_that_is_killed_leaves_no_engine_and_its_run_goes_on(lab: Lab, other: Lab) -> None:
-    longer = (*SMALL, "grpo.max_num_steps=5")
+    """Two of them: one run is launched again, the job of the other is requeued by hand after its end."""
+    longer = (*SMALL, "grpo.max_num_steps=5", "grpo.seed=1,2")
     undisturbed = other.start(*longer)
     lab.launch(*longer, setting("STEP_SECONDS", 0.5))
-    run = lab.run()
-    # Right after the step's results are printed, before the attempt has read them: the next one has to.
-    said = run.dir / "attempts" / "1" / "stdout.log"
-    lab.wait_for("step 1 is reported", lambda: said.exists() and "Performance Metrics" in said.read_text())
-    owner = runs.attempts(run.dir)[0].owner
-    assert owner is not None
-    os.kill(owner.pid, signal.SIGKILL)
+    launched, requeued = lab.run(grpo__seed=1), lab.run(grpo__seed=2)
+    for run in (launched, requeued):
+        # Right after the step's results are printed, before the attempt has read them: the next one has to.
+        said = run.dir / "attempts" / "1" / "stdout.log"
+        lab.wait_for("step 1 is reported", lambda log=said: log.exists() and "Performance Metrics" in log.read_text())
+        owner = runs.attempts(run.dir)[0].owner
+        assert owner is not None
+        os.kill(owner.pid, signal.SIGKILL)
     lab.wait_queue_empty()
-    assert lab.status()[run.id]["state"] == "lost"
-    assert engines_of(run) == []
-    lab.launch(*longer)
-    lab.wait_ended(run, attempt=2)
-    assert kinds(run) == ["done"]
+    assert {row["state"] for row in lab.status().values()} == {"lost"}
+    assert engines_of(launched) == engines_of(requeued) == []
+    job = lab.job(requeued)
+    lab.cluster.run("scontrol", "requeue", job)
+    assert "1 to submit" in lab.launch(*longer).text
+    lab.wait_ended(launched, requeued, attempt=2)
     undisturbed.said()
     other.wait_ended()
-    assert metrics(run) == metrics(other.run())
+    for run in (launched, requeued):
+        assert kinds(run) == ["done"]
+        assert [a.number for a in runs.attempts(run.dir)] == [1, 2]
+        assert metrics(run) == metrics(other.run(grpo__seed=at(run.config(), "grpo.seed")))
+    assert [a.owner and (a.owner.job, a.owner.restart) for a in runs.attempts(requeued.dir)] == [(job, 0), (job, 1)]
 
 
 def engines_of(run: runs.Run) -> list[int]:
