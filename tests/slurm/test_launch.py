@@ -210,7 +210,7 @@ def test_editing_conf_and_code_while_a_job_is_pending_changes_nothing_in_it(
     minicluster: MiniCluster, tmp_path: Path, lab: Lab
 ) -> None:
     copy = tmp_path / "copy"
-    for name in ("conf", "nano_exp", "sweeps"):
+    for name in ("conf", "nano_exp"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "launch.py", copy)
     lab.root = copy
