@@ -340,7 +340,7 @@ def test_two_launchers_at_once_submit_each_run_once(lab: Lab) -> None:
 
 def test_of_several_jobs_for_one_run_one_executes_it(lab: Lab) -> None:
     """The batch script sent by hand again: while the run is pending, while it runs, and when it is done."""
-    lab.launch(*SMALL, HOLD, setting("STEP_SECONDS", 0.5))
+    lab.launch(*SMALL, HOLD, setting("STEP_SECONDS", 4))
     run = lab.run()
     script = str(lab.launches()[0] / "array-0.sbatch")
     log = run.results / runs.LAUNCHES / run.record["launch"] / "slurm"
