@@ -24,20 +24,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from nano_exp import engines, files, freeze, runs, slurm, state
+from nano_exp import engines, files, freeze, runs, slurm
+from nano_exp.claim import Refuse, claim, slurm_owner
 from nano_exp.engines import Command, Context, Engine, nemo_rl_checkout, nodes
 from nano_exp.errors import UserError
-from nano_exp.runs import Owner
 
 #: After SIGTERM the engine has this long to end whole, seconds; below Slurm's usual KillWait of 30.
 GRACE_S = 20.0
 POLL_S = 0.2
 #: Exit code of an attempt that did nothing because another has the run, or because the run is done.
 NOTHING_TO_DO = 0
-
-
-class Refuse(Exception):
-    """This attempt must not execute its run; said in the log, nothing else is touched."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -145,66 +141,6 @@ def _say(log: TextIO, line: str) -> None:
     for out in (log, sys.stdout):
         with contextlib.suppress(OSError):
             print(stamped, file=out, flush=True)
-
-
-# --- the claim ------------------------------------------------------------------------------------------------------
-
-
-def slurm_owner() -> Owner:
-    """This process, as the Slurm job that it runs in if there is one."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    if job and os.environ.get("SLURM_ARRAY_JOB_ID") and os.environ.get("SLURM_ARRAY_TASK_ID"):
-        job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return runs.this_process(job, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
-
-
-def claim(run: runs.Run, owner: Owner | None = None) -> tuple[int, Path, Owner]:
-    """The next attempt's number and folder, owned by this process.
-
-    Raises
-    ------
-    Refuse: the run is done; or its last attempt still runs, or may
-    """
-    me = owner or slurm_owner()
-    for _ in range(100):
-        earlier = runs.attempts(run.dir)
-        if any(a.end and a.end.get("kind") == "done" for a in earlier):
-            raise Refuse(f"run {run.id} is done; nothing to do")
-        last = earlier[-1] if earlier else None
-        if last is not None and last.end is None:
-            _require_dead(run, last, me)
-        number = last.number + 1 if last else 1
-        folder = runs.claim(run.dir, number, me)
-        if folder is not None:
-            return number, folder, me
-    raise Refuse(f"run {run.id}: other attempts keep claiming it")
-
-
-def _require_dead(run: runs.Run, last: runs.Attempt, me: Owner) -> None:
-    owner = last.owner
-    if owner is not None and owner.job is not None and owner.job == me.job:
-        if me.restart > owner.restart or (owner.host, owner.pid) == (me.host, me.pid):
-            return  # Slurm requeued this very job: its earlier incarnation is over
-        raise Refuse(f"run {run.id} is being executed by this same job (attempt {last.number})")
-    alive = state.owner_alive(owner, _queue(run))
-    if alive is False:
-        return
-    who = "an unknown process"
-    if owner is not None:
-        who = f"job {owner.job}" if owner.job else f"process {owner.pid} on {owner.host}"
-    doubt = "" if alive else " (or may be: Slurm does not answer)"
-    runs.record_event(run.dir, "note", text=f"job {me.job} found the run claimed by {who} and did not execute it")
-    raise Refuse(f"run {run.id} is being executed by {who}{doubt}; this attempt does nothing")
-
-
-def _queue(run: runs.Run) -> Any:
-    def ask() -> slurm.Queue | None:
-        try:
-            return slurm.queue([str(run.record["user"])] if run.record.get("user") else [])
-        except slurm.NoAnswer:
-            return None
-
-    return ask
 
 
 def _link_latest(attempt_dir: Path) -> None:

@@ -82,8 +82,7 @@ def _logs(given: argparse.Namespace) -> int:
         raise UserError("-f with --attempt", "only the newest attempt grows", "leave one of the two out")
 
     def ended() -> bool:
-        fresh = runs.load(run.dir)
-        now = state.state(fresh, runs.attempts(run.dir), plan.job_lookup(run.results), plan.Asked())
+        now = plan.Asked().state(runs.load(run.dir))
         return now.kind not in (*state.ACTIVE, "unknown")
 
     return logs.follow(run, given.stream, sys.stdout, ended)
@@ -97,7 +96,7 @@ def _cancel(given: argparse.Namespace) -> int:
         return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
     results = given.results.expanduser().resolve()
-    return control.cancel(results, status.select(results, given.what), given.yes, confirm)
+    return control.cancel(status.select(results, given.what), given.yes, confirm)
 
 
 def _retry(given: argparse.Namespace) -> int:

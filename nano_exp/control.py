@@ -21,16 +21,16 @@ from nano_exp.state import State
 PREFIX = "hydra.launcher."
 
 
-def states(results: Path, found: Sequence[Run]) -> list[tuple[Run, State]]:
+def states(found: Sequence[Run]) -> list[tuple[Run, State]]:
     """Runs with their states, with one question to Slurm at most.
 
     Raises
     ------
     UserError: a state depends on Slurm and it does not answer
     """
-    asked = plan.Asked({r.record["user"] for r in found if isinstance(r.record.get("user"), str)})
-    jobs = plan.job_lookup(results)
-    pairs = [(run, state.state(run, runs.attempts(run.dir), jobs, asked)) for run in found]
+    asked = plan.Asked()
+    asked.include(found)
+    pairs = [(run, asked.state(run)) for run in found]
     unknown = [run.id for run, now in pairs if now.kind == "unknown"]
     if unknown:
         raise UserError(
@@ -42,7 +42,7 @@ def states(results: Path, found: Sequence[Run]) -> list[tuple[Run, State]]:
     return pairs
 
 
-def cancel(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
+def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
     """End active runs: scancel for Slurm's, SIGTERM for those of this machine. Says what it stopped.
 
     Parameters
@@ -50,7 +50,7 @@ def cancel(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[st
     yes: do not ask, also for several runs
     confirm: asks the user a question; False where there is nobody to ask
     """
-    active = [(run, now) for run, now in states(results, found) if now.kind in state.ACTIVE]
+    active = [(run, now) for run, now in states(found) if now.kind in state.ACTIVE]
     if not active:
         print(f"nothing to cancel: none of {len(found)} run{'s' if len(found) != 1 else ''} is active")
         return 0
@@ -74,13 +74,8 @@ def cancel(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[st
 
 
 def _show_active(active: Sequence[tuple[Run, State]]) -> None:
-    cells = [(run.name, run.id, now.kind, now.job, short_title(_overrides(run))) for run, now in active]
+    cells = [(run.name, run.id, now.kind, now.job, short_title(run.overrides)) for run, now in active]
     print(show.table(("name", "run", "state", "job", "what"), cells))
-
-
-def _overrides(run: Run) -> list[str]:
-    found = run.record.get("overrides")
-    return [str(o) for o in found] if isinstance(found, list) else []
 
 
 def _end_local(run: Run, now: State) -> None:
@@ -112,7 +107,7 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
     """
     changes = launcher_overrides(overrides)
     with submit.lock(results):
-        pairs = states(results, found)
+        pairs = states(found)
         rows = [_row(run, now) for run, now in pairs if now.action == "submit"]
         kept = len(pairs) - len(rows)
         print(f"retry: {len(rows)} to submit, {kept} left alone (done, active or damaged)")
@@ -172,5 +167,5 @@ def _manifest(results: Path, launched: str) -> dict[str, Any]:
 
 def _row(run: Run, now: State) -> Row:
     config = run.config()
-    frozen = Frozen(run.name, str(run.record["digest"]), tuple(_overrides(run)), config)
+    frozen = Frozen(run.name, str(run.record["digest"]), tuple(run.overrides), config)
     return Row(frozen, run.id, run.dir, config, now, submit=True, is_new=False)

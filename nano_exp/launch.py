@@ -110,9 +110,7 @@ def _require_place(where: str) -> None:
 
 def _report_changed(made: plan.Plan) -> None:
     global exit_code
-    if made.of("changed"):
-        exit_code = 3
-    if made.of("damaged"):
+    if made.of("changed", "damaged"):
         exit_code = 3
 
 
@@ -146,7 +144,7 @@ def wait_for(rows: Sequence[plan.Row], poll_s: float = 5.0) -> None:
     try:
         while True:
             asked = plan.Asked()
-            states = {row.id: _state(row, asked) for row in rows}
+            states = {row.id: asked.state(runs.load(row.dir)).kind for row in rows}
             active = [row for row in rows if states[row.id] in ("pending", "running", "unknown")]
             if not active:
                 break
@@ -162,11 +160,6 @@ def wait_for(rows: Sequence[plan.Row], poll_s: float = 5.0) -> None:
     show.results([row.dir for row in rows])
     if any(kind != "done" for kind in states.values()):
         exit_code = 1
-
-
-def _state(row: plan.Row, asked: plan.Asked) -> str:
-    run = runs.load(row.dir)
-    return state.state(run, runs.attempts(row.dir), plan.job_lookup(row.results), asked).kind
 
 
 def _steps(row: plan.Row) -> int:

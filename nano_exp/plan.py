@@ -58,13 +58,26 @@ class Plan:
 
 
 class Asked:
-    """Slurm's queue, asked for at most once and only when a run's state depends on it."""
+    """Slurm's queue, asked for at most once and only when a run's state depends on it; and states by it.
 
-    def __init__(self, users: Iterable[str] = ()) -> None:
-        self.users = set(users)
+    The launches' job files are read once each too, so one of these is for one moment.
+    """
+
+    def __init__(self) -> None:
+        self.users: set[str] = set()
         self.error = ""
         self._queue: slurm.Queue | None = None
         self._done = False
+        self._jobs = cache(job_lookup)
+
+    def include(self, found: Iterable[Run]) -> None:
+        """Ask for the jobs of these runs' users too: before the first state, since there is one question only."""
+        self.users |= {run.user for run in found if run.user}
+
+    def state(self, run: Run) -> State:
+        """The state of one run."""
+        self.include([run])
+        return state.state(run, runs.attempts(run.dir), self._jobs(run.results), self)
 
     def __call__(self) -> slurm.Queue | None:
         if not self._done:
@@ -90,9 +103,8 @@ def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
     for results, name, _ in merged:
         if (results, name) not in stored:
             stored[results, name] = list(runs.find(Path(results), [name]))
-    asked.users |= {
-        r.record["user"] for found in stored.values() for r in found if isinstance(r.record.get("user"), str)
-    }
+    for found in stored.values():
+        asked.include(found)
     wanted_digests = {digest for _, _, digest in merged}
     rows = []
     for (results, name, digest), same in merged.items():
@@ -122,7 +134,7 @@ def _row(frozen: Frozen, merged: int, digest: str, here: list[Run], wanted: set[
                 "two configs must never share a folder",
                 "another run.name=... for this launch",
             )
-        now = state.state(newest, runs.attempts(newest.dir), job_lookup(results), asked)
+        now = asked.state(newest)
         unanswered = now.kind == "unknown" and bool(asked.error)  # else it is on another host, perhaps for ever
         if not fresh or now.kind in state.ACTIVE or unanswered:
             config = place(frozen, newest.id)

@@ -70,6 +70,12 @@ class Run:
         return [o for o in listed if isinstance(o, str)] if isinstance(listed, list) else []
 
     @property
+    def user(self) -> str | None:
+        """Who made it; None where run.json does not say."""
+        user = self.record.get("user")
+        return user if isinstance(user, str) else None
+
+    @property
     def created(self) -> float:
         """Unix time; 0 where run.json does not say."""
         return number(self.record.get("created")) or 0.0

@@ -45,6 +45,14 @@ class Refused(UserError):
 class Unclear(UserError):
     """The answer to sbatch was lost: a job may or may not have been queued."""
 
+    def __init__(self, said: str) -> None:
+        super().__init__(
+            f"sbatch: {said}",
+            "the job may or may not have been queued",
+            "the same command again: it asks Slurm first, by the launch's name, and submits only what is not there",
+            code=4,
+        )
+
 
 @dataclass(frozen=True)
 class Job:
@@ -169,13 +177,6 @@ def parse_tasks(text: str) -> tuple[int, ...]:
     return tuple(tasks)
 
 
-def is_active(job: str, user: str | None = None) -> bool:
-    """Whether one job (`12` or `12_3`) is still in the queue. Raises NoAnswer."""
-    array, _, task = job.partition("_")
-    found = queue([user] if user else ()).find(array, int(task) if task.isdigit() else None)
-    return found is not None
-
-
 #: sbatch's words after which a job may exist all the same: the request went out and its answer was lost.
 _LOST_ANSWER = re.compile(
     r"timed out|zero bytes|unexpected message|i/o error|connection reset|broken pipe|receive failure|shutdown failure",
@@ -198,23 +199,13 @@ def sbatch(script: Path) -> str:
     try:
         done = _run(["sbatch", "--parsable", *script_options(script.read_text()), str(script)])
     except NoAnswer as error:
-        raise Unclear(
-            f"sbatch: {error}",
-            "the job may or may not have been queued",
-            "the same command again: it asks Slurm first, by the launch's name, and submits only what is not there",
-            code=4,
-        ) from error
+        raise Unclear(str(error)) from error
     match = re.search(r"^(\d+)(?:;\S+)?\s*$", done.stdout, re.MULTILINE)
     if done.returncode == 0 and match:
         return match[1]
     said = _words(done.stderr or done.stdout) or f"exit code {done.returncode}"
     if done.returncode <= 0 or _LOST_ANSWER.search(said):  # below 0: sbatch was killed by a signal
-        raise Unclear(
-            f"sbatch: {said}",
-            "the job may or may not have been queued",
-            "the same command again: it asks Slurm first, by the launch's name, and submits only what is not there",
-            code=4,
-        )
+        raise Unclear(said)
     raise Refused(f"sbatch: {said}", *_remedy(said), code=3)
 
 

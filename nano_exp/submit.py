@@ -100,9 +100,8 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
         ("nodes", form.nodes, "cluster=2n8g (or ++cluster.num_nodes=N)"),
         ("gpus_per_node", form.gpus_per_node, "another cluster= (or ++cluster.gpus_per_node=N)"),
     ):
-        if given.get(key) not in (None, value) and not (
-            key == "nodes" and given[key] == 1
-        ):  # 1 is the parameter's default
+        unset = (None, 1) if key == "nodes" else (None,)  # hydra-submitit-launcher's default of nodes is 1
+        if given.get(key) not in (*unset, value):
             raise UserError(
                 f"hydra.launcher.{key}={given[key]}, but the runs are for {value}",
                 "the allocation must be what NeMo RL is told in its cluster section",
@@ -141,12 +140,10 @@ def lock(results: Path) -> Iterator[None]:
             file.seek(0)
             print(f"waiting for another launch in {results} ({file.read().strip() or 'unknown'}) ...", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
-        except (
-            OSError
-        ) as error:  # a file system without locks: the attempts' claims still keep a run from executing twice
-            print(
-                f"warning: {results} has no file locks ({error.strerror}); do not launch twice at once", file=sys.stderr
-            )
+        except OSError as error:
+            # A file system without locks: the attempts' claims still keep a run from executing twice.
+            said = f"warning: {results} has no file locks ({error.strerror}); do not launch twice at once"
+            print(said, file=sys.stderr)
         file.truncate(0)
         file.write(f"{getpass.getuser()}@{socket.gethostname()} pid {os.getpid()}")
         file.flush()

@@ -44,9 +44,8 @@ def lines(results: Path, wanted: Sequence[str], asked: plan.Asked, now: float | 
     """
     moment = time.time() if now is None else now
     found = select(results, wanted)
-    asked.users |= {r.record["user"] for r in found if isinstance(r.record.get("user"), str)}
-    jobs = plan.job_lookup(results)
-    return [_line(run, state.state(run, runs.attempts(run.dir), jobs, asked), moment) for run in found]
+    asked.include(found)
+    return [_line(run, asked.state(run), moment) for run in found]
 
 
 def select(results: Path, wanted: Sequence[str]) -> list[runs.Run]:
