@@ -324,5 +324,14 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
         cli.main(["--help"])
     assert ended.value.code == 0
     out = capsys.readouterr().out
-    for command in ("status", "logs", "render"):
+    for command in ("status", "logs", "cancel", "retry", "render"):
         assert re.search(rf"^ +{command} +\S", out, re.MULTILINE)
+
+
+def test_the_help_loads_no_module_that_does_work() -> None:
+    code = "import sys; from nano_exp import cli; cli.parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    loaded = set(done.stdout.split())
+    assert loaded >= set(cli.COMMANDS)
+    slow = {"yaml", "omegaconf", "hydra", "submitit", "nano_exp.runs", "nano_exp.compose", "nano_exp.report.status"}
+    assert not loaded & slow

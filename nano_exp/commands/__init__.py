@@ -1,0 +1,20 @@
+"""The commands of `nano-exp`, a module for each group of them.
+
+A module here has `add(commands, results)`, which adds its subparsers. Each one sets `run`: a function from the parsed
+arguments to the exit code. It imports argparse at its top, and what does its work inside that function, so that every
+command starts quickly. To add one: write the module, and name it in `nano_exp.cli.COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+#: What `add` gets: the subparsers of nano-exp.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def folder(given: argparse.Namespace) -> Path:
+    """The results folder of a command that was added with `parents=[results]`."""
+    return Path(given.results).expanduser().resolve()
