@@ -19,6 +19,7 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 from nano_exp import identity, secrets
 from nano_exp.compose import Point, raw
 from nano_exp.errors import UserError, nearest
+from nano_exp.text import short_title
 
 #: The launcher's sections and switches. Everything else in a config is NeMo RL's.
 LAUNCHER_KEYS = (
@@ -180,16 +181,6 @@ def title(frozen: Frozen, run_id: str) -> str:
     """A run's display name in W&B: what sets it apart, and its id."""
     own = [o for o in frozen.overrides if o.lstrip("+~").split("=")[0] not in _COMMON]
     return f"{short_title(own) or frozen.name} {run_id}"
-
-
-def short_title(overrides: Sequence[str]) -> str:
-    """Overrides by the last words of their keys, without those about the place: `lr=1e-6 seed=2`."""
-    parts = []
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if not key.startswith(("run.", "site", "slurm.", "hydra", "logger.")):
-            parts.append(f"{key.rsplit('.', 1)[-1]}={value}")
-    return " ".join(parts)
 
 
 def engine_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nano_exp import identity, runs, slurm, state
+from nano_exp import identity, runs, state
+from nano_exp.asked import Asked
+from nano_exp.asked import job_lookup as job_lookup  # where callers look for it
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 from nano_exp.freeze import Frozen, overrides_key, place
@@ -57,38 +58,6 @@ class Plan:
         return [row for row in self.rows if row.state.kind in kinds]
 
 
-class Asked:
-    """Slurm's queue, asked for at most once and only when a run's state depends on it; and states by it.
-
-    The launches' job files are read once each too, so one of these is for one moment.
-    """
-
-    def __init__(self) -> None:
-        self.users: set[str] = set()
-        self.error = ""
-        self._queue: slurm.Queue | None = None
-        self._done = False
-        self._jobs = cache(job_lookup)
-
-    def include(self, found: Iterable[Run]) -> None:
-        """Ask for the jobs of these runs' users too: before the first state, since there is one question only."""
-        self.users |= {run.user for run in found if run.user}
-
-    def state(self, run: Run) -> State:
-        """The state of one run."""
-        self.include([run])
-        return state.state(run, runs.attempts(run.dir), self._jobs(run.results), self)
-
-    def __call__(self) -> slurm.Queue | None:
-        if not self._done:
-            self._done = True
-            try:
-                self._queue = slurm.queue(self.users)
-            except slurm.NoAnswer as error:
-                self.error = str(error)
-        return self._queue
-
-
 def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
     """Compare the wanted runs with the store.
 
@@ -114,11 +83,6 @@ def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
     if fresh:
         _refuse_active(rows)
     return Plan(tuple(rows))
-
-
-def job_lookup(results: Path) -> Callable[[str], dict[int, str]]:
-    """Launch id -> its Slurm jobs, each launch's files read once."""
-    return cache(lambda launch: runs.jobs_of(results, launch))
 
 
 def _row(frozen: Frozen, merged: int, digest: str, here: list[Run], wanted: set[str], fresh: bool, asked: Asked) -> Row:

@@ -28,17 +28,18 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 
 def _status(given: argparse.Namespace) -> int:
-    from nano_exp import plan
+    from nano_exp.asked import Asked
     from nano_exp.report import status
 
-    asked = plan.Asked()
+    asked = Asked()
     found = status.lines(folder(given), given.what, asked)
     print(status.as_json(found, asked) if given.json else status.as_table(found, asked))
     return 0
 
 
 def _logs(given: argparse.Namespace) -> int:
-    from nano_exp import plan, runs, state
+    from nano_exp import runs, state
+    from nano_exp.asked import Asked
     from nano_exp.report import logs, status
 
     run = status.one(folder(given), given.what)
@@ -48,7 +49,7 @@ def _logs(given: argparse.Namespace) -> int:
         raise UserError("-f with --attempt", "only the newest attempt grows", "leave one of the two out")
 
     def ended() -> bool:
-        now = plan.Asked().state(runs.load(run.dir))
+        now = Asked().state(runs.load(run.dir))
         return now.kind not in (*state.ACTIVE, "unknown")
 
     return logs.follow(run, given.stream, sys.stdout, ended)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from nano_exp import files, runs, show
+from nano_exp import files, runs, text
 from nano_exp.errors import UserError
 
 STREAMS = {"out": "stdout.log", "err": "stderr.log", "attempt": "attempt.log"}
@@ -46,7 +46,7 @@ def nothing_yet(run: runs.Run) -> str:
     if sent is None:
         return f"{run.id} was never submitted"
     folder = runs.launch_dir(run.results, str(sent.data.get("launch")))
-    return f"{run.id} has not started yet; Slurm's own output will be in {show.relative(folder / 'slurm')}"
+    return f"{run.id} has not started yet; Slurm's own output will be in {text.relative(folder / 'slurm')}"
 
 
 def _copy(path: Path, out: TextIO) -> None:
@@ -66,7 +66,7 @@ def _tell_end(attempt: runs.Attempt, stream: str) -> None:
     if end.get("kind") == "failed" and stream == "out":
         path = attempt.dir / STREAMS["err"]
         if path.is_file() and path.stat().st_size:
-            print(f"--- last lines of {show.relative(path)}:", file=sys.stderr)
+            print(f"--- last lines of {text.relative(path)}:", file=sys.stderr)
             print("\n".join(files.tail(path).splitlines()[-LAST_LINES:]), file=sys.stderr)
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_exp import plan, progress, runs, show, state
+from nano_exp import progress, runs, state, text
+from nano_exp.asked import Asked
 from nano_exp.errors import UserError, nearest
-from nano_exp.freeze import short_title
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Line:
     damaged: list[str]
 
 
-def lines(results: Path, wanted: Sequence[str], asked: plan.Asked, now: float | None = None) -> list[Line]:
+def lines(results: Path, wanted: Sequence[str], asked: Asked, now: float | None = None) -> list[Line]:
     """The runs of a results folder, or those whose name or id is wanted (an id may be cut short).
 
     Raises
@@ -105,7 +105,7 @@ def _line(run: runs.Run, now_state: state.State, moment: float) -> Line:
     )
 
 
-def as_json(found: Iterable[Line], asked: plan.Asked) -> str:
+def as_json(found: Iterable[Line], asked: Asked) -> str:
     """One object: the runs, and Slurm's error where it did not answer."""
     rows = [{k: _finite(v) for k, v in asdict(line).items()} for line in found]
     return json.dumps({"slurm_error": asked.error or None, "runs": rows}, indent=1)
@@ -116,10 +116,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def as_table(found: Sequence[Line], asked: plan.Asked) -> str:
+def as_table(found: Sequence[Line], asked: Asked) -> str:
     """For the terminal; units in the header or in the cell. What all runs of a name share is left out."""
     shared = {
-        name: show.shared_overrides([line.overrides for line in found if line.name == name])
+        name: text.shared_overrides([line.overrides for line in found if line.name == name])
         for name in {line.name for line in found}
     }
     cells = [
@@ -131,14 +131,14 @@ def as_table(found: Sequence[Line], asked: plan.Asked) -> str:
             "-" if line.reward is None else f"{line.reward:.3f}",
             "-" if line.validation_accuracy is None else f"{line.validation_accuracy:.3f}",
             "-" if line.age_s is None else progress.duration(line.age_s),
-            short_title([o for o in line.overrides if o not in shared[line.name]]) + _remark(line),
+            text.short_title([o for o in line.overrides if o not in shared[line.name]]) + _remark(line),
         )
         for line in found
     ]
-    text = show.table(("name", "run", "state", "step", "reward", "validation", "age", "what"), cells, indent="")
+    whole = text.table(("name", "run", "state", "step", "reward", "validation", "age", "what"), cells, indent="")
     if asked.error:
-        text += f"\n\nSlurm does not answer ({asked.error}): states that depend on it are shown as unknown"
-    return text
+        whole += f"\n\nSlurm does not answer ({asked.error}): states that depend on it are shown as unknown"
+    return whole
 
 
 def _remark(line: Line) -> str:

@@ -1,0 +1,48 @@
+"""What is asked once for many runs: Slurm's queue, and which jobs each launch has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+from nano_exp import runs, slurm, state
+from nano_exp.runs import Run
+from nano_exp.state import State
+
+
+class Asked:
+    """Slurm's queue, asked for at most once and only when a run's state depends on it; and states by it.
+
+    The launches' job files are read once each too, so one of these is for one moment.
+    """
+
+    def __init__(self) -> None:
+        self.users: set[str] = set()
+        self.error = ""
+        self._queue: slurm.Queue | None = None
+        self._done = False
+        self._jobs = cache(job_lookup)
+
+    def include(self, found: Iterable[Run]) -> None:
+        """Ask for the jobs of these runs' users too: before the first state, since there is one question only."""
+        self.users |= {run.user for run in found if run.user}
+
+    def state(self, run: Run) -> State:
+        """The state of one run."""
+        self.include([run])
+        return state.state(run, runs.attempts(run.dir), self._jobs(run.results), self)
+
+    def __call__(self) -> slurm.Queue | None:
+        if not self._done:
+            self._done = True
+            try:
+                self._queue = slurm.queue(self.users)
+            except slurm.NoAnswer as error:
+                self.error = str(error)
+        return self._queue
+
+
+def job_lookup(results: Path) -> Callable[[str], dict[int, str]]:
+    """Launch id -> its Slurm jobs, each launch's files read once."""
+    return cache(lambda launch: runs.jobs_of(results, launch))
