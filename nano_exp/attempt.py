@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
-from nano_exp import engines, files, freeze, runs, slurm
+from nano_exp import child, engines, files, freeze, postmortem, requeue, runs, slurm, watchdog
+from nano_exp.child import Say, Stop, Superseded
 from nano_exp.claim import Refuse, claim, slurm_owner
-from nano_exp.engines import Command, Context, Engine, nemo_rl_checkout, nodes
+from nano_exp.engines import Context, nemo_rl_checkout, nodes
 from nano_exp.errors import UserError
+from nano_exp.runs import Owner
 
-#: After SIGTERM the engine has this long to end whole, seconds; below Slurm's usual KillWait of 30.
-GRACE_S = 20.0
-POLL_S = 0.2
+#: How long an attempt on another node than its predecessor's waits for that one to notice, where site.fence_s is not
+#: set. Slurm took the node for dead, and it may still execute.
+FENCE_S = 60.0
 #: Exit code of an attempt that did nothing because another has the run, or because the run is done.
 NOTHING_TO_DO = 0
 
@@ -62,6 +57,7 @@ class Order:
     launch: str
     local: bool
     site: dict[str, Any]
+    slurm: dict[str, Any]
     checkout_commit: str | None
 
 
@@ -72,26 +68,14 @@ def find(launch: Path, array: int, task: int | None) -> Order:
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     try:
         entry = manifest["arrays"][array]
-        where, site = manifest["where"] == "local", dict(entry["site"])
-        return Order(Path(entry["runs"][task]), launch.name, where, site, entry["checkout_commit"])
+        where, site, limits = manifest["where"] == "local", dict(entry["site"]), dict(entry["slurm"])
+        return Order(Path(entry["runs"][task]), launch.name, where, site, limits, entry["checkout_commit"])
     except (KeyError, IndexError, TypeError) as error:
         raise files.Damaged(f"{launch / 'manifest.json'} has no run {task} in array {array}") from error
 
 
-class Stop:
-    """SIGTERM, SIGINT or SIGHUP arrived: end whole."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._arrived)
-
-    def _arrived(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-
-
 def execute(order: Order, stop: Stop) -> int:
-    """Claim and execute one run.
+    """Claim and execute one run, and have it go on where it should. Returns the exit code.
 
     Raises
     ------
@@ -102,7 +86,7 @@ def execute(order: Order, stop: Stop) -> int:
     run = runs.load(run_dir)
     if "digest" not in run.record:
         raise files.Damaged(f"{run_dir}: {'; '.join(run.damaged)}")
-    config = {**run.config(), "site": order.site}
+    config = {**run.config(), "site": order.site, "slurm": order.slurm}
     number, attempt_dir, owner = claim(run, runs.this_process() if order.local else slurm_owner())
     _link_latest(attempt_dir)
     began = time.time()
@@ -113,8 +97,13 @@ def execute(order: Order, stop: Stop) -> int:
     with (attempt_dir / "attempt.log").open("a", buffering=1) as log:
         say = partial(_say, log)
         say(f"attempt {number} of run {run.id} on {owner.host}" + (f", job {owner.job}" if owner.job else ""))
+        until = None if order.local else deadline()
         try:
-            end = _train(run, config, order.checkout_commit, attempt_dir, number, stop, say)
+            _bury_lost(run_dir, config, number, owner, stop, say)
+            end = _train(run, config, order.checkout_commit, attempt_dir, number, until, stop, say)
+        except Superseded as error:
+            say(str(error))
+            return NOTHING_TO_DO
         except UserError as error:
             say(str(error))
             end = {"kind": "failed", "why": f"{error.found}: {error.why}", "exit_code": error.code}
@@ -123,10 +112,15 @@ def execute(order: Order, stop: Stop) -> int:
 
             traceback.print_exc(file=log)
             end = {"kind": "failed", "why": f"attempt: {type(error).__name__}: {error}", "exit_code": 70}
-        end = {"attempt": number, "seconds": round(time.time() - began, 3), **end}
+        stopped = requeue.what_it_meant(stop, owner, until)
+        if end["kind"] == "stopped" and stopped == "cancelled":
+            end.update(kind="cancelled", why=f"scancel; {end['why']}")
+        end = {"attempt": number, "seconds": round(time.time() - began, 3), **end, "stopped": stopped}
         say(f"{end['kind']}" + (f": {end['why']}" if end.get("why") else ""))
         runs_end(run_dir, attempt_dir, end)
-    return 0 if end["kind"] in ("done", "stopped") else int(end.get("exit_code") or 1)
+        if owner.job is not None and requeue.go_on(run_dir, end, stopped, owner.job, until, order.slurm, say):
+            return 0
+    return 0 if end["kind"] in ("done", "stopped", "cancelled") else int(end.get("exit_code") or 1)
 
 
 def runs_end(run_dir: Path, attempt_dir: Path, end: dict[str, Any]) -> None:
@@ -151,37 +145,110 @@ def _link_latest(attempt_dir: Path) -> None:
         aside.replace(attempt_dir.parent / "latest")
 
 
+# --- the attempt before ---------------------------------------------------------------------------------------------
+
+
+def _bury_lost(run_dir: Path, config: dict[str, Any], number: int, owner: Owner, stop: Stop, say: Say) -> None:
+    """Say why the attempt before this one left no end, and wait until it can have noticed that it is over."""
+    before = next((a for a in runs.attempts(run_dir) if a.number == number - 1), None)
+    if before is None or before.end is not None:
+        return
+    found = postmortem.lost(before, config)
+    say(f"attempt {before.number} left no word of its end: {found.title}")
+    runs.record_event(run_dir, "lost", attempt=before.number, diagnosis=found.as_dict())
+    elsewhere = before.owner.host if before.owner is not None and before.owner.host != owner.host else ""
+    if elsewhere and owner.job is not None:
+        seconds = config["site"].get("fence_s")
+        wait = FENCE_S if seconds is None else float(seconds)
+        say(f"it was on another node, {elsewhere}: waiting {wait:g} s for whatever lives there to end")
+        waited = time.monotonic() + wait
+        while time.monotonic() < waited and not stop.signal:
+            time.sleep(0.2)
+
+
 # --- the engine -----------------------------------------------------------------------------------------------------
 
 
 def _train(
-    run: runs.Run, config: dict[str, Any], commit: str | None, attempt_dir: Path, number: int, stop: Stop, say: Any
+    run: runs.Run,
+    config: dict[str, Any],
+    commit: str | None,
+    attempt_dir: Path,
+    number: int,
+    until: float | None,
+    stop: Stop,
+    say: Say,
 ) -> dict[str, Any]:
+    rule = watchdog.Rule.of(config["site"])
     _check_engine_commit(run, config, commit, say)
     engine = engines.get(config["engine"]["name"])
-    ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", deadline())
+    earlier = [a.end for a in runs.attempts(run.dir) if a.end]
+    ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", until, learned_setup(earlier))
     engine_config = freeze.engine_config(config)
     for key, value in engine.overlay(config, ctx).items():
         freeze.set_dotted(engine_config, key, value)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
-    _recover_rows(engine, run.dir, number - 1)
+    child.recover_rows(engine, run.dir, number - 1)
     resumes_from = engine.last_step(config, ctx)
     _require_checkpoints(run, config, resumes_from)
     runs.cut_metrics(run.dir, resumes_from)
     command = engine.command(config, ctx)
-    runs.record_event(run.dir, "engine", attempt=number, engine=config["engine"]["name"], argv=command.argv)
+    runs.record_event(
+        run.dir,
+        "engine",
+        attempt=number,
+        engine=config["engine"]["name"],
+        argv=command.argv,
+        resumes_from=resumes_from,
+    )
     say("start " + " ".join(command.argv))
-    code = _run_engine(engine, command, ctx, stop, say)
+    began = time.time()
+    ended = child.execute(engine, command, ctx, stop, rule, say)
     last_step = engine.last_step(config, ctx)
     kind = engine.end_of(
-        config, code, last_step, finished_steps(run.dir), files.tail(attempt_dir / "stdout.log"), bool(stop.signal)
+        config,
+        ended.code,
+        last_step,
+        finished_steps(run.dir),
+        files.tail(attempt_dir / "stdout.log"),
+        bool(stop.signal),
     )
-    end = describe(kind, code, last_step, int(config["grpo"]["max_num_steps"]), stop.signal)
-    failure = nodes.failure(attempt_dir) if kind == "failed" else None
+    if ended.stall is not None and not stop.signal and kind != "done":
+        kind = "failed"
+    end = describe(kind, ended.code, last_step, int(config["grpo"]["max_num_steps"]), stop.signal)
+    end["setup_s"] = setup_seconds(run.dir, began)
+    if kind == "failed":
+        end.update(_failure(attempt_dir, config, end, ended.stall, say))
+    return end
+
+
+def _failure(
+    attempt_dir: Path, config: dict[str, Any], end: dict[str, Any], stall: watchdog.Stall | None, say: Say
+) -> dict[str, Any]:
+    """Why it failed, for the end: the diagnosis, and the words of the node that ended first."""
+    found = postmortem.diagnose(attempt_dir, config, end["exit_code"], stalled=str(stall) if stall else "")
+    diagnosis, why = found.as_dict(), end["why"]
+    failure = nodes.failure(attempt_dir)
     if failure is not None:
         say(str(failure))
-        end["why"] = f"{failure.found}; {end['why']}"
-    return end
+        why = f"{failure.found}; {why}"
+    say(f"cause: {diagnosis['title']}\n  " + "\n  ".join([*diagnosis["lines"], f"fix: {diagnosis['remedy']}"]))
+    return {"why": f"{diagnosis['title']}; {why}", "diagnosis": diagnosis}
+
+
+def learned_setup(ends: list[Any]) -> float | None:
+    """The longest set-up of the earlier attempts, seconds; None before there was one."""
+    return max((s for end in ends if (s := runs.number(end.get("setup_s"))) is not None), default=None)
+
+
+def setup_seconds(run_dir: Path, began: float) -> float | None:
+    """From the engine's start (unix time) to its first step's; None before a step has ended."""
+    for row in runs.read_metrics(run_dir):
+        ended = runs.number(row.get("time")) or 0.0
+        if "train/reward" in row and ended >= began:
+            took = runs.number(row.get("timing/train/total_step_time")) or 0.0
+            return round(max(ended - took - began, 0.0), 3)
+    return None
 
 
 def _require_checkpoints(run: runs.Run, config: dict[str, Any], found: int) -> None:
@@ -207,7 +274,12 @@ def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: i
     last_step: the newest whole checkpoint
     stopped_by: the signal that this attempt got, or 0
     """
-    facts = {"exit_code": code if code >= 0 else 128 - code, "last_step": last_step, "max_steps": max_steps}
+    facts = {
+        "exit_code": code if code >= 0 else 128 - code,
+        "last_step": last_step,
+        "max_steps": max_steps,
+        "signal": stopped_by,
+    }
     kept = f"checkpoint of step {last_step} of {max_steps}" if last_step else "no checkpoint yet"
     if kind == "done":
         why = "" if last_step >= max_steps else f"ended by itself at step {last_step} of at most {max_steps}"
@@ -252,123 +324,6 @@ def _check_engine_commit(run: runs.Run, config: dict[str, Any], wanted: str | No
         "what was submitted is what runs",
         f"git -C {checkout} checkout {wanted}, or launch with site.changed_checkout=continue",
     )
-
-
-def _run_engine(engine: Engine, command: Command, ctx: Context, stop: Stop, say: Any) -> int:
-    """Start the engine in its own process group, follow its output, and pass a stop on. Returns its exit code."""
-    paths = {name: ctx.attempt_dir / f"{name}.log" for name in ("stdout", "stderr")}
-    limit = command.open_files
-    with paths["stdout"].open("ab") as out, paths["stderr"].open("ab") as err:
-        try:
-            process = subprocess.Popen(
-                command.argv,
-                env=command.env,
-                cwd=command.cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-                preexec_fn=partial(_in_child, limit, os.getpid()),
-            )
-        except OSError as error:
-            raise UserError(
-                f"cannot start {command.argv[0]}: {error.strerror}",
-                "the engine's program is not there or not executable",
-                "site.python=/path/to/python of the engine's environment",
-            ) from error
-    ended = threading.Event()
-    follower = threading.Thread(target=_follow, args=(engine, paths["stdout"], ctx.run_dir, ended), daemon=True)
-    follower.start()
-    try:
-        return _wait(process, stop, say)
-    finally:
-        _kill_group(process)
-        ended.set()
-        follower.join(timeout=10)
-        for folder in command.scratch:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def _in_child(open_files: int | None, parent: int) -> None:
-    """Before the engine's exec: it is killed when this attempt dies, even by SIGKILL.
-
-    Otherwise it would train on in a session of its own, beside the next attempt of the same run, wherever the job's
-    end does not kill what it left (no Slurm; proctrack/linuxproc).
-    """
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died in between
-            os.kill(os.getpid(), signal.SIGKILL)
-    if open_files:
-        engines.raise_open_files(open_files)
-
-
-def _wait(process: subprocess.Popen[bytes], stop: Stop, say: Any) -> int:
-    killed_at: float | None = None
-    while (code := process.poll()) is None:
-        if stop.signal and killed_at is None:
-            say(f"{signal.Signals(stop.signal).name}: asking the engine to end, at most {GRACE_S:.0f} s")
-            killed_at = time.monotonic() + GRACE_S
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        if killed_at is not None and time.monotonic() > killed_at:
-            say("the engine did not end: killing it")
-            _kill_group(process)
-        time.sleep(POLL_S)
-    return code
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Nothing that the engine started outlives it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _follow(engine: Engine, stdout: Path, run_dir: Path, ended: threading.Event) -> None:
-    """Append what the engine's output says of its metrics to metrics.jsonl, as it appears."""
-    rows = engine.follow(_lines(stdout, ended))
-    for row in rows:  # training goes on when this disk is full
-        with contextlib.suppress(OSError), runs.open_metrics(run_dir) as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def _recover_rows(engine: Engine, run_dir: Path, attempt: int) -> None:
-    """Append what an attempt that was killed had in its stdout and had not written to metrics.jsonl yet."""
-    folder = run_dir / "attempts" / str(attempt)
-    stdout = folder / "stdout.log"
-    if (folder / "end.json").exists() or not stdout.is_file():
-        return
-    known = {_row_key(row) for row in runs.read_metrics(run_dir)}
-    with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as metrics:
-        for row in engine.follow(lines):
-            if _row_key(row) not in known:
-                metrics.write(json.dumps({**row, "time": stdout.stat().st_mtime}) + "\n")
-
-
-def _row_key(row: dict[str, Any]) -> tuple[int, bool]:
-    return int(row["step"]), "train/reward" in row
-
-
-def _lines(path: Path, ended: threading.Event) -> Iterator[str]:
-    """The lines of a growing file until `ended` and its end is reached."""
-    with path.open("r", errors="replace") as file:
-        part = ""
-        while True:
-            last_round = ended.is_set()
-            while chunk := file.readline():
-                part += chunk
-                if part.endswith("\n"):
-                    yield part.rstrip("\n")
-                    part = ""
-            if last_round:
-                if part:
-                    yield part
-                return
-            ended.wait(0.5)
 
 
 if __name__ == "__main__":

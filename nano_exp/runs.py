@@ -28,7 +28,8 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a run; `kind` is submit, refused, start, engine, end, cancel or note."""
+    """One thing that happened to a run; `kind` is submit, refused, start, engine, end, requeue, lost, stalled, cancel
+    or note."""
 
     time: float
     kind: str

@@ -259,10 +259,11 @@ def script_options(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Ended:
-    """A row of sacct: how a job or array task ended."""
+    """A row of sacct: how a job or array task ended. `state` may have more words ("CANCELLED by 1001")."""
 
     state: str
     exit_code: str
+    nodes: str = ""
 
 
 def accounting(jobs: Iterable[str]) -> dict[str, Ended]:
@@ -275,14 +276,14 @@ def accounting(jobs: Iterable[str]) -> dict[str, Ended]:
         return {}
     ids = ",".join(sorted({j.partition("_")[0] for j in wanted}))
     try:
-        done = _run(["sacct", "-X", "-n", "-P", "-D", "-j", ids, "--format=JobID,State,ExitCode"])
+        done = _run(["sacct", "-X", "-n", "-P", "-D", "-j", ids, "--format=JobID,State,ExitCode,NodeList"])
     except NoAnswer:
         return {}
     found: dict[str, Ended] = {}
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
         parts = line.split("|")
-        if len(parts) == 3 and parts[1].split()[0] in ENDED:
-            found[parts[0]] = Ended(parts[1].split()[0], parts[2])  # later rows are later incarnations
+        if len(parts) == 4 and parts[1].split()[0] in ENDED:
+            found[parts[0]] = Ended(parts[1], parts[2], parts[3])  # later rows are later incarnations
     return {job: found[job] for job in wanted if job in found}
 
 
@@ -300,6 +301,69 @@ def scancel(jobs: Sequence[str]) -> None:
         said = str(error)
     if said and "already completing or completed" not in said.lower():
         raise UserError(f"scancel: {said}", "Slurm did not take the request", "the same command again", code=4)
+
+
+@dataclass(frozen=True)
+class Control:
+    """What slurmctld says of a job that is running, or is being ended.
+
+    Parameters
+    ----------
+    restarts: how often it was started again; it grows the moment that Slurm decides to start the job again
+    preempted: it is being preempted
+    excluded: the nodes that it must not get
+    """
+
+    restarts: int
+    preempted: bool
+    excluded: tuple[str, ...]
+
+
+def control(job: str) -> Control:
+    """One job (`12`, `12_3`), from scontrol. Raises NoAnswer."""
+    done = _run(["scontrol", "--oneliner", "show", "job", job])
+    if done.returncode != 0 or not done.stdout.strip():
+        raise NoAnswer(_words(done.stderr) or f"scontrol ended with {done.returncode}")
+    return parse_control(done.stdout)
+
+
+def parse_control(text: str) -> Control:
+    """A line of `scontrol --oneliner show job`."""
+    fields = dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0]))
+    restarts, preempted = fields.get("Restarts", ""), fields.get("PreemptTime", "None")
+    excluded = fields.get("ExcNodeList", "")
+    return Control(
+        int(restarts) if restarts.isdigit() else 0,
+        preempted not in ("None", "Unknown", ""),
+        () if excluded in ("", "(null)") else (excluded,),
+    )
+
+
+def requeue(job: str, avoid: str = "") -> None:
+    """Have Slurm start a running job again: it is ended and waits in the queue anew. Called from inside of it.
+
+    A node can be left out only once the job is in the queue again, which it is while this process still lives.
+
+    Raises
+    ------
+    NoAnswer: the controller cannot be reached
+    UserError: Slurm refused
+    """
+    done = _run(["scontrol", "requeue", job])
+    said = _words(done.stderr)
+    if done.returncode != 0 and "pending" not in said.lower():  # pending: Slurm had decided so already
+        if _LOST_ANSWER.search(said) or "contact" in said.lower():
+            raise NoAnswer(said)
+        raise UserError(f"scontrol requeue {job}: {said}", "Slurm does not start the job again", "nano-exp retry")
+    if avoid:
+        excluded = ",".join([*control(job).excluded, avoid])
+        changed = _run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={excluded}"])
+        if changed.returncode != 0:
+            raise UserError(
+                f"scontrol update ExcNodeList={excluded}: {_words(changed.stderr)}",
+                f"the job may get {avoid} again",
+                f"hydra.launcher.exclude={avoid}",
+            )
 
 
 def end_time(job: str) -> float | None:

@@ -18,7 +18,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "failed": ("its last attempt failed", "submit"),
     "lost": ("its last attempt vanished: killed, or its node died", "submit"),
     "unstarted": ("submitted, then left the queue before it started", "submit"),
-    "cancelled": ("ended with nano-exp cancel", "submit"),
+    "cancelled": ("ended with nano-exp cancel or scancel", "submit"),
     "refused": ("Slurm refused its last submission", "submit"),
     "unknown": ("Slurm does not answer, so nobody can tell", "ask"),
     "changed": ("the same overrides now give another config", "ask"),
@@ -153,8 +153,12 @@ def _in_slurm(
     job = sent.job(number)
     if entry.state in slurm.WAITING:
         return State("pending", entry.reason if entry.reason != "None" else entry.state.lower(), job, n)
-    if entry.state == "COMPLETING" and last is not None and last.end is not None and n > sent.after_attempt:
-        return None
+    if last is not None and last.end is not None and n > sent.after_attempt:
+        again = run.last("requeue")
+        if again is not None and again.data.get("attempt") == n:
+            return State("pending", f"starts again: {again.data.get('why')}", job, n)
+        if entry.state == "COMPLETING":
+            return None
     return State("running", "" if entry.state == "RUNNING" else entry.state.lower(), job, n)
 
 
@@ -164,7 +168,7 @@ def _after_attempt(last: Attempt, queue: Callable[[], slurm.Queue | None]) -> St
     if last.end is not None:
         kind = str(last.end.get("kind"))
         why = str(last.end.get("why", ""))
-        return State(kind if kind in ("stopped", "failed") else "failed", why, name, last.number)
+        return State(kind if kind in ("stopped", "cancelled") else "failed", why, name, last.number)
     alive = owner_alive(last.owner, queue)
     if alive:
         return State("running", "", name, last.number)

@@ -75,11 +75,11 @@ def shape(config: dict[str, Any]) -> Shape:
 
 
 def arrange(rows: Sequence[Row], launch_id: str, results: Path) -> Launch:
-    """Group rows into one array per shape, name and site: a job's name tells its runs, its manifest their place."""
+    """Group rows into one array per shape, name and place: a job's name tells its runs, its manifest their place."""
     groups: dict[tuple[Shape, str, str], list[Row]] = {}
     for row in rows:
-        site = json.dumps(row.config["site"], sort_keys=True)
-        groups.setdefault((shape(row.config), row.frozen.name, site), []).append(row)
+        place = json.dumps([row.config["site"], row.config["slurm"]], sort_keys=True)
+        groups.setdefault((shape(row.config), row.frozen.name, place), []).append(row)
     arrays = [
         Array(number, form, members, state.job_name(launch_id, number, name))
         for number, ((form, name, _), members) in enumerate(groups.items())
@@ -227,6 +227,7 @@ def _stage(launch: Launch, where: str, parameters: dict[str, Any], overrides: Se
                     "shape": asdict(a.shape),
                     # A run submitted again may go to another place than the first time: the attempt takes it from here.
                     "site": a.rows[0].config["site"],
+                    "slurm": a.rows[0].config["slurm"],
                     "checkout_commit": _checkout_commit(a.rows[0].config),
                     "runs": [str(r.dir) for r in a.rows],
                 }

@@ -31,6 +31,8 @@ class Context:
     number: which attempt of the run this is, from 1
     config_path: the flat YAML that the engine reads (attempts/<n>/nemo_rl.yaml)
     deadline: unix time at which the allocation ends; None when nothing ends it
+    setup_s: the longest that an earlier attempt took from the engine's start to its first step's, seconds; None before
+        one was measured
     """
 
     run_dir: Path
@@ -38,6 +40,7 @@ class Context:
     number: int
     config_path: Path
     deadline: float | None = None
+    setup_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ Environment = Mapping[str, str]
 # weights, perhaps a conversion to Megatron's format), and for the last save and the shutdown.
 SETUP_MARGIN_MIN = 15.0
 SAVE_MARGIN_MIN = 10.0
+LEARNED = 1.25  # of the longest measured set-up
 OPEN_FILES = 65535  # ray.sub 133: what Ray's guide for large clusters asks for
 ARCH_LIST = "9.0 10.0"  # docker/Dockerfile 137: Hopper and Blackwell; NeMo RL's own container sets the same
 # Ray's sockets are <RAY_TMPDIR>/ray/session_<26 characters>_<pid>/sockets/plasma_store; a socket's path ends at 107.
@@ -61,16 +62,17 @@ def overlay(config: Config, ctx: Context) -> dict[str, object]:
 
     checkpoint_must_save_by counts from the start of the training loop (grpo.py 2147), not of the allocation, and NeMo
     RL already leaves room for one more step of average length (utils/timer.py, fit_last_save_time). What is left to
-    subtract is the set-up before the loop and the save after it. Where that would leave less than half of the time,
-    as in a short test allocation, half of the time is used. A value in the config wins.
+    subtract is the set-up before the loop and the save after it. The set-up is what the longest of the run's earlier
+    attempts took and a quarter more, or the setting where there was none. Where that would leave less than half of the
+    time, as in a short test allocation, half of the time is used. A value in the config wins.
     """
     found: dict[str, object] = {}
     if ctx.deadline is not None and not config["checkpointing"].get("checkpoint_must_save_by"):
         engine = _section(config, "engine")
-        margin = 60 * (
-            float(_or(engine.get("setup_margin_min"), SETUP_MARGIN_MIN))
-            + float(_or(engine.get("save_margin_min"), SAVE_MARGIN_MIN))
-        )
+        setup = 60 * float(_or(engine.get("setup_margin_min"), SETUP_MARGIN_MIN))
+        if ctx.setup_s is not None:
+            setup = LEARNED * ctx.setup_s
+        margin = setup + 60 * float(_or(engine.get("save_margin_min"), SAVE_MARGIN_MIN))
         left = max(ctx.deadline - time.time(), 0.0)
         found["checkpointing.checkpoint_must_save_by"] = must_save_by(max(left - margin, left / 2))
     if plugin := parser_plugin(config):

@@ -91,6 +91,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         outside = None  # a step is also ended because one of its tasks failed
     if outside:
         hits = [hit for hit in hits if _before(hit, outside[0])]
+    if evidence.stalled and not outside:  # it was ended for that: what vanished then is no reason, what came before is
+        hits = [hit for hit in hits if _before(hit, "stopped")]
+        if not hits:
+            return _make(
+                "stalled", Found(evidence.stalled), _driver_phase(logs), "", None, _tail(out.stream, 3), evidence
+            )
     hit = judge.choose(logs, hits)
     if outside and (hit is None or hit.cause == outside[0]):
         return _from_slurm(outside, hit, evidence, logs, hits)

@@ -22,6 +22,7 @@ class Evidence:
     config: the frozen config, or NeMo RL's sections of it; may be empty
     stopped_by: the signal ("SIGTERM") that the attempt got and passed on, or ""
     addresses: IP address -> node name, where it is known; Ray names nodes by address
+    stalled: the watchdog's words, where it ended the attempt
     """
 
     stdout: str = ""
@@ -32,3 +33,4 @@ class Evidence:
     config: Mapping[str, Any] = field(default_factory=dict)
     stopped_by: str = ""
     addresses: Mapping[str, str] = field(default_factory=dict)
+    stalled: str = ""

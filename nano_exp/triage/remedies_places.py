@@ -210,6 +210,18 @@ def cancelled(knobs: Knobs, found: Found, phase: str) -> str:
     return "launch again when it shall go on: it resumes from the last checkpoint"
 
 
+@remedy("stalled")
+def stalled(knobs: Knobs, found: Found, phase: str) -> str:
+    return (
+        "read the stacks in the attempt's folder; launch again: it resumes; site.stall_minutes=N for a longer patience"
+    )
+
+
+@remedy("node_setup")
+def node_setup(knobs: Knobs, found: Found, phase: str) -> str:
+    return "correct the line of site.node_setup that failed; the node's whole log is in the attempt's nodes/"
+
+
 @remedy("none")
 def none(knobs: Knobs, found: Found, phase: str) -> str:
     return ""

@@ -147,20 +147,38 @@ pattern_sign(
     "{0} GPUs joined",
 )
 
+# What the attempt's own bring-up says on stderr (engines/templates); the first line is the reason.
+pattern_sign(
+    "ray_node_lost",
+    "did not join Ray",
+    r"^nano-exp: (?P<node>[\w.-]+)(?:, [\w., -]+)? did not join Ray",
+    "did not join",
+)
+pattern_sign("ray_node_lost", "nano-exp: Ray on", r"^nano-exp: Ray on (?P<node>[\w.-]+) ended \((.*)\)", "{1}")
+pattern_sign(
+    "ray_head_lost", "nano-exp: Ray's head", r"^nano-exp: Ray's head on (?P<node>[\w.-]+) ended \((.*)\)", "{1}"
+)
+pattern_sign("ray_resources", "nano-exp: Ray has", r"^nano-exp: Ray has (.* GPUs, .* CPUs) after", "{0}")
+pattern_sign("node_setup", "node_setup failed", r"^nano-exp: site\.node_setup failed on (?P<node>[\w.-]+)", "")
+pattern_sign(
+    "killed", "the driver on", r"^nano-exp: the driver on (?P<node>[\w.-]+) was killed by signal (\d+)", "signal {1}"
+)
+
 
 # --- ports ----------------------------------------------------------------------------------------------------------
 
 _PORT = re.compile(r"(?:port[: ]+|:)(\d{2,5})\b")
+_OURS = re.compile(r"Ray is trying|^nano-exp: port ")
 
 
 @line_sign("port_in_use", "ddress already in use", "EADDRINUSE", "is already in use", "is already running")
 def port(line: Line, stream: Stream) -> Found | None:
     ours = re.search(
         r"Errno 98\]|ZMQError: Address already in use|code: -98, name: EADDRINUSE|[Pp]ort \d+ is already in use|"
-        r"Ray is trying to start at \S+, but is already running",
+        r"Ray is trying to start at \S+, but is already running|^nano-exp: port \d+ of ",
         line.text,
     )
-    if ours is None or (line.level == "" and exception(line, stream) is None and "Ray is trying" not in line.text):
+    if ours is None or (line.level == "" and exception(line, stream) is None and not _OURS.search(line.text)):
         return None
     found = _PORT.search(line.text)
     return at(line, stream, f"port {found[1]}" if found else "", subject=found[1] if found else "")

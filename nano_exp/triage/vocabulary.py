@@ -61,6 +61,7 @@ _TABLE = (
     Cause("no_program", "a program was not found", "user"),
     Cause("permission", "permission denied", "user"),
     Cause("file_missing", "a file was not found", "user"),
+    Cause("node_setup", "the site's set-up lines failed on a node", "user"),
     # The cluster.
     Cause("port_in_use", "a port is in use", "infrastructure", blames_node=True),
     Cause("ray_resources", "Ray did not get the GPUs or CPUs", "infrastructure"),
@@ -78,6 +79,7 @@ _TABLE = (
     Cause("time_limit", "the allocation's time limit", "infrastructure"),
     Cause("preempted", "preempted by another job", "infrastructure"),
     Cause("node_fail", "a node failed", "infrastructure", blames_node=True),
+    Cause("stalled", "no new step for many times the usual", "infrastructure"),
     Cause("cancelled", "cancelled", "user"),
     Cause("stopped", "stopped by a signal", "unknown"),
     Cause("unknown", "unknown", "unknown"),

@@ -44,7 +44,8 @@ def overlay(config: dict[str, Any], ctx: Context) -> dict[str, object]:
     """checkpoint_must_save_by from the allocation's end; the config's own, where it has one, if that is sooner."""
     if ctx.deadline is None:
         return {}
-    left = max(0.0, ctx.deadline - time.time() - SAVE_MARGIN_S)
+    left = max(0.0, ctx.deadline - time.time())
+    left = max(left - SAVE_MARGIN_S, left / 2)  # the half: in a short allocation the margin would leave nothing
     wanted = config["checkpointing"].get("checkpoint_must_save_by")
     if wanted is not None:
         left = min(left, schedule.seconds(wanted))

@@ -1,0 +1,93 @@
+"""After an attempt: what the signal meant that ended it, and having Slurm start the run again where it should go on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from nano_exp import again, runs, slurm
+from nano_exp.child import Say, Stop
+from nano_exp.errors import UserError
+from nano_exp.runs import Attempt, Owner
+
+#: How long a controller that does not answer is asked, seconds, and how often.
+TRIES_S = 600.0
+POLL_S = 5.0
+
+
+def what_it_meant(stop: Stop, owner: Owner, until: float | None) -> again.Stopped:
+    """What the signal that came meant, as far as Slurm tells."""
+    if not stop.signal or owner.job is None:
+        return ""
+    now = time.time()
+    try:
+        known = slurm.control(owner.job)
+    except slurm.NoAnswer:
+        return again.meaning(until, now, None, owner.restart, False)
+    return again.meaning(until, now, known.restarts, owner.restart, known.preempted)
+
+
+def go_on(
+    run_dir: Path,
+    end: dict[str, Any],
+    stopped: again.Stopped,
+    job: str,
+    until: float | None,
+    section: dict[str, Any],
+    say: Say,
+) -> bool:
+    """Have Slurm start this job again where the run should go on. Returns whether it will."""
+    run = runs.load(run_dir)
+    tried = runs.attempts(run_dir)
+    sent = run.last("submit")
+    of_this = int(end["attempt"]) - int(sent.data.get("after_attempt") or 0 if sent else 0)
+    decision = again.decide(end, stopped, saved_steps(run, tried), again.Limits.of(section), of_this)
+    if not decision.by:
+        if decision.why:
+            say(f"not started again: {decision.why}")
+            runs.record_event(run_dir, "note", text=f"not started again: {decision.why}")
+        return False
+    avoid = f", without {decision.avoid}" if decision.avoid else ""
+    runs.record_event(
+        run_dir, "requeue", attempt=end["attempt"], by=decision.by, why=decision.why, avoid=decision.avoid
+    )
+    if decision.by == "slurm":
+        say(decision.why)
+        return True
+    say(f"starting again{avoid}: {decision.why}")
+    failed = _requeue(job, decision.avoid, until, say)
+    if failed:
+        say(f"could not be started again: {failed}; nano-exp retry {run.id} does it")
+        runs.record_event(run_dir, "note", text=f"could not be started again: {failed}")
+    return not failed
+
+
+def _requeue(job: str, avoid: str, until: float | None, say: Say) -> str:
+    """Ask Slurm until it answers or the allocation ends. Returns what went wrong, or nothing."""
+    give_up = min(time.time() + TRIES_S, until or float("inf"))
+    while True:
+        try:
+            slurm.requeue(job, avoid)
+            return ""
+        except slurm.NoAnswer as error:
+            if time.time() + POLL_S > give_up:
+                return str(error)
+            say(f"Slurm does not answer ({error}); asking again")
+            time.sleep(POLL_S)
+        except UserError as error:
+            return f"{error.found}: {error.why}"
+
+
+def saved_steps(run: runs.Run, tried: list[Attempt]) -> list[int | None]:
+    """How many new steps each attempt saved, oldest first; None where nothing tells."""
+    begins = {int(e.data["attempt"]): e.data.get("resumes_from") for e in run.events if e.kind == "engine"}
+    found: list[int | None] = []
+    for attempt in tried:
+        first = begins.get(attempt.number)
+        last = attempt.end.get("last_step") if attempt.end else begins.get(attempt.number + 1)
+        if attempt.end is not None and first is None:
+            found.append(0)  # it ended before its engine began
+        else:
+            found.append(last - first if isinstance(last, int) and isinstance(first, int) else None)
+    return found
