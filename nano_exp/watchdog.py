@@ -134,8 +134,9 @@ def _kernel(pid: int) -> str:
     for task in sorted(Path(f"/proc/{pid}/task").glob("[0-9]*"), key=lambda p: int(p.name)):
         try:
             state = (task / "stat").read_text().rsplit(")", 1)[1].split()[0]
-            wait = (task / "wchan").read_text().strip() or "-"
-            lines.append(f"  thread {task.name} {(task / 'comm').read_text().strip()}: state {state}, waits in {wait}")
+            wait = (task / "wchan").read_text().strip().strip("0") or "-"
+            name = (task / "comm").read_text().strip()
+            lines.append(f"  thread {task.name} {name}: state {state}, waits in {wait}")
         except OSError:
             continue
     return "\n".join(lines) or "  (ended)"

@@ -30,7 +30,7 @@ from core_case import (
 )
 
 from nano_exp import attempt as module
-from nano_exp import executors, files, freeze, plan, runs, state, submit
+from nano_exp import child, executors, files, freeze, plan, runs, state, submit
 from nano_exp.runs import Owner
 
 STEPS = 4
@@ -280,30 +280,6 @@ def test_an_attempt_saves_and_ends_before_its_allocation_does(
     assert given["checkpointing"]["checkpoint_must_save_by"].startswith("00:00:00:0")
     assert attempt(launch.dir).returncode == 0
     assert learned(run) == uninterrupted
-
-
-def test_an_engine_that_will_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GRACE_S", 0.3)
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"],
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    stop, said = FakeStop(signal.SIGTERM), []
-    began = time.monotonic()
-    assert module._wait(process, stop, said.append) == -signal.SIGKILL  # type: ignore[arg-type]
-    assert 0.3 <= time.monotonic() - began < 5
-    assert "SIGTERM: asking the engine to end" in said[0]
-    assert said[-1] == "the engine did not end: killing it"
-
-
-class FakeStop:
-    """A stop that arrived already; the real one takes over this process's signal handlers."""
-
-    def __init__(self, number: int) -> None:
-        self.signal = number
 
 
 # --- one at a time --------------------------------------------------------------------------------------------------
@@ -558,7 +534,7 @@ def test_lines_of_a_growing_file_come_whole(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("")
     ended, got = threading.Event(), []
-    thread = threading.Thread(target=lambda: got.extend(module._lines(path, ended)))
+    thread = threading.Thread(target=lambda: got.extend(child._lines(path, ended)))
     thread.start()
     with path.open("a", buffering=1) as file:
         for part in ("one\ntw", "o\n", "thr"):
