@@ -68,8 +68,8 @@ def _requeue(job: str, avoid: str, until: float | None, say: Say) -> str:
     give_up = min(time.time() + TRIES_S, until or float("inf"))
     while True:
         try:
-            slurm.requeue(job, avoid)
-            return ""
+            slurm.requeue(job)
+            break
         except slurm.NoAnswer as error:
             if time.time() + POLL_S > give_up:
                 return str(error)
@@ -77,6 +77,14 @@ def _requeue(job: str, avoid: str, until: float | None, say: Say) -> str:
             time.sleep(POLL_S)
         except UserError as error:
             return f"{error.found}: {error.why}"
+    if avoid:
+        try:
+            slurm.avoid(job, avoid)
+        except slurm.NoAnswer as error:
+            say(f"{avoid} is not left out: {error}")
+        except UserError as error:
+            say(f"{avoid} is not left out: {error.found}; {error.why}")
+    return ""
 
 
 def saved_steps(run: runs.Run, tried: list[Attempt]) -> list[int | None]:

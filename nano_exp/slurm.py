@@ -311,12 +311,15 @@ class Control:
     ----------
     restarts: how often it was started again; it grows the moment that Slurm decides to start the job again
     preempted: it is being preempted
-    excluded: the nodes that it must not get
+    excluded: the nodes that it must not get, as Slurm writes lists of them
+    partition, nodes: where it runs, and on how many nodes
     """
 
     restarts: int
     preempted: bool
-    excluded: tuple[str, ...]
+    excluded: str = ""
+    partition: str = ""
+    nodes: int = 1
 
 
 def control(job: str) -> Control:
@@ -330,19 +333,22 @@ def control(job: str) -> Control:
 def parse_control(text: str) -> Control:
     """A line of `scontrol --oneliner show job`."""
     fields = dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0]))
-    restarts, preempted = fields.get("Restarts", ""), fields.get("PreemptTime", "None")
-    excluded = fields.get("ExcNodeList", "")
+    preempted, excluded = fields.get("PreemptTime", "None"), fields.get("ExcNodeList", "")
     return Control(
-        int(restarts) if restarts.isdigit() else 0,
+        _whole(fields.get("Restarts", ""), 0),
         preempted not in ("None", "Unknown", ""),
-        () if excluded in ("", "(null)") else (excluded,),
+        "" if excluded == "(null)" else excluded,
+        fields.get("Partition", ""),
+        _whole(fields.get("NumNodes", "").partition("-")[0], 1),
     )
 
 
-def requeue(job: str, avoid: str = "") -> None:
-    """Have Slurm start a running job again: it is ended and waits in the queue anew. Called from inside of it.
+def _whole(text: str, default: int) -> int:
+    return int(text) if text.isdigit() else default
 
-    A node can be left out only once the job is in the queue again, which it is while this process still lives.
+
+def requeue(job: str) -> None:
+    """Have Slurm start a running job again: it is ended and waits in the queue anew. Called from inside of it.
 
     Raises
     ------
@@ -351,19 +357,38 @@ def requeue(job: str, avoid: str = "") -> None:
     """
     done = _run(["scontrol", "requeue", job])
     said = _words(done.stderr)
-    if done.returncode != 0 and "pending" not in said.lower():  # pending: Slurm had decided so already
-        if _LOST_ANSWER.search(said) or "contact" in said.lower():
-            raise NoAnswer(said)
-        raise UserError(f"scontrol requeue {job}: {said}", "Slurm does not start the job again", "nano-exp retry")
-    if avoid:
-        excluded = ",".join([*control(job).excluded, avoid])
-        changed = _run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={excluded}"])
-        if changed.returncode != 0:
-            raise UserError(
-                f"scontrol update ExcNodeList={excluded}: {_words(changed.stderr)}",
-                f"the job may get {avoid} again",
-                f"hydra.launcher.exclude={avoid}",
-            )
+    if done.returncode == 0 or "pending" in said.lower():  # pending: Slurm had decided so already
+        return
+    if _LOST_ANSWER.search(said) or "contact" in said.lower():
+        raise NoAnswer(said)
+    raise UserError(f"scontrol requeue {job}: {said}", "Slurm does not start the job again", "nano-exp retry")
+
+
+def avoid(job: str, node: str) -> None:
+    """Have a job that waits in the queue not get a node. A job that requeued itself is there while it still lives.
+
+    Raises
+    ------
+    NoAnswer: the controller cannot be reached
+    UserError: without the node the partition is too small, or Slurm refused
+    """
+    known = control(job)
+    excluded = ",".join(filter(None, [known.excluded, node]))
+    there = _run(["sinfo", "--noheader", f"--partition={known.partition}", "--format=%D"])
+    count = sum(_whole(word, 0) for word in there.stdout.split())
+    if there.returncode == 0 and count - len(hostnames(excluded)) < known.nodes:
+        raise UserError(
+            f"partition {known.partition} has {count} nodes, and the run needs {known.nodes}",
+            f"without {excluded} it would wait for ever",
+            "another partition: nano-exp retry RUN hydra.launcher.partition=NAME",
+        )
+    changed = _run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={excluded}"])
+    if changed.returncode != 0:
+        raise UserError(
+            f"scontrol update ExcNodeList={excluded}: {_words(changed.stderr)}",
+            f"the job may get {node} again",
+            f"hydra.launcher.exclude={node}",
+        )
 
 
 def end_time(job: str) -> float | None:

@@ -16,7 +16,7 @@ from nano_exp.runs import Owner
 
 SHOW = (
     "JobId=12 ArrayJobId=12 ArrayTaskId=3 JobName=x UserId=u(1) JobState=COMPLETING Reason=None Requeue=1 Restarts=2 "
-    "PreemptTime=None ExcNodeList=gpu01 NodeList=gpu07"
+    "PreemptTime=None Partition=batch NumNodes=2 ExcNodeList=gpu01 NodeList=gpu07"
 )
 
 
@@ -27,7 +27,12 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>{folder}/asked\n. {folder}/answer\n')
     (folder / "scontrol").chmod(0o755)
-    (folder / "answer").write_text(f'case "$*" in *show*) echo "{SHOW}";; esac\n')
+    (folder / "answer").write_text(
+        f'case "$*" in *show\\ job*) echo "{SHOW}";; *hostnames*) echo "${{3}}" | tr , "\\n";; esac\n'
+    )
+    (folder / "sinfo").write_text(f"#!/bin/sh\ncat {folder}/nodes\n")
+    (folder / "sinfo").chmod(0o755)
+    (folder / "nodes").write_text("4\n")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
 
@@ -72,9 +77,21 @@ def test_a_bad_node_is_added_to_those_that_are_left_out(tmp_path: Path, asked: P
     assert (asked / "asked").read_text().splitlines() == [
         "requeue 12_3",
         "--oneliner show job 12_3",
+        "show hostnames gpu01,gpu07",
         "update JobId=12_3 ExcNodeList=gpu01,gpu07",
     ]
     assert "without gpu07" in said
+
+
+def test_a_node_that_the_partition_cannot_spare_is_not_left_out(tmp_path: Path, asked: Path) -> None:
+    """Without it the job would wait for ever."""
+    (asked / "nodes").write_text("3\n")
+    folder = run_with(tmp_path, {"from": 0, "kind": "failed", "last_step": 5})
+    end = {"attempt": 1, "kind": "failed", "diagnosis": {"fault": "infrastructure", "title": "", "bad_node": "gpu07"}}
+    going, said = again(folder, end)
+    assert going
+    assert "update" not in (asked / "asked").read_text()
+    assert "gpu07 is not left out: partition batch has 3 nodes, and the run needs 2" in said
 
 
 def test_three_attempts_that_saved_nothing_end_it(tmp_path: Path, asked: Path) -> None:
@@ -128,9 +145,9 @@ def test_a_job_that_slurm_has_queued_again_already_is_no_fault(asked: Path) -> N
 
 
 def test_what_scontrol_tells_of_a_job() -> None:
-    assert slurm.parse_control(SHOW) == slurm.Control(2, False, ("gpu01",))
+    assert slurm.parse_control(SHOW) == slurm.Control(2, False, "gpu01", "batch", 2)
     other = "JobId=3 Restarts=0 PreemptTime=2026-11-25T02:16:10 ExcNodeList=(null)"
-    assert slurm.parse_control(other) == slurm.Control(0, True, ())
+    assert slurm.parse_control(other) == slurm.Control(0, True)
 
 
 def test_a_job_that_scontrol_does_not_know_is_no_answer(asked: Path) -> None:

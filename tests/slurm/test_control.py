@@ -49,7 +49,7 @@ def test_cancelled_runs_are_tried_again_with_other_resources_and_done_ones_left_
         lab.cluster.run("scontrol", "release", lab.job(run))
     lab.wait_ended(running, attempt=2)
     lab.wait_ended(waiting)
-    assert kinds(running) == ["stopped", "done"]
+    assert kinds(running) == ["cancelled", "done"]
     assert train_steps(running) == [1, 2, 3, 4]
     assert_executed_once(waiting, steps=4)
     assert_executed_once(done, steps=4)

@@ -53,6 +53,7 @@ def short_allocation(minicluster: MiniCluster, tmp_path_factory: pytest.TempPath
             "grpo.max_num_steps=120",
             "checkpointing.save_period=1000",
             "hydra.launcher.timeout_min=1",
+            "slurm.requeue=false",
             setting("STEP_SECONDS", 1),
             setting("STEPS_PER_EPOCH", 200),
         )
@@ -115,7 +116,7 @@ def test_launching_again_submits_the_difference_only(lab: Lab) -> None:
 
 
 def test_cancelled_and_timed_out_runs_go_on_with_the_numbers_of_an_undisturbed_one(lab: Lab, other: Lab) -> None:
-    longer = (*SMALL, "grpo.max_num_steps=6", "grpo.val_period=2", "checkpointing.save_period=2")
+    longer = (*SMALL, "grpo.max_num_steps=6", "grpo.val_period=2", "checkpointing.save_period=2", "slurm.requeue=false")
     slow = setting("STEP_SECONDS", 0.5)
     started = [
         lab.start(*longer, "grpo.seed=1", slow),
@@ -131,15 +132,15 @@ def test_cancelled_and_timed_out_runs_go_on_with_the_numbers_of_an_undisturbed_o
     lab.wait_ended(cancelled, timed_out)
     lab.wait_queue_empty()
     table = lab.status()
-    assert [table[run.id]["state"] for run in (cancelled, waiting, timed_out)] == ["stopped", "unstarted", "stopped"]
-    assert "SIGTERM; checkpoint of step" in table[cancelled.id]["why"]
+    assert [table[run.id]["state"] for run in (cancelled, waiting, timed_out)] == ["cancelled", "unstarted", "stopped"]
+    assert "scancel; SIGTERM; checkpoint of step" in table[cancelled.id]["why"]
     assert "saved before the time limit; checkpoint of step 3 of 6" in table[timed_out.id]["why"]
     assert checkpoints(cancelled)[-1] in (2, 4)
 
     assert "3 to submit" in lab.launch(*longer, "grpo.seed=1,2,3").text
     lab.wait_ended(cancelled, timed_out, attempt=2)
     lab.wait_ended(waiting)
-    assert kinds(cancelled) == kinds(timed_out) == ["stopped", "done"]
+    assert (kinds(cancelled), kinds(timed_out)) == (["cancelled", "done"], ["stopped", "done"])
     assert_executed_once(waiting, steps=6)
     other.wait_ended()
     for seed in (1, 2, 3):

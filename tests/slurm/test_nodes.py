@@ -28,6 +28,7 @@ NODES = (
     f"site.python={sys.executable}",
     "grpo.max_num_steps=3",
     setting("RAY", 1),
+    "slurm.requeue=false",
 )
 #: One GPU and one core on each of the two nodes, so that several such runs share them.
 SHARED = ("cluster.gpus_per_node=1", "slurm.cpus_per_node=1", setting("STEP_SECONDS", 300))
