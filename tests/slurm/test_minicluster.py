@@ -178,11 +178,11 @@ def test_two_clusters_do_not_see_each_other(
 def test_a_reboot_is_repaired_and_down_leaves_nothing(minicluster: MiniCluster) -> None:
     """A reboot leaves the state folder alone: no process, no namespace, no link. A job that waited is still there."""
     with brought_up("--fast", "--no-accounting", "--max-array-size=5000") as cluster:
+        # A stray that no longer belongs to a job. Its job's number must be on the disk before the reboot: a controller
+        # that forgot it gives the number out again, and the nodes refuse it: they saw its credential revoked.
+        cluster.run("srun", "bash", "-c", "setsid sleep 1000 >/dev/null 2>&1 & sleep 0.2")
         held = cluster.sbatch("--hold", "--output=/dev/null", "--array=4999", "--wrap=true")
         cluster.wait_until_saved(held)
-        cluster.run(
-            "srun", "bash", "-c", "setsid sleep 1000 >/dev/null 2>&1 & sleep 0.2"
-        )  # a stray that no longer belongs to a job
         stop_everything(cluster.state)
         assert cluster.tool("status", check=False).returncode == 4
         cluster.tool("up", "--fast", "--no-accounting", "--max-array-size=5000")
