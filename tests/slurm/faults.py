@@ -40,6 +40,7 @@ EMBEDDED = (
     "model=nano_tiny",
     "cluster=1n1g",
     "site=minicluster",
+    f"site.python={sys.executable}",
     "slurm.cpus_per_node=1",
     "grpo.num_prompts_per_step=2",
     "grpo.num_generations_per_prompt=4",
