@@ -16,6 +16,9 @@ run: $(VENV)/.embedded  ## install, then train a tiny Nemotron-H on this CPU and
 test: $(VENV)/.dev  ## install, then all tests; says what it skips for want of root or Slurm
 	$(BIN)/python -m pytest -q $(ARGS)
 
+faults: $(VENV)/.dev  ## every fault injected on a real Slurm (root and Debian's slurm packages), and a table of what became of the runs
+	$(BIN)/python tests/slurm/faults.py $(ARGS)
+
 check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +45,4 @@ $(VENV)/.dev: $(VENV)/.embedded
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test check format clean
+.PHONY: help run test faults check format clean
