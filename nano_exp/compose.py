@@ -64,6 +64,7 @@ def compose(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig
     choices = dict(cfg.hydra.runtime.choices)
     with flag_override(cfg, ["struct", "readonly"], False):
         del cfg["hydra"]
+        cfg.pop("sweep", None)  # of the launch, which takes it from its master config
     require_recipe(cfg, str(choices.get("model")), str(choices.get("cluster")), str(choices.get("nemo_rl")))
     return cfg
 
@@ -123,11 +124,13 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
     parsed: list[Override] = []
     for text in overrides:
         try:
-            parsed.append(parser.parse_override(text))
+            parsed += parser.parse_overrides([text])  # not parse_override: a glob needs the loader
         except HydraException:
             yield _unparsable(text)
     groups = all_groups(config_loader)
     for override in parsed:
+        if override.key_or_group == "sweeps":
+            yield from _bad_sweep(override)
         group = override.key_or_group
         if group in groups and not override.is_delete():
             yield from _bad_options(config_loader, group, override)
@@ -197,6 +200,14 @@ def _bad_options(config_loader: ConfigLoader, group: str, override: Override) ->
                 f"{group} has no option '{choice}'; it has: {', '.join(shown)}",
                 f"{group}={best}" + (f" (or: {', '.join(near[1:])})" if near[1:] else ""),
             )
+
+
+def _bad_sweep(override: Override) -> Iterator[UserError]:
+    if override.is_add() or override.is_force_add():
+        text = str(override.input_line)
+        yield UserError(text, "a sweep is chosen, not added", text.lstrip("+"))
+    elif not override.is_sweep_override() and not override.is_delete() and override.value() is None:
+        yield UserError(str(override.input_line), "no sweep is what a launch has by itself", "leave it out")
 
 
 def _known_keys(config_loader: ConfigLoader, group_overrides: Sequence[Override]) -> set[str] | None:

@@ -30,6 +30,7 @@ LAUNCHER_KEYS = (
     "site",
     "slurm",
     "run",
+    "sweep",
     "dry_run",
     "wait",
     "fresh",
@@ -69,8 +70,13 @@ def freeze(point: Point, launch_folder: Path) -> Frozen:
     secrets.refuse(config)  # again: a variable with a harmless name may have held one
     _absolute(config, launch_folder)
     name = _name(config)
-    kept = tuple(o for o in point.overrides if o.lstrip("+").split("=")[0] not in SWITCHES)
+    kept = tuple(o for o in point.overrides if not _of_the_launch(o))
     return Frozen(name, identity.digest(config), kept, config)
+
+
+def _of_the_launch(override: str) -> bool:
+    key = override.lstrip("+~").split("=")[0]
+    return key in SWITCHES or key.split(".")[0] == "sweep"
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -174,7 +180,7 @@ def place(frozen: Frozen, run_id: str) -> dict[str, Any]:
 
 
 #: Overrides that choose what is common to a sweep; a run's title is made of the others.
-_COMMON = ("model", "cluster", "nemo_rl", "engine")
+_COMMON = ("model", "cluster", "nemo_rl", "engine", "sweeps")
 
 
 def title(frozen: Frozen, run_id: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_exp import engines, local, plan, progress, runs, secrets, show, slurm, state, submit
+from nano_exp import engines, local, plan, progress, runs, secrets, show, slurm, state, submit, sweep
 from nano_exp.compose import Point
 from nano_exp.errors import UserError
 from nano_exp.freeze import SWITCHES, Frozen, freeze
@@ -17,13 +17,20 @@ from nano_exp.freeze import SWITCHES, Frozen, freeze
 exit_code = 0
 
 
-def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) -> None:
+def launch(
+    points: Sequence[Point], parameters: dict[str, Any], folder: Path, constraints: Sequence[sweep.Constraint] = ()
+) -> plan.Plan:
     """Launch points. Sets `exit_code`.
 
     Parameters
     ----------
     parameters: hydra.launcher's
     folder: the launch folder, against which relative paths are made absolute
+    constraints: points that break one are shown and skipped
+
+    Returns
+    -------
+    what was found and done; its rows are the points that were not skipped, equal ones once
 
     Raises
     ------
@@ -32,14 +39,16 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
     secrets.refuse({"hydra.launcher": parameters}, "the launch")  # they stand in the batch script
     switches = {key: _switch(points, key) for key in SWITCHES}
     where, parallel = str(points[0].cfg.slurm.where), int(points[0].cfg.slurm.parallel_local)
-    wanted = [freeze(point, folder) for point in points]
+    wanted, skipped = sweep.split([freeze(point, folder) for point in points], constraints)
+    show.skipped(skipped)
     _require_one(wanted)
     _require_place(where)
     results = Path(wanted[0].config["run"]["results"])
     if switches["dry_run"]:
-        dry_run(plan.make(wanted, switches["fresh"], plan.Asked()), where, results, parameters)
+        made = plan.make(wanted, switches["fresh"], plan.Asked())
+        dry_run(made, where, results, parameters)
         check(wanted)
-        return
+        return made
     check(wanted)
     if where == "slurm":
         slurm.require()
@@ -51,7 +60,7 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
     active = made.of(*state.ACTIVE)
     if ready is not None and where == "local":
         run_here(ready, parallel)
-        return
+        return made
     if ready is None:
         done = made.of("done") if where == "local" else []
         show.results([row.dir for row in done])
@@ -59,6 +68,7 @@ def launch(points: Sequence[Point], parameters: dict[str, Any], folder: Path) ->
             show.nothing_to_do(made)
     if switches["wait"] and (made.to_submit or active):
         wait_for([*made.to_submit, *active])
+    return made
 
 
 def _switch(points: Sequence[Point], key: str) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -23,7 +24,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from nano_exp import app, compose, launch
+from nano_exp import app, compose, launch, sweep
 from nano_exp.errors import UserError
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -39,10 +40,14 @@ class NanoExpLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
+        self.sweep = sweep.read(compose.raw(config.sweep) if config.get("sweep") is not None else None)
+        typed = OverridesParser.create(config_loader=self.loader).parse_overrides(list(config.hydra.overrides.task))
+        refuse_several_sweeps(self.loader, typed)
+        refuse_swept_site(typed)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         points = compose.compose_points(self.loader, job_overrides)
-        launch.launch(points, self.parameters, Path.cwd())
+        launch.launch(points, self.parameters, Path.cwd(), self.sweep.constraints)
         return []
 
 
@@ -63,7 +68,7 @@ class NanoExpSweeper(Sweeper):
         own = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
         typed = parser.parse_overrides(arguments)
         require_multirun(typed)
-        refuse_swept_site((*own, *typed))
+        refuse_swept_site(own)
         if not isinstance(self.launcher, NanoExpLauncher):
             raise app.not_our_path()
         self.launcher.launch(expand(own, typed), initial_job_idx=0)
@@ -83,6 +88,19 @@ def require_multirun(typed: Sequence[Override]) -> None:
             "several values of one key are a sweep, and a sweep is confirmed with -m",
             f"python launch.py -m ... {shown}   (or quote a list that is one value: 'key=[a,b]')",
         )
+
+
+def refuse_several_sweeps(loader: ConfigLoader, typed: Sequence[Override]) -> None:
+    """A launch has one sweep: of two, one would give the name and the constraints, and the other lose its own."""
+    for override in (o for o in typed if o.key_or_group == "sweeps" and not o.is_delete()):
+        choices = [c for some in compose.choices_of(override) for c in (some if isinstance(some, list) else [some])]
+        if not isinstance(override.value(), str):
+            mistyped = next(compose.diagnose(loader, [str(override.input_line)]), None)
+            raise mistyped or UserError(
+                str(override.input_line),
+                "a launch has one sweep: its name, its axes, its constraints",
+                f"sweeps={choices[0]}, and more axes typed beside it, as in: -m sweeps=lr grpo.seed=1,2",
+            )
 
 
 #: Keys of a site that stand in the batch script, which Hydra composes once for all points.

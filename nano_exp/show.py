@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files, freeze, progress, runs, submit
+from nano_exp import files, freeze, progress, runs, submit, sweep
 from nano_exp.plan import Plan, Row
 from nano_exp.runs import metric_before_after
 from nano_exp.text import own_overrides, relative, shared_overrides, table
@@ -42,6 +42,21 @@ def plan(made: Plan) -> None:
     for row in made.of("damaged"):
         print(f"  {row.id} is damaged ({row.state.why}); fresh=true starts it again in a new folder", file=sys.stderr)
     sys.stdout.flush()
+
+
+def skipped(found: Sequence[sweep.Skipped]) -> None:
+    """Each constraint that was broken, with the points that broke it."""
+    by_rule: dict[sweep.Constraint, list[sweep.Skipped]] = {}
+    for one in found:
+        by_rule.setdefault(one.broken, []).append(one)
+    for rule, points in by_rule.items():
+        count = f"{len(points)} point" + ("s" if len(points) > 1 else "")
+        print(f"skipped: {count} without {rule.require}\n  why: {rule.because}")
+        shared = shared_overrides([one.frozen.overrides for one in found])
+        for one in points[:MAX_ROWS]:
+            print(f"    {own_overrides(one.frozen.overrides, shared)}")
+        if len(points) > MAX_ROWS:
+            print(f"    ... and {len(points) - MAX_ROWS} more")
 
 
 def _why(row: Row) -> str:

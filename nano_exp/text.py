@@ -39,6 +39,6 @@ def short_title(overrides: Sequence[str]) -> str:
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if not key.startswith(("run.", "site", "slurm.", "hydra", "logger.")):
+        if not key.startswith(("run.", "site", "slurm.", "hydra", "logger.", "sweep")):
             parts.append(f"{key.rsplit('.', 1)[-1]}={value}")
     return " ".join(parts)

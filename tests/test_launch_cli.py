@@ -372,3 +372,29 @@ def test_a_killed_launcher_loses_no_run_and_none_is_started_twice(
     wait_for(lambda: state_of(runs.load(run)).kind == "done", "the run's end without its launcher", 15)
     assert [a.number for a in runs.attempts(run)] == [1]
     assert steps(run) == [1, 2, 3]
+
+
+# --- named sweeps ---------------------------------------------------------------------------------------------------
+
+
+def test_a_named_sweep_needs_no_m_and_lists_what_it_skips(tmp_path: Path, checkout: Path) -> None:
+    rule = "sweep.constraints=[{require: 'grpo.num_generations_per_prompt < 32', because: memory}]"
+    done = launch(tmp_path, "sweeps=lr_x_generations", *standin(checkout), "++optimizer.lr=3e-6", rule, "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("skipped: 1 point without grpo.num_generations_per_prompt < 32\n  why: memory\n")
+    assert "\n    grpo.num_generations_per_prompt=32" in done.stdout
+    assert "\nplan: 2 runs (2 new), 2 to submit\n" in done.stdout
+    assert "#SBATCH --array=0-1%2" in done.stdout
+    assert "-lr_x_generations" in done.stdout
+    assert everything_below(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "fix"),
+    [("sweeps=lrr", "sweeps=lr"), ("sweeps=null", "leave it out"), ("+sweeps=lr", "sweeps=lr")],
+)
+def test_a_mistyped_sweep_is_refused_with_the_nearest(tmp_path: Path, typed: str, fix: str) -> None:
+    done = launch(tmp_path, typed)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"fix: {fix}\n")
+    assert everything_below(tmp_path) == []

@@ -131,3 +131,21 @@ def test_one_launch_goes_to_one_site(typed: str) -> None:
 
 def test_a_site_that_is_not_swept_passes() -> None:
     launcher.refuse_swept_site(parse("site=minicluster", "site.partition=a", "grpo.seed=1,2", "++site.env.A=1,2"))
+
+
+@pytest.mark.parametrize("typed", ["sweeps=lr,seeds", "sweeps=[lr,seeds]", "sweeps=glob(*)"])
+def test_a_launch_has_one_sweep(typed: str) -> None:
+    with pytest.raises(UserError) as caught:
+        launcher.refuse_several_sweeps(config_loader(), parse(typed))
+    assert "one sweep" in caught.value.why
+    assert caught.value.fix.startswith("sweeps=lr,")
+
+
+def test_of_several_sweeps_the_mistyped_one_is_named_first() -> None:
+    with pytest.raises(UserError) as caught:
+        launcher.refuse_several_sweeps(config_loader(), parse("sweeps=lr,seedz"))
+    assert caught.value.fix == "sweeps=seeds"
+
+
+def test_one_sweep_passes() -> None:
+    launcher.refuse_several_sweeps(config_loader(), parse("sweeps=lr", "grpo.seed=1,2"))
