@@ -31,7 +31,7 @@ def test_store_page_lists_every_state() -> None:
 
 def test_readme_lists_every_option_of_every_group() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", README.split("## Choose and change")[1], re.MULTILINE))
-    for group in ("model", "cluster", "parallelism", "generation", "data", "optimizer", "engine", "nemo_rl"):
+    for group in ("model", "cluster", "parallelism", "generation", "data", "optimizer", "engine", "nemo_rl", "sweeps"):
         options = {p.stem for p in (ROOT / "conf" / group).glob("*.yaml")}
         assert options <= set(re.findall(r"`(\w+)`", rows[group])), group
 
