@@ -17,12 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from nano_exp import child, engines, files, freeze, postmortem, requeue, runs, slurm, watchdog
+from nano_exp import child, engines, environment, files, freeze, postmortem, requeue, runs, slurm, watchdog
 from nano_exp.child import Say, Stop, Superseded
 from nano_exp.claim import Refuse, claim, slurm_owner
 from nano_exp.engines import Context, nemo_rl_checkout, nodes
 from nano_exp.errors import UserError
 from nano_exp.runs import Owner
+from nano_exp.secrets import redact
 
 #: How long an attempt on another node than its predecessor's waits for that one to notice, where site.fence_s is not
 #: set. Slurm took the node for dead, and it may still execute.
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"nano-exp: {refusal}", flush=True)
         return NOTHING_TO_DO
     except (UserError, files.Damaged, OSError) as error:
-        print(f"nano-exp: {error}", file=sys.stderr, flush=True)
+        print(redact(f"nano-exp: {error}"), file=sys.stderr, flush=True)
         return 2
 
 
@@ -59,6 +60,7 @@ class Order:
     site: dict[str, Any]
     slurm: dict[str, Any]
     checkout_commit: str | None
+    env_file: Path | None = None
 
 
 def find(launch: Path, array: int, task: int | None) -> Order:
@@ -69,7 +71,8 @@ def find(launch: Path, array: int, task: int | None) -> Order:
     try:
         entry = manifest["arrays"][array]
         where, site, limits = manifest["where"] == "local", dict(entry["site"]), dict(entry["slurm"])
-        return Order(Path(entry["runs"][task]), launch.name, where, site, limits, entry["checkout_commit"])
+        env_file = Path(manifest["env_file"]) if manifest.get("env_file") else None
+        return Order(Path(entry["runs"][task]), launch.name, where, site, limits, entry["checkout_commit"], env_file)
     except (KeyError, IndexError, TypeError) as error:
         raise files.Damaged(f"{launch / 'manifest.json'} has no run {task} in array {array}") from error
 
@@ -99,6 +102,8 @@ def execute(order: Order, stop: Stop) -> int:
         say(f"attempt {number} of run {run.id} on {owner.host}" + (f", job {owner.job}" if owner.job else ""))
         until = None if order.local else deadline()
         try:
+            if order.env_file is not None:
+                say(environment.enter(order.env_file))
             _bury_lost(run_dir, config, number, owner, stop, say)
             end = _train(run, config, order.checkout_commit, attempt_dir, number, until, stop, say)
         except Superseded as error:
@@ -110,12 +115,13 @@ def execute(order: Order, stop: Stop) -> int:
         except Exception as error:  # our own fault still has to leave an end behind, with its traceback in the log
             import traceback
 
-            traceback.print_exc(file=log)
+            log.write(redact(traceback.format_exc()))
             end = {"kind": "failed", "why": f"attempt: {type(error).__name__}: {error}", "exit_code": 70}
         stopped = requeue.what_it_meant(stop, owner, until)
         if end["kind"] == "stopped" and stopped == "cancelled":
             end.update(kind="cancelled", why=f"scancel; {end['why']}")
         end = {"attempt": number, "seconds": round(time.time() - began, 3), **end, "stopped": stopped}
+        end["why"] = redact(str(end.get("why") or ""))  # words of the engine's, and of the nodes' logs, stand in it
         say(f"{end['kind']}" + (f": {end['why']}" if end.get("why") else ""))
         runs_end(run_dir, attempt_dir, end)
         if owner.job is not None and requeue.go_on(run_dir, end, stopped, owner.job, until, order.slurm, say):
@@ -131,7 +137,7 @@ def runs_end(run_dir: Path, attempt_dir: Path, end: dict[str, Any]) -> None:
 
 def _say(log: TextIO, line: str) -> None:
     """To the attempt's log and to Slurm's own output; both may be on a disk that is full."""
-    stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} nano-exp: {line}"
+    stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} nano-exp: {redact(line)}"
     for out in (log, sys.stdout):
         with contextlib.suppress(OSError):
             print(stamped, file=out, flush=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nano_exp import files, launch, plan, runs, secrets, show, slurm, state, submit
+from nano_exp import environment, files, launch, plan, runs, secrets, show, slurm, state, submit
 from nano_exp.errors import UserError
 from nano_exp.freeze import Frozen, short_title
 from nano_exp.plan import Row
@@ -123,10 +123,11 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
                 "name the runs, or retry each name by itself",
             )
         parameters = {**(manifests[-1].get("parameters") or {}), **changes}
+        env_file = launch.read_environment(_environment(manifests[-1]))
         place = where.pop()
         if place == "slurm":
             slurm.require()
-        ready = launch.dispatch(rows, place, parameters, results)
+        ready = launch.dispatch(rows, place, parameters, results, env_file)
     if place == "local":
         launch.run_here(ready, 1)
     return launch.exit_code
@@ -163,6 +164,14 @@ def _manifest(results: Path, launched: str) -> dict[str, Any]:
         print(f"warning: launch {launched}: {error}; its hydra.launcher settings are not known", file=sys.stderr)
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _environment(manifest: dict[str, Any]) -> Path | None:
+    """The env.yaml that the runs were launched with, wherever a retry is typed; $NANO_EXP_ENV goes before it."""
+    recorded = manifest.get("env_file")
+    if isinstance(recorded, str) and environment.VARIABLE not in os.environ:
+        return Path(recorded)
+    return environment.find(Path.cwd())
 
 
 def _row(run: Run, now: State) -> Row:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_exp import engines, local, plan, progress, runs, secrets, show, slurm, state, submit, sweep
+from nano_exp import engines, environment, local, plan, progress, runs, secrets, show, slurm, state, submit, sweep
 from nano_exp.compose import Point
 from nano_exp.errors import UserError
 from nano_exp.freeze import SWITCHES, Frozen, freeze
@@ -36,6 +37,7 @@ def launch(
     ------
     UserError: nothing was submitted, or Slurm refused
     """
+    env_file = read_environment(environment.find(folder))  # first: its values are refused in what follows
     secrets.refuse({"hydra.launcher": parameters}, "the launch")  # they stand in the batch script
     switches = {key: _switch(points, key) for key in SWITCHES}
     where, parallel = str(points[0].cfg.slurm.where), int(points[0].cfg.slurm.parallel_local)
@@ -56,7 +58,7 @@ def launch(
         made = plan.make(wanted, switches["fresh"], plan.Asked())
         show.plan(made)
         _report_changed(made)
-        ready = dispatch(made.to_submit, where, parameters, results) if made.to_submit else None
+        ready = dispatch(made.to_submit, where, parameters, results, env_file) if made.to_submit else None
     active = made.of(*state.ACTIVE)
     if ready is not None and where == "local":
         run_here(ready, parallel)
@@ -81,10 +83,20 @@ def _switch(points: Sequence[Point], key: str) -> bool:
     return bool(values[0])
 
 
-def dispatch(rows: Sequence[plan.Row], where: str, parameters: dict[str, Any], results: Path) -> submit.Launch:
+def read_environment(path: Path | None) -> Path | None:
+    """Check a launch's env.yaml before anything is done, and say what it gives. Raises UserError."""
+    if path is not None:
+        names = environment.read(path)
+        print(f"environment: {environment.said(path, names, [name for name in names if name in os.environ])}")
+    return path
+
+
+def dispatch(
+    rows: Sequence[plan.Row], where: str, parameters: dict[str, Any], results: Path, env_file: Path | None
+) -> submit.Launch:
     """Record the intent for these rows and, where there is Slurm, submit them. The results folder is locked."""
     ready = submit.arrange(rows, submit.new_id(), results)
-    submit.prepare(ready, where, parameters, sys.argv[1:])
+    submit.prepare(ready, where, parameters, sys.argv[1:], env_file)
     if where == "slurm":
         try:
             submit.send(ready)

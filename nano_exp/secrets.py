@@ -1,7 +1,8 @@
-"""Secrets never reach a frozen config: refuse what reads one from the environment or looks like one."""
+"""Secrets never reach a file or a message: refuse a config that reads, holds or resembles one; redact what is shown."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -26,9 +27,38 @@ _SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|wandb_v\d_[A-Za-z0-9_]{16,}|nvapi-[A-Za-z0-9_-]{20,}|sk-[A-Za-z0-9_-]{20,}|"
     r"gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|AKIA[0-9A-Z]{16})"
 )
+#: A password inside an address, as in http_proxy=http://me:password@proxy:3128.
+_IN_ADDRESS = re.compile(r"(?<=://)([^/\s:@#]*):(?!\$)[^/\s@]+(?=@(?!sha256:))")  # an image may end in @sha256:...
+#: Variables that sound like a secret and say where one lies.
+_PLACE = re.compile(r"_(PATH|FILE|DIR)$", re.IGNORECASE)
+#: Shorter values are not looked for in texts: they would be found in words that have nothing to do with them.
+MIN_LENGTH = 8
+REMOVED = "[secret removed]"
 _ENV = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([A-Za-z_][A-Za-z0-9_]*)")
-_FIX = "put it in the environment (export HF_TOKEN=..., WANDB_API_KEY=...): the job inherits it and nothing is written"
+_FIX = "put it in env.yaml (see env.example.yaml) or in the environment (export HF_TOKEN=...): it is not written out"
 _HEX40 = re.compile(r"^[0-9a-f]{40}$")
+
+_remembered: dict[str, str] = {}
+
+
+def secret_name(name: str) -> bool:
+    """Whether an environment variable of this name holds a secret."""
+    return bool(_SECRET_NAME.search(name)) and not _PLACE.search(name)
+
+
+def remember(values: Mapping[str, str]) -> None:
+    """Count these values of env.yaml, name -> value, as secrets in this process."""
+    _remembered.update(values)
+
+
+def known() -> dict[str, str]:
+    """Value -> the variable that holds it: what env.yaml gave, and the environment's variables that sound like secrets.
+
+    Every line of a value of several lines counts too. Longest first, so that no part of one is left of another.
+    """
+    held = {**{name: value for name, value in os.environ.items() if secret_name(name)}, **_remembered}
+    parts = {part.strip(): name for name, value in held.items() for part in (value, *value.splitlines())}
+    return {part: parts[part] for part in sorted(parts, key=len, reverse=True) if len(part) >= MIN_LENGTH}
 
 
 def looks_secret(key: str, value: Any) -> bool:
@@ -36,7 +66,7 @@ def looks_secret(key: str, value: Any) -> bool:
     if not isinstance(value, str) or not value:
         return False
     leaf = key.rsplit(".", 1)[-1]
-    if _SECRET_VALUE.search(value) or _ASSIGNED.search(value):
+    if _SECRET_VALUE.search(value) or _ASSIGNED.search(value) or _IN_ADDRESS.search(value):
         return True
     if _SECRET_KEY.search(leaf) and not value.startswith("${"):
         return True
@@ -63,6 +93,7 @@ def refuse(config: Mapping[str, Any], where: str = "the config") -> None:
     UserError
         naming the key, never the value
     """
+    held = known()
     for key, text in texts(config):
         for name in _ENV.findall(text):
             if _SECRET_NAME.search(name):
@@ -77,6 +108,14 @@ def refuse(config: Mapping[str, Any], where: str = "the config") -> None:
                 "the config is frozen into files, shown in plans and printed by NeMo RL",
                 f"remove {key}; {_FIX}",
             )
+        name = next((name for value, name in held.items() if value in text), None)
+        if name is not None:
+            raise UserError(
+                f"the value of {key} in {where} holds that of {name} (not shown)",
+                f"{name} counts as a secret, and the config is frozen into files and printed by NeMo RL",
+                f"remove {key}: the engine has {name} in its environment; a setting that is no secret belongs in "
+                "site.env, not in env.yaml",
+            )
 
 
 def refuse_overrides(overrides: Iterable[str]) -> None:
@@ -87,5 +126,7 @@ def refuse_overrides(overrides: Iterable[str]) -> None:
 
 
 def redact(text: str) -> str:
-    """The text with everything that looks like a token by its prefix taken out."""
-    return _SECRET_VALUE.sub("[secret removed]", text)
+    """The text without known secrets (`known`) and without what looks like a token or an address's password."""
+    for value in known():
+        text = text.replace(value, REMOVED)
+    return _IN_ADDRESS.sub(rf"\1:{REMOVED}", _SECRET_VALUE.sub(REMOVED, text))

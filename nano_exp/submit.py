@@ -150,8 +150,18 @@ def lock(results: Path) -> Iterator[None]:
         yield
 
 
-def prepare(launch: Launch, where: str, parameters: dict[str, Any], overrides: Sequence[str]) -> None:
+def prepare(
+    launch: Launch,
+    where: str,
+    parameters: dict[str, Any],
+    overrides: Sequence[str],
+    env_file: Path | None = None,
+) -> None:
     """Write everything that must be there before a job can exist: runs, manifest, scripts, code, intents.
+
+    Parameters
+    ----------
+    env_file: the launch's env.yaml; its path is written, nothing of what it holds
 
     Raises
     ------
@@ -163,7 +173,7 @@ def prepare(launch: Launch, where: str, parameters: dict[str, Any], overrides: S
             for row in array.rows:
                 if row.is_new and runs.create(row.dir, row.config, record(row, launch)):
                     made.append(row.dir)
-        _stage(launch, where, parameters, overrides)
+        _stage(launch, where, parameters, overrides, env_file)
         for array in launch.arrays:
             for index, row in enumerate(array.rows):
                 _intend(launch, array, index, row, where)
@@ -204,7 +214,9 @@ def _checkout_commit(config: dict[str, Any]) -> str | None:
     return _COMMITS[checkout]
 
 
-def _stage(launch: Launch, where: str, parameters: dict[str, Any], overrides: Sequence[str]) -> None:
+def _stage(
+    launch: Launch, where: str, parameters: dict[str, Any], overrides: Sequence[str], env_file: Path | None
+) -> None:
     staging = launch.dir.with_name(f".staging-{launch.id}")
     try:
         files.make_dir(staging / ("slurm" if where == "slurm" else "local"))
@@ -220,6 +232,7 @@ def _stage(launch: Launch, where: str, parameters: dict[str, Any], overrides: Se
             "folder": str(Path.cwd()),
             "overrides": list(overrides),
             "parameters": parameters,
+            "env_file": str(env_file) if env_file else None,
             "versions": snapshot.versions(),
             "arrays": [
                 {

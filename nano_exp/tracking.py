@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from nano_exp.secrets import redact
+
 #: How long W&B's server may take to answer before a run is recorded offline.
 INIT_TIMEOUT_S = 30
 
@@ -164,7 +166,4 @@ class Wandb:
 
 def _short(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [""])[0]
-    key = os.environ.get("WANDB_API_KEY")
-    if key:
-        text = text.replace(key, "***")
-    return f"{type(error).__name__}: {text[:200]}"
+    return f"{type(error).__name__}: {redact(text)[:200]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -51,11 +52,15 @@ class Finished:
 # --- launches as a user types them ----------------------------------------------------------------------------------
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """The environment of a command under test: nothing of the caller's that a launch or an engine would follow."""
+def environment(**extra: str | None) -> dict[str, str]:
+    """The environment of a command under test: nothing of the caller's that a launch or an engine would follow.
+
+    No env.yaml either, but with NANO_EXP_ENV=None, which takes the variable away.
+    """
     foreign = ("SLURM_", "NANO_EXP_", "WANDB_", "HYDRA_", "STANDIN_", "PYTHON")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-    return {**kept, "WANDB_MODE": "disabled", **extra}
+    wanted = {**kept, "WANDB_MODE": "disabled", "NANO_EXP_ENV": "", **extra}
+    return {k: v for k, v in wanted.items() if v is not None}
 
 
 def launch(folder: Path, *arguments: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
@@ -63,7 +68,7 @@ def launch(folder: Path, *arguments: str, timeout: float = 60, **env: str) -> su
     return _run([sys.executable, str(LAUNCH), *arguments], folder, timeout, env)
 
 
-def start_launch(folder: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
+def start_launch(folder: Path, *arguments: str, **env: str | None) -> subprocess.Popen[str]:
     """The same, in the background and in a process group of its own, as a shell starts it."""
     return subprocess.Popen(
         [sys.executable, str(LAUNCH), *arguments],
@@ -76,7 +81,7 @@ def start_launch(folder: Path, *arguments: str, **env: str) -> subprocess.Popen[
     )
 
 
-def nano_exp(folder: Path, *arguments: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+def nano_exp(folder: Path, *arguments: str, timeout: float = 60, **env: str | None) -> subprocess.CompletedProcess[str]:
     """`nano-exp ARGUMENTS` in a folder."""
     code = "import sys; from nano_exp.cli import main; sys.exit(main())"
     return _run([sys.executable, "-c", code, *arguments], folder, timeout, env)
@@ -108,7 +113,9 @@ def attempt_env(launched: Path, **env: str) -> dict[str, str]:
     return {"PYTHONPATH": str(launched / "code"), "PYTHONSAFEPATH": "1", "STANDIN_STEP_SECONDS": "0.02", **env}
 
 
-def _run(argv: list[str], folder: Path, timeout: float, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def _run(
+    argv: list[str], folder: Path, timeout: float, env: Mapping[str, str | None]
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=timeout)
 
 
@@ -125,6 +132,25 @@ def wait_for(reached: Callable[[], Any], what: str, seconds: float = 30) -> Any:
 def everything_below(folder: Path) -> list[str]:
     """Every path below a folder, sorted, relative to it."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def sha256_line(name: str, value: str) -> str:
+    """What the stand-in prints of a variable that STANDIN_HASH names."""
+    return f"sha256 of {name}: {hashlib.sha256(value.encode()).hexdigest()}"
+
+
+def holding(folder: Path, words: Iterable[str], besides: Iterable[Path] = ()) -> list[str]:
+    """The files and links below a folder that have one of these words in their name or in their bytes."""
+    found, wanted, skipped = [], [word.encode() for word in words], set(besides)
+    for path in sorted(folder.rglob("*")):
+        data = os.fsencode(path.relative_to(folder))
+        if path.is_symlink():
+            data += os.fsencode(path.readlink())
+        elif path.is_file() and path not in skipped:
+            data += path.read_bytes()
+        if any(word in data for word in wanted):
+            found.append(str(path))
+    return found
 
 
 # --- composition ----------------------------------------------------------------------------------------------------
@@ -159,13 +185,17 @@ def copy_standin(target: Path) -> Path:
 
 
 def prepared(
-    folder: Path, *overrides: str, where: str = "slurm", points: Sequence[Sequence[str]] = ()
+    folder: Path,
+    *overrides: str,
+    where: str = "slurm",
+    points: Sequence[Sequence[str]] = (),
+    env_file: Path | None = None,
 ) -> submit.Launch:
     """A launch from `folder` that has written everything and submitted nothing."""
     wanted = [frozen(folder, *overrides, *own) for own in (points or [()])]
     made = plan.make(wanted, False, Answer([]))
     ready = submit.arrange(made.to_submit, submit.new_id(), folder / "results")
-    submit.prepare(ready, where, {}, list(overrides))
+    submit.prepare(ready, where, {}, list(overrides), env_file)
     return ready
 
 

@@ -164,7 +164,7 @@ def test_a_secret_in_an_override_is_refused_before_freezing(
         freeze.freeze(point(*standin(), override.replace("site.env.HF", "+site.env.HF")), tmp_path)
     assert CANARY not in str(caught.value)
     assert TOKENS["Hugging Face"] not in str(caught.value)
-    assert "export" in caught.value.fix
+    assert "env.yaml" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,53 @@ def test_a_config_file_that_reads_a_secret_is_refused_without_reading_it(
 def test_explaining_a_failed_composition_does_not_show_it_either(override: str) -> None:
     said = str(compose.explain(ValueError("x"), config_loader(), ["model=nano_9", override]))
     assert CANARY not in said
+
+
+# --- what this process knows of ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "MY_SECRET", "DB_PASSWORD", "hf_token"])
+def test_a_variable_that_sounds_like_a_secret_holds_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, CANARY)
+    assert secrets.known()[CANARY] == name
+    assert secrets.redact(f"401 for {CANARY}.") == f"401 for {secrets.REMOVED}."
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN_PATH", "TOKENIZERS_PARALLELISM", "SECRET_FILE", "HF_HOME"])
+def test_a_variable_that_says_where_a_secret_lies_holds_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, CANARY)
+    assert secrets.redact(CANARY) == CANARY
+    secrets.refuse({"a": CANARY})
+
+
+def test_short_values_and_parts_of_longer_ones_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_TOKENS", "31999")
+    monkeypatch.setenv("A_TOKEN", CANARY)
+    monkeypatch.setenv("B_TOKEN", f"{CANARY}-and-more")
+    assert secrets.redact(f"31999 {CANARY}-and-more {CANARY}") == f"31999 {secrets.REMOVED} {secrets.REMOVED}"
+
+
+ADDRESS = "http://me:pa55word@proxy.example:3128"
+
+
+def test_a_password_in_an_address_is_refused_and_redacted() -> None:
+    assert "pa55word" not in refusal({"site": {"env": {"http_proxy": ADDRESS}}})
+    assert secrets.redact(f"+{ADDRESS}") == f"+http://me:{secrets.REMOVED}@proxy.example:3128"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://proxy.example:3128",
+        "git@example.org:me/x.git",
+        "docker://me@nvcr.io#nvidia/nemo-rl:v0.7.0",
+        "docker://nemo-rl:v0.7.0@sha256:0123",
+        "http://me:${oc.env:PROXY_PART}@proxy",
+    ],
+)
+def test_an_address_without_a_password_passes(address: str) -> None:
+    secrets.refuse({"site": {"address": address}})
+    assert secrets.redact(address) == address
 
 
 # --- redaction ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import nano_exp
-from nano_exp import slurm
+from nano_exp import secrets, slurm
 from nano_exp.engines import Command, Context, entry, nodes
 from nano_exp.engines.nemo_rl_checkout import parser_plugin, refuse_other_version
 from nano_exp.engines.nemo_rl_stdout import follow, stop_notice
@@ -175,9 +175,14 @@ def _step(config: Config, env: Environment) -> entry.Step:
 
 
 def _settings(env: Environment) -> dict[str, str]:
-    """What the engine's environment adds to the attempt's, for inside a container: an image's own values would win."""
+    """What the engine's environment adds to the attempt's, for inside a container: an image's own values would win.
+
+    It is written into the attempt's scripts, so nothing that is or may be a secret is in it: those are passed on as
+    environment, by srun and by the container's tool.
+    """
     outside = {"PATH", "PYTHONPATH", "VIRTUAL_ENV"}  # they name folders of the host
-    return {k: v for k, v in env.items() if k not in outside and os.environ.get(k) != v}
+    added = {k: v for k, v in env.items() if k not in outside and os.environ.get(k) != v}
+    return {k: v for k, v in added.items() if not secrets.secret_name(k) and secrets.redact(v) == v}
 
 
 def _own_mounts(config: Config, ctx: Context) -> list[str | None]:

@@ -120,6 +120,23 @@ def test_one_node_in_a_container(tmp_path: Path, kind: str, monkeypatch: pytest.
         folder.rmdir()
 
 
+def test_a_secret_that_the_engine_gets_is_not_written_into_its_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name, and by its value under a name that tells nothing: whatever way it came into the settings."""
+    monkeypatch.setenv("MY_API_KEY", "canary-one")
+    added = {"OTHER_TOKEN": "canary-two", "ADDRESS": "https://x?key=canary-one", "PLAIN": "x"}
+    config = in_container(tmp_path, "apptainer", site__env=added)
+    ctx = make_context(config, tmp_path)
+    command = nemo_rl.command(config, ctx)
+    text = (ctx.attempt_dir / "driver.sh").read_text()
+    assert "canary" not in text + " ".join(command.argv)
+    assert "export PLAIN=x" in text
+    assert {name: command.env[name] for name in added} == added
+    for folder in command.scratch:
+        folder.rmdir()
+
+
 def test_set_up_lines_of_a_bare_node_run_before_the_driver(tmp_path: Path) -> None:
     config = make_config(tmp_path, site__node_setup=["export STANDIN_STEPS_PER_EPOCH=2", "echo from the site"])
     command = nemo_rl.command(config, make_context(config, tmp_path))

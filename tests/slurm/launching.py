@@ -97,6 +97,7 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         left_out = ("NANO_EXP_RESULTS", "PYTHONPATH", "HF_HOME", "WANDB_API_KEY", "WANDB_MODE")
         self.env = {k: v for k, v in cluster.env.items() if k not in left_out and not k.startswith("STANDIN_")}
+        self.env["NANO_EXP_ENV"] = ""  # not an env.yaml that lies beside launch.py
         self.launchers: list[Launcher] = []
 
     @property

@@ -1,0 +1,176 @@
+"""env.yaml: secrets for the attempts, as a file that only its owner can read.
+
+It is read at launch, to refuse what could not work later, and again by each attempt, which puts its values into its own
+environment before the engine's is built. In between only its path is kept, in the launch's manifest. A variable that
+the attempt has inherited already stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path
+
+import yaml
+
+from nano_exp import secrets
+from nano_exp.errors import UserError
+
+FILE = "env.yaml"
+#: Names another file; empty: none at all.
+VARIABLE = "NANO_EXP_ENV"
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FORM = "one `NAME: value` a line, as in env.example.yaml"
+
+
+def find(folder: Path, checkout: Path = CHECKOUT) -> Path | None:
+    """The file of a launch: $NANO_EXP_ENV, else env.yaml in the launch folder, else beside launch.py; absolute.
+
+    Raises
+    ------
+    UserError: $NANO_EXP_ENV names a file that is not there
+    """
+    named = os.environ.get(VARIABLE)
+    if named is not None:
+        if not named:
+            return None
+        path = folder / Path(named).expanduser()
+        if not path.exists():
+            raise UserError(
+                f"{VARIABLE}={named}", "there is no such file", f"correct it, or unset {VARIABLE} (empty: no file)"
+            )
+        return path
+    return next((path for path in (folder / FILE, checkout / FILE) if os.path.lexists(path)), None)
+
+
+def read(path: Path) -> dict[str, str]:
+    """Names and values, each as it is written: `0123` and `yes` are texts. They are secrets from now on.
+
+    Raises
+    ------
+    UserError: not there, not its owner's alone, or not a flat mapping; no message shows anything of its content
+    """
+    values = parse(_text(path), path)
+    secrets.remember(values)
+    return values
+
+
+def enter(path: Path, environ: MutableMapping[str, str] | None = None) -> str:
+    """Put what a file gives into this process's environment, where a name is not set yet. Returns a line that says so.
+
+    Raises
+    ------
+    UserError: as `read`
+    """
+    target = os.environ if environ is None else environ
+    values = read(path)
+    kept = [name for name in values if name in target]
+    for name, value in values.items():
+        target.setdefault(name, value)
+    return said(path, values, kept)
+
+
+def said(path: Path, names: Iterable[str], inherited: Iterable[str]) -> str:
+    """Which names a file gives, and which of them the environment has already."""
+    kept = sorted(inherited)
+    given = ", ".join(sorted(set(names) - set(kept))) or "nothing"
+    return f"{path} gives {given}" + (f"; set in the environment, which wins: {', '.join(kept)}" if kept else "")
+
+
+def _text(path: Path) -> str:
+    """The file's text, once it is known to be ours alone: the open file is asked, not its name."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not be waited for
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        _require_private(path, os.fstat(file))
+        with os.fdopen(os.dup(file), encoding="utf-8") as text:
+            return text.read()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text", "its values become environment variables", _FORM) from None
+    finally:
+        os.close(file)
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    missing = isinstance(error, FileNotFoundError)
+    return UserError(
+        f"{path} is not there (any more)" if missing else f"{path} cannot be read: {error.strerror}",
+        "the launch was made with it, and the engine needs what it gives",
+        "bring it back, where the nodes see it too (chmod 600), then the same launch again or nano-exp retry; "
+        f"{VARIABLE}=/other/env.yaml names another",
+    )
+
+
+def _require_private(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is not a file", "secrets are read from a file of your own", _FORM)
+    if found.st_uid != os.geteuid():
+        raise UserError(
+            f"{path} belongs to user {found.st_uid}, and you are user {os.geteuid()}",
+            "whoever owns it can read your secrets and decides what your runs get",
+            f"a copy of your own: {VARIABLE}=/path/to/your/env.yaml",
+        )
+    if found.st_mode & 0o077:
+        raise UserError(
+            f"{path} is open to others (mode {stat.S_IMODE(found.st_mode):04o})",
+            "it holds secrets, and its group or everybody may read or change it",
+            f"chmod 600 {shlex.quote(str(path))}",
+        )
+
+
+def parse(text: str, path: Path) -> dict[str, str]:
+    """A flat mapping from YAML text. No text means no names.
+
+    Raises
+    ------
+    UserError: with a line's number, and never with what stands there
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        where = f" line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"{path}{where} is not YAML", "it cannot be read", f"{_FORM}; quote the value") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply", "an environment is flat", _FORM) from None
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise UserError(f"{path} is not a mapping", "it gives names their values (a shell's NAME=value is none)", _FORM)
+    found: dict[str, str] = {}
+    for key, value in root.value:
+        line = f"{path} line {key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode) or not _NAME.fullmatch(key.value):
+            raise UserError(
+                f"{line}: no name of an environment variable",
+                "letters, digits and _ only, no digit first (not shown: it may be a secret)",
+                _FORM,
+            )
+        name = key.value
+        if name in found:
+            raise UserError(f"{line}: {name} stands there twice", "only one value can be meant", "remove one of them")
+        if not isinstance(value, yaml.ScalarNode):
+            raise UserError(f"{line}: {name} is a list or a mapping", "a variable holds one text", _FORM)
+        if value.value in ("", "~", "null"):
+            raise UserError(f"{line}: {name} has no value", "an empty secret fails later", f"remove {name}")
+        if "\0" in value.value or not _encodes(value.value):
+            raise UserError(f"{line}: {name} has a character that no variable can hold", "not shown", "correct it")
+        found[name] = value.value
+    return found
+
+
+def _encodes(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
