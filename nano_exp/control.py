@@ -124,6 +124,7 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
             )
         parameters = {**(manifests[-1].get("parameters") or {}), **changes}
         env_file = launch.read_environment(_environment(manifests[-1]))
+        secrets.refuse({"hydra.launcher": parameters}, "the retry")  # again: now env.yaml's values are known
         place = where.pop()
         if place == "slurm":
             slurm.require()
