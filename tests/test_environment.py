@@ -256,7 +256,8 @@ def test_a_launch_refuses_a_config_that_holds_one_of_its_values(tmp_path: Path, 
     assert CANARY not in done.stdout + done.stderr
 
 
-SHORT = ("grpo.max_num_steps=2", "+site.env.STANDIN_HASH=HF_TOKEN JUDGE")
+#: The stand-in starts no Ray, and one that other tests have on this machine is no matter.
+SHORT = ("grpo.max_num_steps=2", "engine.ray_address=none", "+site.env.STANDIN_HASH=HF_TOKEN JUDGE")
 
 
 def waiting(folder: Path, checkout: Path, text: str, *more: str) -> tuple[submit.Launch, Path]:
