@@ -233,13 +233,11 @@ def _failure(
 ) -> dict[str, Any]:
     """Why it failed, for the end: the diagnosis, and the words of the node that ended first."""
     found = postmortem.diagnose(attempt_dir, config, end["exit_code"], stalled=str(stall) if stall else "")
-    diagnosis, why = found.as_dict(), end["why"]
     failure = nodes.failure(attempt_dir)
     if failure is not None:
         say(str(failure))
-        why = f"{failure.found}; {why}"
-    say(f"cause: {diagnosis['title']}\n  " + "\n  ".join([*diagnosis["lines"], f"fix: {diagnosis['remedy']}"]))
-    return {"why": f"{diagnosis['title']}; {why}", "diagnosis": diagnosis}
+    say(f"cause: {found.title}\n  " + "\n  ".join([*found.lines, f"fix: {found.remedy}"]))
+    return {"why": f"{failure.found if failure else found.title}; {end['why']}", "diagnosis": found.as_dict()}
 
 
 def learned_setup(ends: list[Any]) -> float | None:
