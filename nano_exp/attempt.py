@@ -92,6 +92,7 @@ def execute(order: Order, stop: Stop) -> int:
     config = {**run.config(), "site": order.site, "slurm": order.slurm}
     number, attempt_dir, owner = claim(run, runs.this_process() if order.local else slurm_owner())
     _link_latest(attempt_dir)
+    runs.reserve(attempt_dir)
     began = time.time()
     runs.record_event(
         run_dir, "start", attempt=number, job=owner.job, host=owner.host, pid=owner.pid, launch=order.launch
@@ -131,6 +132,7 @@ def execute(order: Order, stop: Stop) -> int:
 
 def runs_end(run_dir: Path, attempt_dir: Path, end: dict[str, Any]) -> None:
     """Write the attempt's end: first the file that decides, then the event that tells."""
+    runs.release(attempt_dir)
     files.write_json(attempt_dir / "end.json", {**end, "time": time.time()}, durable=True)
     runs.record_event(run_dir, "end", end=end)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from nano_exp import files, runs, slurm, triage
 
 #: Of each log's end, bytes: the lines that matter come last, after pages of the config and of progress.
 WINDOW = 2 * 1024 * 1024
+#: A disk with less free, bytes, is full: no checkpoint was ever that small.
+FULL = 1024 * 1024
 
 
 def diagnose(
@@ -36,8 +39,17 @@ def diagnose(
         slurm=record,
         config=config,
         stalled=stalled,
+        full_disk=full_disk(attempt_dir),
     )
     return triage.diagnose(evidence)
+
+
+def full_disk(folder: Path) -> str:
+    """The folder where nothing can be written any more, or nothing."""
+    try:
+        return str(folder) if shutil.disk_usage(folder).free < FULL else ""
+    except OSError:
+        return ""
 
 
 def slurm_record(job: str | None) -> triage.SlurmRecord | None:

@@ -8,6 +8,7 @@ Everything is written aside and renamed. Reading never fails as a whole: a damag
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -259,6 +260,21 @@ def claim(run_dir: Path, number: int, owner: Owner) -> Path | None:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+#: Bytes that an attempt keeps on the disk for the word of its own end.
+RESERVE = 64 * 1024
+
+
+def reserve(attempt_dir: Path) -> None:
+    """Take room on the disk, so that an attempt whose disk fills up can still say so. `release` gives it back."""
+    with contextlib.suppress(OSError):
+        (attempt_dir / ".reserve").write_bytes(os.urandom(RESERVE))  # random: zeros may take no room
+
+
+def release(attempt_dir: Path) -> None:
+    with contextlib.suppress(OSError):
+        (attempt_dir / ".reserve").unlink(missing_ok=True)
 
 
 def this_process(job: str | None = None, restart: int = 0) -> Owner:

@@ -97,6 +97,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             return _make(
                 "stalled", Found(evidence.stalled), _driver_phase(logs), "", None, _tail(out.stream, 3), evidence
             )
+    if evidence.full_disk and not outside and not any(_before(hit, "cancelled") for hit in hits):
+        found = Found(evidence.full_disk, subject=evidence.full_disk)
+        return _make("disk_full", found, _driver_phase(logs), "", None, _tail(out.stream, 3), evidence)
     hit = judge.choose(logs, hits)
     if outside and (hit is None or hit.cause == outside[0]):
         return _from_slurm(outside, hit, evidence, logs, hits)

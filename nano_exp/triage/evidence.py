@@ -23,6 +23,7 @@ class Evidence:
     stopped_by: the signal ("SIGTERM") that the attempt got and passed on, or ""
     addresses: IP address -> node name, where it is known; Ray names nodes by address
     stalled: the watchdog's words, where it ended the attempt
+    full_disk: the path of the results where their disk is full: the logs then lack their last words; or ""
     """
 
     stdout: str = ""
@@ -34,3 +35,4 @@ class Evidence:
     stopped_by: str = ""
     addresses: Mapping[str, str] = field(default_factory=dict)
     stalled: str = ""
+    full_disk: str = ""

@@ -243,7 +243,8 @@ def make_database(cluster: Cluster) -> None:
     program = which("mariadb-install-db") or "mariadb-install-db"
     command = [program, "--no-defaults", f"--datadir={draft}", "--user=root", "--skip-test-db", "--skip-name-resolve"]
     command += ["--auth-root-authentication-method=socket", "--innodb-log-file-size=16M"]
-    env = {**os.environ, MARK: f"{cluster.state}:mariadb-install-db"}  # so that `down` ends it if `up` was killed
+    # Marked so that `down` ends it if `up` was killed. TMPDIR: a mariadbd that starts removes what others have in it.
+    env = {**os.environ, MARK: f"{cluster.state}:mariadb-install-db", "TMPDIR": str(cluster.state / "tmp")}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode != 0:
         raise Failed(f"mariadb-install-db failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

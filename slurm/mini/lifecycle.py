@@ -83,7 +83,7 @@ def _converge(wanted: Cluster, seconds: float, say: Say) -> None:
     save(wanted)  # first, so that `down` knows the folder for ours whatever happens next
     cluster = network.reserve(wanted)
     save(cluster)
-    for folder in ("log", "slurmctld", "spool", "devices", "scratch"):
+    for folder in ("log", "slurmctld", "spool", "devices", "scratch", "tmp"):
         (cluster.state / folder).mkdir(exist_ok=True)
     _write_files(cluster, say)
     _make_devices(cluster)
