@@ -117,7 +117,7 @@ def _why(phase: Phase, device: Gpu) -> str:
     size, limit = phase.size, phase.limit / GIB
     biggest = sorted(phase.terms, key=lambda term: -term.size.expected)[:3]
     parts = ", ".join(f"{term.name} {term.size.expected / GIB:.1f}" for term in biggest)
-    what = f"of vLLM's {limit:.1f} GiB" if phase.name == SHARE else f"of the {limit:.1f} GiB of a {device.name}"
+    what = f"of vLLM's {limit:.1f} GiB" if phase.name == SHARE else f"of the {limit:.1f} GiB of {device.name}"
     needs = {
         "no": f"needs at least {size.low / GIB:.1f} GiB {what}",
         "tight": f"is expected to need {size.expected / GIB:.1f} GiB (up to {size.high / GIB:.1f}) {what}",
