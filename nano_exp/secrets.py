@@ -54,11 +54,17 @@ def remember(values: Mapping[str, str]) -> None:
 def known() -> dict[str, str]:
     """Value -> the variable that holds it: what env.yaml gave, and the environment's variables that sound like secrets.
 
-    Every line of a value of several lines counts too. Longest first, so that no part of one is left of another.
+    Every line of a value of several lines counts too. Longest first, so that no part of one is left of another. The
+    path of a file that is there, as in GOOGLE_APPLICATION_CREDENTIALS=/home/me/key.json, is no secret itself.
     """
-    held = {**{name: value for name, value in os.environ.items() if secret_name(name)}, **_remembered}
+    inherited = {name: value for name, value in os.environ.items() if secret_name(name) and not _is_path(value)}
+    held = {**inherited, **_remembered}
     parts = {part.strip(): name for name, value in held.items() for part in (value, *value.splitlines())}
     return {part: parts[part] for part in sorted(parts, key=len, reverse=True) if len(part) >= MIN_LENGTH}
+
+
+def _is_path(value: str) -> bool:
+    return value.startswith("/") and os.path.exists(value)  # noqa: PTH110  Path.exists raises for overlong names
 
 
 def looks_secret(key: str, value: Any) -> bool:

@@ -215,6 +215,13 @@ def test_a_variable_that_says_where_a_secret_lies_holds_none(monkeypatch: pytest
     secrets.refuse({"a": CANARY})
 
 
+def test_the_path_of_a_file_with_a_secret_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"/{CANARY}/no/file")
+    secrets.refuse({"site": {"container": {"mounts": [f"{tmp_path}:{tmp_path}"]}}})
+    assert secrets.redact(f"{tmp_path} /{CANARY}/no/file") == f"{tmp_path} {secrets.REMOVED}"
+
+
 def test_short_values_and_parts_of_longer_ones_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_TOKENS", "31999")
     monkeypatch.setenv("A_TOKEN", CANARY)
