@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM, NemotronHMamba2Mixer
 
@@ -14,14 +15,55 @@ from nano_exp.engines.embedded.task import Vocabulary
 from nano_exp.errors import UserError
 
 
+class Policy(NemotronHForCausalLM):
+    """Nemotron-H that computes in policy.precision. The weights are float32 whatever it computes in.
+
+    With bfloat16 the matrix products take bfloat16 copies of weights and activations (torch.autocast); norms, softmax
+    and the residual stream stay float32, and so do gradients and the optimizer. That is NeMo RL's meaning of the key
+    on its DTensor path: float32 master weights (nemo_rl/models/automodel/setup.py, v0.7.0).
+    """
+
+    precision: torch.dtype = torch.float32
+
+    def casting(self) -> torch.autocast:
+        """While it is entered, each weight is cast once and its copy kept: weights must not change inside."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with self.casting():
+            return super().forward(*args, **kwargs)
+
+    def new_cache(self, sequences: int) -> DynamicCache:
+        """An empty cache for `sequences`. Mamba states are float32: summed up in bfloat16 they would drift."""
+        cache = DynamicCache(config=self.config)
+        if self.precision == torch.float32:
+            return cache
+        config = self.config
+        shape = (sequences, config.mamba_num_heads, config.mamba_head_dim, config.ssm_state_size)
+        for number, kind in enumerate(config.layers_block_type or ()):
+            if kind == "linear_attention":
+                cache.update_recurrent_state(torch.zeros(shape, device=self.device), number)
+        return cache
+
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
 def build(
-    architecture: dict[str, Any], vocabulary: Vocabulary, seed: int, device: torch.device
-) -> NemotronHForCausalLM:
+    architecture: dict[str, Any],
+    vocabulary: Vocabulary,
+    seed: int,
+    device: torch.device,
+    precision: str = "float32",
+    recompute: bool = False,
+) -> Policy:
     """A model with random weights, drawn on the CPU so that they are the same for the same seed on any device.
 
     Parameters
     ----------
     architecture: policy.hf_config_overrides; transformers' own defaults are those of no released model
+    precision: policy.precision
+    recompute: policy.dtensor_cfg.activation_checkpointing; a layer keeps its input and is computed again in backward
 
     Raises
     ------
@@ -35,7 +77,7 @@ def build(
     }
     try:
         config = NemotronHConfig(**architecture, **special)
-        model = NemotronHForCausalLM(config)
+        model = Policy(config)
     except (ValueError, RuntimeError, ZeroDivisionError, TypeError, KeyError) as error:
         raise UserError(
             f"policy.hf_config_overrides={architecture}",
@@ -48,10 +90,13 @@ def build(
             # the two would disagree on the log probability of the same token.
             module.time_step_limit = (0.0, float("inf"))
     torch.nn.Module.to(model, device)
+    model.precision = PRECISIONS[precision]
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
-def response_logits(model: NemotronHForCausalLM, tokens: Tensor, mask: Tensor, prompt_length: int) -> Tensor:
+def response_logits(model: Policy, tokens: Tensor, mask: Tensor, prompt_length: int) -> Tensor:
     """Logits [B, R, vocabulary] that predict the response tokens tokens[:, prompt_length:].
 
     Parameters
@@ -70,16 +115,19 @@ def response_logits(model: NemotronHForCausalLM, tokens: Tensor, mask: Tensor, p
 
 @torch.no_grad()
 def batched_logprobs(
-    model: NemotronHForCausalLM, tokens: Tensor, mask: Tensor, prompt_length: int, sampling: Sampling, batch_size: int
+    model: Policy, tokens: Tensor, mask: Tensor, prompt_length: int, sampling: Sampling, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """Log probabilities [B, R] of the responses, filtered and unfiltered, `batch_size` sequences at a time."""
     filtered, plain = [], []
-    for start in range(0, tokens.shape[0], batch_size):
-        rows = slice(start, start + batch_size)
-        logits = response_logits(model, tokens[rows], mask[rows], prompt_length)
-        kept, all_tokens = sampled_logprobs(logits, tokens[rows, prompt_length:], sampling)
-        filtered.append(kept)
-        plain.append(all_tokens)
+    with model.casting():
+        for start in range(0, tokens.shape[0], batch_size):
+            rows = slice(start, start + batch_size)
+            # The logits have no name here, so that they are gone when the next batch's are made.
+            kept, all_tokens = sampled_logprobs(
+                response_logits(model, tokens[rows], mask[rows], prompt_length), tokens[rows, prompt_length:], sampling
+            )
+            filtered.append(kept)
+            plain.append(all_tokens)
     return torch.cat(filtered), torch.cat(plain)
 
 

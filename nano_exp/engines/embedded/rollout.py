@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
 from nano_exp.engines.embedded.grpo import Sampling, filter_logits, token_logprobs
+from nano_exp.engines.embedded.model import Policy
 from nano_exp.engines.embedded.task import Example, Vocabulary, reward
 
 
@@ -50,9 +49,8 @@ def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -
     return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
 
 
-@torch.no_grad()
 def generate(
-    model: NemotronHForCausalLM,
+    model: Policy,
     vocabulary: Vocabulary,
     requests: Sequence[Example],
     sampling: Sampling,
@@ -67,11 +65,24 @@ def generate(
     generator: the only source of chance; on the model's device
     keep_going: called before each token; what it raises ends the rollout
     """
+    with torch.no_grad(), model.casting():
+        return _generate(model, vocabulary, requests, sampling, max_new_tokens, generator, keep_going)
+
+
+def _generate(
+    model: Policy,
+    vocabulary: Vocabulary,
+    requests: Sequence[Example],
+    sampling: Sampling,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    keep_going: Callable[[], None],
+) -> Rollout:
     device = generator.device
     tokens, mask = pad_left([vocabulary.prompt(request) for request in requests], vocabulary.pad, device)
     prompt_length = tokens.shape[1]
     prompt_tokens = mask.sum(-1)
-    cache = DynamicCache(config=model.config)
+    cache = model.new_cache(len(requests))
     finished = torch.zeros(len(requests), dtype=torch.bool, device=device)
     inputs, sampled, logprobs, real = tokens, [], [], []
     attention = mask
@@ -116,7 +127,7 @@ def generate(
     )
 
 
-def _masks(model: NemotronHForCausalLM, attention: Tensor, inputs: Tensor) -> dict[str, Any]:
+def _masks(model: Policy, attention: Tensor, inputs: Tensor) -> dict[str, Any]:
     """The mask arguments of a cached pass over `inputs`, the last columns of `attention`.
 
     Without an attention layer transformers cannot tell how long its cache is, and has to be told everything: the

@@ -41,6 +41,8 @@ class Settings:
     val_batch_size: int
     loss: dict[str, Any]
     architecture: dict[str, Any]
+    precision: str
+    recompute: bool
     global_batch: int
     micro_batch: int
     logprob_batch: int
@@ -120,6 +122,8 @@ def from_config(config: dict[str, Any]) -> Settings:
         val_batch_size=grpo.get("val_batch_size") or 0,
         loss={key: loss[key] for key in LOSS_KEYS if key in loss},
         architecture=dict(policy["hf_config_overrides"]),
+        precision=policy.get("precision", "float32"),
+        recompute=(policy.get("dtensor_cfg") or {}).get("activation_checkpointing", False),
         global_batch=policy["train_global_batch_size"],
         micro_batch=policy["train_micro_batch_size"],
         logprob_batch=policy["logprob_batch_size"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,12 +18,23 @@ from nano_exp.engines.embedded.settings import Settings
 
 Metrics = dict[str, float]
 State = dict[str, Any]
+PHASES = ("generation", "logprobs", "reference", "training", "optimizer")
+#: What is entered around each phase of a step, by its name in PHASES: a place to measure memory and time.
+Watch = Callable[[str], AbstractContextManager[None]]
+
+
+def unwatched(phase: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Timer:
-    """Seconds spent under each name since the last `take`; NeMo RL's timing/train names."""
+    """Seconds spent under each name since the last `take`; NeMo RL's timing/train names.
 
-    def __init__(self) -> None:
+    A GPU works on after its calls have returned, so there a measurement ends when it has finished.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._seconds: Metrics = {}
 
     @contextmanager
@@ -32,6 +43,8 @@ class Timer:
         try:
             yield
         finally:
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
     def take(self) -> Metrics:
@@ -46,14 +59,16 @@ class Trainer:
     validating more or less often changes no training step.
     """
 
-    def __init__(self, settings: Settings, device: torch.device) -> None:
-        self.settings, self.device = settings, device
+    def __init__(self, settings: Settings, device: torch.device, watch: Watch = unwatched) -> None:
+        self.settings, self.device, self.watch = settings, device, watch
         self.vocabulary = task.Vocabulary()
         self.train_set, self.validation_set = task.split(settings.validation_share, settings.data_seed)
-        self.model = build(settings.architecture, self.vocabulary, settings.seed, device)
+        self.model = build(
+            settings.architecture, self.vocabulary, settings.seed, device, settings.precision, settings.recompute
+        )
         self.loss = grpo.LossSettings(**settings.loss)
         self.sampling = grpo.Sampling(**settings.sampling)
-        self.timer = Timer()
+        self.timer = Timer(device)
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         random.seed(settings.seed)
         self.optimizer = self._new_optimizer()
@@ -62,7 +77,8 @@ class Trainer:
     def _new_optimizer(self) -> torch.optim.AdamW:
         kwargs = dict(self.settings.optimizer)
         kwargs["betas"] = tuple(kwargs["betas"])
-        return torch.optim.AdamW(self.model.parameters(), **kwargs)
+        # The unfused update of a GPU holds another float32 copy of all weights while it runs.
+        return torch.optim.AdamW(self.model.parameters(), **kwargs, fused=self.device.type == "cuda" or None)
 
     @property
     def parameters(self) -> int:
@@ -83,7 +99,7 @@ class Trainer:
         with self.timer.measure("data_processing"):
             requests = task.batch(self.train_set, finished, settings.prompts, settings.seed, settings.shuffle)
             repeated = [request for request in requests for _ in range(settings.generations)]
-        with self.timer.measure("generation"):
+        with self.timer.measure("generation"), self.watch("generation"):
             self.model.eval()
             answers = rollout.generate(
                 self.model,
@@ -94,6 +110,11 @@ class Trainer:
                 self.generator,
                 keep_going,
             )
+        return self.learn(answers, finished), answers
+
+    def learn(self, answers: Rollout, finished: int) -> Metrics:
+        """All of a step but its rollout: update the policy with `answers`; train/* metrics without the prefix."""
+        settings = self.settings
         with self.timer.measure("policy_and_reference_logprobs"):
             previous, reference = self._logprobs(answers)
         with self.timer.measure("advantage_calculation"):
@@ -114,7 +135,7 @@ class Trainer:
         rate = schedule.learning_rate(finished, settings.optimizer["lr"], settings.scheduler)
         with self.timer.measure("policy_training"):
             trained = self._train(answers, batch, rate)
-        return {**trained, **self._rollout_metrics(answers, batch, grouped)}, answers
+        return {**trained, **self._rollout_metrics(answers, batch, grouped)}
 
     def _logprobs(self, answers: Rollout) -> tuple[Tensor, Tensor | None]:
         """Log probabilities of the answers under the policy before its update, and under the reference policy."""
@@ -123,13 +144,15 @@ class Trainer:
             arguments = (answers.tokens, answers.mask, answers.prompt_length, self.sampling)
             return batched_logprobs(self.model, *arguments, self.settings.logprob_batch)
 
-        previous, _ = run()
+        with self.watch("logprobs"):
+            previous, _ = run()
         if self.reference is None:
             return previous, None
-        current = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.reference)
-        _, reference = run()
-        self.model.load_state_dict(current)
+        with self.watch("reference"):
+            current = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.model.load_state_dict(self.reference)
+            _, reference = run()
+            self.model.load_state_dict(current)
         return previous, reference
 
     def _train(self, answers: Rollout, batch: grpo.Batch, rate: float) -> Metrics:
@@ -147,22 +170,30 @@ class Trainer:
             tokens, samples = whole.mask.sum(), whole.sample_mask.sum()
             self.optimizer.zero_grad()
             for start in range(first, first + settings.global_batch, settings.micro_batch):
-                rows = slice(start, start + settings.micro_batch)
-                logits = response_logits(self.model, answers.tokens[rows], answers.mask[rows], answers.prompt_length)
-                current, plain = grpo.sampled_logprobs(
-                    logits, answers.tokens[rows, answers.prompt_length :], self.sampling
-                )
-                part = batch.rows(rows.start, rows.stop)
-                loss, metrics = grpo.policy_loss(current, plain, part, self.loss, tokens, samples)
-                loss.backward()
+                with self.watch("training"):
+                    metrics = self._micro_batch(answers, batch, start, tokens, samples)
                 _merge(sums, metrics, updates)
             _merge(sums, {"global_valid_toks": tokens.item(), "global_valid_seqs": samples.item()}, updates)
             limit = settings.max_grad_norm
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
-            self.optimizer.step()
+            with self.watch("optimizer"):
+                norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
+                self.optimizer.step()
         self.optimizer.zero_grad()
         ratios = {name: -1.0 for name, value in sums.items() if abs(value) == float("inf")}
         return {**sums, **ratios, "grad_norm": norm.item(), "lr": rate}
+
+    def _micro_batch(self, answers: Rollout, batch: grpo.Batch, first: int, tokens: Tensor, samples: Tensor) -> Metrics:
+        """Add the gradients of the micro batch that begins at sequence `first`; its metrics."""
+        rows = slice(first, first + self.settings.micro_batch)
+        # The logits have no name here: they are the largest tensor, and backward needs only what log_softmax keeps.
+        current, plain = grpo.sampled_logprobs(
+            response_logits(self.model, answers.tokens[rows], answers.mask[rows], answers.prompt_length),
+            answers.tokens[rows, answers.prompt_length :],
+            self.sampling,
+        )
+        loss, metrics = grpo.policy_loss(current, plain, batch.rows(rows.start, rows.stop), self.loss, tokens, samples)
+        loss.backward()
+        return metrics
 
     def _rollout_metrics(self, answers: Rollout, batch: grpo.Batch, grouped: Tensor) -> Metrics:
         baseline, _ = grpo.baseline_and_std(grouped, self.settings.leave_one_out)

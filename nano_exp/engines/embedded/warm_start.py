@@ -12,16 +12,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM
 
-from nano_exp.engines.embedded.model import response_logits
+from nano_exp.engines.embedded.model import Policy, response_logits
 from nano_exp.engines.embedded.rollout import pad_left
 from nano_exp.engines.embedded.settings import WarmStart
 from nano_exp.engines.embedded.task import TOOLS, Example, Vocabulary
 
 
 def run(
-    model: NemotronHForCausalLM,
+    model: Policy,
     vocabulary: Vocabulary,
     train: Sequence[Example],
     settings: WarmStart,

@@ -54,6 +54,8 @@ def test_accepted(default_config: Make, changes: dict[str, Any]) -> None:
         ({"engine.thread": 2}, "engine.thread=2", "engine.threads"),
         ({"grop.seed": 1}, "grop.seed=1", "grpo.seed"),
         # values
+        ({"policy.precision": "float16"}, "policy.precision=float16", "another value"),
+        ({"policy.dtensor_cfg.activation_checkpointing": 1}, "activation_checkpointing=1", "another value"),
         ({"policy.dtensor_cfg.tensor_parallel_size": 2}, "policy.dtensor_cfg.tensor_parallel_size=2", "another value"),
         ({"policy.megatron_cfg.enabled": True}, "policy.megatron_cfg.enabled=true", "another value"),
         ({"grpo.use_dynamic_sampling": True}, "grpo.use_dynamic_sampling=true", "another value"),
