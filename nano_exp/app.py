@@ -12,8 +12,12 @@ from typing import Any
 from nano_exp.errors import UserError
 
 
-def run(main: Callable[[], Any]) -> int:
+def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> int:
     """Run a `hydra.main` function that has our launcher as its default.
+
+    Parameters
+    ----------
+    how: what is done with the composed points, in place of `launch.launch`
 
     Returns
     -------
@@ -26,7 +30,7 @@ def run(main: Callable[[], Any]) -> int:
     from nano_exp import launch, launcher, resolvers, secrets
 
     resolvers.register()
-    launcher.register()
+    launcher.register(how or launch.launch)
     try:
         secrets.refuse_overrides(sys.argv[1:])  # first: what follows may show them
         _refuse_other_mode(sys.argv[1:])

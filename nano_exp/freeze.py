@@ -33,10 +33,11 @@ LAUNCHER_KEYS = (
     "sweep",
     "dry_run",
     "wait",
+    "submit",
     "fresh",
 )
 #: Switches of one launch: they say how to launch, not what, and are not part of what a run remembers.
-SWITCHES = ("dry_run", "wait", "fresh")
+SWITCHES = ("dry_run", "wait", "submit", "fresh")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ LEFT_OUT: dict[str, str] = {
     "site": "the place: account, partition, checkout and cache paths",
     "dry_run": "launcher",
     "wait": "launcher",
+    "submit": "launcher",
     "fresh": "launcher",
     "optimizer": "knobs: counted at policy.optimizer and policy.megatron_cfg.optimizer, which interpolate from them",
     "model": "facts about the model: policy.model_name and policy.hf_config_overrides are what the engine reads",

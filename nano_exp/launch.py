@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,35 @@ from nano_exp.freeze import SWITCHES, Frozen, freeze
 
 #: What the process exits with: 0 all well, 1 a waited-for run failed, 3 something asked for was not submitted.
 exit_code = 0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for: the frozen configs, and what is common to all of them."""
+
+    wanted: list[Frozen]
+    switches: dict[str, bool]
+    where: str
+    results: Path
+    env_file: Path | None
+
+    def plan(self) -> plan.Plan:
+        return plan.make(self.wanted, self.switches["fresh"], plan.Asked())
+
+
+def read(
+    points: Sequence[Point], parameters: dict[str, Any], folder: Path, constraints: Sequence[sweep.Constraint] = ()
+) -> Wish:
+    """Freeze the points, say which are skipped, and refuse those that do not belong in one launch."""
+    env_file = read_environment(environment.find(folder))  # first: its values are refused in what follows
+    secrets.refuse({"hydra.launcher": parameters}, "the launch")  # they stand in the batch script
+    switches = {key: _switch(points, key) for key in SWITCHES}
+    where = str(points[0].cfg.slurm.where)
+    wanted, skipped = sweep.split([freeze(point, folder) for point in points], constraints)
+    show.skipped(skipped)
+    _require_one(wanted)
+    _require_place(where)
+    return Wish(wanted, switches, where, Path(wanted[0].config["run"]["results"]), env_file)
 
 
 def launch(
@@ -37,38 +67,32 @@ def launch(
     ------
     UserError: nothing was submitted, or Slurm refused
     """
-    env_file = read_environment(environment.find(folder))  # first: its values are refused in what follows
-    secrets.refuse({"hydra.launcher": parameters}, "the launch")  # they stand in the batch script
-    switches = {key: _switch(points, key) for key in SWITCHES}
-    where, parallel = str(points[0].cfg.slurm.where), int(points[0].cfg.slurm.parallel_local)
-    wanted, skipped = sweep.split([freeze(point, folder) for point in points], constraints)
-    show.skipped(skipped)
-    _require_one(wanted)
-    _require_place(where)
-    results = Path(wanted[0].config["run"]["results"])
-    if switches["dry_run"]:
-        made = plan.make(wanted, switches["fresh"], plan.Asked())
+    wish = read(points, parameters, folder, constraints)
+    where, results, send = wish.where, wish.results, wish.switches["submit"]
+    if wish.switches["dry_run"]:
+        made = wish.plan()
         dry_run(made, where, results, parameters)
-        check(wanted)
+        check(wish.wanted)
         return made
-    check(wanted)
-    if where == "slurm":
+    _require_sendable(wish)
+    check(wish.wanted)
+    if where == "slurm" and send:
         slurm.require()
     with submit.lock(results):
-        made = plan.make(wanted, switches["fresh"], plan.Asked())
+        made = wish.plan()
         show.plan(made)
-        _report_changed(made)
-        ready = dispatch(made.to_submit, where, parameters, results, env_file) if made.to_submit else None
+        report_changed(made)
+        ready = dispatch(made.to_submit, where, parameters, results, wish.env_file, send) if made.to_submit else None
     active = made.of(*state.ACTIVE)
     if ready is not None and where == "local":
-        run_here(ready, parallel)
+        run_here(ready, int(points[0].cfg.slurm.parallel_local))
         return made
     if ready is None:
         done = made.of("done") if where == "local" else []
         show.results([row.dir for row in done])
         if len(done) < len(made.rows):
             show.nothing_to_do(made)
-    if switches["wait"] and (made.to_submit or active):
+    if wish.switches["wait"] and (made.to_submit or active):
         wait_for([*made.to_submit, *active])
     return made
 
@@ -92,12 +116,25 @@ def read_environment(path: Path | None) -> Path | None:
 
 
 def dispatch(
-    rows: Sequence[plan.Row], where: str, parameters: dict[str, Any], results: Path, env_file: Path | None
+    rows: Sequence[plan.Row],
+    where: str,
+    parameters: dict[str, Any],
+    results: Path,
+    env_file: Path | None,
+    send: bool = True,
 ) -> submit.Launch:
-    """Record the intent for these rows and, where there is Slurm, submit them. The results folder is locked."""
+    """Record the intent for these rows and, where there is Slurm, submit them. The results folder is locked.
+
+    Parameters
+    ----------
+    send: False leaves sbatch to the user, and shows what to type
+    """
     ready = submit.arrange(rows, submit.new_id(), results)
+    ready.by_hand = not send
     submit.prepare(ready, where, parameters, sys.argv[1:], env_file)
-    if where == "slurm":
+    if not send:
+        show.by_hand(ready)
+    elif where == "slurm":
         try:
             submit.send(ready)
         finally:  # of several arrays the first ones may be queued when a later one is refused
@@ -130,7 +167,23 @@ def _require_place(where: str) -> None:
         )
 
 
-def _report_changed(made: plan.Plan) -> None:
+def _require_sendable(wish: Wish) -> None:
+    """submit=false leaves sbatch to the user, so there has to be something to send and nothing to wait for."""
+    if wish.switches["submit"]:
+        return
+    if wish.where == "local":
+        raise UserError(
+            "submit=false with slurm.where=local",
+            "there is no sbatch to type for runs of this machine",
+            "leave submit=false out, or choose a cluster= of Slurm's",
+        )
+    if wish.switches["wait"]:
+        raise UserError(
+            "submit=false with wait=true", "nothing is submitted that could be waited for", "leave one of the two out"
+        )
+
+
+def report_changed(made: plan.Plan) -> None:
     global exit_code
     if made.of("changed", "damaged"):
         exit_code = 3

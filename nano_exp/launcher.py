@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,7 +24,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from nano_exp import app, compose, launch, sweep
+from nano_exp import app, compose, sweep
 from nano_exp.errors import UserError
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -32,6 +32,8 @@ PLUGIN_MODULE = "hydra_plugins.nano_exp"
 
 class NanoExpLauncher(Launcher):
     """Freezes, plans and submits all points at once; its parameters are hydra-submitit-launcher's."""
+
+    how: ClassVar[Callable[..., object]]  # launch.launch, or what another entry does with the points
 
     def __init__(self, **parameters: Any) -> None:
         self.parameters = {
@@ -47,7 +49,7 @@ class NanoExpLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         points = compose.compose_points(self.loader, job_overrides)
-        launch.launch(points, self.parameters, Path.cwd(), self.sweep.constraints)
+        type(self).how(points, self.parameters, Path.cwd(), self.sweep.constraints)
         return []
 
 
@@ -148,8 +150,9 @@ def _values(override: Override) -> list[str]:
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
-def register() -> None:
-    """Make both findable for Hydra, which accepts only classes below `hydra_plugins`."""
+def register(how: Callable[..., object]) -> None:
+    """Make both findable for Hydra, which accepts only classes below `hydra_plugins`; `how` gets the points."""
+    NanoExpLauncher.how = staticmethod(how)
     module = ModuleType(PLUGIN_MODULE)
     for plugin in (NanoExpLauncher, NanoExpSweeper):
         plugin.__module__ = PLUGIN_MODULE

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files, freeze, progress, runs, submit, sweep
+from nano_exp import files, freeze, progress, runs, slurm, snapshot, submit, sweep
 from nano_exp.plan import Plan, Row
 from nano_exp.runs import metric_before_after
 from nano_exp.text import own_overrides, relative, shared_overrides, table
@@ -92,6 +93,27 @@ def submitted(ready: submit.Launch) -> None:
         print(f"  ... and {len(cells) - MAX_ROWS} more; nano-exp status lists them")
     where = results_flag(ready.results)
     print(f"\nnext: nano-exp status {rows[0][2].frozen.name}{where}    or    nano-exp logs -f {cells[0][0]}{where}")
+
+
+def by_hand(ready: submit.Launch) -> None:
+    """After submit=false: the sbatch command of each array, exactly as it has to be typed here."""
+    rows = [row for array in ready.arrays for row in array.rows]
+    number = len(rows)
+    print(f"\nfrozen as launch {ready.id}, {number} run{'s' if number != 1 else ''}, nothing submitted. to send:")
+    for array in ready.arrays:
+        print(f"  {sbatch_command(ready.dir, array.number)}")
+    print(f"\nnext: nano-exp status {rows[0].frozen.name}{results_flag(ready.results)}")
+
+
+def sbatch_command(launch_dir: Path, array: int) -> str:
+    """`sbatch OPTIONS slurm/sweep.sbatch LAUNCH ARRAY`: the options of the array's own script that sweep.sbatch lacks.
+
+    The job's name is among them, by which a launch finds the job before it starts.
+    """
+    sweep = snapshot.PACKAGE.parent / "slurm" / "sweep.sbatch"
+    has = slurm.script_options(sweep.read_text())
+    options = [o for o in slurm.script_options((launch_dir / f"array-{array}.sbatch").read_text()) if o not in has]
+    return shlex.join(["sbatch", *options, relative(sweep), relative(launch_dir), str(array)])
 
 
 def log_path(row: Row) -> str:

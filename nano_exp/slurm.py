@@ -79,16 +79,18 @@ class Queue:
 
     def __post_init__(self) -> None:
         self._by_id: dict[str, list[Job]] = {}
+        self._by_name: dict[str, list[Job]] = {}
         for job in self.jobs:
             self._by_id.setdefault(job.id, []).append(job)
+            self._by_name.setdefault(job.name, []).append(job)
 
     def find(self, job: str, task: int | None = None) -> Job | None:
         """The job or array task, if it is pending, running or completing."""
         return next((j for j in self._by_id.get(job, ()) if j.covers(job, task)), None)
 
-    def named(self, name: str) -> str | None:
-        """The job id (the array's, for an array) of a job of that name."""
-        return next((j.id for j in self.jobs if j.name == name), None)
+    def named(self, name: str, task: int | None = None) -> Job | None:
+        """The job, or the task of an array, of that name."""
+        return next((j for j in self._by_name.get(name, ()) if j.covers(j.id, task)), None)
 
 
 def available() -> bool:

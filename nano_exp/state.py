@@ -18,6 +18,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "failed": ("its last attempt failed", "submit"),
     "lost": ("its last attempt vanished: killed, or its node died", "submit"),
     "unstarted": ("submitted, then left the queue before it started", "submit"),
+    "frozen": ("made with submit=false and not in the queue", "submit"),
     "cancelled": ("ended with nano-exp cancel or scancel", "submit"),
     "refused": ("Slurm refused its last submission", "submit"),
     "unknown": ("Slurm does not answer, so nobody can tell", "ask"),
@@ -63,6 +64,7 @@ class Submission:
     task: int | None  # None: not an array
     after_attempt: int  # attempts that existed before it
     local: Owner | None  # the launcher, where there is no Slurm
+    by_hand: bool = False  # submit=false: the user types sbatch, now or later or never
 
     def job(self, number: str) -> str:
         return number if self.task is None else f"{number}_{self.task}"
@@ -87,6 +89,7 @@ def _submission(event: Event) -> Submission | None:
             None if task is None else int(task),
             int(data["after_attempt"]),
             local,
+            data.get("by_hand") is True,
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
@@ -127,6 +130,8 @@ def state(
     if sent is None:
         refused = run.last("refused")
         return State("refused", str(refused.data.get("why", "")) if refused else "never submitted", "", n)
+    if sent.by_hand:
+        return State("frozen", f"launch {sent.launch}, array {sent.array}", "", n)
     return State("unstarted", "left the queue before it started", "", n)
 
 
@@ -144,13 +149,12 @@ def _in_slurm(
     if now is None:
         job = sent.job(number) if number else ""
         return State("unknown", "Slurm does not answer", job, n)
-    number = number or now.named(job_name(sent.launch, sent.array, run.name))
-    if number is None:
-        return None
-    entry = now.find(number, sent.task)
+    entry = now.find(number, sent.task) if number else None
+    # By its name: a job whose number was never recorded, or one of several that a user sent by hand.
+    entry = entry or now.named(job_name(sent.launch, sent.array, run.name), sent.task)
     if entry is None:
         return None
-    job = sent.job(number)
+    job = sent.job(entry.id)
     if entry.state in slurm.WAITING:
         return State("pending", entry.reason if entry.reason != "None" else entry.state.lower(), job, n)
     if last is not None and last.end is not None and n > sent.after_attempt:

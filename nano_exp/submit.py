@@ -61,6 +61,7 @@ class Launch:
     results: Path
     dir: Path
     arrays: list[Array]
+    by_hand: bool = False  # submit=false: the user types sbatch
 
 
 def new_id() -> str:
@@ -247,6 +248,9 @@ def _stage(
                 for a in launch.arrays
             ],
         }
+        for array in launch.arrays:
+            if array.job:  # it executes in the allocation that this process is in
+                runs.record_job(launch.results, staging.name, array.number, array.job)
         files.write_json(staging / "manifest.json", manifest, durable=True)
         staging.rename(launch.dir)
     except OSError as error:
@@ -268,6 +272,7 @@ def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> N
         task=index if len(array.rows) > 1 else None,
         after_attempt=earlier[-1].number if earlier else 0,
         local=vars(runs.this_process()) if where == "local" else None,
+        by_hand=launch.by_hand,
     )
 
 

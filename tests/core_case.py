@@ -233,7 +233,13 @@ def make_run(
 
 
 def intend(
-    folder: Path, *, array: int = 0, task: int | None = None, after: int = 0, local: Owner | None = None
+    folder: Path,
+    *,
+    array: int = 0,
+    task: int | None = None,
+    after: int = 0,
+    local: Owner | None = None,
+    by_hand: bool = False,
 ) -> None:
     """The event of a submission by launch L."""
     runs.record_event(
@@ -245,6 +251,7 @@ def intend(
         task=task,
         after_attempt=after,
         local=vars(local) if local else None,
+        by_hand=by_hand,
     )
 
 

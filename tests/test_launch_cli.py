@@ -32,7 +32,7 @@ from core_case import (
 from nano_exp import files, identity, plan, runs, state
 from nano_exp import launch as launching
 from nano_exp.errors import UserError
-from nano_exp.freeze import set_dotted
+from nano_exp.freeze import Frozen, freeze, set_dotted
 
 STEPS = 3
 
@@ -130,6 +130,37 @@ def test_a_launch_imports_nothing_heavy(tmp_path: Path) -> None:
     assert "hydra" in imported
     tops = {name.split(".")[0] for name in imported}
     assert not tops & {"torch", "wandb", "ray", "transformers", "vllm", "matplotlib", "plotly", "pandas", "numpy"}
+    assert everything_below(tmp_path) == []
+
+
+# --- submit=false -----------------------------------------------------------------------------------------------------
+
+
+def test_submit_false_freezes_the_runs_and_prints_what_to_type(tmp_path: Path, checkout: Path) -> None:
+    wish = ("-m", *standin(checkout), "cluster=1n8g,2n8g", "grpo.seed=1,2")
+    done = launch(tmp_path, *wish, "submit=false", PATH=str(tmp_path / "nothing"))  # there is no sbatch
+    assert done.returncode == 0, done.stderr
+    commands = [line.strip() for line in done.stdout.splitlines() if line.startswith("  sbatch ")]
+    assert len(commands) == 2
+    (made,) = (tmp_path / "results" / ".launches").glob("2*")
+    for number, command in enumerate(commands):
+        assert command.startswith(f"sbatch --array=0-1%2 --job-name=nx-{made.name}.{number}-nano_12b ")
+        assert command.endswith(f"slurm/sweep.sbatch results/.launches/{made.name} {number}")
+    assert ["--nodes=2" in command for command in commands] == [False, True]
+    assert [state_of(run).kind for run in stored(tmp_path)] == ["frozen"] * 4
+    assert [row.submit for row in plan.make(frozen_points(tmp_path, checkout), False, Answer([])).rows] == [True] * 2
+    assert list(made.glob("job-*.json")) == []
+
+
+def frozen_points(folder: Path, checkout: Path) -> list[Frozen]:
+    return [freeze(point(*standin(checkout), f"grpo.seed={seed}"), folder) for seed in (1, 2)]
+
+
+@pytest.mark.parametrize("more", ["slurm.where=local", "wait=true"])
+def test_submit_false_where_nothing_could_be_sent_or_waited_for(tmp_path: Path, checkout: Path, more: str) -> None:
+    done = launch(tmp_path, *standin(checkout), "submit=false", more)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: submit=false with {more}\n")
     assert everything_below(tmp_path) == []
 
 

@@ -79,9 +79,14 @@ def test_a_job_and_a_task_are_found_by_their_ids() -> None:
 
 def test_a_job_is_found_by_its_whole_name() -> None:
     now = queue("12_1|RUNNING|nx-L.0-a|None", "15|PENDING|nx-L.1-a|None")
-    assert now.named("nx-L.0-a") == "12"
-    assert now.named("nx-L.1-a") == "15"
-    assert now.named("nx-L.1") is None
+    found = {name: now.named(name) for name in ("nx-L.0-a", "nx-L.1-a", "nx-L.1")}
+    assert {name: job.id if job else None for name, job in found.items()} == {
+        "nx-L.0-a": "12",
+        "nx-L.1-a": "15",
+        "nx-L.1": None,
+    }
+    assert now.named("nx-L.0-a", 1) is not None
+    assert now.named("nx-L.0-a", 2) is None, "another task than those that are queued"
 
 
 # --- sbatch ---------------------------------------------------------------------------------------------------------

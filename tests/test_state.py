@@ -34,6 +34,11 @@ def sent(folder: Path, after: int = 0, recorded: bool = True) -> None:
         runs.record_job(folder.parent.parent, "L", 0, "12")
 
 
+def by_hand(folder: Path, after: int = 0) -> None:
+    """Frozen as task 3 of array 0 of launch L."""
+    intend(folder, array=0, task=3, after=after, by_hand=True)
+
+
 def tried(number: int, owner: Owner, end: Mapping[str, Any] | None = None) -> Make:
     return lambda folder: make_attempt(folder, number, owner, end)
 
@@ -106,6 +111,16 @@ CASES: dict[str, tuple[list[Make], list[str] | None, tuple[str, str, str]]] = {
     "lost, and another task runs": ([sent, tried(1, TASK)], ["12_4|RUNNING|n|None"], ("lost", "", JOB)),
     "failed, then submitted again": ([tried(1, TASK, FAILED), again(1)], [line("PENDING")], ("pending", "", JOB)),
     "failed, again submitted, left the queue": ([tried(1, TASK, FAILED), again(1)], [], ("unstarted", "", "")),
+    # sbatch is left to the user
+    "frozen": ([by_hand], [], ("frozen", "launch L, array 0", "")),
+    "frozen, Slurm silent": ([by_hand], None, ("unknown", "does not answer", "")),
+    "frozen, sent by hand": ([by_hand], [line("PENDING", "Priority", "77_[3-5]")], ("pending", "Priority", "77_3")),
+    "frozen, its siblings sent by hand": ([by_hand], [line("PENDING", "Priority", "77_[0-2]")], ("frozen", "", "")),
+    "frozen, sent by hand, done": ([by_hand, tried(1, TASK, DONE)], [], ("done", "", JOB)),
+    "frozen, sent without the name": ([by_hand, tried(1, TASK)], ["12_3|RUNNING|other|None"], ("running", "", JOB)),
+    "frozen, then sent by a launch": ([by_hand, sent], [line("PENDING")], ("pending", "", JOB)),
+    "failed, then frozen": ([sent, tried(1, TASK, FAILED), lambda f: by_hand(f, 1)], [], ("frozen", "", "")),
+    "sent again by hand under its name": ([sent], ["13_3|RUNNING|" + NAME + "|None"], ("running", "", "13_3")),
     # refused
     "refused": ([sent, refused], [], ("refused", "Invalid account", "")),
     "refused, Slurm not asked": ([sent, refused], None, ("refused", "Invalid account", "")),
@@ -190,6 +205,7 @@ def test_a_state_says_what_a_launch_does_about_it() -> None:
         "failed",
         "lost",
         "unstarted",
+        "frozen",
         "refused",
     }
     assert {k for k, action in actions.items() if action == "leave"} == {"pending", "running", "done"}

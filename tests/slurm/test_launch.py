@@ -151,7 +151,8 @@ def test_a_sweep_of_2_x_3_is_one_array_of_six_configs(lab: Lab) -> None:
     assert lines[0].startswith(f"{array}_[0-5%4] PENDING nx-")  # what the real squeue prints is what is parsed:
     queue = slurm.queue()
     assert [queue.find(array, task) is not None for task in range(7)] == [True] * 6 + [False]
-    assert queue.named(lines[0].split()[2]) == array
+    named = queue.named(lines[0].split()[2])
+    assert named is not None and named.id == array
     assert {r["state"] for r in lab.status().values()} == {"pending"}
 
     lab.cluster.run("scontrol", "release", array)
