@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import marshal
 import os
+import textwrap
 import uuid
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +62,44 @@ def read_json(path: Path) -> Any:
         raise Damaged(f"{path.name} is not JSON: {error}") from error
 
 
+class _PlainDumper(Dumper):
+    """Without anchors: a list that stands in two places is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def dump_yaml(value: Any) -> str:
-    """Block YAML in the order of the keys. Floats survive the way back; strings that look like numbers are quoted."""
-    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """Block YAML in the order of the keys. Floats survive the way back; strings that look like numbers are quoted.
+
+    Mappings are written entry by entry and entries are kept by value: the configs of a sweep share most of theirs.
+    """
+    if not isinstance(value, dict) or not value:
+        return _whole(value)
+    return "".join(_entry(key, inner) for key, inner in value.items())
+
+
+def _whole(value: Any) -> str:
+    return yaml.dump(value, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _entry(key: Any, value: Any) -> str:
+    try:
+        return _kept_entry(marshal.dumps((key, value)))
+    except ValueError:  # not plain data; YAML may know it
+        return _written_entry(key, value)
+
+
+@lru_cache(maxsize=512)
+def _kept_entry(entry: bytes) -> str:
+    return _written_entry(*marshal.loads(entry))
+
+
+def _written_entry(key: Any, value: Any) -> str:
+    if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
+        head = _whole({key: None}).rsplit(": null", 1)[0]
+        return f"{head}:\n" + textwrap.indent(dump_yaml(value), "  ")
+    return _whole({key: value})
 
 
 def read_yaml(path: Path) -> Any:

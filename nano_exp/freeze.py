@@ -6,10 +6,10 @@ After this nothing composes, interpolates or reads the environment again: the jo
 from __future__ import annotations
 
 import contextlib
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +38,10 @@ LAUNCHER_KEYS = (
 )
 #: Switches of one launch: they say how to launch, not what, and are not part of what a run remembers.
 SWITCHES = ("dry_run", "wait", "submit", "fresh")
+
+
+#: Where a value is in plain data: mapping keys and list places from the top.
+Keys = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,28 @@ def freeze(point: Point, launch_folder: Path) -> Frozen:
     secrets.refuse(raw(point.cfg))
     config = resolve(point.cfg)
     secrets.refuse(config)  # again: a variable with a harmless name may have held one
-    _absolute(config, launch_folder)
-    name = _name(config)
-    kept = tuple(o for o in point.overrides if not _of_the_launch(o))
-    return Frozen(name, identity.digest(config), kept, config)
+    return identified(point.overrides, config, launch_folder)
+
+
+def identified(overrides: Sequence[str], resolved: dict[str, Any], launch_folder: Path) -> Frozen:
+    """The last step of `freeze`: absolute paths, the name, the identity. Leaves `resolved` as it is."""
+    config = with_values(resolved, _absolute(resolved, launch_folder))
+    kept = tuple(o for o in overrides if not _of_the_launch(o))
+    return Frozen(_name(config), identity.digest(config), kept, config)
+
+
+def with_values(config: Mapping[str, Any], changes: Mapping[Keys, Any]) -> dict[str, Any]:
+    """A copy with other values at some paths. It shares everything that is not on the way to one of them."""
+    whole = dict(config)
+    own: dict[Keys, Any] = {(): whole}
+    for path, value in changes.items():
+        for depth in range(1, len(path)):
+            here, above = path[:depth], own[path[: depth - 1]]
+            if here not in own:
+                inner = above[path[depth - 1]]
+                own[here] = above[path[depth - 1]] = list(inner) if isinstance(inner, list) else dict(inner)
+        own[path[:-1]][path[-1]] = value
+    return whole
 
 
 def _of_the_launch(override: str) -> bool:
@@ -133,26 +155,50 @@ def _name(config: Mapping[str, Any]) -> str:
     return name
 
 
-def _absolute(config: dict[str, Any], folder: Path) -> None:
-    """Paths become absolute against the launch folder, in place; `~` is the user's home."""
-    for key in ("checkout", "hf_home", "venv_dir", "uv_cache_dir"):
-        _make_absolute(config.get("site"), key, folder)
-    for section, key in (("run", "results"), ("logger", "log_dir")):
-        _make_absolute(config.get(section), key, folder)
-    _make_absolute(config.get("checkpointing"), "checkpoint_dir", folder)
-    if "/" in str(config["site"].get("python") or ""):  # a bare name is looked up on the node's PATH
-        config["site"]["python"] = str(folder / Path(str(config["site"]["python"])).expanduser())
-    policy = config.get("policy", {})
-    for holder, key in ((policy, "model_name"), (policy.get("tokenizer"), "name")):
-        value = holder.get(key) if isinstance(holder, dict) else None
-        # A model is a name on the hub or a local folder: one that is there, or that is written as a path.
-        if isinstance(value, str) and (value.startswith(("./", "../", "~", "/")) or (folder / value).is_dir()):
-            _make_absolute(holder, key, folder)
+#: Keys whose value is a path.
+_PATHS: tuple[Keys, ...] = (
+    ("site", "checkout"),
+    ("site", "hf_home"),
+    ("site", "venv_dir"),
+    ("site", "uv_cache_dir"),
+    ("run", "results"),
+    ("logger", "log_dir"),
+    ("checkpointing", "checkpoint_dir"),
+)
+#: A model is a name on the hub or a local folder: one that is there, or that is written as a path.
+_MODELS: tuple[Keys, ...] = (("policy", "model_name"), ("policy", "tokenizer", "name"))
 
 
-def _make_absolute(holder: Any, key: str, folder: Path) -> None:
-    if isinstance(holder, dict) and holder.get(key):
-        holder[key] = str((folder / Path(str(holder[key])).expanduser()).resolve())
+def _absolute(config: Mapping[str, Any], folder: Path) -> dict[Keys, str]:
+    """The paths that have to change to be absolute against the launch folder; `~` is the user's home."""
+    found = {path: absolute(str(value), folder) for path in _PATHS if (value := _at(config, path))}
+    python = str(config["site"].get("python") or "")
+    if "/" in python:  # a bare name is looked up on the node's PATH
+        found["site", "python"] = str(folder / Path(python).expanduser())
+    for path in _MODELS:
+        value = _at(config, path)
+        if isinstance(value, str) and _is_folder(value, folder):
+            found[path] = absolute(value, folder)
+    return found
+
+
+def _at(config: Mapping[str, Any], path: Keys) -> Any:
+    node: Any = config
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+# For the points of a launch these are asked a thousand times the same.
+@lru_cache
+def absolute(path: str, folder: Path) -> str:
+    """A path as the user wrote it, made absolute against the launch folder."""
+    return str((folder / Path(path).expanduser()).resolve())
+
+
+@lru_cache
+def _is_folder(model: str, folder: Path) -> bool:
+    return model.startswith(("./", "../", "~", "/")) or (folder / model).is_dir()
 
 
 def place(frozen: Frozen, run_id: str) -> dict[str, Any]:
@@ -161,13 +207,13 @@ def place(frozen: Frozen, run_id: str) -> dict[str, Any]:
     A log_dir or checkpoint_dir that the user set is the parent: the run's name and id are appended, so no two runs
     share one. (The id alone would not do: the same config under two names is two runs of one id.)
     """
-    config = copy.deepcopy(frozen.config)
-    run_dir = Path(config["run"]["results"]) / frozen.name / run_id
-    config["run"].update(id=run_id, dir=str(run_dir))
+    config = frozen.config
+    run_dir = f"{config['run']['results']}/{frozen.name}/{run_id}"
+    changes: dict[Keys, Any] = {("run", "id"): run_id, ("run", "dir"): run_dir}
     for section, key, own in (("checkpointing", "checkpoint_dir", "checkpoints"), ("logger", "log_dir", "logs")):
         if section in config:
             parent = config[section].get(key)
-            config[section][key] = str(Path(parent) / frozen.name / run_id if parent else run_dir / own)
+            changes[section, key] = f"{parent}/{frozen.name}/{run_id}" if parent else f"{run_dir}/{own}"
     if isinstance(config.get("logger"), dict):
         wandb = dict(config["logger"].get("wandb") or {})
         wandb["project"] = wandb.get("project") or "nano-exp"
@@ -176,8 +222,8 @@ def place(frozen: Frozen, run_id: str) -> dict[str, Any]:
         wandb["id"] = f"{frozen.name}-{run_id}"
         wandb["resume"] = "allow"
         wandb["tags"] = list(dict.fromkeys([*(wandb.get("tags") or []), *(config["run"].get("tags") or [])]))
-        config["logger"]["wandb"] = wandb
-    return config
+        changes["logger", "wandb"] = wandb
+    return with_values(config, changes)
 
 
 #: Overrides that choose what is common to a sweep; a run's title is made of the others.

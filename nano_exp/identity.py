@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import marshal
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 #: Keys (with all below them) that do not make another run, with the reason.
@@ -59,6 +61,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield path, value
 
 
+@lru_cache(maxsize=4096)
 def counts(key: str) -> bool:
     """Whether a dotted key is part of the identity."""
     parts = key.split(".")
@@ -85,8 +88,31 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest(config: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the canonical JSON of `content(config)`."""
-    text = json.dumps(content(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    members = sorted(member for key, value in config.items() for member in _members(str(key), value))
+    return hashlib.sha256(("{" + ",".join(member for _, member in members) + "}").encode()).hexdigest()
+
+
+def _members(path: str, value: Any) -> tuple[tuple[str, str], ...]:
+    """(dotted key, canonical JSON of key and value) of the leaves below a path, kept by value: the points of a sweep
+    share most of them."""
+    if not isinstance(value, Mapping) or not value:
+        return ((path, f"{_json(path)}:{_json(_canonical(value))}"),) if counts(path) else ()
+    try:
+        return _kept_members(path, marshal.dumps(value))  # type: ignore[arg-type]
+    except ValueError:  # not plain data: `_canonical` has the words for it
+        return _inner_members(path, value)
+
+
+@lru_cache(maxsize=512)
+def _kept_members(path: str, value: bytes) -> tuple[tuple[str, str], ...]:
+    return _inner_members(path, marshal.loads(value))
+
+
+def _inner_members(path: str, value: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(member for key, inner in value.items() for member in _members(f"{path}.{key}", inner))
+
+
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def run_id(config_digest: str, generation: int = 1) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from nano_exp import engines, environment, local, plan, progress, runs, secrets, show, slurm, state, submit, sweep
 from nano_exp.compose import Point
 from nano_exp.errors import UserError
-from nano_exp.freeze import SWITCHES, Frozen, freeze
+from nano_exp.family import Sibling, freeze_all
+from nano_exp.freeze import SWITCHES, Frozen
 
 #: What the process exits with: 0 all well, 1 a waited-for run failed, 3 something asked for was not submitted.
 exit_code = 0
@@ -34,14 +35,17 @@ class Wish:
 
 
 def read(
-    points: Sequence[Point], parameters: dict[str, Any], folder: Path, constraints: Sequence[sweep.Constraint] = ()
+    points: Sequence[Point | Sibling],
+    parameters: dict[str, Any],
+    folder: Path,
+    constraints: Sequence[sweep.Constraint] = (),
 ) -> Wish:
     """Freeze the points, say which are skipped, and refuse those that do not belong in one launch."""
     env_file = read_environment(environment.find(folder))  # first: its values are refused in what follows
     secrets.refuse({"hydra.launcher": parameters}, "the launch")  # they stand in the batch script
-    switches = {key: _switch(points, key) for key in SWITCHES}
-    where = str(points[0].cfg.slurm.where)
-    wanted, skipped = sweep.split([freeze(point, folder) for point in points], constraints)
+    wanted, skipped = sweep.split(freeze_all(points, folder), constraints)
+    switches = {key: _switch(wanted, key) for key in SWITCHES}
+    where = str(wanted[0].config["slurm"]["where"])
     show.skipped(skipped)
     _require_one(wanted)
     _require_place(where)
@@ -49,7 +53,10 @@ def read(
 
 
 def launch(
-    points: Sequence[Point], parameters: dict[str, Any], folder: Path, constraints: Sequence[sweep.Constraint] = ()
+    points: Sequence[Point | Sibling],
+    parameters: dict[str, Any],
+    folder: Path,
+    constraints: Sequence[sweep.Constraint] = (),
 ) -> plan.Plan:
     """Launch points. Sets `exit_code`.
 
@@ -85,7 +92,7 @@ def launch(
         ready = dispatch(made.to_submit, where, parameters, results, wish.env_file, send) if made.to_submit else None
     active = made.of(*state.ACTIVE)
     if ready is not None and where == "local":
-        run_here(ready, int(points[0].cfg.slurm.parallel_local))
+        run_here(ready, int(wish.wanted[0].config["slurm"]["parallel_local"]))
         return made
     if ready is None:
         done = made.of("done") if where == "local" else []
@@ -97,9 +104,9 @@ def launch(
     return made
 
 
-def _switch(points: Sequence[Point], key: str) -> bool:
+def _switch(wanted: Sequence[Frozen], key: str) -> bool:
     """A switch of the whole launch. `no` and `off` are words to Hydra, not false, so only real booleans are taken."""
-    values = [point.cfg.get(key, False) for point in points]
+    values = [frozen.config.get(key, False) for frozen in wanted]
     if any(not isinstance(v, bool) or v != values[0] for v in values):
         raise UserError(
             f"{key}={values[0]!r}", "it is true or false, for the whole launch", f"{key}=true or {key}=false"

@@ -24,7 +24,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from nano_exp import app, compose, sweep
+from nano_exp import app, compose, family, sweep
 from nano_exp.errors import UserError
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -48,7 +48,7 @@ class NanoExpLauncher(Launcher):
         refuse_swept_site(typed)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        points = compose.compose_points(self.loader, job_overrides)
+        points = family.compose_points(self.loader, job_overrides)
         type(self).how(points, self.parameters, Path.cwd(), self.sweep.constraints)
         return []
 

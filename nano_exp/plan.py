@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Row:
     is_new: whether its folder has to be made
     merged: how many points of the launch were this same run
     changes: for `changed`: key -> (as it was, as it is now)
+    twin: for `new`: another name that has a run of the same config
     """
 
     frozen: Frozen
@@ -40,6 +42,7 @@ class Row:
     is_new: bool
     merged: int = 1
     changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    twin: str = ""
 
     @property
     def results(self) -> Path:
@@ -68,30 +71,65 @@ def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
     merged: dict[tuple[str, str, str], list[Frozen]] = {}
     for frozen in wanted:
         merged.setdefault((frozen.config["run"]["results"], frozen.name, frozen.digest), []).append(frozen)
-    stored: dict[tuple[str, str], list[Run]] = {}
-    for results, name, _ in merged:
-        if (results, name) not in stored:
-            stored[results, name] = list(runs.find(Path(results), [name]))
-    for found in stored.values():
-        asked.include(found)
-    wanted_digests = {digest for _, _, digest in merged}
-    rows = []
-    for (results, name, digest), same in merged.items():
-        here = stored[results, name]
-        rows.append(_row(same[0], len(same), digest, here, wanted_digests, fresh, asked))
+    ids = {identity.run_id(digest) for _, _, digest in merged}
+    stored = {(results, name): _Stored(Path(results), name, ids) for results, name, _ in merged}
+    newest = {key: stored[key[0], key[1]].newest(identity.run_id(key[2])) for key in merged}
+    asked.include(run for run in newest.values() if run is not None)
+    rows = [
+        _row(same[0], len(same), newest[key], stored[key[0], key[1]], fresh, asked) for key, same in merged.items()
+    ]
     _refuse_to_guess(rows, asked)
     if fresh:
         _refuse_active(rows)
     return Plan(tuple(rows))
 
 
-def _row(frozen: Frozen, merged: int, digest: str, here: list[Run], wanted: set[str], fresh: bool, asked: Asked) -> Row:
-    base = identity.run_id(digest)
-    same = [r for r in here if r.id == base or r.id.startswith(base + "-")]
-    results = Path(frozen.config["run"]["results"])
-    folder = results / frozen.name
-    if same:
-        newest = max(same, key=_generation)
+class _Stored:
+    """The runs of one name in the store. Of a store of thousands only what the wanted runs depend on is read.
+
+    Parameters
+    ----------
+    wanted: the short ids of all runs of the launch
+    """
+
+    def __init__(self, results: Path, name: str, wanted: set[str]) -> None:
+        self.results, self.name, self._wanted = results, name, wanted
+        self._folders: dict[str, list[Path]] = {}
+        for folder in runs.folders(results / name):
+            self._folders.setdefault(folder.name.partition("-")[0], []).append(folder)
+
+    def newest(self, base: str) -> Run | None:
+        """The run of an id: the last of its fresh starts."""
+        folders = self._folders.get(base)
+        return runs.load(max(folders, key=lambda f: _generation(f.name))) if folders else None
+
+    def others(self, overrides: Sequence[str]) -> list[Run]:
+        """Runs of the same overrides that are not wanted, newest first, without their events."""
+        return self._others.get(overrides_key(overrides), [])
+
+    @cached_property
+    def _others(self) -> dict[tuple[str, ...], list[Run]]:
+        unwanted = [f for base, folders in self._folders.items() if base not in self._wanted for f in folders]
+        found: dict[tuple[str, ...], list[Run]] = {}
+        for run in sorted((runs.load(f, events=False) for f in unwanted), key=lambda r: r.created, reverse=True):
+            if run.record:
+                found.setdefault(overrides_key(run.overrides), []).append(run)
+        return found
+
+    def twin(self, base: str) -> str:
+        """Another name that has a run of this id; empty where none has."""
+        return self._elsewhere.get(base, "")
+
+    @cached_property
+    def _elsewhere(self) -> dict[str, str]:
+        names = [folder for folder in runs.folders(self.results) if folder.name != self.name]
+        return {f.name: names_folder.name for names_folder in names for f in runs.folders(names_folder)}
+
+
+def _row(frozen: Frozen, merged: int, newest: Run | None, stored: _Stored, fresh: bool, asked: Asked) -> Row:
+    digest, base = frozen.digest, identity.run_id(frozen.digest)
+    folder = stored.results / frozen.name
+    if newest is not None:
         if newest.record.get("digest", digest) != digest:
             raise UserError(
                 f"{newest.dir} belongs to another config of the same short id",
@@ -103,30 +141,27 @@ def _row(frozen: Frozen, merged: int, digest: str, here: list[Run], wanted: set[
         if not fresh or now.kind in state.ACTIVE or unanswered:
             config = place(frozen, newest.id)
             return Row(frozen, newest.id, newest.dir, config, now, now.action == "submit", False, merged)
-        run_id = identity.run_id(digest, _generation(newest) + 1)
+        run_id = identity.run_id(digest, _generation(newest.id) + 1)
         return Row(
             frozen, run_id, folder / run_id, place(frozen, run_id), State("new", "fresh start"), True, True, merged
         )
-    before = _changed(frozen, here, wanted)
+    before = _changed(frozen, stored)
     config = place(frozen, base)
     if before is not None and not fresh:
         old, changes = before
         now = State("changed", f"was {old.id}")
         return Row(frozen, base, folder / base, config, now, False, True, merged, changes)
-    return Row(frozen, base, folder / base, config, State("new"), True, True, merged)
+    return Row(frozen, base, folder / base, config, State("new"), True, True, merged, twin=stored.twin(base))
 
 
-def _generation(run: Run) -> int:
-    tail = run.id.partition("-")[2]
+def _generation(run_id: str) -> int:
+    tail = run_id.partition("-")[2]
     return int(tail) if tail.isdigit() else 1
 
 
-def _changed(frozen: Frozen, here: list[Run], wanted: set[str]) -> tuple[Run, dict[str, tuple[Any, Any]]] | None:
+def _changed(frozen: Frozen, stored: _Stored) -> tuple[Run, dict[str, tuple[Any, Any]]] | None:
     """An older run of the same overrides whose config was another: a default changed in between."""
-    key = overrides_key(frozen.overrides)
-    for run in sorted(here, key=lambda r: r.created, reverse=True):
-        if not run.record or overrides_key(run.overrides) != key or run.record["digest"] in wanted:
-            continue
+    for run in stored.others(frozen.overrides):
         try:
             return run, identity.differences(run.config(), frozen.config)
         except (Damaged, OSError):

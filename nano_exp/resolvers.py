@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from omegaconf import OmegaConf
+import re
+from functools import lru_cache
+from typing import Any
+
+import omegaconf._utils
+import omegaconf.base
+from omegaconf import OmegaConf, grammar_parser
+from omegaconf._utils import split_key
 
 Number = int | float
 
@@ -16,6 +23,37 @@ def ratio(a: Number, b: Number) -> float:
     return float(f"{a / b:.12g}")
 
 
+#: Resolvers that see their arguments and nothing else.
+PURE = ("mul", "div", "max", "add", "ratio")
+
+_OPENING = re.compile(r"\$\{\s*([A-Za-z_][\w.\[\]]*)\s*([}:])")
+
+
+def reads(text: str) -> list[list[str]] | None:
+    """The paths that an interpolation may read, by its text alone.
+
+    Returns
+    -------
+    None where the text does not tell: relative or computed keys, resolvers that look elsewhere
+    """
+    found = _OPENING.findall(text)
+    if len(found) != text.count("${") or any(end == ":" and name not in PURE for name, end in found):
+        return None
+    return [split_key(name) for name, end in found if end == "}"]
+
+
+def cache_parsing() -> None:
+    """Let OmegaConf parse an interpolation once for each text.
+
+    It parses it again for every value it computes, which is most of the time that computing takes. What the parser
+    returns depends on the text alone, and its readers leave it as it is.
+    """
+    if grammar_parser.parse is omegaconf.base.parse:
+        cached: Any = lru_cache(maxsize=4096)(grammar_parser.parse)
+        omegaconf.base.parse = cached
+        omegaconf._utils.parse = cached
+
+
 def register() -> None:
     """Register the resolvers; again is harmless.
 
@@ -23,6 +61,7 @@ def register() -> None:
     plain Python arithmetic, so mul of two ints is an int and div is true division. add and ratio are ours; NeMo RL
     never sees them, since it receives resolved values.
     """
+    cache_parsing()
     for name, function in {
         "mul": lambda a, b: a * b,
         "div": lambda a, b: a / b,

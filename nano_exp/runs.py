@@ -99,8 +99,8 @@ def number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def load(run_dir: Path) -> Run:
-    """Read run.json and the events of one run; never raises for what is inside the folder."""
+def load(run_dir: Path, events: bool = True) -> Run:
+    """Read run.json and, unless told not to, the events of one run; never raises for what is inside the folder."""
     run = Run(run_dir)
     try:
         record = files.read_json(run_dir / "run.json")
@@ -127,12 +127,13 @@ def _words(error: Exception) -> str:
 
 def find(results: Path, names: Iterable[str] | None = None) -> Iterator[Run]:
     """All runs of a results folder, or those of some names, by name and id."""
-    for name_dir in sorted(p for p in _folders(results) if names is None or p.name in set(names)):
-        for run_dir in _folders(name_dir):
+    for name_dir in sorted(p for p in folders(results) if names is None or p.name in set(names)):
+        for run_dir in folders(name_dir):
             yield load(run_dir)
 
 
-def _folders(parent: Path) -> list[Path]:
+def folders(parent: Path) -> list[Path]:
+    """The folders below one, sorted, without hidden ones."""
     try:
         with os.scandir(parent) as entries:
             return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
@@ -212,7 +213,7 @@ class Attempt:
 def attempts(run_dir: Path) -> list[Attempt]:
     """The attempts of a run, first to last; unreadable owner or end files count as unknown."""
     found = []
-    for path in _folders(run_dir / "attempts"):
+    for path in folders(run_dir / "attempts"):
         if path.name.isdigit():
             owner, end = _maybe(path / "owner.json"), _maybe(path / "end.json")
             found.append(Attempt(int(path.name), path, as_owner(owner), end))
