@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from nano_exp import app, compose, files, launch, runs, show, submit
 from nano_exp.compose import Point
 from nano_exp.errors import UserError
+from nano_exp.family import Sibling
 from nano_exp.submit import Shape
 from nano_exp.sweep import Constraint
 
@@ -144,7 +145,7 @@ class Train:
 
     def start(
         self,
-        points: Sequence[Point],
+        points: Sequence[Point | Sibling],
         parameters: dict[str, Any],
         folder: Path,
         constraints: Sequence[Constraint] = (),

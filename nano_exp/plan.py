@@ -75,9 +75,7 @@ def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
     stored = {(results, name): _Stored(Path(results), name, ids) for results, name, _ in merged}
     newest = {key: stored[key[0], key[1]].newest(identity.run_id(key[2])) for key in merged}
     asked.include(run for run in newest.values() if run is not None)
-    rows = [
-        _row(same[0], len(same), newest[key], stored[key[0], key[1]], fresh, asked) for key, same in merged.items()
-    ]
+    rows = [_row(same[0], len(same), newest[key], stored[key[0], key[1]], fresh, asked) for key, same in merged.items()]
     _refuse_to_guess(rows, asked)
     if fresh:
         _refuse_active(rows)

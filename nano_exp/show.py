@@ -38,6 +38,7 @@ def plan(made: Plan) -> None:
     for row in made.rows:
         if row.merged > 1:
             print(f"  {row.id}: {row.merged} points of this launch are equal and are one run")
+    _twins(made)
     for row in made.of("changed"):
         _changed(row)
     for row in made.of("damaged"):
@@ -63,6 +64,12 @@ def skipped(found: Sequence[sweep.Skipped]) -> None:
 def _why(row: Row) -> str:
     details = [w for w in (row.state.why, row.state.job and f"job {row.state.job}") if w]
     return f"  [{', '.join(details)}]" if details else ""
+
+
+def _twins(made: Plan) -> None:
+    """New runs whose config another name has: with that name they would not be trained again."""
+    for name, count in Counter(row.twin for row in made.rows if row.twin).items():
+        print(f"  {count} of the new ones have the same config as a run of {name}; run.name={name} goes on with those")
 
 
 def _changed(row: Row) -> None:

@@ -261,3 +261,23 @@ def test_a_long_plan_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert "... and 3 more" in out
     assert out.count(row.id) == show.MAX_ROWS
+
+
+def test_a_new_run_that_another_name_has_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = store(tmp_path, "run.name=first", end="done")
+    made = make(tmp_path, ["run.name=second"], ["run.name=second", "grpo.seed=7"])
+    assert [row.twin for row in made.rows] == ["first", ""]
+    assert made.rows[0].id == run.name
+    show.plan(made)
+    assert "1 of the new ones have the same config as a run of first; run.name=first goes on" in capsys.readouterr().out
+
+
+def test_of_a_large_store_only_the_wanted_runs_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = store(tmp_path, "grpo.seed=1", end="done")
+    for seed in (2, 3, 4):
+        store(tmp_path, f"grpo.seed={seed}", end="done")
+    read: list[str] = []
+    load = runs.load
+    monkeypatch.setattr(runs, "load", lambda folder, events=True: read.append(folder.name) or load(folder, events))
+    assert make(tmp_path, ["grpo.seed=1"]).rows[0].state.kind == "done"
+    assert read == [wanted.name]
