@@ -68,6 +68,7 @@ def _requeue(job: str, avoid: str, until: float | None, say: Say) -> str:
     give_up = min(time.time() + TRIES_S, until or float("inf"))
     while True:
         try:
+            known = slurm.control(job) if avoid else None
             slurm.requeue(job)
             break
         except slurm.NoAnswer as error:
@@ -77,9 +78,9 @@ def _requeue(job: str, avoid: str, until: float | None, say: Say) -> str:
             time.sleep(POLL_S)
         except UserError as error:
             return f"{error.found}: {error.why}"
-    if avoid:
+    if known is not None:
         try:
-            slurm.avoid(job, avoid)
+            slurm.avoid(job, avoid, known)
         except slurm.NoAnswer as error:
             say(f"{avoid} is not left out: {error}")
         except UserError as error:

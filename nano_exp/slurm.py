@@ -366,15 +366,18 @@ def requeue(job: str) -> None:
     raise UserError(f"scontrol requeue {job}: {said}", "Slurm does not start the job again", "nano-exp retry")
 
 
-def avoid(job: str, node: str) -> None:
+def avoid(job: str, node: str, known: Control) -> None:
     """Have a job that waits in the queue not get a node. A job that requeued itself is there while it still lives.
+
+    Parameters
+    ----------
+    known: the job as it was while it ran: one that is being ended has fewer nodes by the moment
 
     Raises
     ------
     NoAnswer: the controller cannot be reached
     UserError: without the node the partition is too small, or Slurm refused
     """
-    known = control(job)
     excluded = ",".join(filter(None, [known.excluded, node]))
     there = _run(["sinfo", "--noheader", f"--partition={known.partition}", "--format=%D"])
     count = sum(_whole(word, 0) for word in there.stdout.split())
