@@ -68,7 +68,7 @@ def _requeue(job: str, avoid: str, until: float | None, say: Say) -> str:
     give_up = min(time.time() + TRIES_S, until or float("inf"))
     while True:
         try:
-            known = slurm.control(job) if avoid else None
+            excluded = _without(job, avoid, say) if avoid else ""
             slurm.requeue(job)
             break
         except slurm.NoAnswer as error:
@@ -78,14 +78,18 @@ def _requeue(job: str, avoid: str, until: float | None, say: Say) -> str:
             time.sleep(POLL_S)
         except UserError as error:
             return f"{error.found}: {error.why}"
-    if known is not None:
-        try:
-            slurm.avoid(job, avoid, known)
-        except slurm.NoAnswer as error:
-            say(f"{avoid} is not left out: {error}")
-        except UserError as error:
-            say(f"{avoid} is not left out: {error.found}; {error.why}")
+    if excluded and (said := slurm.exclude(job, excluded)):
+        say(f"{avoid} is not left out: {said}")
     return ""
+
+
+def _without(job: str, node: str, say: Say) -> str:
+    """Asked before the job ends: one that is being ended has fewer nodes by the moment."""
+    try:
+        return slurm.without(job, node)
+    except UserError as error:
+        say(f"{node} is not left out: {error.found}; {error.why}")
+        return ""
 
 
 def saved_steps(run: runs.Run, tried: list[Attempt]) -> list[int | None]:

@@ -366,34 +366,42 @@ def requeue(job: str) -> None:
     raise UserError(f"scontrol requeue {job}: {said}", "Slurm does not start the job again", "nano-exp retry")
 
 
-def avoid(job: str, node: str, known: Control) -> None:
-    """Have a job that waits in the queue not get a node. A job that requeued itself is there while it still lives.
-
-    Parameters
-    ----------
-    known: the job as it was while it ran: one that is being ended has fewer nodes by the moment
+def without(job: str, node: str) -> str:
+    """The list of nodes that a running job must not get any more, with `node` in it.
 
     Raises
     ------
     NoAnswer: the controller cannot be reached
-    UserError: without the node the partition is too small, or Slurm refused
+    UserError: without the node the partition is too small
     """
+    known = control(job)
     excluded = ",".join(filter(None, [known.excluded, node]))
     there = _run(["sinfo", "--noheader", f"--partition={known.partition}", "--format=%D"])
+    if there.returncode != 0:
+        raise NoAnswer(_words(there.stderr) or f"sinfo ended with {there.returncode}")
     count = sum(_whole(word, 0) for word in there.stdout.split())
-    if there.returncode == 0 and count - len(hostnames(excluded)) < known.nodes:
+    if count - len(hostnames(excluded)) < known.nodes:
         raise UserError(
             f"partition {known.partition} has {count} nodes, and the run needs {known.nodes}",
             f"without {excluded} it would wait for ever",
             "another partition: nano-exp retry RUN hydra.launcher.partition=NAME",
         )
-    changed = _run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={excluded}"])
-    if changed.returncode != 0:
-        raise UserError(
-            f"scontrol update ExcNodeList={excluded}: {_words(changed.stderr)}",
-            f"the job may get {node} again",
-            f"hydra.launcher.exclude={node}",
-        )
+    return excluded
+
+
+def exclude(job: str, nodes: str) -> str:
+    """Have a job that waits in the queue not get these nodes; what went wrong, or nothing.
+
+    A job that requeued itself waits there while it still lives, and is being ended: this very command may be killed by
+    the signal that all of its processes get, and is then given again.
+    """
+    said = ""
+    for _ in range(5):
+        changed = _run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"])
+        if changed.returncode == 0:
+            return ""
+        said = _words(changed.stderr) or f"scontrol ended with {changed.returncode}"
+    return said
 
 
 def end_time(job: str) -> float | None:

@@ -76,8 +76,8 @@ def test_a_bad_node_is_added_to_those_that_are_left_out(tmp_path: Path, asked: P
     assert going
     assert (asked / "asked").read_text().splitlines() == [
         "--oneliner show job 12_3",
-        "requeue 12_3",
         "show hostnames gpu01,gpu07",
+        "requeue 12_3",
         "update JobId=12_3 ExcNodeList=gpu01,gpu07",
     ]
     assert "without gpu07" in said
