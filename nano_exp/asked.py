@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +32,15 @@ class Asked:
         """The state of one run."""
         self.include([run])
         return state.state(run, runs.attempts(run.dir), self._jobs(run.results), self)
+
+    def endings(self, jobs: Mapping[str, str]) -> dict[str, slurm.Ended]:
+        """How jobs ended (`12_3` -> the name it should have, or ""), as accounting has it; one sacct at most.
+
+        Not asked where squeue did not answer: most likely all of Slurm is down, and each command waits for long.
+        """
+        if not jobs or self.error:
+            return {}
+        return slurm.accounting(jobs, {job: name for job, name in jobs.items() if name})
 
     def __call__(self) -> slurm.Queue | None:
         if not self._done:

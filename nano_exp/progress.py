@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,19 +33,64 @@ class Sample:
     saying: str = ""
 
 
+@dataclass(frozen=True)
+class Newest:
+    """The newest values in metrics.jsonl: the last step's reward, and the last validation's accuracy, if any."""
+
+    step: int = 0
+    reward: float | None = None
+    accuracy: float | None = None
+
+
+def newest(run_dir: Path) -> Newest:
+    """From the end of metrics.jsonl, as far back as it takes: validation is rare and rows are long."""
+    lines: list[bytes] = []
+    reward = accuracy = None
+    for lines in _ever_more_lines(run_dir / runs.METRICS):
+        reward, accuracy = _last(lines, "train/reward"), _last(lines, "validation/accuracy")
+        if reward and accuracy:
+            break
+    return Newest(reward[0] if reward else 0, reward and reward[1], accuracy and accuracy[1])
+
+
+def _ever_more_lines(path: Path) -> Iterator[list[bytes]]:
+    """The last lines of a file: those in its last 16 KiB, then in 16 times as much, until it is the whole file."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            window = 16 * 1024
+            while size:
+                file.seek(max(0, size - window))
+                yield file.read(min(size, window)).split(b"\n")
+                if window >= size:
+                    return
+                window *= 16
+    except OSError:
+        return
+
+
+def _last(lines: Sequence[bytes], key: str) -> tuple[int, float] | None:
+    """(step, value) of the last row that has a number under this key."""
+    word = f'"{key}"'.encode()
+    for line in reversed(lines):
+        if word in line and (row := runs.metrics_row(line)) is not None:
+            value = runs.number(row.get(key))
+            if value is not None:
+                return row["step"], value
+    return None
+
+
 def sample(run_dir: Path) -> Sample:
-    """Read the tail of metrics.jsonl."""
+    """Where a run stands, and how quickly it goes on, by the last rows of metrics.jsonl."""
+    now = newest(run_dir)
+    if not now.step:
+        return Sample(0, None, now.accuracy, None, _newest_line(run_dir))
     rows = runs.read_metrics(run_dir, tail_bytes=64 * 1024)
-    steps = [r for r in rows if runs.number(r.get("train/reward")) is not None]
-    measured = (runs.number(r.get("validation/accuracy")) for r in reversed(rows))
-    accuracy = next((value for value in measured if value is not None), None)
-    if not steps:
-        return Sample(0, None, accuracy, None, _newest_line(run_dir))
-    newest, window = steps[-1], steps[-20:]
+    window = [r for r in rows if runs.number(r.get("train/reward")) is not None][-20:]
     rate = None
     if len(window) > 1 and _time(window[-1]) > _time(window[0]):
         rate = (window[-1]["step"] - window[0]["step"]) / (_time(window[-1]) - _time(window[0]))
-    return Sample(int(newest["step"]), float(newest["train/reward"]), accuracy, rate)
+    return Sample(now.step, now.reward, now.accuracy, rate)
 
 
 def _newest_line(run_dir: Path) -> str:
@@ -113,6 +161,23 @@ class Live:
         self.clear()
         self.out.write(line + "\n")
         self.out.flush()
+
+
+@contextmanager
+def waiting(said: str, after_s: float = 1.0) -> Iterator[None]:
+    """Say on a terminal what is waited for, once it takes longer than `after_s` seconds."""
+    live = Live()
+    timer = threading.Timer(after_s, live.show, [said]) if live.tty else None
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+            timer.join()
+            live.clear()
 
 
 def many(samples: Sequence[tuple[str, Sample, int]], done: int, total: int) -> str:

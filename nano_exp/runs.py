@@ -342,7 +342,7 @@ def read_metrics(run_dir: Path, tail_bytes: int | None = None) -> list[dict[str,
         return []
     rows = []
     for line in lines:
-        row = _row(line)
+        row = metrics_row(line)
         if row is not None:
             rows.append(row)
     return rows
@@ -370,7 +370,8 @@ def open_metrics(run_dir: Path) -> TextIO:
     return file
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def metrics_row(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None for one that is damaged or was not written to its end."""
     try:
         row = json.loads(line)
     except ValueError:

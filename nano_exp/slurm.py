@@ -64,12 +64,6 @@ class Job:
     name: str
     reason: str
 
-    def covers(self, job: str, task: int | None) -> bool:
-        if self.id != job:
-            return False
-        # An array of one is not an array to us, and a whole array is asked for with task None.
-        return self.tasks is None or task is None or task in self.tasks
-
 
 @dataclass
 class Queue:
@@ -78,19 +72,34 @@ class Queue:
     jobs: list[Job] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._by_id: dict[str, list[Job]] = {}
-        self._by_name: dict[str, list[Job]] = {}
-        for job in self.jobs:
-            self._by_id.setdefault(job.id, []).append(job)
-            self._by_name.setdefault(job.name, []).append(job)
+        self._by_id = _Index((job.id, job) for job in self.jobs)
+        self._by_name = _Index((job.name, job) for job in self.jobs)
 
     def find(self, job: str, task: int | None = None) -> Job | None:
         """The job or array task, if it is pending, running or completing."""
-        return next((j for j in self._by_id.get(job, ()) if j.covers(job, task)), None)
+        return self._by_id.get(job, task)
 
     def named(self, name: str, task: int | None = None) -> Job | None:
         """The job, or the task of an array, of that name."""
-        return next((j for j in self._by_name.get(name, ()) if j.covers(j.id, task)), None)
+        return self._by_name.get(name, task)
+
+
+class _Index:
+    """Jobs by a key and an array task. The first one of a key and task is found."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Job]]) -> None:
+        self._whole: dict[str, Job] = {}
+        self._tasks: dict[tuple[str, int | None], Job] = {}
+        for key, job in pairs:
+            self._whole.setdefault(key, job)
+            for task in (None,) if job.tasks is None else job.tasks:
+                self._tasks.setdefault((key, task), job)
+
+    def get(self, key: str, task: int | None) -> Job | None:
+        """An array of one is a plain job to Slurm; a whole array is asked for without a task."""
+        if task is None:
+            return self._whole.get(key)
+        return self._tasks.get((key, task)) or self._tasks.get((key, None))
 
 
 def available() -> bool:
@@ -268,25 +277,38 @@ class Ended:
     nodes: str = ""
 
 
-def accounting(jobs: Iterable[str]) -> dict[str, Ended]:
+def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None) -> dict[str, Ended]:
     """`12` or `12_3` -> its end as sacct has it, in one call; empty where there is no accounting.
 
     sacct is asked only to say why: nothing is decided on it alone, so its absence is no error.
+
+    Parameters
+    ----------
+    names: job -> its name, where known: Slurm uses its numbers again, and another job of that number is not meant
     """
     wanted = sorted(set(jobs))
     if not wanted:
         return {}
     ids = ",".join(sorted({j.partition("_")[0] for j in wanted}))
     try:
-        done = _run(["sacct", "-X", "-n", "-P", "-D", "-j", ids, "--format=JobID,State,ExitCode,NodeList"])
+        done = _run(["sacct", "-X", "-n", "-P", "-D", "-j", ids, "--format=JobID,State,ExitCode,NodeList,JobName"])
     except NoAnswer:
         return {}
-    found: dict[str, Ended] = {}
-    for line in done.stdout.splitlines() if done.returncode == 0 else ():
-        parts = line.split("|")
-        if len(parts) == 4 and parts[1].split()[0] in ENDED:
-            found[parts[0]] = Ended(parts[1], parts[2], parts[3])  # later rows are later incarnations
+    found = parse_accounting(done.stdout if done.returncode == 0 else "", names or {})
     return {job: found[job] for job in wanted if job in found}
+
+
+def parse_accounting(text: str, names: Mapping[str, str]) -> dict[str, Ended]:
+    """Lines of sacct -D, `JobID|State|ExitCode|NodeList|JobName`: each job's newest end, if its name is right."""
+    found: dict[str, Ended] = {}
+    for line in text.splitlines():
+        parts = line.split("|", 4)
+        if len(parts) < 5 or not parts[1] or parts[1].split()[0] not in ENDED:
+            continue
+        job, state, exit_code, nodes, name = parts
+        if names.get(job, name) == name:
+            found[job] = Ended(state, exit_code, nodes)  # later rows are later incarnations
+    return found
 
 
 def scancel(jobs: Sequence[str]) -> None:

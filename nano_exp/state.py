@@ -65,6 +65,7 @@ class Submission:
     after_attempt: int  # attempts that existed before it
     local: Owner | None  # the launcher, where there is no Slurm
     by_hand: bool = False  # submit=false: the user types sbatch, now or later or never
+    named: bool = True  # its job has the launch's name, as one that a launch sends has
 
     def job(self, number: str) -> str:
         return number if self.task is None else f"{number}_{self.task}"
@@ -90,6 +91,7 @@ def _submission(event: Event) -> Submission | None:
             int(data["after_attempt"]),
             local,
             data.get("by_hand") is True,
+            data.get("named", not data.get("by_hand")) is True,
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
@@ -126,7 +128,7 @@ def state(
     if newest is not None and newest.kind == "cancel" and (last is None or last.end is not None):
         return State("cancelled", "", _owner_name(last), n)
     if last is not None and (sent is None or n > sent.after_attempt):
-        return _after_attempt(last, queue)
+        return _after_attempt(last, queue, job_name(sent.launch, sent.array, run.name) if sent and sent.named else "")
     if sent is None:
         refused = run.last("refused")
         return State("refused", str(refused.data.get("why", "")) if refused else "never submitted", "", n)
@@ -150,8 +152,11 @@ def _in_slurm(
         job = sent.job(number) if number else ""
         return State("unknown", "Slurm does not answer", job, n)
     entry = now.find(number, sent.task) if number else None
+    name = job_name(sent.launch, sent.array, run.name)
+    if entry is not None and sent.named and entry.name != name:
+        entry = None  # Slurm uses its numbers again: by now it is another job's
     # By its name: a job whose number was never recorded, or one of several that a user sent by hand.
-    entry = entry or now.named(job_name(sent.launch, sent.array, run.name), sent.task)
+    entry = entry or now.named(name, sent.task)
     if entry is None:
         return None
     job = sent.job(entry.id)
@@ -166,14 +171,14 @@ def _in_slurm(
     return State("running", "" if entry.state == "RUNNING" else entry.state.lower(), job, n)
 
 
-def _after_attempt(last: Attempt, queue: Callable[[], slurm.Queue | None]) -> State:
-    """The state when nothing is queued: as the last attempt ended, or whether its owner still lives."""
+def _after_attempt(last: Attempt, queue: Callable[[], slurm.Queue | None], job: str) -> State:
+    """The state when nothing is queued: as the last attempt ended, or whether its owner, a job of that name, lives."""
     name = _owner_name(last)
     if last.end is not None:
         kind = str(last.end.get("kind"))
         why = str(last.end.get("why", ""))
         return State(kind if kind in ("stopped", "cancelled") else "failed", why, name, last.number)
-    alive = owner_alive(last.owner, queue)
+    alive = owner_alive(last.owner, queue, job)
     if alive:
         return State("running", "", name, last.number)
     if alive is None:
@@ -181,8 +186,13 @@ def _after_attempt(last: Attempt, queue: Callable[[], slurm.Queue | None]) -> St
     return State("lost", "its attempt ended without a word: killed, or its node died", name, last.number)
 
 
-def owner_alive(owner: Owner | None, queue: Callable[[], slurm.Queue | None]) -> bool | None:
-    """Whether an attempt's owner still executes it; None when that cannot be told."""
+def owner_alive(owner: Owner | None, queue: Callable[[], slurm.Queue | None], name: str = "") -> bool | None:
+    """Whether an attempt's owner still executes it; None when that cannot be told.
+
+    Parameters
+    ----------
+    name: of the owner's job, where it is known: another job that has its number by now is not the owner
+    """
     if owner is None:
         return False  # the claim is written whole, with its owner: without one nothing was ever started
     if owner.job is None:
@@ -192,7 +202,7 @@ def owner_alive(owner: Owner | None, queue: Callable[[], slurm.Queue | None]) ->
         return None
     job, _, task = owner.job.partition("_")
     entry = now.find(job, int(task) if task.isdigit() else None)
-    return entry is not None and entry.state not in slurm.WAITING
+    return entry is not None and entry.state not in slurm.WAITING and entry.name == (name or entry.name)
 
 
 def _owner_name(attempt: Attempt | None) -> str:

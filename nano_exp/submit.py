@@ -273,6 +273,7 @@ def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> N
         after_attempt=earlier[-1].number if earlier else 0,
         local=vars(runs.this_process()) if where == "local" else None,
         by_hand=launch.by_hand,
+        named=not launch.by_hand and not array.job,  # else the job has the name of the script that a user sent
     )
 
 

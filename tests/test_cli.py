@@ -28,7 +28,7 @@ from core_case import (
 )
 
 from nano_exp import cli, runs
-from nano_exp.report import logs, status
+from nano_exp.report import logs, status, table
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -51,9 +51,9 @@ def test_status_of_a_finished_run(finished: Finished) -> None:
     done = nano_exp(finished.folder, "status")
     assert done.returncode == 0, done.stderr
     header, row = done.stdout.splitlines()
-    assert header.split() == ["name", "run", "state", "step", "reward", "validation", "age", "what"]
+    assert header.split() == ["name", "run", "state", "step", "reward", "validation", "GPU-h", "age", "what"]
     assert row.split()[:4] == ["nano_tiny", finished.run.name, "done", "2/2"]
-    assert re.search(r"2/2 +\d\.\d{3} +\d\.\d{3} +\d+ (s|min)", row)
+    assert re.search(r"2/2 +\d\.\d{3} +\d\.\d{3} +0\.\d\d +\d+ (s|min)", row)
 
 
 def test_status_for_scripts(finished: Finished) -> None:
@@ -104,9 +104,9 @@ def test_runs_are_named_by_name_by_id_and_by_the_first_letters(store: Path) -> N
 
 
 def test_what_all_runs_of_a_name_share_is_left_out(store: Path) -> None:
-    table = status.as_table(status.lines(store, ["lr"], Answer([])), Answer([]))
-    assert "lr=1e-6  [SIGINT; no checkpoint yet]" in table
-    assert "seed=1" not in table
+    shown = table.table(status.lines(store, ["lr"], Answer([])))
+    assert "lr=1e-6  [SIGINT; no checkpoint yet; nano-exp retry r1aaaaaaaaa]" in shown
+    assert "seed=1" not in shown
 
 
 def test_an_unknown_word_is_answered_with_the_nearest(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

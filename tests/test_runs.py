@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core_case import DIGEST, Answer, dead_process, everything_below, intend, make_attempt, make_run
+from core_case import DIGEST, Answer, aged, dead_process, everything_below, intend, make_attempt, make_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from nano_exp import files, plan, runs, state
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 from nano_exp.freeze import Frozen
-from nano_exp.report import status
+from nano_exp.report import status, table
 from nano_exp.runs import Owner
 
 HERE = runs.this_process()
@@ -249,7 +249,7 @@ def test_damage_harms_its_own_row_alone(tmp_path: Path, name: str, content: byte
     lines = status.lines(tmp_path, [], asked)
     assert [line.run for line in lines] == ["r1", "r2"]
     assert lines[0].state == "stopped"
-    assert "r2" in status.as_table(lines, asked)
+    assert "r2" in table.table(lines, asked.error)
     assert len(json.loads(status.as_json(lines, asked))["runs"]) == 2
     if name == "run.json":
         assert lines[1].state == "damaged"
@@ -274,11 +274,16 @@ def shaped(*keys: str) -> st.SearchStrategy[Any]:
 @given(
     record=shaped("digest", "overrides", "launch", "created", "user", "max_steps", "id"),
     event=st.fixed_dictionaries(
-        {"time": st.one_of(st.just(1.0), anything), "kind": st.sampled_from(["submit", "refused", "end"])},
-        optional=dict.fromkeys(("launch", "array", "task", "after_attempt", "local", "why"), anything),
+        {
+            "time": st.one_of(st.just(1.0), anything),
+            "kind": st.sampled_from(["submit", "refused", "start", "end", "requeue", "stalled"]),
+        },
+        optional=dict.fromkeys(
+            ("launch", "array", "task", "after_attempt", "local", "why", "attempt", "seconds", "step"), anything
+        ),
     ),
     owner=shaped("job", "restart", "host", "pid", "started"),
-    end=st.one_of(st.none(), shaped("kind", "why", "seconds")),
+    end=st.one_of(st.none(), shaped("kind", "why", "seconds", "diagnosis")),
     metric=shaped("step", "time", "train/reward", "validation/accuracy"),
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -302,10 +307,12 @@ def read_damaged(results: Path, record: Any, event: Any, owner: Any, end: Any, m
     (bad / "metrics.jsonl").write_text(json.dumps(metric) + "\n")
 
     asked = Answer([])
-    lines = status.lines(results, [], asked)
+    aged(results)
+    lines = status.lines(results, [], asked, now=2e9)
+    assert repr(status.lines(results, [], asked, now=2e9)) == repr(lines), "the same from the cache"
     assert {line.run for line in lines} == {"r1", bad.name}
     assert all(line.state in state.MEANING for line in lines)
-    status.as_table(lines, asked)
+    table.table(lines, asked.error)
     json.loads(status.as_json(lines, asked), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     wanted = [frozen_of(results, digest) for digest in (DIGEST, "e" * 64)]
     try:

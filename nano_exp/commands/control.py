@@ -22,17 +22,17 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 def _cancel(given: argparse.Namespace) -> int:
     from nano_exp import control
-    from nano_exp.report import status
+    from nano_exp.report import select
 
     def confirm(question: str) -> bool:
         return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
-    return control.cancel(status.select(folder(given), given.what), given.yes, confirm)
+    return control.cancel(select.loaded(folder(given), given.what), given.yes, confirm)
 
 
 def _retry(given: argparse.Namespace) -> int:
     from nano_exp import control
-    from nano_exp.report import status
+    from nano_exp.report import select
 
     results = folder(given)
     overrides = [word for word in given.what if "=" in word]
@@ -41,4 +41,4 @@ def _retry(given: argparse.Namespace) -> int:
         raise UserError(
             "no run named", "retry submits what you name", "nano-exp retry RUN|NAME [hydra.launcher.KEY=VALUE]"
         )
-    return control.retry(results, status.select(results, words), overrides)
+    return control.retry(results, select.loaded(results, words), overrides)

@@ -1,23 +1,42 @@
-"""The table of runs: state, step, reward, validation accuracy, age."""
+"""Runs as lines of a table: state and why, step, reward, validation, GPU-hours, age, what to do next."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import pwd
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_exp import progress, runs, state, text
+from nano_exp import progress, state
 from nano_exp.asked import Asked
 from nano_exp.errors import UserError, nearest
+from nano_exp.report.advice import advice, ending
+from nano_exp.report.cache import Cache
+from nano_exp.report.facts import Facts
+from nano_exp.report.select import folders, select
+from nano_exp.state import State
 
 
 @dataclass(frozen=True)
 class Line:
-    """One run. Times are unix seconds; `age_s` counts from the newest thing that happened to the run."""
+    """One run. Times are unix seconds.
+
+    Parameters
+    ----------
+    why: pending reason, cause of failure, how long it stalls, ...: one line, may be empty
+    reward, validation_accuracy: the newest ones
+    gpu_hours: of all attempts so far, those that still run until now; None where nothing tells
+    age_s: seconds since the newest thing that happened to the run
+    cause, remedy: of the last attempt's failure: a key of triage.CAUSES, and what to type against it
+    stalled_s: for how long there was no new step when the watchdog looked last; None where it does not stall
+    next: what to type, or what happens by itself; may be empty
+    """
 
     name: str
     run: str
@@ -29,120 +48,219 @@ class Line:
     max_steps: int | None
     reward: float | None
     validation_accuracy: float | None
+    gpu_hours: float | None
     age_s: float | None
+    cause: str
+    remedy: str
+    stalled_s: float | None
+    next: str
     overrides: list[str]
+    user: str | None
+    created: float
     dir: str
     damaged: list[str]
 
 
 def lines(results: Path, wanted: Sequence[str], asked: Asked, now: float | None = None) -> list[Line]:
-    """The runs of a results folder, or those whose name or id is wanted (an id may be cut short).
+    """The runs of a results folder, or those whose name, id or Slurm job is wanted (an id may be cut short).
 
     Raises
     ------
     UserError: nothing there, or nothing of that name
     """
+    return look(Cache(results), wanted, asked, now)
+
+
+def look(cache: Cache, wanted: Sequence[str], asked: Asked, now: float | None = None) -> list[Line]:
+    """The same with a cache that is kept; it is written where that is worth it."""
     moment = time.time() if now is None else now
-    found = select(results, wanted)
-    asked.include(found)
-    return [_line(run, asked.state(run), moment) for run in found]
+    chosen = select(cache.results, wanted)
+    found = cache.get(chosen)
+    asked.include(facts.run for facts in found)
+    pairs = [(facts, _state(facts, asked)) for facts in found]
+    ends = _endings(pairs, cache, asked)
+    made = [_line(facts, now_state, ends, moment) for facts, now_state in pairs]
+    cache.save(chosen if not wanted else folders(cache.results))
+    return made
 
 
-def select(results: Path, wanted: Sequence[str]) -> list[runs.Run]:
-    """Runs by name or by id. Raises UserError, with the nearest real name."""
-    found = list(runs.find(results))
-    if not found:
-        raise UserError(
-            f"no runs in {results}",
-            "status, logs and the rest look in ./results, in NANO_EXP_RESULTS or in --results",
-            "python launch.py makes the first one; elsewhere: --results /path/to/results",
-        )
-    if not wanted:
-        return found
-    chosen: dict[Path, runs.Run] = {}
-    for word in wanted:
-        hits = [r for r in found if r.name == word] or [r for r in found if r.id.startswith(word)]
-        if not hits:
-            near = nearest(word, {r.name for r in found} | {r.id for r in found})
-            names = ", ".join(sorted({r.name for r in found}))
-            raise UserError(
-                f"no run and no name '{word}' in {results}",
-                f"names there: {names}",
-                f"nano-exp status {near[0]}" if near else "nano-exp status",
-            )
-        chosen.update({r.dir: r for r in hits})
-    return list(chosen.values())
+def _state(facts: Facts, asked: Asked) -> State:
+    sent = None if facts.done else state.submission(facts.run)
+    jobs = {sent.array: facts.job} if sent is not None and facts.job else {}
+    return state.state(facts.run, facts.attempts, lambda _: jobs, asked)
 
 
-def one(results: Path, word: str) -> runs.Run:
-    """Exactly one run by its id, a part of it, or a name with a single run."""
-    hits = select(results, [word])
-    if len(hits) > 1:
-        shown = ", ".join(r.id for r in hits[:6])
-        raise UserError(f"'{word}' is {len(hits)} runs: {shown}", "this wants one run", f"nano-exp ... {hits[0].id}")
-    return hits[0]
+# --- what accounting knows of those that left no word ---------------------------------------------------------------
 
 
-def _line(run: runs.Run, now_state: state.State, moment: float) -> Line:
-    now = progress.sample(run.dir)
-    last = run.events[-1].time if run.events else run.created
+def _endings(pairs: Sequence[tuple[Facts, State]], cache: Cache, asked: Asked) -> dict[str, str]:
+    """`12_3 its name` -> how it ended, for runs that vanished. What has ended does not change, so it is asked once."""
+    wanted = {key: key.split()[0] for facts, now in pairs if (key := _job_key(facts, now))}
+    missing = {job: key.split(" ", 1)[1] for key, job in wanted.items() if key not in cache.accounting}
+    for job, end in asked.endings(missing).items():
+        cache.accounting[f"{job} {missing[job]}"] = [end.state, end.exit_code, end.nodes]
+        cache.asked_anew = True
+    known = {key: cache.accounting[key] for key in wanted if key in cache.accounting}
+    return {key: ending(said, code, nodes, _user(said)) for key, (said, code, nodes) in known.items()}
+
+
+def _job_key(facts: Facts, now: State) -> str:
+    sent = state.submission(facts.run) if now.kind in ("lost", "unstarted") else None
+    if sent is None or sent.local is not None:
+        return ""
+    job = now.job or (sent.job(facts.job) if facts.job else "")
+    name = state.job_name(sent.launch, sent.array, facts.run.name) if sent.named else ""
+    return f"{job} {name}" if job else ""
+
+
+def _user(said: str) -> str:
+    """The name of the user in `CANCELLED by 1001`."""
+    with contextlib.suppress(ValueError, KeyError):
+        return pwd.getpwuid(int(said.rpartition(" by ")[2])).pw_name
+    return ""
+
+
+# --- one line -------------------------------------------------------------------------------------------------------
+
+
+def _line(facts: Facts, now: State, ends: Mapping[str, str], moment: float) -> Line:
+    run, newest = facts.run, facts.newest
+    last = facts.attempts[-1] if facts.attempts else None
+    diagnosis: Mapping[str, Any] = {}
+    if now.kind == "failed" and last is not None and last.end is not None:
+        found = last.end.get("diagnosis")
+        diagnosis = found if isinstance(found, Mapping) else {}
+    stalled = _stalled(facts, now)
+    why = str(diagnosis.get("title") or now.why)
+    if stalled is not None:
+        why = f"stalled: no step after {newest.step} for {progress.duration(stalled)} or longer"
+    why = ends.get(_job_key(facts, now), why) if ends else why
+    again = run.last("requeue")
+    goes_on = again is not None and last is not None and again.data.get("attempt") == last.number
     max_steps = run.record.get("max_steps")
     return Line(
         name=run.name,
         run=run.id,
-        state=now_state.kind,
-        why=now_state.why,
-        job=now_state.job,
-        attempt=now_state.attempt,
-        step=now.step,
+        state=now.kind,
+        why=why,
+        job=now.job,
+        attempt=now.attempt,
+        step=newest.step,
         max_steps=max_steps if isinstance(max_steps, int) else None,
-        reward=now.reward,
-        validation_accuracy=now.accuracy,
-        age_s=moment - last if last and math.isfinite(last) else None,
+        reward=newest.reward,
+        validation_accuracy=newest.accuracy,
+        gpu_hours=_gpu_hours(facts, now, moment),
+        age_s=moment - facts.last if facts.last and math.isfinite(facts.last) else None,
+        cause=str(diagnosis.get("cause") or ""),
+        remedy=str(diagnosis.get("remedy") or ""),
+        stalled_s=stalled,
+        next=advice(run.id, now, diagnosis, goes_on, stalled is not None),
         overrides=run.overrides,
+        user=run.user,
+        created=run.created,
         dir=str(run.dir),
         damaged=run.damaged,
     )
 
 
+def _stalled(facts: Facts, now: State) -> float | None:
+    """Seconds without a step, where the running attempt's watchdog said so and no step came since."""
+    said = facts.run.last("stalled")
+    if now.kind != "running" or said is None or said.data.get("attempt") != now.attempt:
+        return None
+    step, seconds = said.data.get("step"), said.data.get("seconds")
+    if not isinstance(step, int) or not isinstance(seconds, int | float) or step < facts.newest.step:
+        return None
+    return float(seconds) if math.isfinite(seconds) else None
+
+
+def _gpu_hours(facts: Facts, now: State, moment: float) -> float | None:
+    """One that vanished counts until it last printed something; one that still runs, until now."""
+    if facts.gpus is None:
+        return None
+    seconds = 0.0
+    for attempt in facts.attempts:
+        spent = attempt.end.get("seconds") if attempt.end is not None else None
+        if isinstance(spent, int | float):
+            seconds += spent
+        elif attempt.end is None and attempt.number in facts.started:
+            running = now.kind in ("running", "unknown") and attempt is facts.attempts[-1]
+            until = moment if running else _modified(f"{attempt.dir}/stdout.log")
+            seconds += max(0.0, until - facts.started[attempt.number])
+    return facts.gpus * seconds / 3600 if math.isfinite(seconds) else None
+
+
+def _modified(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime  # noqa: PTH116
+    except OSError:
+        return 0.0
+
+
+# --- which, and in which order --------------------------------------------------------------------------------------
+
+#: --sort's words -> what a line is sorted by, greatest first unless it is a word; what has no value comes last.
+SORTS: dict[str, Callable[[Line], float | str | None]] = {
+    "name": lambda line: f"{line.name}/{line.run}",
+    "state": lambda line: line.state,
+    "step": lambda line: line.step,
+    "reward": lambda line: line.reward,
+    "validation": lambda line: line.validation_accuracy,
+    "gpu-hours": lambda line: line.gpu_hours,
+    "age": lambda line: line.age_s,
+    "created": lambda line: line.created,
+}
+
+
+def filtered(found: Iterable[Line], states: str) -> list[Line]:
+    """Those in one of these states (`failed,running`; `active` means pending and running, `stalled` those that stall).
+
+    Raises
+    ------
+    UserError: no such state
+    """
+    wanted = {word.strip() for word in states.split(",") if word.strip()}
+    known = {*state.MEANING, "active", "stalled"} - {"new", "changed"}
+    for word in wanted - known:
+        near = nearest(word, known)
+        raise UserError(
+            f"--state {word}",
+            f"no run can be in that state; there are {', '.join(sorted(known))}",
+            f"--state {near[0]}" if near else "--state failed,running",
+        )
+    if "active" in wanted:
+        wanted |= set(state.ACTIVE)
+    return [line for line in found if line.state in wanted or ("stalled" in wanted and line.stalled_s is not None)]
+
+
+def ordered(found: Sequence[Line], by: str) -> list[Line]:
+    """Greatest first, words from a to z; a leading - turns it round. Raises UserError for another word than SORTS'."""
+    word = by.removeprefix("-")
+    if word not in SORTS:
+        near = nearest(word, SORTS)
+        raise UserError(
+            f"--sort {by}", f"sorted by one of {', '.join(SORTS)}", f"--sort {near[0] if near else 'reward'}"
+        )
+    value = SORTS[word]
+    has = [line for line in found if _known(value(line))]
+    words = word in ("name", "state")
+    has.sort(key=lambda line: value(line) or 0 if not words else str(value(line)), reverse=words == by.startswith("-"))
+    return has + [line for line in found if not _known(value(line))]
+
+
+def _known(value: float | str | None) -> bool:
+    return value is not None and value == value
+
+
+# --- for scripts ----------------------------------------------------------------------------------------------------
+
+
 def as_json(found: Iterable[Line], asked: Asked) -> str:
-    """One object: the runs, and Slurm's error where it did not answer."""
-    rows = [{k: _finite(v) for k, v in asdict(line).items()} for line in found]
-    return json.dumps({"slurm_error": asked.error or None, "runs": rows}, indent=1)
+    """One object: Slurm's error where it did not answer, and the runs, one on each line of the text."""
+    rows = ",\n".join(json.dumps({k: _finite(v) for k, v in vars(line).items()}) for line in found)
+    return f'{{"slurm_error": {json.dumps(asked.error or None)},\n "runs": [\n{rows}\n]}}'
 
 
 def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def as_table(found: Sequence[Line], asked: Asked) -> str:
-    """For the terminal; units in the header or in the cell. What all runs of a name share is left out."""
-    shared = {
-        name: text.shared_overrides([line.overrides for line in found if line.name == name])
-        for name in {line.name for line in found}
-    }
-    cells = [
-        (
-            line.name,
-            line.run,
-            line.state,
-            f"{line.step}/{line.max_steps if line.max_steps is not None else '?'}",
-            "-" if line.reward is None else f"{line.reward:.3f}",
-            "-" if line.validation_accuracy is None else f"{line.validation_accuracy:.3f}",
-            "-" if line.age_s is None else progress.duration(line.age_s),
-            text.short_title([o for o in line.overrides if o not in shared[line.name]]) + _remark(line),
-        )
-        for line in found
-    ]
-    whole = text.table(("name", "run", "state", "step", "reward", "validation", "age", "what"), cells, indent="")
-    if asked.error:
-        whole += f"\n\nSlurm does not answer ({asked.error}): states that depend on it are shown as unknown"
-    return whole
-
-
-def _remark(line: Line) -> str:
-    parts = [p for p in (line.why, *line.damaged) if p]
-    if line.state in state.ACTIVE and line.job:
-        parts.append(f"job {line.job}")
-    return f"  [{'; '.join(parts)}]" if parts else ""

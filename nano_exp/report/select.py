@@ -1,0 +1,118 @@
+"""Which runs a command means: by name, by id or its first letters, or by Slurm job. Reads no run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nano_exp import files, runs
+from nano_exp.errors import UserError, nearest
+from nano_exp.files import Damaged
+
+
+class Folder(NamedTuple):
+    """A run's folder as a listing has it."""
+
+    name: str
+    id: str
+    dir: Path
+    path: str  # the same as text, for what is done ten thousand times
+    inode: int
+
+
+def folders(results: Path) -> list[Folder]:
+    """Every run of a results folder, by name and id."""
+    found = []
+    for name, path, _ in _below(str(results)):
+        parent = results / name
+        found += [Folder(name, run, parent / run, run_path, inode) for run, run_path, inode in _below(path)]
+    return found
+
+
+def _below(parent: str) -> list[tuple[str, str, int]]:
+    """Name, path and inode of the folders in a folder; hidden ones are the store's own."""
+    try:
+        with os.scandir(parent) as entries:
+            return sorted((e.name, e.path, e.inode()) for e in entries if e.name[0] != "." and e.is_dir())
+    except OSError:  # not there, not a folder, or closed to us: what cannot be read says nothing
+        return []
+
+
+def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
+    """The runs that are meant, each once; all of them where nothing is wanted.
+
+    Raises
+    ------
+    UserError: no runs at all, or none of that name, with the nearest one
+    """
+    found = folders(results)
+    if not found:
+        raise UserError(
+            f"no runs in {results}",
+            "status, logs and the rest look in ./results, in NANO_EXP_RESULTS or in --results",
+            "python launch.py makes the first one; elsewhere: --results /path/to/results",
+        )
+    if not wanted:
+        return found
+    chosen: dict[str, Folder] = {}
+    for word in wanted:
+        hits = [f for f in found if f.name == word] or [f for f in found if f.id.startswith(word)]
+        if not hits and re.fullmatch(r"\d+(_\d+)?", word):
+            dirs = of_job(results, word)
+            hits = [f for f in found if f.path in dirs]
+        if not hits:
+            raise _nothing(results, word, found)
+        chosen.update({f.path: f for f in hits})
+    return list(chosen.values())
+
+
+def _nothing(results: Path, word: str, found: Sequence[Folder]) -> UserError:
+    names = sorted({f.name for f in found})
+    if word.replace("_", "").isdigit():
+        what, near = f"no run of Slurm job {word}", []
+    else:
+        what, near = f"no run and no name '{word}'", nearest(word, {*names, *(f.id for f in found)})
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return UserError(
+        f"{what} in {results}",
+        f"names there: {shown}",
+        f"nano-exp status {near[0]}" if near else "nano-exp status",
+    )
+
+
+def one(results: Path, word: str) -> runs.Run:
+    """Exactly one run. Raises UserError where the word means several."""
+    hits = select(results, [word])
+    if len(hits) > 1:
+        shown = ", ".join(f.id for f in hits[:6]) + (", ..." if len(hits) > 6 else "")
+        raise UserError(f"'{word}' is {len(hits)} runs: {shown}", "this wants one run", f"nano-exp ... {hits[0].id}")
+    return runs.load(hits[0].dir)
+
+
+def loaded(results: Path, wanted: Sequence[str]) -> list[runs.Run]:
+    """The same runs, read."""
+    return [runs.load(folder.dir) for folder in select(results, wanted)]
+
+
+def of_job(results: Path, job: str) -> set[str]:
+    """Folders of the runs that were sent as this Slurm job or array task; a whole array's where no task is named.
+
+    Slurm uses its numbers again: the newest launch that had this one is meant.
+    """
+    number, _, task = job.partition("_")
+    launches = sorted(_below(str(results / runs.LAUNCHES)), reverse=True)
+    for launch, path, _ in launches:
+        for array, known in runs.jobs_of(results, launch).items():
+            if known != number:
+                continue
+            try:
+                members = [str(r) for r in files.read_json(Path(path) / "manifest.json")["arrays"][array]["runs"]]
+            except (Damaged, OSError, KeyError, IndexError, TypeError):
+                continue
+            if not task:
+                return set(members)
+            return {members[int(task)]} if int(task) < len(members) else set()
+    return set()
