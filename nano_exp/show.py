@@ -189,6 +189,8 @@ def result_lines(run_dir: Path) -> list[str]:
         lines.append(f"  {'time':12}{progress.duration(sum(seconds))} ({attempts})")
     lines.append(f"  {'files':12}{relative(run_dir)}  (config.yaml, metrics.jsonl, checkpoints/, logs/)")
     if kind == "failed" and tried:
+        remedy = (end.get("diagnosis") or {}).get("remedy") if end else None
+        lines += [f"  {'fix':12}{remedy}"] if remedy else []
         lines.append(f"  {'log':12}{relative(tried[-1].dir / 'stderr.log')}")
     return lines
 

@@ -269,14 +269,19 @@ def test_wait_waits_for_a_run_that_was_launched_before(
 ) -> None:
     run, answer = queued
     wait, looked = launching.wait_for, []
-    monkeypatch.setattr(launching, "wait_for", lambda rows: looked.extend(rows) or wait(rows, poll_s=0.05))
 
     def finish() -> None:
         make_attempt(run, 1, runs.this_process("12"), {"kind": end, "why": "because"})
         answer.write_text("")
 
     timer = threading.Timer(0.5, finish)
-    timer.start()
+
+    def waiting(rows: list[plan.Row]) -> None:
+        looked.extend(rows)
+        timer.start()
+        wait(rows, poll_s=0.05)
+
+    monkeypatch.setattr(launching, "wait_for", waiting)
     launching.launch([point(*standin(checkout), "wait=true")], {}, tmp_path)
     timer.join()
     assert [row.dir for row in looked] == [run]
@@ -301,7 +306,9 @@ def test_a_sweep_runs_here_and_a_failed_run_is_told_and_goes_on(tmp_path: Path, 
     sweep = ["-m", *here(checkout), "grpo.seed=1,2", "slurm.parallel_local=2"]
     failed = launch(tmp_path, *sweep, STANDIN_STEP_SECONDS="0.01", STANDIN_FAIL_AT_STEP="2")
     assert failed.returncode == 1, failed.stderr
-    assert failed.stdout.count(": failed (engine: exit code 1; checkpoint of step 1 of 3)") == 2
+    why = "RuntimeError: stand-in fault at step 2; engine: exit code 1; checkpoint of step 1 of 3)"
+    assert failed.stdout.count(why) == 2
+    assert failed.stdout.count("  fix         read the end of its log") == 2
     assert failed.stdout.count("stderr.log") == 2
     assert [state_of(run).kind for run in stored(tmp_path)] == ["failed", "failed"]
     done = launch(tmp_path, *sweep, STANDIN_STEP_SECONDS="0.01")
