@@ -26,6 +26,8 @@ class Generation:
     state_bytes: bytes of an element of the Mamba SSM state
     graphs: CUDA graphs are captured (not enforce_eager)
     buffer_gb: Megatron inference's cache, GB
+    new_tokens: longest answer, tokens; 0: as long as a sequence
+    scaled: logits are divided by a temperature
     """
 
     backend: str
@@ -41,6 +43,8 @@ class Generation:
     state_bytes: int = 2
     graphs: bool = True
     buffer_gb: float = 0.0
+    new_tokens: int = 0
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -230,4 +234,6 @@ def _generation(config: Mapping[str, Any], nodes: int, per_node: int) -> Generat
         state_bytes=4 if text(kwargs, "mamba_ssm_cache_dtype") == "float32" else 2,
         graphs=not flag(v, "enforce_eager"),
         buffer_gb=real(g, "mcore_generation_config.buffer_size_gb", 10.0),
+        new_tokens=whole(g, "max_new_tokens", 0),
+        scaled=real(g, "temperature", 1.0) != 1.0,
     )

@@ -129,7 +129,8 @@ def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layou
         "logprob_tokens": tokens[1],
     }
     if text(config, "engine.name") == "embedded":
-        return Layout(EMBEDDED, **common)
+        again = flag(policy, "dtensor_cfg.activation_checkpointing")
+        return Layout(EMBEDDED, recompute=FULL if again else NONE, **common)
     if flag(policy, "megatron_cfg.enabled"):
         return _megatron(policy, common)
     d = policy.get("dtensor_cfg") or {}

@@ -6,6 +6,7 @@ engine.device=cuda <key>=<value> ...` runs it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,6 +47,18 @@ TINY: Changes = {
     "grpo.val_at_end": True,
     "policy.optimizer.kwargs.lr": 2e-3,
 }
+
+
+def changed(config: Changes, changes: Changes) -> Changes:
+    """A copy of `config` with dotted keys changed."""
+    config = copy.deepcopy(config)
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        target = config
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[name] = copy.deepcopy(value)
+    return config
 
 
 def architecture(

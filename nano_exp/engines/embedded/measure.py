@@ -9,7 +9,6 @@ known, the most important first; docs/gpu.md says how to read them.
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import json
 import statistics
@@ -77,22 +76,10 @@ class Phases:
         return taken
 
 
-def changed(config: Record, changes: Record) -> Record:
-    """A copy of `config` with dotted keys changed."""
-    config = copy.deepcopy(config)
-    for key, value in changes.items():
-        *sections, name = key.split(".")
-        target = config
-        for section in sections:
-            target = target.setdefault(section, {})
-        target[name] = copy.deepcopy(value)
-    return config
-
-
 def _settings(base: Record, changes: Record, folder: Path) -> Settings:
     """The settings of `base` with dotted keys changed, checked as a launch checks them."""
     own = {"checkpointing.checkpoint_dir": str(folder / "checkpoints"), "logger.log_dir": str(folder / "logs")}
-    config = changed(base, cases.COMMON | own | changes)
+    config = cases.changed(base, cases.COMMON | own | changes)
     embedded.check(config)
     return settings.from_config(config)
 

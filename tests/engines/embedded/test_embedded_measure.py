@@ -29,13 +29,13 @@ def records(out: Path) -> list[dict[str, Any]]:
 def test_every_case_is_a_config_that_the_engine_takes(default_config: Make, small: bool) -> None:
     every = cases.all_cases(small)
     for case in every:
-        combinations.check(measure.changed(default_config({}), cases.COMMON | case.changes))
+        combinations.check(cases.changed(default_config({}), cases.COMMON | case.changes))
     assert len({(case.kind, case.name) for case in every}) == len(every)
 
 
 def test_the_sizes_are_what_they_are_called(default_config: Make) -> None:
     counts = {
-        name: parameters.total(job.embedded_model(measure.changed(default_config({}), changes))).total
+        name: parameters.total(job.embedded_model(cases.changed(default_config({}), changes))).total
         for name, changes in cases.SIZES.items()
     }
     assert counts == {"10m": 11327936, "100m": 96869080, "1b": 950299264}
