@@ -25,7 +25,7 @@ FP32 = 4
 
 
 def kept(a: Architecture, kind: str, compute: int) -> float:
-    """Bytes a token that autograd keeps of a block, what the Mamba scan keeps aside.
+    """Bytes a token that autograd keeps of a block, where a sequence is whole chunks.
 
     Parameters
     ----------
@@ -35,19 +35,20 @@ def kept(a: Architecture, kind: str, compute: int) -> float:
     h, d, g, half = a.hidden, a.d_inner, a.group_width, compute != FP32
     block = 2 * FP32 * h + compute * h  # the residual stream and the normed input before its weight; what is projected
     if kind == MAMBA:  # the convolution's input and output; the gated norm, step by step; what is projected back
-        if half:
-            return block + 4 * (d + 2 * g) + 22 * d + 20 * a.mamba_heads
-        return block + 12 * (d + 2 * g) + 4 * (2 * d + 2 * g) + 12 * d + 20 * a.mamba_heads
-    if kind == ATTENTION:  # q; k and v, repeated for each head; the output. Each projection casts its own input.
+        own = 4 * (d + 2 * g) + 22 * d if half else 12 * (d + 2 * g) + 4 * (2 * d + 2 * g) + 12 * d
+        return block + own + 20 * a.mamba_heads + kept_scan(a, half)
+    if kind == ATTENTION:
+        # q; k and v, repeated for each head (prompts of different lengths bring a mask, and with a mask transformers
+        # repeats them); the output. Each projection casts its own input.
         return block + (2 * compute * h if half else 0) + 4 * compute * a.q_width
     if kind == MLP:  # relu, its square, and the square's float32 input
         return block + 8 * a.intermediate
-    routed = a.experts_per_token * (2 * compute * h + 8 * a.expert_width)
+    routed = a.experts_per_token * (3 * compute * h + 8 * a.expert_width)
     return block + 8 * a.shared_width + FP32 * a.experts + routed
 
 
 def kept_scan(a: Architecture, half: bool) -> float:
-    """Bytes a token of whole chunks that autograd keeps of a Mamba block's scan.
+    """Of that, what the scan of a Mamba block keeps: it fills up the last chunk of a sequence.
 
     For each pair of tokens of a chunk: decays, scores and their product. B and C, repeated for each head, once for each
     product that they enter. The inputs, likewise. The states between chunks.
@@ -159,7 +160,8 @@ def _train(job: Job, constants: Constants, phase: Callable[..., Phase]) -> Phase
 
     def block(kind: str) -> float:
         masks = (c + 1) * length if kind == ATTENTION else 0
-        return tokens * (kept(a, kind, c) + masks) + (whole * kept_scan(a, half) if kind == MAMBA else 0)
+        filling = (whole - tokens) * kept_scan(a, half) if kind == MAMBA else 0
+        return tokens * (kept(a, kind, c) + masks) + filling
 
     blocks = [tokens * FP32 * a.hidden if recompute else block(kind) for kind in a.layers]
     held = tokens * (2 * FP32 + c) * a.hidden + sum(blocks)
