@@ -13,7 +13,12 @@ from nano_exp.errors import UserError
 
 RESULTS_ENV = "NANO_EXP_RESULTS"
 #: The modules of the commands (nano_exp/commands/__init__.py says what is in one), in the order of --help.
-COMMANDS = ("nano_exp.commands.look", "nano_exp.commands.control", "nano_exp.commands.render")
+COMMANDS = (
+    "nano_exp.commands.look",
+    "nano_exp.commands.control",
+    "nano_exp.commands.render",
+    "nano_exp.commands.recipes",
+)
 
 
 def default_results() -> Path:

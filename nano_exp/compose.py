@@ -188,7 +188,7 @@ def choices_of(override: Override) -> list[Any]:
 
 def _bad_options(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
     options = config_loader.get_group_options(group, results_filter=ObjectType.CONFIG)
-    shown = [o for o in options if not o.startswith(_INNER_OPTIONS)]
+    shown = [o for o in options if group == "nemo_rl" or not o.startswith(_INNER_OPTIONS)]
     for value in choices_of(override):
         for choice in value if isinstance(value, list) else [value]:
             if choice is None or choice in options or "/" in str(choice):

@@ -5,6 +5,7 @@ On the launch path: one small JSON file is read, once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -67,6 +68,22 @@ def option(version: str) -> str:
     """The option of the group nemo_rl for a version: v0.7.0 is `nemo_rl=v0_7`."""
     major, _, rest = version.removeprefix("v").partition(".")
     return f"v{major}_{rest.partition('.')[0]}"
+
+
+def options(folder: Path = FOLDER) -> list[str]:
+    """The options of the group nemo_rl that were imported: releases by age, then branches."""
+    return sorted((path.parent.name for path in folder.glob(f"*/{KEYS_FILE}")), key=age)
+
+
+def age(chosen: str) -> tuple[bool, list[int], str]:
+    """A sort key of options: v0_6 before v0_10 before main."""
+    release = re.fullmatch(r"v(\d+)_(\d+)", chosen)
+    return (release is None, [int(n) for n in release.groups()] if release else [], chosen)
+
+
+def version_of(chosen: str, folder: Path = FOLDER) -> str:
+    """The version ("v0.7.0") of an option ("v0_7")."""
+    return str(files.read_yaml(folder / f"{chosen}.yaml")["version"])
 
 
 @cache

@@ -52,7 +52,9 @@ def check(config: Config) -> None:
     site = _section(config, "site")
     way = entry.of(site)
     if not way.contained or site.get("checkout"):
-        refuse_other_version(_checkout(config), str(_section(config, "nemo_rl").get("version") or ""))
+        # First: another version's scripts have other names.
+        refuse_other_version(_folder(config), str(_section(config, "nemo_rl").get("version") or ""))
+        _checkout(config)
     if not any(site.get(key) for key in ("setup", "modules", "node_setup")):  # they may bring uv and the interpreter
         _interpreter(config, os.environ, way)
 
@@ -368,17 +370,28 @@ def _script(config: Config) -> Path:
     return Path(str(config["nemo_rl"]["scripts"]["gym" if gym else "grpo"]))
 
 
-def _checkout(config: Config) -> Path:
-    named, script = _section(config, "site").get("checkout"), _script(config)
+def _folder(config: Config) -> Path:
+    """The folder of the checkout."""
+    named = _section(config, "site").get("checkout")
     fix = "name a checkout of NeMo RL: site.checkout=/path/to/RL"
-    version = _section(config, "nemo_rl").get("version")
     if not named:
-        raise UserError("site.checkout=null", f"the engine nemo_rl runs {script} of a NeMo RL checkout", fix)
+        raise UserError("site.checkout=null", f"the engine nemo_rl runs {_script(config)} of a NeMo RL checkout", fix)
     checkout = Path(str(named)).expanduser().absolute()
     if not checkout.is_dir():
         raise UserError(f"site.checkout={named}", "there is no such folder on this host", fix)
+    return checkout
+
+
+def _checkout(config: Config) -> Path:
+    """The checkout, which has the script of this run."""
+    checkout, script = _folder(config), _script(config)
     if not (checkout / script).is_file():
-        raise UserError(f"site.checkout={named}", f"it has no {script}, so it is not NeMo RL {version}'s checkout", fix)
+        version = _section(config, "nemo_rl").get("version")
+        raise UserError(
+            f"site.checkout={checkout}",
+            f"it has no {script}, so it is not NeMo RL {version}'s checkout",
+            "name a checkout of NeMo RL: site.checkout=/path/to/RL",
+        )
     return checkout
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nano_exp import versions
 from nano_exp.errors import UserError
 
 # As published in nvidia/NVIDIA-Nemotron-Nano-9B-v2, which also has one that streams; NeMo Gym does not stream.
@@ -36,14 +37,26 @@ def read_checkout(checkout: Path) -> Checkout:
 
 
 def refuse_other_version(checkout: Path, wanted: str) -> None:
-    """Raise UserError when the checkout says another version than `wanted` ("v0.7.0"); one that says none passes."""
-    found = read_checkout(checkout).version
-    if found and wanted and found != wanted.removeprefix("v"):
-        raise UserError(
-            f"site.checkout={checkout} is NeMo RL {found}",
-            f"this config was made for {wanted}: keys and defaults differ between versions",
-            f"check out {wanted} there (git checkout {wanted}), or name another folder: site.checkout=/path/to/RL",
-        )
+    """Raise UserError when the checkout is of another version than `wanted`; one that says none passes.
+
+    Parameters
+    ----------
+    wanted: "v0.7.0", or "v0.6.0+<commit>" for a branch that was imported: its commit has to be the checkout's
+    """
+    said = read_checkout(checkout)
+    version, _, commit = wanted.removeprefix("v").partition("+")
+    same = not said.version or not version or said.version == version
+    if same and not (commit and said.commit and not said.commit.startswith(commit)):
+        return
+    found = f"NeMo RL {said.version}" + (f" at {said.commit[:12]}" if commit and said.commit else "")
+    options = {versions.version_of(chosen): chosen for chosen in versions.options()}
+    known = options.get(f"v{said.version}")
+    raise UserError(
+        f"site.checkout={checkout} is {found}",
+        f"this config was made for {wanted}: keys and defaults differ between versions",
+        (f"nemo_rl={known}, which is" if known else f"nano-exp recipes import {checkout} --write, which makes it")
+        + f" that version; or check out {wanted} there, or name another folder: site.checkout=/path/to/RL",
+    )
 
 
 def parser_plugin(config: Mapping[str, Any]) -> Path | None:

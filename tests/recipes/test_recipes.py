@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from recipe_tree import MISSING, differences, nemo_rl, whole
+from recipe_tree import MISSING, differences, flat, nemo_rl, whole
 
+from nano_exp import compose, versions
 from nano_exp.errors import UserError
+from nano_exp.versions import option
 
 HERE = Path(__file__).parent
 ALLOWED = yaml.safe_load((HERE / "differences.yaml").read_text())
@@ -24,48 +26,123 @@ ROWS = {
 }
 
 
-def expected(row: str) -> Any:
-    return json.loads((HERE / "expected" / "v0.7.0" / f"{row}.json").read_text())
+VERSIONS = ("v0.5.0", "v0.6.0", "v0.7.0")
+#: Every published recipe at every version that has it.
+CASES = [(v, row) for v in VERSIONS for row in ROWS if (HERE / "expected" / v / f"{row}.json").is_file()]
 
 
-def choose(row: str) -> tuple[str, str]:
+def expected(version: str, row: str) -> Any:
+    return json.loads((HERE / "expected" / version / f"{row}.json").read_text())
+
+
+def choose(row: str, version: str = "v0.7.0") -> tuple[str, ...]:
     model, cluster = row.rsplit("_", 1)
-    return f"model={model}", f"cluster={cluster}"
+    default = () if version == "v0.7.0" else (f"nemo_rl={option(version)}",)
+    return f"model={model}", f"cluster={cluster}", *default
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_recipe_equals_the_published_one_key_by_key(row: str) -> None:
-    found = differences(expected(row), nemo_rl(*choose(row)))
-    allowed = [entry for entry in ALLOWED if entry["rows"] == "all" or row in entry["rows"]]
-    assert sorted(found) == sorted(entry["key"] for entry in allowed)
-    for entry in allowed:
+def allowed(version: str, row: str) -> list[Any]:
+    rows = [entry for entry in ALLOWED if entry["rows"] == "all" or row in entry["rows"]]
+    return [entry for entry in rows if entry.get("versions", "all") == "all" or version in entry["versions"]]
+
+
+def test_the_versions_have_the_recipes_that_they_were_published_with() -> None:
+    found = {v: [row for version, row in CASES if version == v] for v in VERSIONS}
+    assert found["v0.7.0"] == list(ROWS)
+    assert sorted({*found["v0.7.0"]} - {*found["v0.6.0"]}) == ["nano_30b_2n8g"]
+    assert sorted({*found["v0.6.0"]} - {*found["v0.5.0"]}) == ["nano_30b_1n8g"]
+    for version, rows in found.items():
+        pairs = [f"{m}_{c}" for m, c in compose.recipes(option(version)) if m != "nano_tiny"]
+        assert sorted(pairs) == sorted(rows)
+
+
+@pytest.mark.parametrize(("version", "row"), CASES)
+def test_recipe_equals_the_published_one_key_by_key(version: str, row: str) -> None:
+    found = differences(expected(version, row), nemo_rl(*choose(row, version)))
+    entries = allowed(version, row)
+    assert sorted(found) == sorted(entry["key"] for entry in entries)
+    for entry in entries:
         upstream, ours = found[entry["key"]]
         assert ours == entry["ours"]
         assert (upstream == MISSING) == entry.get("missing_upstream", False), entry["key"]
 
 
 def test_every_allowed_difference_has_a_reason_and_a_row() -> None:
-    keys = [entry["key"] for entry in ALLOWED]
-    assert len(keys) == len(set(keys))
+    for version, row in CASES:
+        keys = [entry["key"] for entry in allowed(version, row)]
+        assert len(keys) == len(set(keys))
     for entry in ALLOWED:
         assert len(entry["why"]) > 20
         assert entry["rows"] == "all" or set(entry["rows"]) <= set(ROWS)
+        assert entry.get("versions", "all") == "all" or set(entry["versions"]) <= set(VERSIONS)
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_recipe_names_its_upstream_file_version_and_model(row: str) -> None:
-    config = whole(*choose(row))
+@pytest.mark.parametrize(("version", "row"), CASES)
+def test_recipe_names_its_upstream_file_version_and_model(version: str, row: str) -> None:
+    config = whole(*choose(row, version))
     assert config["nemo_rl"]["recipe"] == ROWS[row]
-    assert config["nemo_rl"]["version"] == "v0.7.0"
+    assert config["nemo_rl"]["version"] == version
     assert len(config["nemo_rl"]["commit"]) == 40
+    math = "examples/run_grpo_math.py" if version == "v0.5.0" else "examples/run_grpo.py"
+    assert config["nemo_rl"]["scripts"] == {"gym": "examples/nemo_gym/run_grpo_nemo_gym.py", "grpo": math}
     assert config["model"]["name"] == row.rsplit("_", 1)[0]
     assert config["policy"]["tokenizer"]["name"] == config["model"]["hf_id"]
     assert config["engine"]["name"] == "nemo_rl"
 
 
-def test_a_combination_without_a_recipe_has_none_and_is_refused() -> None:
-    from nano_exp import compose
+@pytest.mark.parametrize(("version", "row"), CASES)
+def test_every_key_of_a_recipe_is_known_at_its_version(version: str, row: str) -> None:
+    known = versions.known(version)
+    assert known is not None
+    strange = [key for key in flat(nemo_rl(*choose(row, version))) if key not in {*known.keys, *known.recipe_keys}]
+    assert strange == []
 
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_another_data_set_has_the_keys_of_the_version(version: str) -> None:
+    """On the other model's recipe it is what it is on its own."""
+    nine, twelve = choose("nano_9b_1n8g", version), choose("nano_12b_1n8g", version)
+    for swapped, own in (((*twelve, "data=workplace_assistant"), nine), ((*nine, "data=math"), twelve)):
+        a, b = nemo_rl(*swapped), nemo_rl(*own)
+        assert differences(a["env"], b["env"]) == {}
+        follows = "max_input_seq_length"  # of the model's own length
+        assert {k for k in differences(a["data"], b["data"]) if k != follows} == set()
+    assert ("train_jsonl_fpath" in nemo_rl(*nine)["data"]) is (version == "v0.5.0")
+
+
+@pytest.mark.parametrize("version", ["v0.5.0", "v0.6.0"])
+def test_a_layout_leaves_no_trace_of_the_recipes_own_at_an_older_version(version: str) -> None:
+    policy = nemo_rl(*choose("nano_9b_1n8g", version), "parallelism=fsdp2")["policy"]
+    assert policy["dtensor_cfg"]["enabled"] and not policy["megatron_cfg"]["enabled"]
+    assert policy["dtensor_cfg"]["tensor_parallel_size"] == 1
+    policy = nemo_rl(*choose("nano_12b_2n8g", version), "parallelism=megatron_tp8")["policy"]
+    assert policy["megatron_cfg"]["enabled"] and not policy["dtensor_cfg"]["enabled"]
+    assert policy["optimizer"] is None and policy["dynamic_batching"]["enabled"] is False
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_knobs_reach_both_backends_at_every_version(version: str) -> None:
+    for row in ("nano_9b_1n8g", "nano_12b_2n8g"):
+        policy = nemo_rl(*choose(row, version), "optimizer.lr=2e-6")["policy"]
+        assert policy["megatron_cfg"]["optimizer"]["lr"] == 2e-6
+        assert policy["megatron_cfg"]["scheduler"]["lr_warmup_init"] == 2e-7
+        if policy["optimizer"]:
+            assert policy["optimizer"]["kwargs"]["lr"] == 2e-6
+
+
+def test_an_unknown_version_is_answered_with_the_known_ones() -> None:
+    with compose.loader() as loader, pytest.raises(UserError, match="v0_8") as caught:
+        compose.compose_points(loader, [["model=nano_9b", "cluster=1n8g", "nemo_rl=v0_8"]])
+    assert "v0_5, v0_6, v0_7" in caught.value.why and caught.value.fix.startswith("nemo_rl=v0_")
+
+
+def test_a_recipe_that_a_version_lacks_is_refused_with_those_that_it_has() -> None:
+    with compose.loader() as loader, pytest.raises(UserError, match=r"nano_30b.*v0_6") as caught:
+        compose.compose(loader, ["model=nano_30b", "cluster=2n8g", "nemo_rl=v0_6"])
+    assert caught.value.fix == "model=nano_30b cluster=1n8g"
+
+
+def test_a_combination_without_a_recipe_has_none_and_is_refused() -> None:
     with compose.loader() as loader, pytest.raises(UserError, match=r"nano_9b.*local"):
         compose.compose(loader, ["model=nano_9b", "cluster=local"])
 

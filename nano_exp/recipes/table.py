@@ -1,0 +1,73 @@
+"""table.yaml as dataclasses: what the importer makes of a checkout, and where our interpolations stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nano_exp import files
+
+PATH = Path(__file__).with_name("table.yaml")
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Keys whose value may be one of our interpolations; the first of `to` that gives the recipe's value is taken."""
+
+    keys: tuple[str, ...]
+    to: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A key that recipes (`files`) lack and `since` a version need, with the value that it gets."""
+
+    key: str
+    value: Any
+    files: tuple[str, ...]
+    since: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The names are those of table.yaml."""
+
+    scripts: Mapping[str, tuple[str, ...]]
+    bases: Mapping[str, str]
+    pairs: Mapping[str, str]
+    same_as: Mapping[str, str]
+    data: Mapping[str, str]
+    data_keys: tuple[str, ...]
+    cluster_keys: tuple[str, ...]
+    own_keys: tuple[str, ...]
+    additions: tuple[Addition, ...]
+    ties: tuple[Tie, ...]
+
+    def file_of(self, pair: str) -> str:
+        """The upstream file of a pair, below the checkout."""
+        return self.pairs[self.same_as.get(pair, pair)]
+
+
+@cache
+def read(path: Path = PATH) -> Table:
+    """The table; a mistake in it is the project's own and raises as it comes."""
+    raw = files.read_yaml(path)
+    return Table(
+        scripts={kind: tuple(names) for kind, names in raw["scripts"].items()},
+        bases=raw["bases"],
+        pairs={pair: entry["file"] for pair, entry in raw["pairs"].items() if "file" in entry},
+        same_as={pair: entry["same_as"] for pair, entry in raw["pairs"].items() if "same_as" in entry},
+        data=raw["data"],
+        data_keys=tuple(raw["data_keys"]),
+        cluster_keys=tuple(raw["cluster_keys"]),
+        own_keys=tuple(raw["own_keys"]),
+        additions=tuple(
+            Addition(a["key"], a["value"], tuple(a["files"]), a["since"], a["why"]) for a in raw["additions"]
+        ),
+        ties=tuple(Tie(tuple(t["keys"]), tuple(t["to"]), t["why"]) for t in raw["ties"]),
+    )
