@@ -237,10 +237,12 @@ def refuse_another_commit(imported: Imported, conf: Path) -> None:
     UserError: the option was written from another commit
     """
     try:
-        there = files.read_yaml(conf / "nemo_rl" / f"{imported.option}.yaml").get("commit")
+        written = files.read_yaml(conf / "nemo_rl" / f"{imported.option}.yaml")
     except FileNotFoundError:
         return
-    if there and imported.commit and there != imported.commit and "+" not in imported.version:
+    there = written.get("commit")
+    same = written.get("version") == imported.version and "+" not in imported.version
+    if same and there and imported.commit and there != imported.commit:
         raise UserError(
             f"this checkout is at {imported.commit[:12]} and calls itself {imported.version}",
             f"conf/nemo_rl/{imported.option} is of that version's commit {there[:12]}, which this is not",

@@ -107,6 +107,37 @@ def test_commit_from_branch_packed_refs_worktree_and_detached_head(tmp_path: Pat
     assert nemo_rl_checkout.read_checkout(repo).commit == commit
 
 
+def real_checkout(folder: Path, minor: int, commit: str | None = None) -> Path:
+    (folder / "nemo_rl").mkdir(parents=True)
+    (folder / "nemo_rl" / "package_info.py").write_text(f"MAJOR = 0\nMINOR = {minor}\nPATCH = 0\n")
+    if commit:
+        (folder / ".git").mkdir()
+        (folder / ".git" / "HEAD").write_text(commit)
+    return folder
+
+
+def test_a_checkout_of_another_version_names_the_option_for_it(tmp_path: Path) -> None:
+    """Also where that version has no such script, as v0.6.0 has no run_grpo_math.py."""
+    config = make_config(tmp_path, site__checkout=str(real_checkout(tmp_path / "RL", 6)))
+    put(config, "nemo_rl", {"version": "v0.5.0", "scripts": {"grpo": "examples/run_grpo_math.py", "gym": "x.py"}})
+    with pytest.raises(UserError) as caught:
+        nemo_rl.check(config)
+    assert "is NeMo RL 0.6.0" in caught.value.found and caught.value.fix.startswith("nemo_rl=v0_6,")
+
+
+def test_a_checkout_of_a_version_that_was_never_imported_says_how_to(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        nemo_rl_checkout.refuse_other_version(real_checkout(tmp_path, 9), "v0.7.0")
+    assert caught.value.fix.startswith(f"nano-exp recipes import {tmp_path} --write")
+
+
+def test_a_branch_that_was_imported_wants_its_own_commit(tmp_path: Path) -> None:
+    checkout = real_checkout(tmp_path, 6, "abcdef0123456789")
+    nemo_rl_checkout.refuse_other_version(checkout, "v0.6.0+abcdef012345")
+    with pytest.raises(UserError, match=r"NeMo RL 0\.6\.0 at abcdef012345"):
+        nemo_rl_checkout.refuse_other_version(checkout, "v0.6.0+111111111111")
+
+
 # overlay
 
 
