@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from nano_exp.engines.embedded import task
@@ -59,6 +60,15 @@ def changed(config: Changes, changes: Changes) -> Changes:
             target = target.setdefault(section, {})
         target[name] = copy.deepcopy(value)
     return config
+
+
+def base_config() -> Changes:
+    """The tiny run's config, as a launch freezes it."""
+    from nano_exp import compose, freeze
+
+    with compose.loader() as config_loader:
+        [point] = compose.compose_points(config_loader, [["model=nano_tiny"]])
+    return freeze.engine_config(freeze.freeze(point, Path.cwd()).config)
 
 
 def architecture(

@@ -295,17 +295,13 @@ def _context_bytes() -> int:
     return whole - free - torch.cuda.memory_reserved()
 
 
-def base_config(path: Path | None) -> Record:
-    """The config that the cases change: `path`, a run's frozen config, or the composed tiny run."""
-    if path is not None:
-        from nano_exp.engines.embedded.__main__ import read
+def _base(path: Path | None) -> Record:
+    """The config that the cases change: a run's frozen config, or the composed tiny run."""
+    if path is None:
+        return cases.base_config()
+    from nano_exp.engines.embedded.__main__ import read
 
-        return read(path)
-    from nano_exp import compose, freeze
-
-    with compose.loader() as config_loader:
-        [point] = compose.compose_points(config_loader, [["model=nano_tiny"]])
-    return freeze.engine_config(freeze.freeze(point, Path.cwd()).config)
+    return read(path)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -323,7 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"torch {torch.__version__} sees no CUDA device on this machine",
                 "run it where there is one; --device cpu --small tries the script without",
             )
-        measure_all(chosen.out, base_config(chosen.base), torch.device(chosen.device), chosen.seconds, chosen.small)
+        measure_all(chosen.out, _base(chosen.base), torch.device(chosen.device), chosen.seconds, chosen.small)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr, flush=True)
         return error.code if isinstance(error, UserError) else 1

@@ -46,7 +46,7 @@ def test_each_kind_of_measurement_writes_a_record(
 ) -> None:
     first = {case.kind: case for case in reversed(cases.all_cases(small=True))}
     monkeypatch.setattr(cases, "all_cases", lambda small: list(first.values()))
-    monkeypatch.setattr(measure, "base_config", lambda path: default_config({}))
+    monkeypatch.setattr(cases, "base_config", lambda: default_config({}))
     out = tmp_path / "measured.jsonl"
     assert measure.main(["--device", "cpu", "--small", "--out", str(out)]) == 0
     found = {record["kind"]: record for record in records(out)}
