@@ -19,6 +19,9 @@ test: $(VENV)/.dev  ## install, then all tests; says what it skips for want of r
 faults: $(VENV)/.dev  ## every fault injected on a real Slurm (root and Debian's slurm packages), and a table of what became of the runs
 	$(BIN)/python tests/slurm/faults.py $(ARGS)
 
+bench: $(VENV)/.dev  ## launches timed beside stock hydra-submitit-launcher (root and Slurm; ARGS=--stub: neither)
+	$(BIN)/python tests/bench/bench.py $(ARGS)
+
 check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +48,4 @@ $(VENV)/.dev: $(VENV)/.embedded
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test faults check format clean
+.PHONY: help run test bench faults check format clean

@@ -27,8 +27,13 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and exited on
     # Hydra's parser takes overrides on one side of an option only; -m may stand anywhere.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    from hydra._internal.hydra import Hydra
+    from hydra.types import RunMode
+
     from nano_exp import launch, launcher, resolvers, secrets
 
+    # Hydra would compose everything once more to read hydra.mode, which is refused where it is another.
+    Hydra.get_mode = lambda *_, **__: RunMode.MULTIRUN  # type: ignore[method-assign]
     resolvers.register()
     launcher.register(how or launch.launch)
     try:

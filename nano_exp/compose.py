@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nano_exp import resolvers, secrets
@@ -61,12 +61,21 @@ def compose(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig
     resolvers.register()
     # `from_shell=False` lets the literal values of already split sweeps through, as Hydra does for its own jobs.
     cfg = config_loader.load_configuration(CONFIG_NAME, list(overrides), run_mode=RunMode.RUN, from_shell=False)
+    return without_launch(cfg)
+
+
+def without_launch(cfg: DictConfig) -> DictConfig:
+    """What a composed config says about its run: without `hydra` and `sweep`, which are of the launch.
+
+    Raises
+    ------
+    UserError: the (model, cluster) pair has no published recipe
+    """
     choices = dict(cfg.hydra.runtime.choices)
-    with flag_override(cfg, ["struct", "readonly"], False):
-        del cfg["hydra"]
-        cfg.pop("sweep", None)  # of the launch, which takes it from its master config
-    require_recipe(cfg, str(choices.get("model")), str(choices.get("cluster")), str(choices.get("nemo_rl")))
-    return cfg
+    kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")])
+    OmegaConf.set_struct(kept, True)
+    require_recipe(kept, str(choices.get("model")), str(choices.get("cluster")), str(choices.get("nemo_rl")))
+    return kept
 
 
 def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:

@@ -138,13 +138,22 @@ def _related(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return all(str(a) == str(b) for a, b in zip(one, other, strict=False))
 
 
-def compose_points(config_loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[Point | Sibling]:
+def compose_points(
+    config_loader: ConfigLoader, overrides: Sequence[Sequence[str]], master: DictConfig | None = None
+) -> list[Point | Sibling]:
     """Every point of a launch, composed.
+
+    Parameters
+    ----------
+    master: what Hydra composed from the whole command line, swept overrides left out; the only point of a launch
+        without sweeps is that
 
     Raises
     ------
     UserError: the first point that cannot be composed, explained
     """
+    if master is not None and [list(one) for one in overrides] == [list(master.hydra.overrides.task)]:
+        return [Point(tuple(overrides[0]), compose.without_launch(master))]
     try:
         parsed = _parse(config_loader, overrides)
     except (HydraException, OmegaConfBaseException):
@@ -227,6 +236,7 @@ def freeze_all(points: Sequence[Point | Sibling], launch_folder: Any) -> list[Fr
     ------
     UserError: as `freeze` does
     """
+    secrets.refuse_overrides(dict.fromkeys(text for point in points for text in point.overrides))
     return [
         freeze.freeze(point, launch_folder) if isinstance(point, Point) else _freeze(point, launch_folder)
         for point in points
@@ -234,7 +244,6 @@ def freeze_all(points: Sequence[Point | Sibling], launch_folder: Any) -> list[Fr
 
 
 def _freeze(point: Sibling, launch_folder: Any) -> Frozen:
-    secrets.refuse_overrides(point.overrides)
     secrets.refuse({".".join(map(str, path)): value for path, value in point.changes.items()})
     config = freeze.with_values(point.family.resolved, point.changes)
     return freeze.identified(point.overrides, config, launch_folder)

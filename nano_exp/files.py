@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import marshal
 import os
+import re
 import textwrap
 import uuid
 from functools import lru_cache
@@ -43,15 +45,35 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         aside.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
+
+
+def write_unseen(path: Path, text: str) -> None:
+    """Write a file of a folder that gets its name later, so that nobody can meet half of it.
+
+    Raises
+    ------
+    UserError: no permission, no space or no such place, in words
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise unwritable(path, error) from error
-    finally:
-        aside.unlink(missing_ok=True)  # gone already where all went well
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
     """JSON, indented: people read these files too."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", durable)
+    write_text(path, dump_json(value), durable)
+
+
+def dump_json(value: Any) -> str:
+    """As `write_json` writes it."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -60,6 +82,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise Damaged(f"{path.name} is not JSON: {error}") from error
+
+
+#: Keys that YAML reads as text without quotes, whatever its version: none of yes, no, on, off, true, false, null, y, n.
+_PLAIN_KEY = re.compile(r"(?!(?i:yes|no|on|off|true|false|null|y|n)$)[A-Za-z][A-Za-z_]*")
 
 
 class _PlainDumper(Dumper):
@@ -99,6 +125,8 @@ def _written_entry(key: Any, value: Any) -> str:
     if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
         head = _whole({key: None}).rsplit(": null", 1)[0]
         return f"{head}:\n" + textwrap.indent(dump_yaml(value), "  ")
+    if type(value) in (bool, int, type(None)) and _PLAIN_KEY.fullmatch(str(key)):
+        return f"{key}: {json.dumps(value)}\n"  # what YAML writes too, in a hundredth of the time
     return _whole({key: value})
 
 

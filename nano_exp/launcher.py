@@ -41,14 +41,14 @@ class NanoExpLauncher(Launcher):
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.loader = hydra_context.config_loader
+        self.loader, self.master = hydra_context.config_loader, config
         self.sweep = sweep.read(compose.raw(config.sweep) if config.get("sweep") is not None else None)
         typed = OverridesParser.create(config_loader=self.loader).parse_overrides(list(config.hydra.overrides.task))
         refuse_several_sweeps(self.loader, typed)
         refuse_swept_site(typed)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        points = family.compose_points(self.loader, job_overrides)
+        points = family.compose_points(self.loader, job_overrides, self.master)
         type(self).how(points, self.parameters, Path.cwd(), self.sweep.constraints)
         return []
 

@@ -54,14 +54,15 @@ def cache_parsing() -> None:
         omegaconf._utils.parse = cached
 
 
-def register() -> None:
-    """Register the resolvers; again is harmless.
+def register(cached: bool = True) -> None:
+    """Register the resolvers and, unless told not to, `cache_parsing`; again is harmless.
 
     mul, div and max mean what NeMo RL's do (nemo_rl/utils/config.py, register_omegaconf_resolvers, at v0.7.0):
     plain Python arithmetic, so mul of two ints is an int and div is true division. add and ratio are ours; NeMo RL
     never sees them, since it receives resolved values.
     """
-    cache_parsing()
+    if cached:
+        cache_parsing()
     for name, function in {
         "mul": lambda a, b: a * b,
         "div": lambda a, b: a / b,

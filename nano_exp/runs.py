@@ -152,19 +152,22 @@ def record_event(run_dir: Path, kind: str, durable: bool = True, **data: Any) ->
 def create(run_dir: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     """Make a run's folder whole or not at all. False when it is already there (made by another launcher)."""
     staging = run_dir.parent / f".staging-{uuid.uuid4().hex[:8]}"
+    made = False
     try:
         files.make_dir(staging / "events")
-        files.write_text(staging / "config.yaml", files.dump_yaml(config))
-        files.write_json(staging / "run.json", record)
+        files.write_unseen(staging / "config.yaml", files.dump_yaml(config))
+        files.write_unseen(staging / "run.json", files.dump_json(record))
         staging.rename(run_dir)
+        made = True
         return True
     except OSError as error:
         if run_dir.is_dir():
             return False
         raise files.unwritable(run_dir, error) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        _remove_empty(run_dir.parent, run_dir.parent.parent)
+        if not made:
+            shutil.rmtree(staging, ignore_errors=True)
+            _remove_empty(run_dir.parent, run_dir.parent.parent)
 
 
 def _remove_empty(*folders: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from nano_exp.errors import UserError
@@ -51,14 +52,19 @@ def remember(values: Mapping[str, str]) -> None:
     _remembered.update(values)
 
 
-def known() -> dict[str, str]:
+def known() -> Mapping[str, str]:
     """Value -> the variable that holds it: what env.yaml gave, and the environment's variables that sound like secrets.
 
     Every line of a value of several lines counts too. Longest first, so that no part of one is left of another. The
     path of a file that is there, as in GOOGLE_APPLICATION_CREDENTIALS=/home/me/key.json, is no secret itself.
     """
-    inherited = {name: value for name, value in os.environ.items() if secret_name(name) and not _is_path(value)}
-    held = {**inherited, **_remembered}
+    return _known(tuple(os.environ.items()), tuple(_remembered.items()))
+
+
+@lru_cache(maxsize=1)  # a launch asks for each of its points
+def _known(environ: tuple[tuple[str, str], ...], remembered: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    inherited = {name: value for name, value in environ if secret_name(name) and not _is_path(value)}
+    held = {**inherited, **dict(remembered)}
     parts = {part.strip(): name for name, value in held.items() for part in (value, *value.splitlines())}
     return {part: parts[part] for part in sorted(parts, key=len, reverse=True) if len(part) >= MIN_LENGTH}
 

@@ -93,11 +93,12 @@ def submitted(ready: submit.Launch) -> None:
     shared = shared_overrides([row.frozen.overrides for _, _, row in rows])
     print(f"\nsubmitted as launch {ready.id}:")
     cells = [
-        (row.id, array.job_of(i), log_path(row), own_overrides(row.frozen.overrides, shared)) for array, i, row in rows
+        (row.id, array.job_of(i), log_path(row), own_overrides(row.frozen.overrides, shared))
+        for array, i, row in rows[:MAX_ROWS]
     ]
-    print(table(("run", "job", "log (from its start)", "overrides"), cells[:MAX_ROWS]))
-    if len(cells) > MAX_ROWS:
-        print(f"  ... and {len(cells) - MAX_ROWS} more; nano-exp status lists them")
+    print(table(("run", "job", "log (from its start)", "overrides"), cells))
+    if len(rows) > MAX_ROWS:
+        print(f"  ... and {len(rows) - MAX_ROWS} more; nano-exp status lists them")
     where = results_flag(ready.results)
     print(f"\nnext: nano-exp status {rows[0][2].frozen.name}{where}    or    nano-exp logs -f {cells[0][0]}{where}")
 
