@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from core_case import config_loader, point
+from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from nano_exp.freeze import Frozen, freeze
 
 FOLDER = Path("/nowhere")
 #: Each one costs three compositions by Hydra. `NANO_EXP_EXAMPLES=1000` for a night.
-EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "6"))
 NINE = ("model=nano_9b", "cluster=1n8g")
 
 
@@ -36,16 +37,14 @@ def slowly(points: Sequence[Sequence[str]]) -> list[Any]:
         return [str(error)]
 
 
-def quickly(points: Sequence[Sequence[str]]) -> list[Any]:
+def quickly(points: Sequence[Sequence[str]], siblings: int | None = None) -> list[Any]:
+    """The same by families; `siblings`: how many of the points were not composed by Hydra."""
     try:
-        return [exact(one) for one in family.freeze_all(family.compose_points(config_loader(), points), FOLDER)]
+        made = family.compose_points(config_loader(), points)
+        assert siblings in (None, sum(isinstance(one, family.Sibling) for one in made))
+        return [exact(one) for one in family.freeze_all(made, FOLDER)]
     except UserError as error:
         return [str(error)]
-
-
-def siblings(points: Sequence[Sequence[str]]) -> int:
-    """How many of the points were not composed by Hydra."""
-    return sum(isinstance(one, family.Sibling) for one in family.compose_points(config_loader(), points))
 
 
 def sweep(*overrides: str, **values: Sequence[str]) -> list[list[str]]:
@@ -71,8 +70,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("points", PLAIN.values(), ids=PLAIN.keys())
 def test_points_of_plain_values_are_composed_once_and_equal_hydras(points: list[list[str]]) -> None:
-    assert siblings(points) == len(points) - 1
-    assert quickly(points) == slowly(points)
+    assert quickly(points, len(points) - 1) == slowly(points)
 
 
 @pytest.mark.parametrize("second", ["cluster=1n8g,2n8g", "parallelism=fsdp2,megatron_tp2"])
@@ -81,8 +79,7 @@ def test_a_swept_group_makes_one_family_for_each_choice(second: str) -> None:
     points = [
         [*NINE, f"{key}={choice}", f"optimizer.lr={lr}"] for choice in choices.split(",") for lr in ("1e-6", "2e-6")
     ]
-    assert siblings(points) == 2
-    assert quickly(points) == slowly(points)
+    assert quickly(points, 2) == slowly(points)
 
 
 SLOW = {
@@ -99,26 +96,43 @@ SLOW = {
 
 @pytest.mark.parametrize("points", SLOW.values(), ids=SLOW.keys())
 def test_what_may_depend_on_more_is_composed_by_hydra(points: list[list[str]]) -> None:
-    assert siblings(points) == 0
-    assert quickly(points) == slowly(points)
+    assert quickly(points, 0) == slowly(points)
 
 
 def test_a_mistake_is_explained_as_for_one_point() -> None:
     points = sweep(*NINE, "optimizer.lrr={a}", a="12")
-    assert quickly(points) == slowly(points)
-    assert "optimizer.lr" in quickly(points)[0]
+    assert (said := quickly(points)) == slowly(points)
+    assert "optimizer.lr" in said[0]
 
 
 def test_a_value_that_others_cannot_be_computed_from_is_explained() -> None:
     points = sweep(*NINE, "optimizer.lr={a}", a=("1e-6", "word"))
-    assert quickly(points) == slowly(points)
-    assert "optimizer.min_lr" in quickly(points)[0]
+    assert (said := quickly(points)) == slowly(points)
+    assert "optimizer.min_lr" in said[0]
 
 
 def test_a_secret_in_a_later_point_is_refused() -> None:
     points = sweep(*NINE, "++site.env.X={a}", a=("1", "hf_" + "a" * 30))
-    assert quickly(points) == slowly(points)
-    assert "looks like a secret" in quickly(points)[0]
+    assert (said := quickly(points)) == slowly(points)
+    assert "looks like a secret" in said[0]
+
+
+@pytest.mark.parametrize("place", [("nano_9b", "2n8g"), ("nano_tiny", "local")])
+def test_a_single_launch_takes_hydras_master_for_its_point(place: tuple[str, str]) -> None:
+    typed = [f"model={place[0]}", f"cluster={place[1]}", "grpo.seed=7", "+grpo.new=1"]
+    master = config_loader().load_configuration("config", typed, run_mode=RunMode.MULTIRUN)
+    [made] = family.compose_points(config_loader(), [typed], master)
+    assert isinstance(made, compose.Point)
+    [composed] = compose.compose_points(config_loader(), [typed])
+    assert made.overrides == composed.overrides
+    assert compose.raw(made.cfg) == compose.raw(composed.cfg)
+
+
+def test_points_of_a_sweep_are_not_hydras_master() -> None:
+    typed = [*NINE, "grpo.seed=7,8"]
+    master = config_loader().load_configuration("config", typed, run_mode=RunMode.MULTIRUN)
+    made = family.compose_points(config_loader(), sweep(*NINE, "grpo.seed={a}", a="78"), master)
+    assert [one.config["grpo"]["seed"] for one in family.freeze_all(made, FOLDER)] == [7, 8]
 
 
 def test_points_share_nothing_that_one_of_them_changes() -> None:

@@ -257,3 +257,15 @@ def test_a_dotted_key_is_set_through_levels_that_are_not_there() -> None:
     freeze.set_dotted(config, "a.d", 2)
     freeze.set_dotted(config, "c.e.f", 3)
     assert config == {"a": {"b": 1, "d": 2}, "c": {"e": {"f": 3}}}
+
+
+# --- sharing --------------------------------------------------------------------------------------------------------
+
+
+def test_other_values_are_in_the_copy_alone() -> None:
+    config = {"a": {"b": {"x": 1}, "list": [{"y": 2}, 3]}, "c": {"z": 4}}
+    before = copy.deepcopy(config)
+    made = freeze.with_values(config, {("a", "b", "x"): 9, ("a", "list", 0, "y"): 8, ("a", "new"): 7})
+    assert config == before
+    assert made == {"a": {"b": {"x": 9}, "list": [{"y": 8}, 3], "new": 7}, "c": {"z": 4}}
+    assert made["c"] is config["c"]
