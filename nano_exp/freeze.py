@@ -78,9 +78,24 @@ def freeze(point: Point, launch_folder: Path) -> Frozen:
 
 def identified(overrides: Sequence[str], resolved: dict[str, Any], launch_folder: Path) -> Frozen:
     """The last step of `freeze`: absolute paths, the name, the identity. Leaves `resolved` as it is."""
+    _require_sections(resolved)
     config = with_values(resolved, _absolute(resolved, launch_folder))
     kept = tuple(o for o in overrides if not _of_the_launch(o))
     return Frozen(_name(config), identity.digest(config), kept, config)
+
+
+#: Sections that every run has.
+_SECTIONS = ("run", "slurm", "site", "engine", "nemo_rl", "cluster", "grpo", "policy")
+
+
+def _require_sections(config: Mapping[str, Any]) -> None:
+    for section in _SECTIONS:
+        if not isinstance(config.get(section), Mapping):
+            raise UserError(
+                f"{section} is {config[section]!r}" if section in config else f"no {section} in the config",
+                f"every run has a section {section}",
+                f"leave ~{section} (or {section}=...) out of the command",
+            )
 
 
 def with_values(config: Mapping[str, Any], changes: Mapping[Keys, Any]) -> dict[str, Any]:
