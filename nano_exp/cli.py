@@ -18,6 +18,7 @@ COMMANDS = (
     "nano_exp.commands.control",
     "nano_exp.commands.render",
     "nano_exp.commands.recipes",
+    "nano_exp.commands.complete",
 )
 
 
@@ -46,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """argparse takes a list of names on one side of an option only; here they may stand on both."""
     main_parser = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next (nano-exp completion)
+        import argcomplete
+
+        argcomplete.autocomplete(main_parser)
     given, rest = main_parser.parse_known_args(argv)
     for name in ("what", "overrides"):
         if isinstance(getattr(given, name, None), list):

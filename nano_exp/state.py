@@ -76,10 +76,11 @@ def submission(run: Run) -> Submission | None:
     event = run.last("submit", "refused")
     if event is None or event.kind == "refused":
         return None
-    return _submission(event)
+    return as_submission(event)
 
 
-def _submission(event: Event) -> Submission | None:
+def as_submission(event: Event) -> Submission | None:
+    """A submit event as it was written; None where it says too little."""
     data = event.data
     try:
         local = runs.as_owner(data["local"]) if data.get("local") else None

@@ -227,6 +227,78 @@ def test_what_logs_cannot_show(
     assert found in three_parts(err)[1]
 
 
+@pytest.fixture
+def sent(tmp_path: Path) -> Path:
+    """A run on two nodes that array task 39_2 began and job 41 went on with."""
+    results = tmp_path / "sent"
+    folder = make_run(results, run="r5", record={"launch": "L"})
+    intend(folder, array=0, task=2)
+    launched = runs.launch_dir(results, "L")
+    (launched / "slurm").mkdir(parents=True)
+    manifest = {"arrays": [{"runs": ["", "", str(folder)]}]}
+    (launched / "manifest.json").write_text(json.dumps(manifest))
+    runs.record_job(results, "L", 0, "39")
+    for name in ("39_2_0_log.out", "39_20_0_log.out"):
+        (launched / "slurm" / name).write_text("Slurm's own\n")
+    for number, job in ((1, "39_2"), (2, "41")):
+        made = make_attempt(folder, number, runs.Owner(job, 0, "gpu01", 7, 1.0), {"kind": "stopped"})
+        (made / "stdout.log").write_text(f"by job {job}\n")
+        (made / "nodes").mkdir()
+        for host in ("gpu01", "gpu02"):
+            (made / "nodes" / f"{host}.log").write_text(f"{host} in {job}\n")
+    return results
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["r5"], "by job 41"),
+        (["39_2"], "by job 39_2"),
+        (["39_2", "--attempt", "2"], "by job 41"),
+        (["r5", "--node", "gpu02"], "gpu02 in 41"),
+        (["39", "--node", "gpu01", "--attempt", "1"], "gpu01 in 39_2"),
+    ],
+)
+def test_logs_by_slurms_number_and_of_a_node(
+    sent: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
+) -> None:
+    code, out, _ = said(capsys, "logs", *arguments, "--results", sent)
+    assert (code, out) == (0, f"{text}\n")
+
+
+def test_a_node_that_the_attempt_did_not_have(sent: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = said(capsys, "logs", "r5", "--node", "gpu03", "--results", sent)
+    assert code == 2
+    assert three_parts(err)[2] == "the nodes of this attempt: gpu01, gpu02"
+    assert three_parts(err)[3].startswith("--node gpu0")
+    code, _, err = said(capsys, "logs", "r1b", "--node", "gpu01", "--results", store)
+    assert code == 2
+    assert "no logs of nodes" in three_parts(err)[1]
+
+
+def test_every_path_of_a_run(sent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "open", "39_2", "--json", "--results", sent)
+    assert code == 0
+    found = json.loads(out)
+    folder = sent / "name" / "r5"
+    assert found["folder"] == str(folder)
+    assert found["attempt 1 stdout.log"] == str(folder / "attempts" / "1" / "stdout.log")
+    assert found["attempt 2 nodes/gpu02.log"] == str(folder / "attempts" / "2" / "nodes" / "gpu02.log")
+    assert found["launch L script"] == str(sent / ".launches" / "L" / "array-0.sbatch")
+    assert found["launch L 39_2_0_log.out"] == str(sent / ".launches" / "L" / "slurm" / "39_2_0_log.out")
+    assert "launch L 39_20_0_log.out" not in found, "another task's"
+    code, out, _ = said(capsys, "open", "r5", "--results", sent)
+    assert re.search(rf"^metrics +{folder}/metrics.jsonl  \(not there\)$", out, re.MULTILINE)
+    assert re.search(rf"^config +{folder}/config.yaml$", out, re.MULTILINE)
+
+
+def test_the_paths_of_a_damaged_run(sent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (sent / "name" / "r5" / "config.yaml").write_text("{")
+    code, out, _ = said(capsys, "open", "r5", "--results", sent)
+    assert code == 0
+    assert "checkpoints" not in out
+
+
 def test_logs_before_the_first_attempt(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capsys, "logs", "other", "--results", store)
     assert (code, out) == (1, "")
@@ -245,7 +317,7 @@ def test_a_log_that_grows_is_followed_into_the_next_attempt(tmp_path: Path) -> N
     run = runs.load(folder)
 
     def follow() -> None:
-        ended.append(logs.follow(run, "out", out, over.is_set, 0.02))
+        ended.append(logs.follow(run, "stdout.log", out, over.is_set, 0.02))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -273,6 +345,37 @@ def test_a_log_that_grows_is_followed_into_the_next_attempt(tmp_path: Path) -> N
     thread.join(timeout=5)
     assert ended == [0]
     assert out.getvalue() == "one\n📊\ntwo\nthree\n"
+
+
+# --- completion -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("nano-exp st", {"status"}),
+        ("nano-exp status ", {"lr", "other", "r1aaaaaaaaa", "r1bbbbbbbbb", "r2ccccccccc"}),
+        ("nano-exp status r1", {"r1aaaaaaaaa", "r1bbbbbbbbb"}),
+        ("nano-exp retry lr r2", {"r2ccccccccc"}),
+        ("nano-exp logs r1aaaaaaaaa --str", {"--stream"}),
+    ],
+)
+def test_tab_completes_commands_names_and_runs(store: Path, line: str, words: set[str]) -> None:
+    answer = store.parent / "answer"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    done = nano_exp(store.parent, **asked, _ARGCOMPLETE_STDOUT_FILENAME=str(answer))
+    assert done.returncode == 0, done.stderr
+    found = {word.strip() for word in answer.read_text().split("\n")}
+    assert {word for word in found if word and not (word.startswith("-") and "--" not in line)} == words
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shells_code_for_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "completion", shell)
+    assert code == 0
+    assert "nano-exp" in out
+    if shell == "bash":
+        subprocess.run(["bash", "-c", f"{out}\ncomplete -p nano-exp"], check=True)
 
 
 # --- render ---------------------------------------------------------------------------------------------------------
@@ -324,8 +427,8 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
         cli.main(["--help"])
     assert ended.value.code == 0
     out = capsys.readouterr().out
-    for command in ("status", "logs", "cancel", "retry", "render"):
-        assert re.search(rf"^ +{command} +\S", out, re.MULTILINE)
+    for command in ("status", "watch", "logs", "open", "cancel", "retry", "render", "completion"):
+        assert re.search(rf"^ +{command}\s+\S", out, re.MULTILINE)
 
 
 def test_the_help_loads_no_module_that_does_work() -> None:

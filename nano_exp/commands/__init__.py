@@ -15,6 +15,13 @@ from typing import TypeAlias
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+def of_runs(action: argparse.Action) -> None:
+    """Tab completes names and run ids at this argument."""
+    from nano_exp.commands import complete
+
+    action.completer = complete.runs  # type: ignore[attr-defined]  # argcomplete's
+
+
 def folder(given: argparse.Namespace) -> Path:
     """The results folder of a command that was added with `parents=[results]`."""
     return Path(given.results).expanduser().resolve()

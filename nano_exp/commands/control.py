@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 
-from nano_exp.commands import Commands, folder
+from nano_exp.commands import Commands, folder, of_runs
 from nano_exp.errors import UserError
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     cancel = commands.add_parser("cancel", parents=[results], help="end active runs; asks first for more than one")
-    cancel.add_argument("what", nargs="+", metavar="RUN|NAME", help="run ids, or names: all active runs of it")
+    what = cancel.add_argument("what", nargs="+", metavar="RUN|NAME", help="run ids, or names: all active runs of it")
+    of_runs(what)
     cancel.add_argument("-y", "--yes", action="store_true", help="do not ask")
     cancel.set_defaults(run=_cancel)
 
     retry = commands.add_parser("retry", parents=[results], help="submit again what is neither done nor active")
-    retry.add_argument("what", nargs="+", metavar="RUN|NAME", help="run ids, names, and hydra.launcher.KEY=VALUE")
+    what = retry.add_argument(
+        "what", nargs="+", metavar="RUN|NAME", help="run ids, names, and hydra.launcher.KEY=VALUE"
+    )
+    of_runs(what)
     retry.set_defaults(run=_retry)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nano_exp import files, runs, text
-from nano_exp.errors import UserError
+from nano_exp.errors import UserError, nearest
 
 STREAMS = {"out": "stdout.log", "err": "stderr.log", "attempt": "attempt.log"}
 #: How many lines of stderr a failed attempt's log ends with.
@@ -29,14 +29,42 @@ def attempt_of(run: runs.Run, number: int | None) -> runs.Attempt | None:
     return found
 
 
-def show_log(run: runs.Run, number: int | None, stream: str, out: TextIO) -> int:
-    """Print one attempt's output. Returns the exit code: 0, or 1 where there is nothing yet."""
+def attempt_of_job(run: runs.Run, word: str) -> int | None:
+    """The number of the run's newest attempt in this Slurm job; None where the word is none of its jobs."""
+    return next((a.number for a in reversed(runs.attempts(run.dir)) if a.owner and a.owner.job == word), None)
+
+
+def node_log(run: runs.Run, number: int | None, host: str) -> str:
+    """The log of one node, relative to an attempt's folder. Raises UserError where there is none of that name."""
+    attempt = attempt_of(run, number)
+    have = sorted(path.stem for path in (attempt.dir / "nodes").glob("*.log")) if attempt is not None else []
+    if host in have:
+        return f"nodes/{host}.log"
+    if not have:
+        raise UserError(
+            f"--node {host}, and {run.id} has no logs of nodes",
+            "only a run on several nodes has them, once they have started",
+            f"nano-exp logs {run.id}, or nano-exp logs {run.id} --stream err",
+        )
+    near = nearest(host, have)
+    raise UserError(
+        f"--node {host}", f"the nodes of this attempt: {', '.join(have)}", f"--node {near[0] if near else have[0]}"
+    )
+
+
+def show_log(run: runs.Run, number: int | None, log: str, out: TextIO) -> int:
+    """Print one attempt's output. Returns the exit code: 0, or 1 where there is nothing yet.
+
+    Parameters
+    ----------
+    log: the file, relative to the attempt's folder
+    """
     attempt = attempt_of(run, number)
     if attempt is None:
         print(nothing_yet(run), file=sys.stderr)
         return 1
-    _copy(attempt.dir / STREAMS[stream], out)
-    _tell_end(attempt, stream)
+    _copy(attempt.dir / log, out)
+    _tell_end(attempt, log)
     return 0
 
 
@@ -58,12 +86,12 @@ def _copy(path: Path, out: TextIO) -> None:
         print(f"(no {path.name} yet)", file=sys.stderr)
 
 
-def _tell_end(attempt: runs.Attempt, stream: str) -> None:
+def _tell_end(attempt: runs.Attempt, log: str) -> None:
     end = attempt.end
     if end is None:
         return
     print(f"--- attempt {attempt.number}: {end.get('kind')} {end.get('why', '')}".rstrip(), file=sys.stderr)
-    if end.get("kind") == "failed" and stream == "out":
+    if end.get("kind") == "failed" and log == STREAMS["out"]:
         path = attempt.dir / STREAMS["err"]
         if path.is_file() and path.stat().st_size:
             print(f"--- last lines of {text.relative(path)}:", file=sys.stderr)
@@ -94,11 +122,12 @@ class Shown:
         return bool(data)
 
 
-def follow(run: runs.Run, stream: str, out: TextIO, ended: Callable[[], bool], poll_s: float = 0.5) -> int:
+def follow(run: runs.Run, log: str, out: TextIO, ended: Callable[[], bool], poll_s: float = 0.5) -> int:
     """Print the newest attempt's output as it grows, go on with the next attempt, end when the run ends.
 
     Parameters
     ----------
+    log: the file, relative to an attempt's folder
     ended: whether the run is neither waiting nor running any more; asked for only when nothing new came for a while
     """
     shown = Shown()
@@ -108,7 +137,7 @@ def follow(run: runs.Run, stream: str, out: TextIO, ended: Callable[[], bool], p
     while True:
         attempt = attempt_of(run, None)
         if attempt is not None:
-            path = attempt.dir / STREAMS[stream]
+            path = attempt.dir / log
             if path != shown.path:
                 if shown.path is not None:
                     shown.more(out)  # its last words, which came with the next attempt
@@ -117,7 +146,7 @@ def follow(run: runs.Run, stream: str, out: TextIO, ended: Callable[[], bool], p
             if shown.more(out):
                 quiet_since = time.monotonic()
             elif attempt.end is not None and ended():
-                _tell_end(attempt, stream)
+                _tell_end(attempt, log)
                 return 0
         if time.monotonic() - quiet_since > 30:
             if ended():

@@ -1,4 +1,4 @@
-"""Which runs a command means: by name, by id or its first letters, or by Slurm job. Reads no run."""
+"""Which runs a command means: by name, by id or its first letters, by name/id, or by Slurm job. Reads no run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
         return found
     chosen: dict[str, Folder] = {}
     for word in wanted:
-        hits = [f for f in found if f.name == word] or [f for f in found if f.id.startswith(word)]
+        hits = [f for f in found if f.name == word] or [f for f in found if word in (f.id, f"{f.name}/{f.id}")]
+        hits = hits or [f for f in found if f.id.startswith(word)]
         if not hits and re.fullmatch(r"\d+(_\d+)?", word):
             dirs = of_job(results, word)
             hits = [f for f in found if f.path in dirs]

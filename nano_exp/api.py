@@ -1,0 +1,153 @@
+"""Runs for scripts and notebooks: `nano_exp.load("results")`. docs/api.md shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, overload
+
+from nano_exp import runs, text
+from nano_exp.asked import Asked
+from nano_exp.errors import UserError
+from nano_exp.report import status
+from nano_exp.report.cache import Cache
+from nano_exp.report.status import Line
+
+
+class Run:
+    """One run, as status has it at the time of `load`.
+
+    Parameters
+    ----------
+    line: every field of it is an attribute here too: state, why, step, max_steps, reward, validation_accuracy,
+        gpu_hours, cause, remedy, overrides, ...
+    """
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.dir = Path(line.dir)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "line":  # not made yet: unpickling asks for it
+            raise AttributeError(name)
+        return getattr(self.line, name)
+
+    @property
+    def id(self) -> str:
+        return self.line.run
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The frozen config. Raises files.Damaged or FileNotFoundError."""
+        return runs.Run(self.dir).config()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row a step, first to last: `step`, `time` (unix seconds), and each metric by NeMo RL's name.
+
+        What a step did not measure is not in its row, so a table of the rows has a gap there. Read anew on each call.
+        """
+        rows: dict[int, dict[str, Any]] = {}
+        for row in runs.read_metrics(self.dir):
+            rows.setdefault(row["step"], {}).update(row)
+        return [rows[step] for step in sorted(rows)]
+
+    def log(self, name: str = "stdout.log") -> str:
+        """A log of the newest attempt (stdout.log, stderr.log, attempt.log); empty where there is none yet."""
+        tried = runs.attempts(self.dir)
+        try:
+            return (tried[-1].dir / name).read_text(errors="replace") if tried else ""
+        except OSError:
+            return ""
+
+    def __repr__(self) -> str:
+        return f"<run {self.line.name}/{self.id} {self.line.state} {self.line.step}/{self.line.max_steps or '?'}>"
+
+
+class Runs(Sequence[Run]):
+    """Runs in the order of name and id; `runs["r3f9"]` is one by the first letters of its id."""
+
+    def __init__(self, found: Sequence[Run], slurm_error: str = "") -> None:
+        self._found = tuple(found)
+        self.slurm_error = slurm_error
+
+    @overload
+    def __getitem__(self, which: int | str) -> Run: ...
+    @overload
+    def __getitem__(self, which: slice) -> Runs: ...
+    def __getitem__(self, which: int | str | slice) -> Run | Runs:
+        if isinstance(which, slice):
+            return Runs(self._found[which], self.slurm_error)
+        if isinstance(which, int):
+            return self._found[which]
+        hits = [run for run in self._found if run.id == which] or [r for r in self._found if r.id.startswith(which)]
+        if len(hits) != 1:
+            raise KeyError(f"{len(hits)} runs begin with {which}")
+        return hits[0]
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._found)
+
+    def where(self, *states: str) -> Runs:
+        """Those in one of these states. Raises UserError for a state that there is not."""
+        kept = {line.dir for line in status.filtered([run.line for run in self], ",".join(states))}
+        return Runs([run for run in self if run.line.dir in kept], self.slurm_error)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a run: what its overrides set, where not all runs have the same, and then status's columns."""
+        shared = text.shared_overrides([run.line.overrides for run in self])
+        rows = []
+        for run in self:
+            own = (o.lstrip("+~").partition("=") for o in run.line.overrides if o not in shared)
+            fields = {k: v for k, v in vars(run.line).items() if k not in ("overrides", "damaged")}
+            rows.append({**{key: _value(value) for key, _, value in own}, **fields})
+        return rows
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} runs>"
+
+
+def load(path: str | PathLike[str] = "results") -> Runs:
+    """The runs of a results folder, of one name in it (`results/nano_9b`), or of one run's folder.
+
+    Slurm is asked once, where a state depends on it. Without Slurm such states are `unknown`, and `slurm_error` of what
+    is returned says why.
+
+    Raises
+    ------
+    UserError: no runs there
+    """
+    given = Path(path).expanduser().resolve()
+    results, wanted = given, []
+    if _is_run(given):
+        results, wanted = given.parent.parent, [f"{given.parent.name}/{given.name}"]
+    elif given.is_dir() and any(_is_run(child) for child in given.iterdir()):
+        results, wanted = given.parent, [given.name]
+    asked = Asked()
+    found = status.look(Cache(results), wanted, asked)
+    return Runs([Run(line) for line in found], asked.error)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "run.json").is_file() or (folder / "events").is_dir()
+
+
+def _value(word: str) -> Any:
+    """An override's value as YAML has it: 1e-6 is a number, true a boolean."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+__all__ = ["Run", "Runs", "UserError", "load"]

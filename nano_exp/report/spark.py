@@ -1,0 +1,59 @@
+"""Sparklines of rewards: a run's learning in a few characters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from nano_exp import runs
+
+BARS = "▁▂▃▄▅▆▇█"
+#: For terminals without UTF-8.
+ASCII_BARS = "_.:-=+*#"
+
+
+def spark(values: Sequence[float], width: int, bars: str = BARS) -> str:
+    """At most `width` characters, each the mean of its share of the values, from the least to the greatest of them."""
+    finite = [v for v in values if abs(v) < float("inf")]
+    if not finite or width < 1:
+        return ""
+    count = min(width, len(finite))
+    edges = [len(finite) * i // count for i in range(count + 1)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    if high <= low:
+        return bars[len(bars) // 2] * count
+    return "".join(bars[round((m - low) / (high - low) * (len(bars) - 1))] for m in means)
+
+
+@dataclass
+class Rewards:
+    """The rewards of one run's steps so far; each call of `read` looks only at what was added."""
+
+    path: Path
+    values: list[float] = field(default_factory=list)
+    _offset: int = 0
+    _inode: int = 0
+
+    def read(self) -> list[float]:
+        """All rewards, first step to last; empty where there are none yet."""
+        try:
+            with self.path.open("rb") as file:
+                inode = self.path.stat().st_ino
+                size = file.seek(0, 2)
+                if inode != self._inode or size < self._offset:  # rows were cut off: the steps run again
+                    self.values, self._offset, self._inode = [], 0, inode
+                file.seek(self._offset)
+                whole, newline, _ = file.read(size - self._offset).rpartition(b"\n")
+        except OSError:
+            return self.values
+        self._offset += len(whole) + len(newline)
+        for line in whole.split(b"\n"):
+            if b'"train/reward"' in line:
+                row = runs.metrics_row(line)
+                value = runs.number(row.get("train/reward")) if row else None
+                if value is not None:
+                    self.values.append(value)
+        return self.values
