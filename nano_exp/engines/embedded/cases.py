@@ -110,7 +110,7 @@ SIZES: dict[str, Changes] = {
 SMALL: Changes = architecture("M-M*-", 32, 64, 2, 1, 16, 2, 1, 128)
 
 
-def _batch(prompts: int, generations: int, micro: int, logprob: int | None = None) -> Changes:
+def batch(prompts: int, generations: int, micro: int, logprob: int | None = None) -> Changes:
     return {
         "grpo.num_prompts_per_step": prompts,
         "grpo.num_generations_per_prompt": generations,
@@ -127,7 +127,8 @@ def _new_tokens(count: int) -> Changes:
     }
 
 
-def _length(total: int) -> Changes:
+def sequences(total: int) -> Changes:
+    """Sequences of `total` tokens, all but the longest prompt's of them new."""
     return {
         "policy.generation.max_new_tokens": total - task.longest_prompt(),
         "policy.max_total_sequence_length": total,
@@ -140,7 +141,7 @@ RECOMPUTE: Changes = {"policy.dtensor_cfg.activation_checkpointing": True}
 
 def _point(name: str, size: str, length: int, micro: int, changes: Changes | None = None) -> Case:
     """A point of the grid: two micro batches to an update."""
-    base = SIZES[size] | BFLOAT16 | _length(length) | _batch(2, micro, micro)
+    base = SIZES[size] | BFLOAT16 | sequences(length) | batch(2, micro, micro)
     return Case("peak", name, base | (changes or {}))
 
 
@@ -181,7 +182,7 @@ def _rollouts() -> Iterator[Case]:
         ("100m", 32, _vocabulary(131072)),
         ("1b", 16, {}),
     ):
-        shape = _batch(prompts, 8, 8) | _new_tokens(32)
+        shape = batch(prompts, 8, 8) | _new_tokens(32)
         name = f"{size}, {prompts * 8} sequences, {', '.join(f'vocabulary {v}' for v in changes.values()) or 'plain'}"
         yield Case("rollout", name, SIZES[size] | BFLOAT16 | shape | changes)
 
@@ -195,9 +196,9 @@ def all_cases(small: bool) -> list[Case]:
     """
     new = _new_tokens(256)
     cases = [
-        Case("speed", "100m", SIZES["100m"] | BFLOAT16 | new | _batch(8, 16, 32)),
-        Case("speed", "1b", SIZES["1b"] | BFLOAT16 | new | _batch(8, 16, 8)),
-        Case("speed", "10m", SIZES["10m"] | BFLOAT16 | new | _batch(8, 16, 64)),
+        Case("speed", "100m", SIZES["100m"] | BFLOAT16 | new | batch(8, 16, 32)),
+        Case("speed", "1b", SIZES["1b"] | BFLOAT16 | new | batch(8, 16, 8)),
+        Case("speed", "10m", SIZES["10m"] | BFLOAT16 | new | batch(8, 16, 64)),
         Case("parity", "tiny", TINY | {"grpo.val_period": 0, "grpo.val_at_start": False, "grpo.val_at_end": False}),
         *_grid(),
         *_rollouts(),
@@ -209,9 +210,9 @@ def all_cases(small: bool) -> list[Case]:
 
 def _shrunk(case: Case) -> Case:
     """The same case for a CPU: thousands of parameters, few tokens, few steps."""
-    few = _batch(2, 4, 4) | {"engine.warm_start": {"steps": 2, "lr": 3e-3, "batch_size": 8}}
+    few = batch(2, 4, 4) | {"engine.warm_start": {"steps": 2, "lr": 3e-3, "batch_size": 8}}
     if case.kind == "tiny":
         few |= {"engine.device": "cpu", "grpo.max_num_steps": 2, "grpo.val_period": 0, "grpo.val_at_start": False}
     elif case.kind != "parity":
-        few = SMALL | _length(32) | _batch(2, 4, 4)
+        few = SMALL | sequences(32) | batch(2, 4, 4)
     return Case(case.kind, case.name, case.changes | few)

@@ -76,7 +76,7 @@ class Phases:
         return taken
 
 
-def _settings(base: Record, changes: Record, folder: Path) -> Settings:
+def settings_of(base: Record, changes: Record, folder: Path) -> Settings:
     """The settings of `base` with dotted keys changed, checked as a launch checks them."""
     own = {"checkpointing.checkpoint_dir": str(folder / "checkpoints"), "logger.log_dir": str(folder / "logs")}
     config = cases.changed(base, cases.COMMON | own | changes)
@@ -158,7 +158,7 @@ class Session:
 
     def speed(self, changes: Record) -> Record:
         """Whole GRPO steps."""
-        wanted = _settings(self.base, changes, self.folder)
+        wanted = settings_of(self.base, changes, self.folder)
         trainer, phases = _new_trainer(wanted, self.device)
         steps: list[Record] = []
         for number in range(1 + STEPS):
@@ -180,7 +180,7 @@ class Session:
 
     def peak(self, changes: Record) -> Record:
         """A step without its rollout, on random answers of full length; the second one, when Adam has its moments."""
-        wanted = _settings(self.base, changes, self.folder)
+        wanted = settings_of(self.base, changes, self.folder)
         trainer, phases = _new_trainer(wanted, self.device)
         answers = synthetic(trainer, wanted.max_length)
         trainer.learn(answers, 0)
@@ -190,7 +190,7 @@ class Session:
 
     def rollout(self, changes: Record) -> Record:
         """Two rollouts and a step between them, so that the second finds Adam's moments; its phases alone."""
-        wanted = _settings(self.base, changes, self.folder)
+        wanted = settings_of(self.base, changes, self.folder)
         trainer, phases = _new_trainer(wanted, self.device)
         trainer.step(0, lambda: None)
         phases.take()
@@ -205,7 +205,7 @@ class Session:
 
     def parity(self, changes: Record) -> Record:
         """The tiny run's steps on the CPU and on this device, with the same weights and the same answers."""
-        wanted = _settings(self.base, changes, self.folder)
+        wanted = settings_of(self.base, changes, self.folder)
         cpu, here = Trainer(wanted, torch.device("cpu")), Trainer(wanted, self.device)
         plan = wanted.warm_start
         losses: dict[str, list[float]] = {"cpu": [], "here": []}
@@ -233,7 +233,7 @@ class Session:
         """The whole tiny run."""
         folder = self.folder / f"tiny-{len(list(self.folder.iterdir()))}"
         folder.mkdir()
-        wanted = _settings(self.base, cases.TINY | changes, folder)
+        wanted = settings_of(self.base, cases.TINY | changes, folder)
         train.Run(wanted, folder / "metrics.jsonl", lambda: False).execute()
         return {"summary": json.loads((folder / "logs/summary.json").read_text())}
 
