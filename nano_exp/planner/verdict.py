@@ -229,6 +229,17 @@ def _training_changes(read: Job) -> Iterator[Change]:
 
 
 def _embedded_changes(read: Job) -> Iterator[Change]:
+    """Smaller micro batches; recompute, which costs half of the training time again (docs/gpu.md); both."""
+    yield from _smaller_micro_batches(read)
+    if read.layout.recompute != FULL:
+        keys = {"++policy.dtensor_cfg.activation_checkpointing": True}
+        again = replace(read, layout=replace(read.layout, recompute=FULL))
+        yield keys, again
+        for more, both in _smaller_micro_batches(again):
+            yield {**keys, **more}, both
+
+
+def _smaller_micro_batches(read: Job) -> Iterator[Change]:
     n = read.layout
     for size in (m for m in (128, 64, 32, 16, 8, 4, 2, 1) if m < n.micro_batch and n.micro_batch % m == 0):
         smaller = replace(n, micro_batch=size, logprob_batch=size, train_tokens=size * read.max_length)
