@@ -16,9 +16,9 @@ RESULTS_ENV = "NANO_EXP_RESULTS"
 COMMANDS = (
     "nano_exp.commands.look",
     "nano_exp.commands.control",
+    "nano_exp.commands.check",
     "nano_exp.commands.render",
     "nano_exp.commands.recipes",
-    "nano_exp.commands.complete",
 )
 
 

@@ -35,9 +35,12 @@ LAUNCHER_KEYS = (
     "wait",
     "submit",
     "fresh",
+    "ignore",
 )
 #: Switches of one launch: they say how to launch, not what, and are not part of what a run remembers.
 SWITCHES = ("dry_run", "wait", "submit", "fresh")
+#: Which of preflight's rules do not count. Of one launch too; run.json says it by itself.
+IGNORE = "ignore"
 
 
 #: Where a value is in plain data: mapping keys and list places from the top.
@@ -114,7 +117,7 @@ def with_values(config: Mapping[str, Any], changes: Mapping[Keys, Any]) -> dict[
 
 def _of_the_launch(override: str) -> bool:
     key = override.lstrip("+~").split("=")[0]
-    return key in SWITCHES or key.split(".")[0] == "sweep"
+    return key in (*SWITCHES, IGNORE) or key.split(".")[0] == "sweep"
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class Train:
         shape = submit.shape(wish.wanted[0].config)
         if wish.switches["dry_run"]:
             launch.dry_run(wish.plan(), wish.where, wish.results, parameters)
-        launch.check(wish.wanted)
+        launch.check(wish.wanted, parameters, submitting=not wish.switches["dry_run"], inside=True)
         remark = require_shape(self.have, shape, self.command)
         if wish.switches["dry_run"]:
             return

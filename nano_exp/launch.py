@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_exp import engines, environment, local, plan, progress, runs, secrets, show, slurm, state, submit, sweep
+from nano_exp import environment, local, plan, preflight, progress, runs, secrets, show, slurm, state, submit, sweep
 from nano_exp.compose import Point
 from nano_exp.errors import UserError
 from nano_exp.family import Sibling, freeze_all
 from nano_exp.freeze import SWITCHES, Frozen
+from nano_exp.preflight import gather
+from nano_exp.preflight import show as preflight_show
 
 #: What the process exits with: 0 all well, 1 a waited-for run failed, 3 something asked for was not submitted.
 exit_code = 0
@@ -79,15 +81,16 @@ def launch(
     if wish.switches["dry_run"]:
         made = wish.plan()
         dry_run(made, where, results, parameters)
-        check(wish.wanted)
+        check(wish.wanted, parameters, submitting=False)
         return made
     _require_sendable(wish)
-    check(wish.wanted)
     if where == "slurm" and send:
         slurm.require()
+    report = check(wish.wanted, parameters, submitting=send)
     with submit.lock(results):
         made = wish.plan()
         show.plan(made)
+        show.expected(made, report.start, parameters)
         report_changed(made)
         ready = dispatch(made.to_submit, where, parameters, results, wish.env_file, send) if made.to_submit else None
     active = made.of(*state.ACTIVE)
@@ -149,10 +152,26 @@ def dispatch(
     return ready
 
 
-def check(wanted: Sequence[Frozen]) -> None:
-    """What the engines refuse, once for every config."""
-    for frozen in wanted:
-        engines.get(frozen.config["engine"]["name"]).check(frozen.config)
+def check(
+    wanted: Sequence[Frozen], parameters: Mapping[str, Any], submitting: bool, inside: bool = False
+) -> preflight.Report:
+    """Preflight over every point; what does not stop the launch is shown.
+
+    Parameters
+    ----------
+    inside: the allocation is there already, so Slurm is not asked about one
+
+    Raises
+    ------
+    UserError: all errors of all points
+    """
+    ignore = preflight.ignored(wanted)
+    report = preflight.examine(wanted, gather.facts(wanted, parameters, submitting, inside), ignore)
+    if said := preflight_show.warnings(report):
+        print(said, file=sys.stderr)
+    if report.errors:
+        raise preflight_show.Refusal(report)
+    return report
 
 
 def _require_one(wanted: Sequence[Frozen]) -> None:

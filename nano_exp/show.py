@@ -6,12 +6,14 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nano_exp import files, freeze, progress, runs, slurm, snapshot, submit, sweep
 from nano_exp.plan import Plan, Row
+from nano_exp.preflight.cost import cost
+from nano_exp.preflight.view import View
 from nano_exp.runs import metric_before_after
 from nano_exp.text import own_overrides, relative, shared_overrides, table
 
@@ -59,6 +61,14 @@ def skipped(found: Sequence[sweep.Skipped]) -> None:
             print(f"    {own_overrides(one.frozen.overrides, shared)}")
         if len(points) > MAX_ROWS:
             print(f"    ... and {len(points) - MAX_ROWS} more")
+
+
+def expected(made: Plan, start: str, parameters: Mapping[str, Any]) -> None:
+    """What the runs to submit cost at most, and when Slurm would start them: a line each, where it is known."""
+    lines = [cost([View(row.config) for row in made.to_submit], parameters).line(), start]
+    for line in lines if made.to_submit else ():
+        if line:
+            print(f"  {line}")
 
 
 def _why(row: Row) -> str:

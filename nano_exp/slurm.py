@@ -133,13 +133,23 @@ def client_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "SLURM_BITSTR_LEN": "0"}
 
 
-def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def ask(argv: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run one of Slurm's commands that changes nothing.
+
+    Raises
+    ------
+    NoAnswer: it is not there, or took too long
+    """
+    return _run(argv, timeout_s)
+
+
+def _run(argv: Sequence[str], timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             argv,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
             env=client_environment(os.environ),
             stdin=subprocess.DEVNULL,
@@ -147,7 +157,7 @@ def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     except FileNotFoundError as error:
         raise NoAnswer(f"{argv[0]} is not on PATH") from error
     except subprocess.TimeoutExpired as error:
-        raise NoAnswer(f"{argv[0]} gave no answer within {TIMEOUT_S:.0f} s") from error
+        raise NoAnswer(f"{argv[0]} gave no answer within {timeout_s:.0f} s") from error
 
 
 def queue(users: Iterable[str] = ()) -> Queue:
@@ -160,7 +170,7 @@ def queue(users: Iterable[str] = ()) -> Queue:
     who = ",".join(sorted(set(users) | {getpass.getuser()}))
     done = _run(["squeue", "--noheader", f"--user={who}", "--format=%i|%T|%j|%r"])
     if done.returncode != 0:
-        raise NoAnswer(_words(done.stderr) or f"squeue ended with {done.returncode}")
+        raise NoAnswer(words(done.stderr) or f"squeue ended with {done.returncode}")
     return Queue([job for line in done.stdout.splitlines() if (job := parse_squeue_line(line)) is not None])
 
 
@@ -214,10 +224,10 @@ def sbatch(script: Path) -> str:
     match = re.search(r"^(\d+)(?:;\S+)?\s*$", done.stdout, re.MULTILINE)
     if done.returncode == 0 and match:
         return match[1]
-    said = _words(done.stderr or done.stdout) or f"exit code {done.returncode}"
+    said = words(done.stderr or done.stdout) or f"exit code {done.returncode}"
     if done.returncode <= 0 or _LOST_ANSWER.search(said):  # below 0: sbatch was killed by a signal
         raise Unclear(said)
-    raise Refused(f"sbatch: {said}", *_remedy(said), code=3)
+    raise Refused(f"sbatch: {said}", *remedy(said), code=3)
 
 
 #: A word of sbatch's refusal -> (why, what to type); the first that fits.
@@ -248,7 +258,15 @@ REMEDIES = (
 )
 
 
-def _remedy(said: str) -> tuple[str, str]:
+def out_of_reach(said: str) -> bool:
+    """Whether Slurm's words say that it could not be asked, rather than no."""
+    return bool(
+        re.search(r"contact slurm|configuration source|connect", said, re.IGNORECASE) or _LOST_ANSWER.search(said)
+    )
+
+
+def remedy(said: str) -> tuple[str, str]:
+    """Why Slurm refuses with these words, and what to type instead."""
     low = said.lower()
     for word, why, fix in REMEDIES:
         if word in low:
@@ -256,9 +274,9 @@ def _remedy(said: str) -> tuple[str, str]:
     return "Slurm refused the job", "look at the script with dry_run=true and change the setting it names"
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
     """Slurm's message without its prefixes, on one line."""
-    lines = [re.sub(r"^(sbatch|squeue|sacct|scontrol): (error: )?", "", s).strip() for s in text.splitlines()]
+    lines = [re.sub(r"^(s[a-z]+): ((error|fatal): )?", "", s).strip() for s in text.splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
@@ -320,7 +338,7 @@ def scancel(jobs: Sequence[str]) -> None:
     """
     try:
         done = _run(["scancel", *jobs])
-        said = "" if done.returncode == 0 else _words(done.stderr)
+        said = "" if done.returncode == 0 else words(done.stderr)
     except NoAnswer as error:
         said = str(error)
     if said and "already completing or completed" not in said.lower():
@@ -350,7 +368,7 @@ def control(job: str) -> Control:
     """One job (`12`, `12_3`), from scontrol. Raises NoAnswer."""
     done = _run(["scontrol", "--oneliner", "show", "job", job])
     if done.returncode != 0 or not done.stdout.strip():
-        raise NoAnswer(_words(done.stderr) or f"scontrol ended with {done.returncode}")
+        raise NoAnswer(words(done.stderr) or f"scontrol ended with {done.returncode}")
     return parse_control(done.stdout)
 
 
@@ -380,7 +398,7 @@ def requeue(job: str) -> None:
     UserError: Slurm refused
     """
     done = _run(["scontrol", "requeue", job])
-    said = _words(done.stderr)
+    said = words(done.stderr)
     if done.returncode == 0 or "pending" in said.lower():  # pending: Slurm had decided so already
         return
     if _LOST_ANSWER.search(said) or "contact" in said.lower():
@@ -400,7 +418,7 @@ def without(job: str, node: str) -> str:
     excluded = ",".join(filter(None, [known.excluded, node]))
     there = _run(["sinfo", "--noheader", f"--partition={known.partition}", "--format=%D"])
     if there.returncode != 0:
-        raise NoAnswer(_words(there.stderr) or f"sinfo ended with {there.returncode}")
+        raise NoAnswer(words(there.stderr) or f"sinfo ended with {there.returncode}")
     count = sum(_whole(word, 0) for word in there.stdout.split())
     if count - len(hostnames(excluded)) < known.nodes:
         raise UserError(
@@ -422,7 +440,7 @@ def exclude(job: str, nodes: str) -> str:
         changed = _run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"])
         if changed.returncode == 0:
             return ""
-        said = _words(changed.stderr) or f"scontrol ended with {changed.returncode}"
+        said = words(changed.stderr) or f"scontrol ended with {changed.returncode}"
     return said
 
 
@@ -450,7 +468,7 @@ def hostnames(nodelist: str) -> list[str]:
         return []
     try:
         done = _run(["scontrol", "show", "hostnames", nodelist])
-        said = _words(done.stderr) if done.returncode else ""
+        said = words(done.stderr) if done.returncode else ""
     except NoAnswer as error:
         said = str(error)
     if said:

@@ -200,6 +200,7 @@ def record(row: Row, launch: Launch) -> dict[str, Any]:
         "nemo_rl": row.config["nemo_rl"]["version"],
         "checkout_commit": _checkout_commit(row.config),
         "max_steps": row.config["grpo"]["max_num_steps"],
+        "ignored": row.config.get("ignore") or [],
     }
 
 

@@ -1,0 +1,34 @@
+"""check: preflight alone."""
+
+from __future__ import annotations
+
+import argparse
+
+from nano_exp.commands import Commands
+
+
+def add(commands: Commands, results: argparse.ArgumentParser) -> None:
+    check = commands.add_parser("check", help="what is wrong with a launch, without launching; commas make a sweep")
+    check.add_argument("overrides", nargs="*", help="as for launch.py: model=nano_9b cluster=1n8g ...")
+    check.add_argument("--json", action="store_true", help="the same for scripts")
+    check.add_argument("-m", "--multirun", action="store_true", help="as for launch.py; commas do without it")
+    check.add_argument("--rules", action="store_true", help="the table of all rules, and nothing else")
+    check.set_defaults(run=_check)
+
+
+def _check(given: argparse.Namespace) -> int:
+    from nano_exp import preflight
+    from nano_exp import show as launched
+    from nano_exp.preflight import gather, points, show
+
+    if given.rules:
+        print(show.rules_table())
+        return 0
+    wanted = points.expanded(given.overrides)
+    ignore = preflight.ignored(wanted.frozen)
+    facts = gather.facts(wanted.frozen, wanted.parameters, submitting=False)
+    report = preflight.examine(wanted.frozen, facts, ignore)
+    if wanted.skipped and not given.json:
+        launched.skipped(wanted.skipped)
+    print(show.as_json(report) if given.json else show.as_text(report))
+    return 2 if report.errors else 0

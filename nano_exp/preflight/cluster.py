@@ -1,0 +1,103 @@
+"""How the GPUs are shared between training, generation and a reward model, and the CPUs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.view import View
+
+RESOURCES = "policy.generation.colocated.resources"
+
+
+@rule(6)
+def training_gpus(c: View) -> Iterator[Found]:
+    """A reward model on GPUs of its own has to leave some for training."""
+    nodes, gpus = c.reward_model
+    if not nodes and not gpus:
+        return
+    if c.nodes == 1 and c.gpus is not None and c.gpus - gpus <= 0 and c.colocated:
+        yield Found(
+            ("cluster.gpus_per_node", "env.reward_model.resources.gpus_per_node"),
+            "the reward model takes all GPUs of the node and none is left to train",
+            f"env.reward_model.resources.gpus_per_node={max(1, c.gpus // 2)}, or cluster=2n8g",
+        )
+    elif c.nodes is not None and c.nodes > 1 and c.nodes - nodes <= 0:
+        yield Found(
+            ("cluster.num_nodes", "env.reward_model.resources.num_nodes"),
+            "the reward model takes all nodes and none is left to train",
+            f"++cluster.num_nodes={nodes + 1}",
+        )
+
+
+@rule(7)
+def one_node_split(c: View) -> Iterator[Found]:
+    """Generation beside training on one node takes some of its GPUs."""
+    if c.colocated or c.policy_nodes != 1 or c.gpus is None:
+        return
+    taken, nodes = c.number(f"{RESOURCES}.gpus_per_node"), c.get(f"{RESOURCES}.num_nodes")
+    own = c.reward_model[1] if c.nodes == 1 else 0
+    half = max(1, (c.gpus - own) // 2)
+    if taken is None or taken <= 0:
+        yield Found(
+            ("policy.generation.colocated.enabled", f"{RESOURCES}.gpus_per_node"),
+            "generation has GPUs of its own, and how many of the node's is not said",
+            f"{RESOURCES}.gpus_per_node={half}",
+        )
+    elif nodes is not None and nodes != 1:
+        yield Found(
+            (f"{RESOURCES}.num_nodes", "cluster.num_nodes"),
+            "there is one node, which training and generation share",
+            f"{RESOURCES}.num_nodes=null",
+        )
+    elif c.gpus - taken - own <= 0:
+        yield Found(
+            (f"{RESOURCES}.gpus_per_node", "cluster.gpus_per_node"),
+            "generation takes all GPUs of the node and none is left to train",
+            f"{RESOURCES}.gpus_per_node={half}",
+        )
+
+
+@rule(8)
+def several_nodes_split(c: View) -> Iterator[Found]:
+    """Generation beside training on several nodes takes whole nodes."""
+    if c.colocated or c.policy_nodes is None or c.policy_nodes < 2 or c.gpus is None:
+        return
+    nodes, gpus = c.number(f"{RESOURCES}.num_nodes"), c.get(f"{RESOURCES}.gpus_per_node")
+    if nodes is None or nodes <= 0:
+        yield Found(
+            ("policy.generation.colocated.enabled", f"{RESOURCES}.num_nodes", "cluster.num_nodes"),
+            "generation has nodes of its own, and how many is not said",
+            f"{RESOURCES}.num_nodes={c.policy_nodes // 2} {RESOURCES}.gpus_per_node={c.gpus}",
+        )
+        return
+    if gpus != c.gpus:
+        yield Found(
+            (f"{RESOURCES}.gpus_per_node", "cluster.gpus_per_node"),
+            "a node is either for generation or for training, with all its GPUs",
+            f"{RESOURCES}.gpus_per_node={c.gpus}",
+        )
+    if c.policy_nodes - nodes <= 0:
+        yield Found(
+            (f"{RESOURCES}.num_nodes", "cluster.num_nodes"),
+            "generation takes all nodes and none is left to train",
+            f"{RESOURCES}.num_nodes={c.policy_nodes - 1}",
+        )
+
+
+@rule(39)
+def cpus_for_ray(c: View) -> Iterator[Found]:
+    """Ray reserves CPUs beside each GPU: one for training, one more for generation on the same GPU."""
+    cpus = c.launcher("slurm").get("cpus_per_node")
+    if c.gpus is None or type(cpus) is not int or not c.on_slurm:
+        return
+    each = 2 if c.colocated and c.get("policy.generation.backend") != "megatron" else 1
+    needed = each * c.gpus
+    if cpus < needed:
+        yield Found(
+            (),
+            f"NeMo RL's placement groups ask Ray for {each} CPU{'s' if each > 1 else ''} beside each of the "
+            f"{c.gpus} GPUs of a node, {needed} in all, and stop when they are not there",
+            f"leave slurm.cpus_per_node out (at least 16), or slurm.cpus_per_node={max(16, needed)}",
+            f"slurm.cpus_per_node={cpus}, cluster.gpus_per_node={c.gpus}",
+        )

@@ -1,0 +1,231 @@
+"""What NeMo RL's GRPO driver asks of a config before anything is placed on a GPU (algorithms/grpo.py, setup)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.view import View, divisor
+
+
+@rule(1)
+def batch_multiplier(c: View) -> Iterator[Found]:
+    """More prompts than a step trains on are drawn only for dynamic sampling."""
+    if not c.on("grpo.use_dynamic_sampling") and c.get("grpo.batch_multiplier", 1) != 1:
+        yield Found(
+            ("grpo.batch_multiplier", "grpo.use_dynamic_sampling"),
+            "the prompts that batch_multiplier adds are what dynamic sampling chooses from; without it NeMo RL stops",
+            "grpo.batch_multiplier=1, or grpo.use_dynamic_sampling=true",
+        )
+
+
+@rule(2, versions=">=v0.6.0")
+def prompts_per_dataloader(c: View) -> Iterator[Found]:
+    """Several data loaders share a step's prompts equally."""
+    if not c.on("data.use_multiple_dataloader"):
+        return
+    share, multiplier = c.number("data.num_prompts_per_dataloader"), c.get("grpo.batch_multiplier", 1)
+    if share is None or share < 1:
+        yield Found(
+            ("data.use_multiple_dataloader", "data.num_prompts_per_dataloader"),
+            "each data loader has to be told how many of a step's prompts it gives",
+            "data.num_prompts_per_dataloader=N, a divisor of grpo.num_prompts_per_step",
+        )
+    elif c.prompts is not None and isinstance(multiplier, int | float):
+        drawn, each = int(c.prompts * multiplier), int(share * multiplier)
+        if each < 1 or drawn % each:
+            yield Found(
+                ("data.num_prompts_per_dataloader", "grpo.num_prompts_per_step", "grpo.batch_multiplier"),
+                f"{drawn} prompts of a step are not a whole number of shares of {each}",
+                f"data.num_prompts_per_dataloader={divisor(c.prompts, share)}",
+            )
+
+
+@rule(3)
+def validation_data(c: View) -> Iterator[Found]:
+    """A validation needs data to validate on."""
+    if not c.validates or _validation_data(c):
+        return
+    keys = ("grpo.val_period", "grpo.val_at_start", "grpo.val_at_end", "data.validation")
+    yield Found(
+        tuple(key for key in keys if c.has(key)),
+        "validation is on and there is no data set for it, neither named nor split from the training set",
+        "data.validation={...} as data.train has it, ++data.train.split_validation_size=0.05, "
+        "or grpo.val_period=0 with val_at_start and val_at_end false",
+    )
+
+
+def _validation_data(c: View) -> bool:
+    if c.version < (0, 6, 0):  # one data set, which brings its own validation part; NeMo Gym's is a file
+        return not c.gym or bool(c.get("data.validation_jsonl_fpath"))
+    if c.section("data.validation") or c.get("data.validation"):
+        return True
+    train = c.get("data.train")
+    parts = train if isinstance(train, list) else [c.section("data.train")]
+    return any(isinstance(part, dict) and (part.get("split_validation_size") or 0) for part in parts) or bool(
+        c.get("data.default.split_validation_size")
+    )
+
+
+@rule(4)
+def force_on_policy_batch(c: View) -> Iterator[Found]:
+    """A ratio forced to 1 allows one optimizer update a rollout."""
+    if c.on("loss_fn.force_on_policy_ratio") and c.rollout is not None and c.gbs is not None and c.rollout != c.gbs:
+        yield Found(
+            (
+                "loss_fn.force_on_policy_ratio",
+                "policy.train_global_batch_size",
+                "grpo.num_prompts_per_step",
+                "grpo.num_generations_per_prompt",
+            ),
+            f"after the first update of {c.gbs} sequences the rest of the rollout's {c.rollout} is no longer on-policy",
+            f"policy.train_global_batch_size={c.rollout}, or loss_fn.force_on_policy_ratio=false",
+        )
+
+
+@rule(5, versions=">=v0.6.0")
+def penalty_without_reference(c: View) -> Iterator[Found]:
+    """The KL penalty needs the reference policy's log probabilities."""
+    penalty = c.get("loss_fn.reference_policy_kl_penalty", 0)
+    if c.on("grpo.skip_reference_policy_logprobs_calculation") and penalty != 0:
+        yield Found(
+            ("grpo.skip_reference_policy_logprobs_calculation", "loss_fn.reference_policy_kl_penalty"),
+            "the penalty is computed from the log probabilities that are skipped",
+            "loss_fn.reference_policy_kl_penalty=0, or grpo.skip_reference_policy_logprobs_calculation=false",
+        )
+
+
+@rule(9)
+def fp8_correction(c: View) -> Iterator[Found]:
+    """vLLM in FP8 generates with other weights than those trained, which has to be corrected for."""
+    if not c.vllm or c.get("policy.generation.vllm_cfg.precision") != "fp8":
+        return
+    if not c.on("loss_fn.use_importance_sampling_correction"):
+        yield Found(
+            ("policy.generation.vllm_cfg.precision", "loss_fn.use_importance_sampling_correction"),
+            "samples of an FP8 policy are off-policy; NeMo RL stops without the correction",
+            "loss_fn.use_importance_sampling_correction=true, or policy.generation.vllm_cfg.precision=bfloat16",
+        )
+
+
+@rule(9)
+def fp8_kv_cache(c: View) -> Iterator[Found]:
+    """An FP8 KV cache goes with FP8 weights, Megatron without pipelining, and the synchronous engine."""
+    key = "policy.generation.vllm_cfg.kv_cache_dtype"
+    if not c.vllm or not str(c.get(key) or "").startswith("fp8"):
+        return
+    fix = f"{key}=auto"
+    for other, bad, why, instead in (
+        (
+            "policy.generation.vllm_cfg.precision",
+            c.get("policy.generation.vllm_cfg.precision") != "fp8",
+            "it is only for FP8 weights",
+            "fp8",
+        ),
+        ("policy.dtensor_cfg.enabled", c.dtensor, "its scales are computed by Megatron's worker alone", "false"),
+        (
+            "policy.generation.vllm_cfg.async_engine",
+            c.async_engine,
+            "its scales are not sent to the asynchronous engine",
+            "false",
+        ),
+        (
+            "policy.megatron_cfg.pipeline_model_parallel_size",
+            c.megatron and (c.pp or 1) > 1,
+            "its scales are not gathered over pipeline stages",
+            "1",
+        ),
+    ):
+        if bad:
+            yield Found((key, other), why, f"{fix}, or {other}={instead}")
+
+
+@rule(10)
+def gym_needs_server(c: View) -> Iterator[Found]:
+    """NeMo Gym talks to the model over HTTP."""
+    if not c.gym:
+        return
+    own = "mcore_generation_config" if c.get("policy.generation.backend") == "megatron" else "vllm_cfg"
+    for name in ("async_engine", "expose_http_server"):
+        key = f"policy.generation.{own}.{name}"
+        if not c.on(key):
+            yield Found(
+                ("env.should_use_nemo_gym", key),
+                "Gym's agents send their requests to the generation engine's HTTP server, which the asynchronous "
+                "engine has",
+                f"++{key}=true",
+            )
+
+
+@rule(11)
+def async_grpo(c: View) -> Iterator[Found]:
+    """Asynchronous GRPO generates beside the training, with samples of an older policy."""
+    if not c.on("grpo.async_grpo.enabled"):
+        return
+    own = "mcore_generation_config" if c.get("policy.generation.backend") == "megatron" else "vllm_cfg"
+    for key, good, why in (
+        (f"policy.generation.{own}.async_engine", True, "trajectories are collected from the asynchronous engine"),
+        ("loss_fn.use_importance_sampling_correction", True, "samples of an older policy need the correction"),
+        ("policy.generation.colocated.enabled", False, "generation goes on while the policy trains: GPUs of its own"),
+        ("grpo.use_dynamic_sampling", False, "asynchronous GRPO does not have it"),
+        ("grpo.reward_scaling.enabled", False, "asynchronous GRPO does not have it"),
+        ("grpo.reward_shaping.enabled", False, "asynchronous GRPO does not have it"),
+        ("data.use_multiple_dataloader", False, "asynchronous GRPO does not have it"),
+    ):
+        value = c.colocated if key.endswith("colocated.enabled") else c.on(key)
+        if value is not good:
+            yield Found(
+                ("grpo.async_grpo.enabled", key), why, f"{key}={str(good).lower()}, or grpo.async_grpo.enabled=false"
+            )
+
+
+@rule(12)
+def checkpoint_metric(c: View) -> Iterator[Found]:
+    """Checkpoints are ranked by a metric of training or of validation."""
+    key = "checkpointing.metric_name"
+    name = c.get(key)
+    if not c.on("checkpointing.enabled") or name is None:
+        return
+    if not str(name).startswith(("train:", "val:")):
+        where = "val:" if "acc" in str(name) or "val" in str(name) else "train:"
+        bare = str(name).removeprefix("val_").removeprefix("train_")
+        yield Found(
+            (key,),
+            "it says neither train: nor val:, which NeMo RL asserts at the first save, after the first steps",
+            f"{key}={where}{bare}, or {key}=null (the newest are kept)",
+        )
+    elif str(name).startswith("val:") and not c.validates:
+        yield Found(
+            (key, "grpo.val_period"),
+            "nothing validates, so no checkpoint has this metric and which ones are kept is arbitrary",
+            f"{key}=null, or grpo.val_period=N",
+        )
+
+
+@rule(12, severity="warning")
+def metric_between_validations(c: View) -> Iterator[Found]:
+    """A checkpoint between validations has no validation metric, so it is not among the best."""
+    save, validate = c.number("checkpointing.save_period"), c.number("grpo.val_period")
+    name = str(c.get("checkpointing.metric_name") or "")
+    if not c.on("checkpointing.enabled") or not name.startswith("val:") or not save or not validate:
+        return
+    if save > 0 and validate > 0 and save % validate:
+        yield Found(
+            ("checkpointing.metric_name", "checkpointing.save_period", "grpo.val_period"),
+            f"validation metrics exist on steps that {validate} divides, and saves are at those that {save} divides: "
+            "a checkpoint saved at another step ranks below all others, and is removed before them",
+            f"checkpointing.save_period={validate}, or grpo.val_period={save}",
+        )
+
+
+@rule(13)
+def checkpointing_keys(c: View) -> Iterator[Found]:
+    """Some of checkpointing's keys are read without a default."""
+    wanted = ["keep_top_k", "checkpoint_must_save_by"]
+    if c.version >= (0, 6, 0):
+        wanted.insert(1, "save_optimizer")
+    for name in wanted:
+        key = f"checkpointing.{name}"
+        if not c.has(key):
+            value = {"keep_top_k": "3", "save_optimizer": "true"}.get(name, "null")
+            yield Found((), "NeMo RL reads it without a default and stops", f"++{key}={value}", f"{key} is missing")

@@ -1,0 +1,41 @@
+"""What preflight says: one finding a mistake, with its rule, keys, cause and remedy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning"]
+
+
+def text(value: Any) -> str:
+    """A value as one would type it: null, true, [1, 2], words without quotes."""
+    return value if isinstance(value, str) and value else json.dumps(value, default=str)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mistake in one config.
+
+    Parameters
+    ----------
+    rule: the rule's name, as `ignore=[...]` takes it
+    severity: an error stops the launch, a warning is shown
+    keys: the dotted keys involved, each with its value as text
+    cause: why it cannot work, or what it does instead
+    fix: what to type
+    said: what was found, where that is no key of the config
+    """
+
+    rule: str
+    severity: Severity
+    keys: tuple[tuple[str, str], ...]
+    cause: str
+    fix: str
+    said: str = ""
+
+    @property
+    def found(self) -> str:
+        """What was found, with the values."""
+        return self.said or ", ".join(f"{key}={value}" for key, value in self.keys)

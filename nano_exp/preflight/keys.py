@@ -1,0 +1,191 @@
+"""Keys that NeMo RL does not know, has in another type, wants and does not find, or reads to no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from nano_exp.preflight.known import KnownKeys
+from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.view import View
+
+#: Null until the run has a folder, or until the attempt fills them in.
+FILLED_IN = (
+    *("logger.log_dir", "logger.wandb.name", "checkpointing.checkpoint_dir"),
+    *("policy.generation.vllm_cfg.tool_parser_plugin", "checkpointing.checkpoint_must_save_by"),
+)
+#: Rule 13's own.
+CHECKPOINTING = (
+    "checkpointing.keep_top_k",
+    "checkpointing.save_optimizer",
+    "checkpointing.checkpoint_must_save_by",
+)
+
+
+def _known(c: View) -> KnownKeys | None:
+    return c.facts.keys(c.release)
+
+
+@rule()
+def unknown_key(c: View) -> Iterator[Found]:
+    """A key that neither the version's types nor its recipes have is not read (a warning where `+` asked for it)."""
+    known = _known(c)
+    if known is None:
+        return
+    for key in known.unknown(tuple(c.leaves)):
+        near = known.nearest(key)
+        typed = c.how_typed(key)
+        yield Found(
+            (key,),
+            f"NeMo RL {known.raw.version} has no such key, neither in its types nor in its recipes: it would be "
+            "ignored, silently",
+            (f"{near}=... (the nearest it has)" if near else "leave it out")
+            + ("" if typed else f", or ++{key}=... to have it all the same"),
+            severity="warning" if typed else "error",
+        )
+
+
+@rule()
+def value_type(c: View) -> Iterator[Found]:
+    """A value has the type that NeMo RL declares (it checks that from v0.7.0 on; a warning before)."""
+    known = _known(c)
+    if known is None:
+        return
+    checks = known.checks
+    for key, value in c.leaves.items():
+        check = checks.get(key)
+        if check is None or check(value) or (value is None and key in FILLED_IN):
+            continue
+        hint = ""
+        if isinstance(value, str):
+            hint = f" (a text that looks like a number is one: {key}=1.0e-6 without quotes)" if _numeric(value) else ""
+        yield Found(
+            (key,),
+            f"NeMo RL {known.raw.version} declares it as {known.types(key)}{hint}",
+            f"{key}=<{known.types(key)}>",
+            severity="error" if c.version >= (0, 7, 0) else "warning",
+        )
+
+
+def _numeric(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+@rule()
+def required_keys(c: View) -> Iterator[Found]:
+    """A key that the types require is there (NeMo RL checks that from v0.7.0 on; a warning before)."""
+    known = _known(c)
+    if known is None:
+        return
+    for key in known.required(""):
+        if key in c.leaves or key in c.inner or key in CHECKPOINTING or key in FILLED_IN:
+            continue
+        parent = key.rpartition(".")[0]
+        if (parent and parent not in c.inner) or (c.vllm and key.startswith("policy.generation.")):
+            continue  # an optional section that is not there asks for nothing; vLLM's are rule 24's
+        yield Found(
+            (),
+            f"NeMo RL {known.raw.version} requires it in {parent or 'the config'} ({known.types(key)})",
+            f"++{key}=...",
+            f"{key} is missing",
+            severity="error" if c.version >= (0, 7, 0) else "warning",
+        )
+
+
+#: A section that does nothing unless ...: (section, the one key in it that is read all the same, when it does nothing,
+#: why, what to type instead).
+Idle = tuple[str, tuple[str, ...], Callable[[View], bool], str, str]
+
+
+def _off(key: str) -> Callable[[View], bool]:
+    return lambda c: not c.on(key)
+
+
+IDLE: tuple[Idle, ...] = (
+    (
+        "policy.dtensor_cfg",
+        ("policy.dtensor_cfg.enabled",),
+        lambda c: c.megatron,
+        "Megatron trains, and this is DTensor's",
+        "Megatron's own key below policy.megatron_cfg, or a DTensor layout (parallelism=fsdp2)",
+    ),
+    (
+        "policy.optimizer",
+        (),
+        lambda c: c.megatron,
+        "Megatron trains, and its optimizer is policy.megatron_cfg.optimizer",
+        "optimizer.lr=... and its kin, which move both backends' keys",
+    ),
+    (
+        "policy.scheduler",
+        (),
+        lambda c: c.megatron,
+        "Megatron trains, and its schedule is policy.megatron_cfg.scheduler",
+        "policy.megatron_cfg.scheduler.lr_warmup_iters=... and its kin",
+    ),
+    (
+        "policy.megatron_cfg",
+        # The DTensor layouts take the warm-up's length from it.
+        ("policy.megatron_cfg.enabled", "policy.megatron_cfg.scheduler.lr_warmup_iters"),
+        lambda c: c.dtensor,
+        "DTensor trains, and this is Megatron's",
+        "DTensor's own key below policy.dtensor_cfg, or a Megatron layout (parallelism=megatron_tp2)",
+    ),
+    *(
+        (
+            section,
+            (f"{section}.enabled",),
+            _off(f"{section}.enabled"),
+            f"{section}.enabled is not true",
+            f"{section}.enabled=true, or leave it out",
+        )
+        for section in (
+            "policy.sequence_packing",
+            "policy.dynamic_batching",
+            "policy.draft",
+            "policy.dtensor_cfg.lora_cfg",
+            "policy.megatron_cfg.peft",
+            "grpo.reward_scaling",
+            "grpo.reward_shaping",
+            "grpo.async_grpo",
+            "checkpointing",
+        )
+    ),
+    (
+        "grpo.dynamic_sampling_max_gen_batches",
+        (),
+        _off("grpo.use_dynamic_sampling"),
+        "grpo.use_dynamic_sampling is not true",
+        "grpo.use_dynamic_sampling=true, or leave it out",
+    ),
+    (
+        "policy.generation.colocated.resources",
+        (),
+        lambda c: c.colocated,
+        "generation is colocated: it uses the training's GPUs",
+        "policy.generation.colocated.enabled=false, or leave it out",
+    ),
+    (
+        "logger.wandb",
+        (),
+        _off("logger.wandb_enabled"),
+        "logger.wandb_enabled is not true",
+        "logger.wandb_enabled=true, or leave it out",
+    ),
+)
+
+
+@rule(severity="warning")
+def no_effect(c: View) -> Iterator[Found]:
+    """A key that was typed does something in this config."""
+    for key in c.typed:
+        for section, read, idle, why, instead in IDLE:
+            if (key == section or key.startswith(f"{section}.")) and key not in read and idle(c):
+                if key == section and not c.get(section, True):
+                    break  # an override that empties the section is how it is switched off
+                said = "" if c.has(key) and key not in c.inner else f"{key}=..."
+                yield Found((key,) if not said else (), f"it does nothing: {why}", instead, said)
+                break

@@ -1,0 +1,145 @@
+"""The keys of a NeMo RL version, made ready to be asked about many configs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from typing import Any
+
+from nano_exp import versions
+from nano_exp.errors import nearest
+
+#: Free-form whatever the types say: each environment has keys of its own.
+FREE = ("env",)
+
+
+class KnownKeys:
+    """What is known of a version's keys.
+
+    Parameters
+    ----------
+    raw: as conf/nemo_rl has them
+    """
+
+    def __init__(self, raw: versions.Known) -> None:
+        self.raw = raw
+        self.required = cache(self._required)
+        self.unknown = cache(self._unknown)
+        self.nearest = cache(self._nearest)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Every known key, inner ones too."""
+        found: set[str] = set()
+        for key in (*self.raw.keys, *self.raw.recipe_keys):
+            parts = key.split(".")
+            found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+        return frozenset(found)
+
+    @cached_property
+    def _open(self) -> frozenset[str]:
+        return frozenset((*FREE, *(key for key, entry in self.raw.keys.items() if entry.open)))
+
+    def knows(self, key: str) -> bool:
+        """Whether a key is one of the version's, or lies below a free-form one."""
+        if key in self.names:
+            return True
+        while key:
+            if key in self._open:
+                return True
+            key = key.rpartition(".")[0]
+        return False
+
+    def _unknown(self, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the keys that are not known. Points of a sweep have equal keys, so this is asked once."""
+        return tuple(key for key in keys if not self.knows(key))
+
+    def _nearest(self, key: str) -> str | None:
+        """The known key that is likeliest meant: the same last word in another section, or a similar path."""
+        leaf = key.rpartition(".")[2]
+        same = [name for name in self.names if name.rpartition(".")[2] == leaf]
+        others = sorted(name for name in self.names if not key.startswith(f"{name}."))
+        near = nearest(key, same, n=1) if len(same) > 1 else same
+        return next(iter(near or nearest(key, others, n=1)), None)
+
+    def _required(self, below: str, backend: str = "") -> tuple[str, ...]:
+        """Keys below a key that the types require, each inside its parent.
+
+        Parameters
+        ----------
+        backend: the generation backend's type (VllmConfig, ...) whose own keys count too
+        """
+        return tuple(
+            key
+            for key, entry in self.raw.keys.items()
+            if entry.required
+            and (not below or key.startswith(f"{below}."))
+            and "[]" not in key
+            and "*" not in key
+            and (not entry.backends or backend in entry.backends)
+        )
+
+    @cached_property
+    def checks(self) -> dict[str, Callable[[Any], bool]]:
+        """Key -> whether a value has one of the key's types."""
+        return {
+            key: _predicate(entry.types, entry.nullable)
+            for key, entry in self.raw.keys.items()
+            if "[]" not in key and "*" not in key
+        }
+
+    def types(self, key: str) -> str:
+        """A key's types in words."""
+        entry = self.raw.keys[key]
+        words = [_words(kind) for kind in entry.types]
+        return " or ".join([*dict.fromkeys(words), *(["null"] if entry.nullable else [])])
+
+
+_WORDS = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "any": "anything"}
+
+
+def _words(kind: str) -> str:
+    if kind.startswith("enum("):
+        return " or ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in _options(kind))
+    if kind == "mapping" or kind.startswith("dict["):
+        return "a section"
+    if kind.startswith("list["):
+        return "a list"
+    return _WORDS.get(kind, "a path" if "PathLike" in kind else kind)
+
+
+def _options(kind: str) -> list[Any]:
+    return [ast.literal_eval(word) for word in kind.removeprefix("enum(").removesuffix(")").split("|")]
+
+
+def _predicate(types: Sequence[str], nullable: bool) -> Callable[[Any], bool]:
+    plain: set[type] = {type(None)} if nullable else set()
+    options: list[Any] = []
+    for kind in types:
+        if kind.startswith("enum("):
+            options += _options(kind)
+        elif kind in ("str",) or "PathLike" in kind:
+            plain.add(str)
+        elif kind == "int":
+            plain.add(int)
+        elif kind == "float":
+            plain |= {int, float}
+        elif kind == "bool":
+            plain.add(bool)
+        elif kind == "mapping" or kind.startswith("dict["):
+            plain.add(dict)
+        elif kind.startswith("list["):
+            plain.add(list)
+        else:  # any, a callable: nothing to say
+            return lambda value: True
+    if options:
+        return lambda value: type(value) in plain or any(value == o and type(value) is type(o) for o in options)
+    return lambda value: type(value) in plain
+
+
+@cache
+def load(version: str) -> KnownKeys | None:
+    """The known keys of `v0.7.0`; None where they were never imported."""
+    raw = versions.known(version)
+    return None if raw is None else KnownKeys(raw)

@@ -1,0 +1,335 @@
+"""The machine against what the runs ask of it: partitions, GPUs, limits, folders."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nano_exp import slurm, submit
+from nano_exp.errors import UserError, nearest
+from nano_exp.preflight import gpus
+from nano_exp.preflight.answers import Nodes
+from nano_exp.preflight.cost import checkpoints, gigabytes
+from nano_exp.preflight.facts import existing
+from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.view import View
+
+ANY = "any engine"
+
+
+@rule(place=True, engine=ANY)
+def slurm_there(c: View) -> Iterator[Found]:
+    """Runs for Slurm are launched from a host that has its commands."""
+    if c.on_slurm and c.facts.answers is not None and not c.facts.answers.available:
+        try:
+            slurm.require()
+        except UserError as error:
+            yield Found((), error.why, error.fix, error.found)
+
+
+def _asked(c: View, name: str) -> Any:
+    """One of hydra.launcher's parameters."""
+    return c.facts.parameters.get(name)
+
+
+def _partitions(c: View) -> Sequence[str]:
+    """The partitions asked for; Slurm takes several with commas."""
+    return [name for name in str(_asked(c, "partition") or "").split(",") if name]
+
+
+def _nodes(c: View) -> list[Nodes] | None:
+    """The nodes of the partitions asked for; None where Slurm did not tell or a partition is not there."""
+    if not c.on_slurm or c.facts.answers is None or c.facts.answers.nodes is None:
+        return None
+    named = _partitions(c)
+    found = [n for n in c.facts.answers.nodes if (n.partition in named if named else n.default)]
+    return found if found and {n.partition for n in found} >= set(named) else None
+
+
+@rule(place=True, engine=ANY)
+def partition_there(c: View) -> Iterator[Found]:
+    """The partition exists and takes jobs."""
+    if not c.on_slurm or c.facts.answers is None or c.facts.answers.nodes is None:
+        return
+    every = sorted({n.partition for n in c.facts.answers.nodes})
+    for name in _partitions(c):
+        if name not in every:
+            near = nearest(name, every, n=1) or every[:1]
+            yield Found(
+                (),
+                f"there is no such partition for you here; there are: {', '.join(every)}",
+                f"site.partition={near[0] if near else '...'}",
+                f"partition {name}",
+            )
+    nodes = _nodes(c)
+    if nodes is None and not _partitions(c):
+        yield Found(
+            (),
+            f"no partition is named, and this cluster has no default one; there are: {', '.join(every)}",
+            f"site.partition={every[0] if every else '...'}",
+            "site.partition=null",
+        )
+    elif nodes and not any(n.up for n in nodes):
+        yield Found(
+            (),
+            "it takes jobs and does not start them now",
+            "another site.partition=, or wait until it is up",
+            f"partition {nodes[0].partition} is down",
+            severity="warning",
+        )
+
+
+@rule(place=True, engine=ANY)
+def partition_time(c: View) -> Iterator[Found]:
+    """The partition allows the time asked for."""
+    minutes, nodes = _asked(c, "timeout_min"), _nodes(c)
+    if not nodes or not isinstance(minutes, int | float):
+        return
+    longest = max(n.minutes if n.minutes is not None else math.inf for n in nodes)
+    if minutes > longest:
+        yield Found(
+            (),
+            f"partition {nodes[0].partition} allows {_duration(longest)} at most",
+            f"hydra.launcher.timeout_min={longest:.0f} (a run that needs more saves, stops and goes on when launched "
+            "again), or another site.partition=",
+            f"a time limit of {_duration(minutes)}",
+        )
+
+
+def _duration(minutes: float) -> str:
+    hours, rest = divmod(round(minutes), 60)
+    return f"{hours} h" + (f" {rest} min" if rest else "") if hours else f"{rest} min"
+
+
+@rule(place=True, engine=ANY)
+def nodes_fit(c: View) -> Iterator[Found]:
+    """The partition has enough nodes with the GPUs and CPUs asked for."""
+    nodes = _nodes(c)
+    if not nodes or c.nodes is None or c.gpus is None:
+        return
+    shape = submit.shape(dict(c.config))
+    where, kind = nodes[0].partition, _gpu_type(c)
+    wanted = f"{shape.nodes} node{'s' if shape.nodes > 1 else ''} with {shape.gpus_per_node} {kind or ''} GPUs".replace(
+        "  ", " "
+    )
+    largest = max(n.largest if n.largest is not None else math.inf for n in nodes)
+    if shape.nodes > largest:
+        yield Found(
+            ("cluster.num_nodes",),
+            f"a job in partition {where} has {largest} nodes at most",
+            "another cluster= or site.partition=",
+        )
+        return
+    with_gpus = [n for n in nodes if n.gpu_count(kind) >= shape.gpus_per_node]
+    whole = [n for n in with_gpus if n.cpus >= shape.cpus_per_node]
+    if sum(n.count for n in with_gpus) < shape.nodes:
+        yield Found(
+            ("cluster.num_nodes", "cluster.gpus_per_node"),
+            f"partition {where} has no {wanted}; it has {_kinds(nodes)}",
+            "another cluster= or site.partition= (`sinfo -N -o '%P %N %G %c'`)",
+        )
+    elif sum(n.count for n in whole) < shape.nodes:
+        most = max(n.cpus for n in with_gpus)
+        yield Found(
+            ("cluster.num_nodes", "cluster.gpus_per_node"),
+            f"{shape.cpus_per_node} CPUs a node are asked for, and the nodes with these GPUs in partition {where} have "
+            f"{most}",
+            f"slurm.cpus_per_node={most}",
+        )
+
+
+def _gpu_type(c: View) -> str:
+    """The GPU type that the launch asks for by name; "" where it takes any."""
+    for name in ("gres", "gpus_per_node"):
+        match = re.search(r"(?:^|gpu:)([a-zA-Z][\w-]*):\d+", str(_asked(c, name) or ""))
+        if match is not None and match[1] != "gpu":
+            return match[1].lower()
+    extra = c.facts.parameters.get("additional_parameters") or {}
+    match = re.search(r"gpu:([a-zA-Z][\w-]*):\d+", str(extra.get("gres") or ""))
+    return match[1].lower() if match is not None else ""
+
+
+def _kinds(nodes: Sequence[Nodes]) -> str:
+    shown = []
+    for n in nodes:
+        own = " + ".join(f"{count} {kind or 'GPUs'}" for kind, count in n.gpus) or "no GPUs"
+        shown.append(f"{n.count} of {own}, {n.cpus} CPUs")
+    return "; ".join(dict.fromkeys(shown))
+
+
+@rule(place=True)
+def gpu_memory(c: View) -> Iterator[Found]:
+    """The GPUs have the memory that NVIDIA names for the model."""
+    nodes, needed = _nodes(c), c.model.get("gpu_memory_gb")
+    if not nodes or not isinstance(needed, int | float) or c.gpus is None or c.nodes is None:
+        return
+    kind = _gpu_type(c)
+    fitting = [n for n in nodes if n.gpu_count(kind) >= c.gpus]
+    small = sorted({own for n in fitting for own, _ in n.gpus if kind in ("", own) and gpus.too_small(own, needed)})
+    if not small:
+        return
+    others = [n for n in fitting if any(not gpus.too_small(own, needed) for own, _ in n.gpus)]
+    enough = sum(n.count for n in others) >= c.nodes
+    names = ", ".join(f"{own} ({gpus.GB[own]} GB)" for own in small)
+    best = next((own for n in others for own, _ in n.gpus if not gpus.too_small(own, needed)), "h100")
+    yield Found(
+        ("cluster.gpus_per_node",),
+        f"NVIDIA names {needed} GB a GPU for {c.model.get('name')}, and partition {nodes[0].partition} has {names}"
+        + (" beside others: Slurm may give either" if enough else ""),
+        f"hydra.launcher.gres=gpu:{best}:{c.gpus}" + ("" if enough else ", in another site.partition="),
+        severity="warning" if enough else "error",
+    )
+
+
+@rule(place=True, engine=ANY)
+def account_there(c: View) -> Iterator[Found]:
+    """The account is one that this user may charge."""
+    answers = c.facts.answers
+    account = _asked(c, "account")
+    if not c.on_slurm or answers is None or not answers.associations or not account or not _enforced(c):
+        return
+    own = sorted({a.account for a in answers.associations})
+    if account not in own:
+        near = nearest(str(account), own, n=1) or own[:1]
+        yield Found(
+            (), f"you may charge: {', '.join(own)}", f"site.account={near[0]}", f"account {account} is not yours"
+        )
+
+
+def _enforced(c: View) -> bool:
+    settings = c.facts.answers.settings if c.facts.answers is not None else None
+    return bool(settings) and "associations" in str((settings or {}).get("AccountingStorageEnforce", "")).lower()
+
+
+@rule(place=True, engine=ANY)
+def qos_allows(c: View) -> Iterator[Found]:
+    """The QOS is one of this user's, and allows the time asked for."""
+    answers, qos, minutes = c.facts.answers, _asked(c, "qos"), _asked(c, "timeout_min")
+    if not c.on_slurm or answers is None or not qos or not _enforced(c):
+        return
+    own = sorted({name for a in answers.associations or () for name in a.qos})
+    if own and qos not in own:
+        near = nearest(str(qos), own, n=1) or own[:1]
+        yield Found((), f"your QOS are: {', '.join(own)}", f"site.qos={near[0]}", f"QOS {qos} is not yours")
+        return
+    for known in answers.qos or ():
+        limit = known.max_minutes
+        if known.name == qos and limit is not None and isinstance(minutes, int | float) and minutes > limit:
+            yield Found(
+                (),
+                f"QOS {qos} allows {_duration(limit)} at most",
+                f"hydra.launcher.timeout_min={limit:.0f}, or another site.qos=",
+                f"a time limit of {_duration(minutes)}",
+            )
+
+
+@rule(place=True, engine=ANY)
+def array_size(c: View) -> Iterator[Found]:
+    """The sweep's job array is not larger than this Slurm allows."""
+    settings = c.facts.answers.settings if c.facts.answers is not None else None
+    limit = (settings or {}).get("MaxArraySize", "")
+    if not c.on_slurm or not limit.isdigit():
+        return
+    count = c.facts.new.get((str(submit.shape(dict(c.config))), str(c.config["run"]["name"])), 0)
+    if count > int(limit) - 1 and count > 1:  # the limit is of the highest index, plus one
+        yield Found(
+            (),
+            f"an array here has {int(limit) - 1} tasks at most (MaxArraySize={limit})",
+            "a sweep of fewer points; the same command again submits the rest, since what is there is not repeated",
+            f"{count} runs of one shape",
+        )
+
+
+@rule(place=True, engine=ANY)
+def submit_limit(c: View) -> Iterator[Found]:
+    """The sweep is not larger than the jobs that this user may have queued."""
+    answers = c.facts.answers
+    if not c.on_slurm or answers is None or not _enforced(c):
+        return
+    account, qos = _asked(c, "account"), _asked(c, "qos")
+    limits = [a.max_submit for a in answers.associations or () if not account or a.account == account]
+    limits += [known.max_submit for known in answers.qos or () if known.name == qos]
+    known_limits = [limit for limit in limits if limit is not None]
+    count = sum(c.facts.new.values())
+    if known_limits and count > (limit := min(known_limits)):
+        yield Found(
+            (),
+            f"you may have {limit} jobs queued at once here, and each run is one",
+            "a sweep of fewer points; the same command again submits the rest when some have ended",
+            f"{count} runs to submit",
+        )
+
+
+#: Words of a refusal of sbatch --test-only that are of the moment: sbatch itself would queue the job.
+_OF_THE_MOMENT = re.compile(r"busy|not available|unavailable|down|drain|reserved", re.IGNORECASE)
+
+
+@rule(place=True, engine=ANY)
+def slurm_accepts(c: View) -> Iterator[Found]:
+    """Slurm itself, asked with sbatch --test-only for the largest run, would take the job."""
+    test = c.facts.answers.test if c.facts.answers is not None else None
+    if not c.on_slurm or test is None or not test.refused:
+        return
+    why, fix = slurm.remedy(test.refused)
+    passing = bool(_OF_THE_MOMENT.search(test.refused))
+    yield Found((), why, fix, f"sbatch --test-only: {test.refused}", severity="warning" if passing else "error")
+
+
+#: File systems that several hosts see, by the names that the kernel has for them.
+SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "wekafs", "panfs", "orangefs", "glusterfs", "cifs", "smb", "afs")
+#: And those that certainly only this host sees.
+LOCAL = ("tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "squashfs")
+
+
+@rule(place=True, engine=ANY, severity="warning")
+def shared_folders(c: View) -> Iterator[Found]:
+    """Results and models lie where every node sees them."""
+    if not c.on_slurm or (c.facts.answers is None or c.facts.answers.nodes is None):
+        return
+    for key, path, why in (
+        ("run.results", c.config["run"].get("results"), "the job on its node finds its config there, and writes back"),
+        ("site.hf_home", c.site.get("hf_home"), "every node loads the model from there"),
+    ):
+        system = c.facts.file_system(str(path)) if path else None
+        if system is not None and system.type in LOCAL:
+            yield Found(
+                (),
+                f"{why}, and {system.mount} is of type {system.type}, which only this host sees unless it is exported",
+                f"{key}=<a folder on a shared file system>; ignore=[shared_folders] where it is one",
+                f"{key}={path}",
+            )
+
+
+@rule(place=True, severity="warning")
+def disk_free(c: View) -> Iterator[Found]:
+    """The checkpoints that are kept have room."""
+    kept = checkpoints(c)
+    if kept is None:
+        return
+    folder = c.get("checkpointing.checkpoint_dir") or c.config["run"].get("results")
+    free = c.facts.disk_free(str(folder))
+    if free is None:
+        return
+    runs = max(1, sum(c.facts.new.values()))
+    if kept.most * runs > free:
+        yield Found(
+            ("checkpointing.keep_top_k", "checkpointing.save_optimizer"),
+            f"a run keeps up to {kept.count} checkpoints of about {gigabytes(kept.each)}, {gigabytes(kept.most)}"
+            + (f", {runs} runs {gigabytes(kept.most * runs)}" if runs > 1 else "")
+            + f"; {existing(str(folder))} has {gigabytes(free)} free",
+            "checkpointing.keep_top_k=1, or checkpointing.checkpoint_dir=<a larger disk>; quotas are not known here",
+        )
+
+
+def start_line(test: Any, now: float | None = None) -> str:
+    """When Slurm expects to start the job, in words; empty where it does not say."""
+    if test is None or test.start is None:
+        return ""
+    wait = (test.start - (time.time() if now is None else now)) / 60
+    if wait < 2:
+        return "Slurm would start it at once (sbatch --test-only)"
+    at = time.strftime("%d %b %H:%M", time.localtime(test.start))
+    return f"Slurm expects to start it about {at}, in {_duration(wait)} (sbatch --test-only)"

@@ -1,0 +1,82 @@
+"""The points of a launch without launching: overrides expanded and composed as `launch.py -m` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from nano_exp import app, compose, launcher, secrets, sweep
+from nano_exp.compose import Point
+from nano_exp.errors import UserError
+from nano_exp.family import Sibling, freeze_all
+from nano_exp.freeze import Frozen
+
+
+@dataclass
+class Wanted:
+    """What a launch with these overrides would be about.
+
+    Parameters
+    ----------
+    frozen: each point, without those that a sweep's constraints leave out
+    skipped: those that they leave out
+    parameters: hydra.launcher's
+    """
+
+    frozen: list[Frozen] = field(default_factory=list)
+    skipped: list[sweep.Skipped] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def expanded(overrides: Sequence[str]) -> Wanted:
+    """Every point, composed and frozen.
+
+    Raises
+    ------
+    UserError: an override that cannot be read, or a point that cannot be composed
+    """
+    wanted = Wanted()
+
+    def take(
+        points: Sequence[Point | Sibling],
+        parameters: dict[str, Any],
+        folder: Path,
+        constraints: Sequence[sweep.Constraint] = (),
+    ) -> None:
+        wanted.frozen, wanted.skipped = sweep.split(freeze_all(points, folder), constraints)
+        wanted.parameters = parameters
+
+    secrets.refuse_overrides(overrides)
+    launcher.register(take)
+    with compose.loader() as loader:
+        try:
+            master = loader.load_configuration(compose.CONFIG_NAME, list(overrides), run_mode=RunMode.MULTIRUN)
+            sweeper = Plugins.instance().instantiate_sweeper(
+                config=master, hydra_context=HydraContext(loader, cast(Any, None)), task_function=lambda _: None
+            )
+            if not isinstance(sweeper, launcher.NanoExpSweeper):
+                raise app.not_our_path()
+            parser = OverridesParser.create(config_loader=loader)
+            own = parser.parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
+            typed = parser.parse_overrides(list(master.hydra.overrides.task))
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise _own(error) or compose.explain(error, loader, overrides) from error
+        assert sweeper.launcher is not None  # its setup has made one
+        sweeper.launcher.launch(launcher.expand(own, typed), 0)
+    return wanted
+
+
+def _own(error: BaseException) -> UserError | None:
+    """A mistake in words that Hydra wrapped in an exception of its own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    return cause

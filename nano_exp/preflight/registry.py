@@ -1,0 +1,112 @@
+"""The rules by name. A rule is a function that yields `Found`; its name is the function's, its summary the docstring's
+first line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from nano_exp.preflight.finding import Finding, Severity, text
+
+if TYPE_CHECKING:
+    from nano_exp.preflight.view import View
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a rule yields: `Finding` without what the rule itself knows.
+
+    Parameters
+    ----------
+    keys: the dotted keys involved, whose values are shown; for a rule that concerns none, `said` says what was found
+    severity: other than the rule's own, where that depends on the values
+    """
+
+    keys: tuple[str, ...]
+    cause: str
+    fix: str
+    said: str = ""
+    severity: Severity | None = None
+
+
+Check = Callable[["View"], Iterable[Found]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Parameters
+    ----------
+    number: of the catalogue of what NeMo RL refuses; None for the project's own
+    versions: the NeMo RL versions where it holds, as ">=v0.6.0", "<v0.6.0" or both with a comma; "" for all
+    place: whether it is about the machine and not about the config (`ignore=[place]` skips all of those)
+    engine: the engine whose configs it judges
+    """
+
+    name: str
+    summary: str
+    severity: Severity
+    number: int | None
+    versions: str
+    place: bool
+    engine: str
+    topic: str
+    check: Check
+
+    def holds(self, version: tuple[int, ...]) -> bool:
+        """Whether the rule is one of this NeMo RL version."""
+        return all(_holds(term, version) for term in self.versions.split(",") if term)
+
+    def findings(self, view: View) -> Iterator[Finding]:
+        """What the rule says of a config."""
+        for found in self.check(view):
+            keys = tuple((key, text(view.get(key))) for key in found.keys)
+            yield Finding(self.name, found.severity or self.severity, keys, found.cause, found.fix, found.said)
+
+
+RULES: dict[str, Rule] = {}
+
+#: Not a rule's name: all rules about the machine.
+PLACE = "place"
+
+
+def rule(
+    number: int | None = None,
+    *,
+    severity: Severity = "error",
+    versions: str = "",
+    place: bool = False,
+    engine: str = "nemo_rl",
+) -> Callable[[Check], Check]:
+    """Register a rule under its function's name."""
+
+    def register(check: Check) -> Check:
+        name = check.__name__
+        if name in RULES or name == PLACE:
+            raise ValueError(f"two rules are called {name}")
+        summary = (check.__doc__ or "").strip().splitlines()[0]
+        topic = check.__module__.rpartition(".")[2]
+        RULES[name] = Rule(name, summary, severity, number, versions, place, engine, topic, check)
+        return check
+
+    return register
+
+
+@cache
+def parse_version(version: str) -> tuple[int, ...]:
+    """`v0.7.0` -> (0, 7, 0). A version that is no number (a branch) counts as newer than all."""
+    match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in match.groups()) if match else (999,)
+
+
+@cache
+def _holds(term: str, version: tuple[int, ...]) -> bool:
+    if term.startswith(">="):
+        return version >= parse_version(term[2:])
+    if term.startswith("<"):
+        return version < parse_version(term[1:])
+    raise ValueError(f"versions={term!r}: >=v0.0.0 or <v0.0.0")

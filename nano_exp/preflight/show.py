@@ -1,0 +1,149 @@
+"""A report for people and for scripts, and the table of rules."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nano_exp.errors import UserError
+from nano_exp.preflight.registry import RULES, Rule
+from nano_exp.preflight.run import Group, Report
+from nano_exp.text import own_overrides, shared_overrides
+
+#: How many forms of one rule's finding are shown before it says how many more there are.
+MAX_FORMS = 3
+
+
+class Refusal(UserError):
+    """A launch that preflight stops: all errors of all its points."""
+
+    def __init__(self, report: Report) -> None:
+        first = report.errors[0].finding
+        super().__init__(first.found, first.cause, first.fix)
+        self.report = report
+
+    def __str__(self) -> str:
+        shown = groups(self.report, self.report.errors)
+        names = ",".join(dict.fromkeys(group.finding.rule for group in self.report.errors))
+        return f"{shown}\nnothing was submitted. To launch all the same, at your own risk: 'ignore=[{names}]'"
+
+
+def groups(report: Report, chosen: list[Group]) -> str:
+    """Findings one below the other, those of one rule together."""
+    by_rule: dict[str, list[Group]] = {}
+    for group in chosen:
+        by_rule.setdefault(group.finding.rule, []).append(group)
+    return "\n".join(_rule(report, name, found) for name, found in by_rule.items())
+
+
+def _rule(report: Report, name: str, found: list[Group]) -> str:
+    points = {index for group in found for index in group.points}
+    lines = []
+    for group in found[:MAX_FORMS]:
+        finding = group.finding
+        lines += [f"{finding.severity}: {finding.found}", f"  why: {finding.cause}", f"  fix: {finding.fix}"]
+        if len(found) > 1 and len(report.points) > 1:
+            lines.append(f"  in: {_points(report, group.points)}")
+    if len(found) > MAX_FORMS:
+        lines.append(f"  ... and {len(found) - MAX_FORMS} more like it, with other values")
+    where = f"; {len(points)} of {len(report.points)} points" if len(report.points) > 1 else ""
+    if where and len(found) == 1:
+        where += f": {_points(report, found[0].points)}"
+    return "\n".join([*lines, f"  rule: {name}{where}"])
+
+
+def _points(report: Report, indices: tuple[int, ...]) -> str:
+    """Which points, by what sets the first of them apart."""
+    if len(indices) == len(report.points):
+        return "all"
+    shared = shared_overrides(report.points)
+    shown = [own_overrides(report.points[index], shared) for index in indices[:2]]
+    rest = len(indices) - len(shown)
+    return " | ".join(shown) + (f" | and {rest} more" if rest else "")
+
+
+def warnings(report: Report) -> str:
+    """What does not stop a launch: warnings, what was ignored, what could not be looked at; empty when nothing."""
+    parts = [groups(report, report.warnings)] if report.warnings else []
+    errors = dict.fromkeys(g.finding.rule for g in report.ignored if g.finding.severity == "error")
+    if errors:
+        parts.append(f"ignored, as told: errors of {', '.join(errors)}")
+    parts += [f"not checked: {line}" for line in report.skipped]
+    return "\n".join(parts)
+
+
+def summary(report: Report) -> str:
+    """One line: how many of what."""
+    count = len(report.points)
+    points = f"{count} point" + ("s" if count != 1 else "")
+    return f"preflight: {points}, {_count(report.errors, 'error')}, {_count(report.warnings, 'warning')}"
+
+
+def _count(found: list[Group], word: str) -> str:
+    rules = len({group.finding.rule for group in found})
+    return f"{rules or 'no'} {word}{'s' if rules != 1 else ''}"
+
+
+def as_text(report: Report) -> str:
+    """The whole report."""
+    errors = groups(report, report.errors) if report.errors else ""
+    lines = [errors, warnings(report), report.cost.line(), report.start, summary(report)]
+    return "\n".join(line for line in lines if line)
+
+
+def as_json(report: Report) -> str:
+    """The whole report for scripts; GPU-hours are those of one allocation a run, sizes are in bytes."""
+
+    def shown(group: Group, ignored: bool) -> dict[str, Any]:
+        finding = group.finding
+        rule = RULES[finding.rule]
+        return {
+            "rule": finding.rule,
+            "number": rule.number,
+            "severity": finding.severity,
+            "place": rule.place,
+            "ignored": ignored,
+            "keys": dict(finding.keys),
+            "found": finding.found,
+            "cause": finding.cause,
+            "fix": finding.fix,
+            "points": list(group.points),
+        }
+
+    cost = report.cost
+    return json.dumps(
+        {
+            "points": [list(overrides) for overrides in report.points],
+            "findings": [
+                *(shown(group, False) for group in report.groups),
+                *(shown(group, True) for group in report.ignored),
+            ],
+            "errors": len(report.errors),
+            "warnings": len(report.warnings),
+            "not_checked": list(report.skipped),
+            "start": report.start or None,
+            "cost": {
+                "gpu_hours": cost.gpu_hours,
+                "largest_gpu_hours": cost.largest_gpu_hours,
+                "checkpoint_bytes": cost.checkpoint_bytes,
+                "largest_checkpoint_bytes": cost.largest_checkpoint_bytes,
+            },
+        },
+        indent=1,
+    )
+
+
+def rules_table() -> str:
+    """Every rule as a row of a Markdown table, as docs/preflight.md has it."""
+    rows = ["| rule | | NeMo RL | what has to hold |", "|---|---|---|---|"]
+    rows += [f"| `{r.name}` | {_kind(r)} | {r.versions or _engine(r)} | {r.summary} |" for r in RULES.values()]
+    return "\n".join(rows)
+
+
+def _kind(rule: Rule) -> str:
+    number = f" {rule.number}" if rule.number is not None else ""
+    return f"{rule.severity}{number}{', place' if rule.place else ''}"
+
+
+def _engine(rule: Rule) -> str:
+    return {"nemo_rl": "all", "embedded": "-"}.get(rule.engine, rule.engine)

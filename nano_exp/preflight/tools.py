@@ -1,0 +1,188 @@
+"""Tool calls with NeMo Gym: the parser, the template, and the files that Gym is pointed to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nano_exp.engines import entry
+from nano_exp.engines.nemo_rl_checkout import PARSER_NAME, PARSER_PATTERN
+from nano_exp.preflight.facts import ModelFiles
+from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.view import View
+
+CHAT = "policy.generation.vllm_cfg.http_server_serving_chat_kwargs"
+PLUGIN = "policy.generation.vllm_cfg.tool_parser_plugin"
+THINKING = "env.nemo_gym.policy_model.responses_api_models.vllm_model.extra_body.chat_template_kwargs.enable_thinking"
+DATA = (
+    *("data.train.data_path", "data.validation.data_path"),
+    *("data.train_jsonl_fpath", "data.validation_jsonl_fpath"),
+)
+GYM = "3rdparty/Gym-workspace/Gym"
+
+
+def _files(c: View) -> ModelFiles | None:
+    """The model's files on this host; None where a container has its own idea of paths."""
+    hf_home = c.site.get("hf_home")
+    return c.facts.model_files(str(c.get("policy.model_name")), str(hf_home) if hf_home else None)
+
+
+@rule()
+def tool_parser_on(c: View) -> Iterator[Found]:
+    """vLLM is told to read tool calls, and by which parser."""
+    own = c.model.get("tool_parser") or {}
+    if not c.gym or not c.vllm or not own:
+        return
+    if not c.on(f"{CHAT}.enable_auto_tools"):
+        yield Found(
+            (f"{CHAT}.enable_auto_tools",) if c.has(f"{CHAT}.enable_auto_tools") else (),
+            "tool calls stay text that no agent acts on, and rewards stay at zero",
+            f"++{CHAT}.enable_auto_tools=true",
+            "" if c.has(f"{CHAT}.enable_auto_tools") else f"{CHAT}.enable_auto_tools is not set",
+        )
+    name = c.get(f"{CHAT}.tool_parser")
+    if not name:
+        yield Found(
+            (),
+            "vLLM does not know how this model writes its tool calls",
+            f"++{CHAT}.tool_parser={own.get('name')}",
+            f"{CHAT}.tool_parser is not set",
+        )
+    elif own.get("name") and name != own["name"]:
+        yield Found(
+            (f"{CHAT}.tool_parser",),
+            f"{c.model.get('name')} writes its tool calls for {own['name']}",
+            f"{CHAT}.tool_parser={own['name']}",
+            severity="warning",
+        )
+
+
+@rule(place=True)
+def tool_parser_file(c: View) -> Iterator[Found]:
+    """The parser's file is where vLLM will look for it."""
+    if not c.gym or not c.vllm or c.get(f"{CHAT}.tool_parser") != PARSER_NAME:
+        return
+    plugin = c.get(PLUGIN)
+    if plugin:
+        if not _contained(c) and not c.facts.is_file(str(plugin)):
+            yield Found(
+                (PLUGIN,),
+                "there is no such file on this host",
+                f"{PLUGIN}=/path/to/parser.py, or null for the one in the model's snapshot",
+            )
+        return
+    files = _files(c)
+    model = c.get("policy.model_name")
+    if files is None or files.folder is None:
+        yield Found(
+            ("policy.model_name",),
+            f"vLLM has the parser {PARSER_NAME} from a file of the model's snapshot, and the snapshot is not in "
+            f"{c.site.get('hf_home') or 'HF_HOME'} on this host",
+            f"hf download {model} with HF_HOME={c.site.get('hf_home') or '...'}, or site.hf_home=/where/it/is",
+        )
+    elif not files.parsers:
+        yield Found(
+            ("policy.model_name",),
+            f"vLLM has the parser {PARSER_NAME} from a file of the model, and {files.folder} has no {PARSER_PATTERN}",
+            f"download {model} with all its files, or ++{PLUGIN}=/path/to/parser.py",
+        )
+
+
+def _contained(c: View) -> bool:
+    return str(c.site.get("entry") or "bare") in entry.ENTRIES[1:]
+
+
+#: A template that an argument can turn: it reads the name by itself, not only as a field of its own.
+_READS_ARGUMENT = re.compile(r"(?<![\w.])enable_thinking\b(?!\s*=[^=])")
+#: What the `sed` of NeMo Gym's guide leaves behind.
+_EDITED = re.compile(r"enable_thinking\s*=\s*false", re.IGNORECASE)
+
+
+@rule(severity="warning")
+def thinking_off(c: View) -> Iterator[Found]:
+    """Nano v2 calls tools without thinking: by the template's argument, or by a template edited so."""
+    if not c.gym or (c.model.get("tool_parser") or {}).get("name") != PARSER_NAME:
+        return
+    files = _files(c)
+    template = files.template if files is not None else None
+    if template is not None and _EDITED.search(template):
+        return
+    if c.get(THINKING) is not False:
+        yield Found(
+            (THINKING,) if c.has(THINKING) else (),
+            "the model thinks before each call: rollouts grow to the length limit and are cut before they call",
+            f"++{THINKING}=false",
+            "" if c.has(THINKING) else f"{THINKING} is not set",
+        )
+    elif template is not None and not _READS_ARGUMENT.search(template):
+        yield Found(
+            (THINKING,),
+            f"the chat template in {files.folder if files else 'the snapshot'} does not read that argument: the model "
+            "thinks before each call",
+            "/no_think in the data's system messages, or the template edited as NeMo Gym's guide says "
+            "(enable_thinking=true to false)",
+        )
+
+
+@rule()
+def gym_validation_samples(c: View) -> Iterator[Found]:
+    """NeMo Gym validates on its whole validation file."""
+    if c.gym and c.get("grpo.max_val_samples") is not None:
+        yield Found(
+            ("grpo.max_val_samples", "env.should_use_nemo_gym"),
+            "run_grpo_nemo_gym.py takes the whole validation file and stops when a number is set",
+            "grpo.max_val_samples=null",
+        )
+
+
+@rule(severity="warning")
+def gym_overlong_filtering(c: View) -> Iterator[Found]:
+    """Filtering of overlong answers was seen to crash with NeMo Gym."""
+    if c.gym and c.on("grpo.overlong_filtering"):
+        yield Found(
+            ("grpo.overlong_filtering", "env.should_use_nemo_gym"),
+            "Gym's rollouts do not say which answers were cut, and the filter was seen to crash on that",
+            "grpo.overlong_filtering=false",
+        )
+
+
+@rule(place=True)
+def gym_paths(c: View) -> Iterator[Found]:
+    """The configs that NeMo Gym is pointed to are in the checkout."""
+    checkout, paths = c.site.get("checkout"), c.get("env.nemo_gym.config_paths")
+    if not c.gym or not checkout or not isinstance(paths, list) or not c.facts.is_dir(str(checkout)):
+        return
+    gym = Path(str(checkout)) / GYM
+    if not c.facts.is_dir(str(gym)):
+        yield Found(
+            (),
+            "NeMo Gym is a submodule, and this checkout does not have it",
+            f"git -C {checkout} submodule update --init --recursive",
+            f"no {GYM} in site.checkout={checkout}",
+        )
+        return
+    for path in paths:
+        if not any(c.facts.is_file(str(base / str(path))) for base in (gym, Path(str(checkout)))):
+            yield Found(
+                (),
+                f"there is no such file in {gym}",
+                "env.nemo_gym.config_paths=[...] with paths of NeMo Gym's checkout",
+                f"env.nemo_gym.config_paths has {path}",
+            )
+
+
+@rule(place=True)
+def data_files(c: View) -> Iterator[Found]:
+    """Data sets that are named by a file are there."""
+    checkout = c.site.get("checkout")
+    if not checkout or _contained(c) or not c.facts.is_dir(str(checkout)):
+        return
+    for key in DATA:
+        path = c.get(key)
+        if isinstance(path, str) and path and not c.facts.is_file(str(Path(str(checkout)) / path)):
+            yield Found(
+                (key,),
+                f"there is no such file (relative paths are taken from {checkout})",
+                f"{key}=/path/to/data.jsonl; NeMo Gym's own data are made by its ng_prepare_data",
+            )

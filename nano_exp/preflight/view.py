@@ -1,0 +1,320 @@
+"""A frozen config as the rules see it: flat keys, and the numbers that many rules need, derived once.
+
+A value of a wrong type is None in the derived numbers: one rule reports it, and the others have nothing to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from nano_exp.freeze import LAUNCHER_KEYS
+from nano_exp.preflight.facts import Facts
+from nano_exp.preflight.registry import parse_version
+
+
+def flatten(config: Mapping[str, Any], left_out: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Leaves and mappings by dotted key. Lists, and mappings that are empty, are leaves."""
+    leaves: dict[str, Any] = {}
+    inner: dict[str, Any] = {}
+    waiting: list[tuple[str, Mapping[str, Any]]] = [("", {k: v for k, v in config.items() if k not in left_out})]
+    while waiting:
+        prefix, node = waiting.pop()
+        for key, value in node.items():
+            path = f"{prefix}{key}"
+            if isinstance(value, dict) and value:
+                inner[path] = value
+                waiting.append((f"{path}.", value))
+            else:
+                leaves[path] = value
+    return leaves, inner
+
+
+def whole(value: Any) -> int | None:
+    """A whole number, or None for anything else (true and false too)."""
+    return value if type(value) is int else None
+
+
+def product(*numbers: int | None) -> int | None:
+    """Their product; None when one is not known."""
+    result = 1
+    for number in numbers:
+        if number is None:
+            return None
+        result *= number
+    return result
+
+
+class View:
+    """One frozen config, and the facts around it.
+
+    Parameters
+    ----------
+    config: resolved, the launcher's sections included
+    overrides: as typed
+
+    Attributes
+    ----------
+    get: the value at a dotted key of NeMo RL's, with a default as dict.get has it
+    release, version: the NeMo RL version that the config was made for: "v0.7.0", (0, 7, 0)
+    """
+
+    def __init__(self, config: Mapping[str, Any], overrides: Sequence[str] = (), facts: Facts | None = None) -> None:
+        self.config, self.overrides = config, overrides
+        self.facts = facts if facts is not None else Facts()
+        self.leaves, self.inner = flatten(config, LAUNCHER_KEYS)
+        self.engine = str(self.launcher("engine").get("name") or "nemo_rl")
+        self.release = str(self.launcher("nemo_rl").get("version") or "")
+        self.version = parse_version(self.release)
+        self.get = self.leaves.get
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there, null or not."""
+        return key in self.leaves or key in self.inner
+
+    def section(self, key: str) -> dict[str, Any]:
+        """A mapping of NeMo RL's; empty where there is none."""
+        found = self.inner.get(key)
+        return found if isinstance(found, dict) else {}
+
+    def number(self, key: str) -> int | None:
+        """A whole number; None where there is none."""
+        value = self.get(key)
+        return value if type(value) is int else None
+
+    def on(self, key: str) -> bool:
+        """Whether a switch is on."""
+        return self.get(key) is True
+
+    @cached_property
+    def on_slurm(self) -> bool:
+        return self.launcher("slurm").get("where") == "slurm"
+
+    def launcher(self, section: str) -> Mapping[str, Any]:
+        """One of the launcher's sections; empty where there is none."""
+        found = self.config.get(section)
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def site(self) -> Mapping[str, Any]:
+        return self.launcher("site")
+
+    @cached_property
+    def site_env(self) -> Mapping[str, Any]:
+        """Variables that the site sets (null: takes away)."""
+        env = self.site.get("env")
+        return env if isinstance(env, dict) else {}
+
+    @cached_property
+    def model(self) -> Mapping[str, Any]:
+        """Facts about the model (conf/model)."""
+        return self.launcher("model")
+
+    @cached_property
+    def typed(self) -> dict[str, str]:
+        """Dotted key -> how it was typed: "", "+" or "++"."""
+        found = {}
+        for override in self.overrides:
+            key = override.partition("=")[0]
+            bare = key.lstrip("+")
+            if "=" in override and not key.startswith("~"):
+                found[bare] = key[: len(key) - len(bare)]
+        return found
+
+    def how_typed(self, key: str) -> str | None:
+        """How the key, or a mapping around it, was typed; None when it comes from the files."""
+        while key:
+            if key in self.typed:
+                return self.typed[key]
+            key = key.rpartition(".")[0]
+        return None
+
+    # --- who trains -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def megatron(self) -> bool:
+        return self.on("policy.megatron_cfg.enabled")
+
+    @cached_property
+    def dtensor(self) -> bool:
+        return self.on("policy.dtensor_cfg.enabled") and not self.megatron
+
+    @cached_property
+    def vllm(self) -> bool:
+        return self.get("policy.generation.backend") == "vllm"
+
+    @cached_property
+    def gym(self) -> bool:
+        return self.on("env.should_use_nemo_gym")
+
+    @cached_property
+    def _layout(self) -> str:
+        return "policy.megatron_cfg." if self.megatron else "policy.dtensor_cfg."
+
+    @cached_property
+    def tp_key(self) -> str:
+        """The key of the training backend's tensor parallel size."""
+        return f"{self._layout}{'tensor_model_parallel_size' if self.megatron else 'tensor_parallel_size'}"
+
+    @cached_property
+    def tp(self) -> int | None:
+        return self._size(self.tp_key)
+
+    @cached_property
+    def pp(self) -> int | None:
+        return self._size("policy.megatron_cfg.pipeline_model_parallel_size") if self.megatron else 1
+
+    @cached_property
+    def cp(self) -> int | None:
+        return self._size(f"{self._layout}context_parallel_size")
+
+    @cached_property
+    def ep_key(self) -> str:
+        """The key of the training backend's expert parallel size."""
+        return f"{self._layout}{'expert_model_parallel_size' if self.megatron else 'expert_parallel_size'}"
+
+    @cached_property
+    def ep(self) -> int | None:
+        return self._size(self.ep_key) if self.has(self.ep_key) else 1
+
+    def _size(self, key: str) -> int | None:
+        value = self.number(key)
+        return value if value is not None and value > 0 else None
+
+    # --- where it trains and generates ------------------------------------------------------------------------------
+
+    @cached_property
+    def nodes(self) -> int | None:
+        return self._size("cluster.num_nodes")
+
+    @cached_property
+    def gpus(self) -> int | None:
+        """GPUs of a node."""
+        return self._size("cluster.gpus_per_node")
+
+    @cached_property
+    def colocated(self) -> bool:
+        return self.get("policy.generation.colocated.enabled") is not False
+
+    @cached_property
+    def reward_model(self) -> tuple[int, int]:
+        """Nodes, and GPUs of a node, that a reward model takes for itself; (0, 0) without one."""
+        named = self.leaves.items()
+        if not any(v == "reward_model" and k.startswith("data.") and k.endswith(".env_name") for k, v in named):
+            return 0, 0
+        resources = "env.reward_model.resources."
+        return self.number(f"{resources}num_nodes") or 0, self.number(f"{resources}gpus_per_node") or 0
+
+    @cached_property
+    def policy_nodes(self) -> int | None:
+        """Nodes that are left beside a reward model."""
+        if self.nodes is None:
+            return None
+        return self.nodes if self.nodes == 1 else self.nodes - self.reward_model[0]
+
+    @cached_property
+    def generating(self) -> int | None:
+        """GPUs that generate; None when the config does not say."""
+        if self.colocated:
+            return self.world
+        nodes = self.number("policy.generation.colocated.resources.num_nodes")
+        gpus = self.number("policy.generation.colocated.resources.gpus_per_node")
+        if self.policy_nodes == 1:
+            return gpus if gpus and gpus > 0 else None
+        return nodes * gpus if nodes and gpus and nodes > 0 and gpus > 0 else None
+
+    @cached_property
+    def world(self) -> int | None:
+        """GPUs that train; None when the config does not say or leaves none."""
+        if self.policy_nodes is None or self.gpus is None:
+            return None
+        own = self.reward_model[1] if self.nodes == 1 else 0
+        if self.colocated:
+            return _positive((self.gpus - own) * self.policy_nodes)
+        taken = self.generating
+        if taken is None:
+            return None
+        if self.policy_nodes == 1:
+            return _positive(self.gpus - taken - own)
+        return _positive(self.policy_nodes * self.gpus - taken)
+
+    @cached_property
+    def dp(self) -> int | None:
+        """Data parallel size; None where the layout does not divide the GPUs."""
+        size = product(self.tp, self.pp, self.cp)
+        if self.world is None or size is None or self.world % size:
+            return None
+        return self.world // size
+
+    # --- batches ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def prompts(self) -> int | None:
+        return self._size("grpo.num_prompts_per_step")
+
+    @cached_property
+    def generations(self) -> int | None:
+        return self._size("grpo.num_generations_per_prompt")
+
+    @cached_property
+    def rollout(self) -> int | None:
+        """Sequences of one step: prompts times generations."""
+        return product(self.prompts, self.generations)
+
+    @cached_property
+    def gbs(self) -> int | None:
+        return self._size("policy.train_global_batch_size")
+
+    @cached_property
+    def mbs(self) -> int | None:
+        return self._size("policy.train_micro_batch_size")
+
+    @cached_property
+    def lbs(self) -> int | None:
+        return self._size("policy.logprob_batch_size")
+
+    @cached_property
+    def packing(self) -> bool:
+        return self.on("policy.sequence_packing.enabled")
+
+    @cached_property
+    def dynamic(self) -> bool:
+        return self.on("policy.dynamic_batching.enabled")
+
+    @cached_property
+    def async_engine(self) -> bool:
+        """Whether the generation backend in use runs asynchronously."""
+        own = "mcore_generation_config" if self.get("policy.generation.backend") == "megatron" else "vllm_cfg"
+        return self.on(f"policy.generation.{own}.async_engine")
+
+    @cached_property
+    def vtp(self) -> int | None:
+        return self._size("policy.generation.vllm_cfg.tensor_parallel_size")
+
+    @cached_property
+    def vpp(self) -> int | None:
+        return self._size("policy.generation.vllm_cfg.pipeline_parallel_size")
+
+    @cached_property
+    def validates(self) -> bool:
+        period = self.get("grpo.val_period")
+        return bool(type(period) is int and period > 0) or self.on("grpo.val_at_start") or self.on("grpo.val_at_end")
+
+    def variable(self, name: str) -> str | None:
+        """A variable of the engine's environment as far as it is known here: site.env's (null removes it), or ours."""
+        if name in self.site_env:
+            return None if self.site_env[name] is None else str(self.site_env[name])
+        return self.facts.environ.get(name)
+
+
+def _positive(number: int) -> int | None:
+    return number if number > 0 else None
+
+
+def divisor(whole_number: int, near: int) -> int:
+    """The largest divisor of a number that is not over `near`; at least 1."""
+    small = range(1, math.isqrt(min(max(whole_number, 1), 10**10)) + 1)
+    pairs = ((size, whole_number // size) for size in small if whole_number % size == 0)
+    return max((size for pair in pairs for size in pair if size <= near), default=1)

@@ -1,0 +1,133 @@
+"""The driver's rules (1-5 and 9-13): each with a config that it refuses and the cure that it names."""
+
+from __future__ import annotations
+
+import pytest
+from preflight_case import NINE, THIRTY_2, TWELVE, TWELVE_2, Case, assert_case, said
+
+GEN = "policy.generation"
+ASYNC = (
+    "grpo.async_grpo.enabled=true",
+    f"{GEN}.vllm_cfg.async_engine=true",
+    "loss_fn.use_importance_sampling_correction=true",
+    f"{GEN}.colocated.enabled=false",
+)
+FP8 = (f"{GEN}.vllm_cfg.precision=fp8", "loss_fn.use_importance_sampling_correction=true")
+KV = (*FP8, f"{GEN}.vllm_cfg.kv_cache_dtype=fp8")
+CASES = [
+    Case("batch_multiplier", TWELVE, ("grpo.batch_multiplier=2",), ("grpo.batch_multiplier=1",)),
+    Case("batch_multiplier", TWELVE, ("grpo.batch_multiplier=2",), ("grpo.use_dynamic_sampling=true",)),
+    Case("batch_multiplier", TWELVE, ("grpo.batch_multiplier=2",), ("grpo.batch_multiplier=1",), version="v0.5.0"),
+    Case(
+        "prompts_per_dataloader",
+        TWELVE,
+        ("data.use_multiple_dataloader=true", "++data.num_prompts_per_dataloader=12"),
+        ("data.num_prompts_per_dataloader=8",),
+    ),
+    Case(
+        "prompts_per_dataloader",
+        TWELVE,
+        ("data.use_multiple_dataloader=true",),
+        ("data.num_prompts_per_dataloader=16",),
+    ),
+    Case(
+        "validation_data",
+        TWELVE,
+        ("data.train.split_validation_size=0",),
+        ("++data.train.split_validation_size=0.05",),
+    ),
+    Case("validation_data", NINE, ("data.validation=null",), ("grpo.val_period=0", "grpo.val_at_start=false"), False),
+    Case(
+        "validation_data",
+        NINE,
+        ("data.validation=null",),
+        ("data.validation_jsonl_fpath=/data/validation.jsonl",),
+        typed=False,
+        version="v0.5.0",
+    ),
+    Case(
+        "force_on_policy_batch",
+        TWELVE,
+        ("++loss_fn.force_on_policy_ratio=true", "policy.train_global_batch_size=256"),
+        ("policy.train_global_batch_size=512",),
+    ),
+    Case(
+        "penalty_without_reference",
+        TWELVE,
+        ("grpo.skip_reference_policy_logprobs_calculation=true", "loss_fn.reference_policy_kl_penalty=0.01"),
+        ("loss_fn.reference_policy_kl_penalty=0",),
+    ),
+    Case("fp8_correction", TWELVE, FP8[:1], ("loss_fn.use_importance_sampling_correction=true",)),
+    Case("fp8_kv_cache", TWELVE, KV[2:], (f"{GEN}.vllm_cfg.precision=fp8",)),
+    Case("fp8_kv_cache", TWELVE_2, KV, (f"{GEN}.vllm_cfg.kv_cache_dtype=auto",)),
+    Case("fp8_kv_cache", THIRTY_2, KV, ("policy.megatron_cfg.pipeline_model_parallel_size=1",)),
+    Case(
+        "fp8_kv_cache",
+        TWELVE,
+        (*KV, f"{GEN}.vllm_cfg.async_engine=true"),
+        (f"{GEN}.vllm_cfg.async_engine=false",),
+    ),
+    Case("gym_needs_server", NINE, (f"{GEN}.vllm_cfg.async_engine=false",), (f"++{GEN}.vllm_cfg.async_engine=true",)),
+    Case(
+        "gym_needs_server",
+        NINE,
+        (f"{GEN}.vllm_cfg.expose_http_server=false",),
+        (f"++{GEN}.vllm_cfg.expose_http_server=true",),
+    ),
+    *(
+        Case("async_grpo", TWELVE, (*ASYNC, bad), (cure,))
+        for bad, cure in (
+            (f"{GEN}.vllm_cfg.async_engine=false", f"{GEN}.vllm_cfg.async_engine=true"),
+            ("loss_fn.use_importance_sampling_correction=false", "loss_fn.use_importance_sampling_correction=true"),
+            (f"{GEN}.colocated.enabled=true", f"{GEN}.colocated.enabled=false"),
+            ("grpo.use_dynamic_sampling=true", "grpo.use_dynamic_sampling=false"),
+            ("grpo.reward_scaling.enabled=true", "grpo.reward_scaling.enabled=false"),
+            ("grpo.reward_shaping.enabled=true", "grpo.reward_shaping.enabled=false"),
+            ("data.use_multiple_dataloader=true", "grpo.async_grpo.enabled=false"),
+        )
+    ),
+    Case("checkpoint_metric", TWELVE, ("checkpointing.metric_name=val_reward",), ("checkpointing.metric_name=null",)),
+    Case(
+        "checkpoint_metric",
+        TWELVE,
+        ("grpo.val_period=0", "grpo.val_at_start=false", "grpo.val_at_end=false"),
+        ("grpo.val_period=10",),
+        typed=False,
+    ),
+    Case("metric_between_validations", TWELVE, ("checkpointing.save_period=4",), ("checkpointing.save_period=10",)),
+    *(
+        Case("checkpointing_keys", TWELVE, (f"~checkpointing.{name}",), (f"++checkpointing.{name}={value}",))
+        for name, value in (("keep_top_k", 3), ("save_optimizer", "true"), ("checkpoint_must_save_by", "null"))
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_driver_rule_refuses_and_its_cure_passes(case: Case) -> None:
+    assert_case(case)
+
+
+def test_several_data_loaders_are_known_from_v0_6_on() -> None:
+    bad = ("data.use_multiple_dataloader=true", "++data.num_prompts_per_dataloader=12")
+    assert said("prompts_per_dataloader", TWELVE, bad, "v0.6.0")
+    assert not said("prompts_per_dataloader", TWELVE, bad, "v0.5.0")
+
+
+def test_save_optimizer_is_read_from_v0_6_on() -> None:
+    assert not said("checkpointing_keys", TWELVE, ("~checkpointing.save_optimizer",), "v0.5.0")
+
+
+def test_a_list_of_training_sets_may_bring_the_validation_part() -> None:
+    sets = 'data.train=[{"dataset_name": "a"}, {"dataset_name": "b", "split_validation_size": 0.1}]'
+    assert not said("validation_data", TWELVE, (sets,))
+
+
+def test_the_published_nine_saves_between_validations() -> None:
+    """The one warning that a published row earns: saves every 6 steps, validates every 10."""
+    assert [f.severity for f in said("metric_between_validations", NINE)] == ["warning"]
+
+
+def test_no_metric_and_a_training_metric_need_no_validation() -> None:
+    off = ("grpo.val_period=0", "grpo.val_at_start=false", "grpo.val_at_end=false")
+    for name in ("null", "train:reward"):
+        assert not said("checkpoint_metric", TWELVE, (*off, f"checkpointing.metric_name={name}"))

@@ -1,0 +1,142 @@
+"""All rules together: every number of the catalogue, the published rows, and configs full of nonsense."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from preflight_case import NINE, NINE_2, ROWS, TWELVE, base, view
+
+from nano_exp.freeze import set_dotted
+from nano_exp.preflight import RULES
+from nano_exp.preflight.facts import Facts
+from nano_exp.preflight.run import findings
+from nano_exp.preflight.view import View
+
+#: What NeMo RL refuses, by the number of the project's catalogue, and the rules that say it before.
+CATALOGUE = {
+    1: {"batch_multiplier"},
+    2: {"prompts_per_dataloader"},
+    3: {"validation_data"},
+    4: {"force_on_policy_batch"},
+    5: {"penalty_without_reference"},
+    6: {"training_gpus"},
+    7: {"one_node_split"},
+    8: {"several_nodes_split"},
+    9: {"fp8_correction", "fp8_kv_cache"},
+    10: {"gym_needs_server"},
+    11: {"async_grpo"},
+    12: {"checkpoint_metric", "metric_between_validations"},
+    13: {"checkpointing_keys"},
+    14: {"one_backend"},
+    15: {"arch_list"},
+    16: {"layout_divides_gpus"},
+    17: {"equal_micro_batches"},
+    18: {"dynamic_batching"},
+    19: {"dtensor_v1_limits", "draft_model"},
+    20: {"engines_divide_gpus"},
+    21: {"pipeline_needs_async"},
+    22: {"expert_engines"},
+    23: {"sampling_range", "sampling_is_unfiltered"},
+    24: {"vllm_keys"},
+    25: {"engines_inside_nodes"},
+    26: {"whole_global_batches"},
+    27: {"batches_divide_ranks"},
+    28: {"whole_micro_batches"},
+    29: {"filtered_sampling_and_tensor_parallel"},
+    30: {"packing_alignment", "packing_room"},
+    31: {"context_parallel_packs"},
+    32: {"whole_optimizer_offload"},
+    33: {"chunked_log_probabilities"},
+    34: {"optimizer_precision"},
+    35: {"recompute_granularity", "megatron_reward_model", "yarn_fields"},
+    36: {
+        *("dtensor_packing_and_context", "dtensor_context_and_sequence", "offload_on_one_gpu", "lora_kernels"),
+        *("dtensor_yarn", "replicated_shards"),
+    },
+    37: {"hybrid_on_dtensor_v1"},
+    38: {"heads_on_dtensor_v1"},
+    39: {"cpus_for_ray"},
+}
+OF_THE_CONFIG = [rule for rule in RULES.values() if not rule.place and rule.engine == "nemo_rl"]
+
+
+def test_every_number_of_the_catalogue_has_its_rules() -> None:
+    numbered: dict[int, set[str]] = {}
+    for rule in RULES.values():
+        if rule.number is not None:
+            numbered.setdefault(rule.number, set()).add(rule.name)
+    assert numbered == CATALOGUE
+    assert sorted(CATALOGUE) == list(range(1, 40))
+
+
+def test_every_rule_says_what_has_to_hold() -> None:
+    for rule in RULES.values():
+        assert rule.summary.endswith((".", ")")), rule.name
+        assert len(rule.summary) < 125, rule.name
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].partition("_")[2] + row[1])
+@pytest.mark.parametrize("version", ["v0.5.0", "v0.6.0", "v0.7.0"])
+def test_a_published_row_is_accepted(row: tuple[str, ...], version: str) -> None:
+    """The rules of each version accept what was composed for v0.7.0, but for the one warning that the 9B earns."""
+    seen = view(row, version=version)
+    expected = ["metric_between_validations"] if row in (NINE, NINE_2) else []
+    chosen = [rule for rule in OF_THE_CONFIG if rule.holds(seen.version)]
+    found = [f for f in findings(seen, chosen) if not (version == "v0.5.0" and f.rule == "validation_data")]
+    assert [f.rule for f in found] == expected
+    assert {f.severity for f in found} <= {"warning"}
+
+
+NONSENSE = st.sampled_from([None, "", "x", -1, 0, 3, 7.5, 10**12, True, False, [], [1], {}, {"a": 1}, float("nan")])
+LEAVES = sorted({key for row in ROWS for key in View(base(row)).leaves} | {"site.env", "slurm.cpus_per_node"})
+INNER = sorted({key for row in ROWS for key in View(base(row)).inner} | {"model", "site", "slurm"})
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    row=st.sampled_from(ROWS),
+    changes=st.dictionaries(st.sampled_from(LEAVES + INNER), NONSENSE, min_size=1, max_size=4),
+    version=st.sampled_from(["v0.5.0", "v0.6.0", "v0.7.0", "main"]),
+)
+def test_no_rule_falls_over_nonsense(row: tuple[str, ...], changes: dict[str, Any], version: str) -> None:
+    made = copy.deepcopy(base(row))
+    made["nemo_rl"]["version"] = version
+    for key, value in changes.items():
+        set_dotted(made, key, copy.deepcopy(value))
+    seen = View(made, [f"++{key}=x" for key in changes], Facts(environ={}))
+    for finding in findings(seen, [rule for rule in OF_THE_CONFIG if rule.holds(seen.version)]):
+        assert all((finding.found, finding.cause, finding.fix)), finding
+        assert "\n" not in finding.cause + finding.fix
+
+
+@pytest.mark.parametrize(
+    ("versions", "version", "holds"),
+    [
+        ("", "v0.5.0", True),
+        (">=v0.6.0", "v0.6.0", True),
+        (">=v0.6.0", "v0.5.0", False),
+        ("<v0.6.0", "v0.5.3", True),
+        ("<v0.6.0", "v0.6.0", False),
+        (">=v0.6.0,<v0.7.0", "v0.6.9", True),
+        (">=v0.6.0,<v0.7.0", "v0.7.0", False),
+        (">=v0.7.0", "main", True),
+    ],
+)
+def test_versions_of_a_rule(versions: str, version: str, holds: bool) -> None:
+    from dataclasses import replace
+
+    from nano_exp.preflight.registry import parse_version
+
+    assert replace(RULES["batch_multiplier"], versions=versions).holds(parse_version(version)) == holds
+
+
+def test_flat_keys_are_those_of_the_config() -> None:
+    seen = view(TWELVE)
+    assert seen.get("grpo.num_prompts_per_step") == 32
+    assert seen.section("policy.generation.vllm_cfg")["tensor_parallel_size"] == 1
+    assert seen.has("policy.optimizer") and seen.get("policy.optimizer", 1) is None
+    assert not seen.has("site.checkout"), "the launcher's sections are not NeMo RL's keys"
