@@ -13,6 +13,8 @@ FILLED_IN = (
     *("logger.log_dir", "logger.wandb.name", "checkpointing.checkpoint_dir"),
     *("policy.generation.vllm_cfg.tool_parser_plugin", "checkpointing.checkpoint_must_save_by"),
 )
+#: The first version that checks its types.
+CHECKED = (0, 7, 0)
 #: Rule 13's own.
 CHECKPOINTING = (
     "checkpointing.keep_top_k",
@@ -46,14 +48,16 @@ def unknown_key(c: View) -> Iterator[Found]:
 
 @rule()
 def value_type(c: View) -> Iterator[Found]:
-    """A value has the type that NeMo RL declares (it checks that from v0.7.0 on; a warning before)."""
+    """A value has the type that NeMo RL declares (it checks that from v0.7.0 on; before, typed ones are warned of)."""
     known = _known(c)
     if known is None:
         return
-    checks = known.checks
+    checks, checked = known.checks, c.version >= CHECKED
     for key, value in c.leaves.items():
         check = checks.get(key)
         if check is None or check(value) or (value is None and key in FILLED_IN):
+            continue
+        if not checked and c.how_typed(key) is None:
             continue
         hint = ""
         if isinstance(value, str):
@@ -62,7 +66,7 @@ def value_type(c: View) -> Iterator[Found]:
             (key,),
             f"NeMo RL {known.raw.version} declares it as {known.types(key)}{hint}",
             f"{key}=<{known.types(key)}>",
-            severity="error" if c.version >= (0, 7, 0) else "warning",
+            severity="error" if checked else "warning",
         )
 
 
@@ -74,9 +78,9 @@ def _numeric(value: str) -> bool:
     return True
 
 
-@rule()
+@rule(versions=">=v0.7.0")
 def required_keys(c: View) -> Iterator[Found]:
-    """A key that the types require is there (NeMo RL checks that from v0.7.0 on; a warning before)."""
+    """A key that the types require is there."""
     known = _known(c)
     if known is None:
         return
@@ -91,7 +95,6 @@ def required_keys(c: View) -> Iterator[Found]:
             f"NeMo RL {known.raw.version} requires it in {parent or 'the config'} ({known.types(key)})",
             f"++{key}=...",
             f"{key} is missing",
-            severity="error" if c.version >= (0, 7, 0) else "warning",
         )
 
 

@@ -87,8 +87,13 @@ def test_an_option_that_is_none_of_those_declared() -> None:
     assert "fp8_e4m3" in found.cause
 
 
-def test_before_v0_7_types_are_advice() -> None:
+def test_before_v0_7_types_are_advice_on_what_was_typed() -> None:
     """NeMo RL checks them from v0.7.0 on. Without the keys of a version there is nothing to say."""
+    (found,) = said("value_type", ("nemo_rl=v0_6", *TWELVE), ("grpo.num_prompts_per_step=eight",), "v0.6.0")
+    assert found.severity == "warning"
+    assert not said("value_type", ("nemo_rl=v0_6", *NINE), version="v0.6.0"), (
+        "its own recipe has nulls it does not declare"
+    )
     assert known.load("v0.1.0") is None
     assert not said("value_type", TWELVE, ("grpo.num_prompts_per_step=eight",), "v0.1.0")
 
