@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import traceback
@@ -39,6 +40,7 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
     try:
         secrets.refuse_overrides(sys.argv[1:])  # first: what follows may show them
         _refuse_other_mode(sys.argv[1:])
+        _require_optuna(sys.argv[1:])
         main()
         sys.stdout.flush()  # here, where a reader that went away is no fault
         return launch.exit_code
@@ -61,6 +63,16 @@ def _refuse_other_mode(arguments: Sequence[str]) -> None:
         key, _, value = word.partition("=")
         if key.lstrip("+") == "hydra.mode" and value.strip("'\"").upper() != "MULTIRUN":
             raise not_our_path()
+
+
+def _require_optuna(arguments: Sequence[str]) -> None:
+    asked = any(word.replace("'", "").replace('"', "") == "hydra/sweeper=optuna" for word in arguments)
+    if asked and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+        raise UserError(
+            "hydra/sweeper=optuna",
+            "hydra-optuna-sweeper is not installed here",
+            "pip install -e '.[optuna]' in the project's folder",
+        )
 
 
 def report(error: Exception) -> int:
@@ -95,6 +107,13 @@ def _explained(error: Exception) -> UserError:
 
     from nano_exp import compose
 
+    if str(error).startswith("No trials are completed"):
+        return UserError(
+            "no point of the search reached a value",
+            "each one failed, or never logged sweep.metric; the lines above say which",
+            "nano-exp status and nano-exp logs RUN show why a run failed; sweep.metric=NAME takes another metric",
+            code=1,
+        )
     GlobalHydra.instance().clear()
     arguments = get_args_parser().parse_known_args()[0]
     if arguments.cfg and arguments.multirun:

@@ -23,8 +23,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import app, compose, family, sweep
+from nano_exp import app, compose, family, files, search, sweep
 from nano_exp.errors import UserError
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -46,8 +47,16 @@ class NanoExpLauncher(Launcher):
         typed = OverridesParser.create(config_loader=self.loader).parse_overrides(list(config.hydra.overrides.task))
         refuse_several_sweeps(self.loader, typed)
         refuse_swept_site(typed)
+        self.searching = config.hydra.sweeper._target_ != f"{PLUGIN_MODULE}.{NanoExpSweeper.__name__}"
+        if self.searching:
+            search.require_results(config)
+            files.make_dir(Path(config.hydra.sweep.dir))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        if self.searching:
+            return search.launch_batch(
+                type(self).how, self.loader, job_overrides, self.parameters, Path.cwd(), self.sweep
+            )
         points = family.compose_points(self.loader, job_overrides, self.master)
         type(self).how(points, self.parameters, Path.cwd(), self.sweep.constraints)
         return []
@@ -61,9 +70,16 @@ class NanoExpSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        try:
+            self.launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=hydra_context, task_function=task_function, config=config
+            )
+        except OmegaConfBaseException as error:
+            raise UserError(
+                f"hydra.launcher: {str(error).splitlines()[0]}",
+                "what is asked of Slurm reads the site's settings",
+                "python launch.py --cfg hydra --package hydra.launcher shows what it reads",
+            ) from error
 
     def sweep(self, arguments: list[str]) -> Any:
         parser = OverridesParser.create(config_loader=self.loader)
@@ -161,3 +177,4 @@ def register(how: Callable[..., object]) -> None:
     plugins = Plugins.instance()
     plugins.register(NanoExpLauncher)
     plugins.register(NanoExpSweeper)
+    search.set_defaults()

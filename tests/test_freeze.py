@@ -259,7 +259,7 @@ def test_a_dotted_key_is_set_through_levels_that_are_not_there() -> None:
     assert config == {"a": {"b": 1, "d": 2}, "c": {"e": {"f": 3}}}
 
 
-@pytest.mark.parametrize(("typed", "found"), [("~site", "no site in the config"), ("++grpo=3", "grpo is 3")])
+@pytest.mark.parametrize(("typed", "found"), [("~site", "no site in the config"), ("++run=3", "run is 3")])
 def test_a_config_without_a_section_is_refused(tmp_path: Path, typed: str, found: str) -> None:
     assert refusal(tmp_path, typed).found == found
 
