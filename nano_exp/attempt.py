@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from nano_exp import child, engines, environment, files, freeze, postmortem, requeue, runs, slurm, watchdog
+from nano_exp import child, engines, environment, files, freeze, peaks, postmortem, requeue, runs, slurm, watchdog
 from nano_exp.child import Say, Stop, Superseded
 from nano_exp.claim import Refuse, claim, slurm_owner
 from nano_exp.engines import Context, nemo_rl_checkout, nodes
@@ -211,7 +211,8 @@ def _train(
     )
     say("start " + " ".join(command.argv))
     began = time.time()
-    ended = child.execute(engine, command, ctx, stop, rule, say)
+    with peaks.recorded(attempt_dir, config):
+        ended = child.execute(engine, command, ctx, stop, rule, say)
     last_step = engine.last_step(config, ctx)
     kind = engine.end_of(
         config,

@@ -19,6 +19,7 @@ COMMANDS = (
     "nano_exp.commands.check",
     "nano_exp.commands.render",
     "nano_exp.commands.recipes",
+    "nano_exp.commands.plan",
 )
 
 

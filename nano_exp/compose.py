@@ -260,10 +260,11 @@ def raw(cfg: DictConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a launch: its overrides as typed and its composed, unresolved config."""
+    """One point of a launch: its overrides as typed, its composed, unresolved config, and what was chosen for it."""
 
     overrides: tuple[str, ...]
     cfg: DictConfig
+    note: str = ""
 
 
 def compose_points(config_loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[Point]:
@@ -273,10 +274,13 @@ def compose_points(config_loader: ConfigLoader, overrides: Sequence[Sequence[str
     ------
     UserError: the first point that cannot be composed, explained
     """
+    from nano_exp.planner import auto  # it composes too
+
     points = []
     for point in overrides:
         try:
-            points.append(Point(tuple(point), compose(config_loader, point)))
+            words, note = auto.expand(config_loader, point) if auto.asked(point) else (point, "")
+            points.append(Point(tuple(point), compose(config_loader, words), note))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise explain(error, config_loader, point) from error
     return points

@@ -49,6 +49,7 @@ def read(
     switches = {key: _switch(wanted, key) for key in SWITCHES}
     where = str(wanted[0].config["slurm"]["where"])
     show.skipped(skipped)
+    show.notes([point.note for point in points if point.note])
     _require_one(wanted)
     _require_place(where)
     return Wish(wanted, switches, where, Path(wanted[0].config["run"]["results"]), env_file)

@@ -48,6 +48,12 @@ def plan(made: Plan) -> None:
     sys.stdout.flush()
 
 
+def notes(said: Sequence[str]) -> None:
+    """What was chosen for the points (parallelism=auto), equal choices once."""
+    for note, times in Counter(said).items():
+        print(note + (f" (for {times} points)" if times > 1 else ""))
+
+
 def skipped(found: Sequence[sweep.Skipped]) -> None:
     """Each constraint that was broken, with the points that broke it."""
     by_rule: dict[sweep.Constraint, list[sweep.Skipped]] = {}

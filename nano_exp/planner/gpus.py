@@ -101,6 +101,14 @@ def of_smi(printed: str, mib: float) -> Gpu | None:
 
 
 @cache
+def assumed() -> Constants:
+    """The constants of constants.yaml, as assumed for any GPU."""
+    return Constants(
+        **{key: Range(*map(float, value)) for key, value in files.read_yaml(HERE / "constants.yaml").items()}
+    )
+
+
+@cache
 def constants(name: str) -> Constants:
     """The constants for a GPU: calibrated ones where its file has them.
 
@@ -108,7 +116,7 @@ def constants(name: str) -> Constants:
     ------
     UserError: the calibration file is damaged
     """
-    values = {key: Range(*map(float, value)) for key, value in files.read_yaml(HERE / "constants.yaml").items()}
+    values = dict(vars(assumed()))
     for key, value in (calibration(name) or {}).get("constants", {}).items():
         try:
             found = Range(*map(float, value))

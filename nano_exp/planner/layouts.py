@@ -99,6 +99,27 @@ class Problem(NamedTuple):
     why: str
 
 
+#: Every key that `overrides` may write, `parallelism` aside.
+KEYS = (
+    f"{_M}.tensor_model_parallel_size",
+    f"{_M}.pipeline_model_parallel_size",
+    f"{_M}.context_parallel_size",
+    f"{_M}.expert_model_parallel_size",
+    f"{_M}.sequence_parallel",
+    f"{_M}.activation_checkpointing",
+    f"{_M}.optimizer.optimizer_cpu_offload",
+    f"{_M}.optimizer.optimizer_offload_fraction",
+    f"{_D}.expert_parallel_size",
+    f"{_D}.activation_checkpointing",
+    f"{_D}.cpu_offload",
+    "policy.sequence_packing.enabled",
+    "policy.dynamic_batching.enabled",
+    "policy.make_sequence_length_divisible_by",
+    "policy.train_micro_batch_size",
+    "policy.logprob_batch_size",
+)
+
+
 # --- reading and writing --------------------------------------------------------------------------------------------
 
 

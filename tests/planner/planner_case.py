@@ -16,7 +16,7 @@ from nano_exp.planner.job import Job
 MODELS = ("nano_9b", "nano_12b", "nano_30b")
 H100 = gpus.gpu("h100-80")
 #: The constants as assumed, whatever was calibrated on this machine.
-CONSTANTS = gpus.constants("no such calibration")
+CONSTANTS = gpus.assumed()
 
 
 @cache

@@ -1,0 +1,62 @@
+"""plan: which layouts fit, with their memory, and what to type for them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nano_exp.commands import Commands
+
+#: Layouts that the table shows by itself.
+SHOWN = 6
+
+
+def add(commands: Commands, results: argparse.ArgumentParser) -> None:
+    plan = commands.add_parser("plan", help="layouts that fit the GPUs, their memory by phase, and what to type")
+    plan.add_argument("overrides", nargs="*", help="as for launch.py: model=nano_12b cluster=2n8g ...")
+    plan.add_argument("--gpu", metavar="NAME", help=f"kind of GPU: {_gpu_names()} (default: site.gpu)")
+    plan.add_argument("--max-length", type=int, metavar="N", help="longest sequence, tokens")
+    plan.add_argument("--mean-length", type=int, metavar="N", help="mean length, tokens (default: half of the longest)")
+    plan.add_argument("--config", type=Path, metavar="PATH", help="plan for the model of this Hugging Face config.json")
+    plan.add_argument("--top", type=int, default=SHOWN, metavar="N", help=f"layouts to show (default: {SHOWN})")
+    plan.add_argument("--json", action="store_true", help="every layout, for scripts")
+    plan.add_argument("--plot", type=Path, metavar="FILE", help="draw the memory of the leading layouts (.png, .svg)")
+    plan.add_argument(
+        "--calibrate", type=Path, metavar="RESULTS", help="fit the planner's constants to peaks that runs recorded"
+    )
+    plan.set_defaults(run=_plan)
+
+
+def _gpu_names() -> str:
+    from nano_exp.planner import gpus
+
+    return ", ".join(gpus.gpus())
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from nano_exp import compose
+    from nano_exp.errors import UserError
+    from nano_exp.planner import describe, proposal
+
+    if given.calibrate is not None:
+        from nano_exp.planner import calibrate
+
+        print(calibrate.run(given.calibrate.expanduser(), given.gpu))
+        return 0
+    if given.top < 1:
+        raise UserError(f"--top {given.top}", "at least one layout is shown", f"--top {SHOWN}")
+    with compose.loader() as config_loader:
+        made = proposal.propose(
+            config_loader,
+            given.overrides,
+            gpu=given.gpu,
+            mean_length=given.mean_length,
+            max_length=given.max_length,
+            model=given.config.expanduser() if given.config else None,
+        )
+    print(describe.as_json(made) if given.json else describe.as_text(made, given.top))
+    if given.plot is not None:
+        from nano_exp.planner import plot
+
+        plot.draw(made, describe.chosen(made, given.top), given.plot.expanduser())
+    return 0

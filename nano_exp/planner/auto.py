@@ -1,0 +1,70 @@
+"""`parallelism=auto`: the best layout that fits, as plain overrides, before anything is composed.
+
+So a frozen config has plain values, its identity is that of the values, and a sweep may mix `auto` with other layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.config_loader import ConfigLoader
+
+from nano_exp import compose, freeze
+from nano_exp.errors import UserError
+from nano_exp.planner import gpus, job, layouts, search
+from nano_exp.planner.layouts import EMBEDDED
+from nano_exp.planner.ranges import GIB
+from nano_exp.planner.values import get
+from nano_exp.planner.verdict import deciding
+
+
+def asked(overrides: Sequence[str]) -> bool:
+    """Whether a point asks for it."""
+    return any(is_auto(word) for word in overrides)
+
+
+def is_auto(word: str) -> bool:
+    key, _, value = word.lstrip("+").partition("=")
+    return key == "parallelism" and value.strip("'\"") == "auto"
+
+
+def expand(config_loader: ConfigLoader, overrides: Sequence[str]) -> tuple[list[str], str]:
+    """The point's overrides with a layout in the place of `parallelism=auto`, and what was taken in one line.
+
+    Keys of a layout that the user typed too stay as typed: only layouts that agree with them are looked at.
+
+    Raises
+    ------
+    UserError: no layout is valid, or none fits
+    HydraException, OmegaConfBaseException: the rest does not compose
+    """
+    rest = [word for word in overrides if not is_auto(word)]
+    config = freeze.resolve(compose.compose(config_loader, rest))
+    device = gpus.of_site(config)
+    read = job.of_config(config)
+    if read.layout.backend == EMBEDDED:
+        return rest, ""
+    typed = {word.lstrip("+").split("=")[0] for word in rest} & set(layouts.KEYS)
+    pinned = tuple((key, get(config, key)) for key in sorted(typed))
+    known = gpus.constants(device.name)
+    best = search.best(read, device, known, pinned)
+    with_typed = f" with {search.as_text(dict(pinned))}" if pinned else ""
+    if best is None:
+        raise UserError(
+            f"parallelism=auto{with_typed}: no layout is valid on {read.world} training GPUs",
+            "heads, layers, experts or batches do not divide so (nano-exp plan with the same words lists what does)",
+            "leave some of these keys out, or name a layout: parallelism=published",
+        )
+    worst = deciding(best.phases)
+    needs = f"{worst.name} {worst.size.expected / GIB:.1f} of {worst.limit / GIB:.1f} GiB"
+    if best.klass == "no":
+        raise UserError(
+            f"parallelism=auto{with_typed}: no layout fits {read.world} x {device.name}",
+            f"the best one, {best.layout.title()}, needs at least {worst.size.low / GIB:.1f} of "
+            f"{worst.limit / GIB:.1f} GiB in the phase {worst.name}",
+            f"policy.max_total_sequence_length={max(read.max_length // 2, 1)}, more nodes, or GPUs with more memory",
+        )
+    note = (
+        f"parallelism=auto takes {best.layout.title()}, micro batch {best.layout.micro_batch}: {best.klass} ({needs})"
+    )
+    return [*search.as_words(layouts.overrides(best.layout).items()), *rest], note

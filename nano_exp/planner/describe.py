@@ -1,0 +1,207 @@
+"""A proposal in words and as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nano_exp.planner import gpus, parameters, search
+from nano_exp.planner.layouts import EMBEDDED
+from nano_exp.planner.phases import GENERATION, SHARE, Phase
+from nano_exp.planner.proposal import Proposal
+from nano_exp.planner.ranges import GIB, Range
+from nano_exp.planner.search import Option
+from nano_exp.planner.verdict import deciding
+from nano_exp.text import table
+
+MEANING = {
+    "fits": "the expected size leaves 8% of the GPU free, and the high one is within it",
+    "tight": "it may not fit",
+    "no": "not even the low estimate fits",
+}
+
+
+def chosen(proposal: Proposal, number: int) -> list[Option]:
+    """The best `number` of different layouts, and after them the published and the typed one where they are not."""
+    kept = search.shortlist(proposal.options, number)
+    for one in (proposal.published, proposal.typed):
+        if one is not None and all(one.layout != other.layout for other in kept):
+            kept.append(one)
+    return kept
+
+
+def as_text(proposal: Proposal, number: int) -> str:
+    """Table of layouts, breakdown of the best and of the published one, and what to type."""
+    kept = chosen(proposal, number)
+    single = proposal.job.layout.backend == EMBEDDED
+    parts = ["\n".join(_head(proposal))]
+    if not single:
+        parts.append(_layouts(proposal, kept))
+    detailed = [kept[0]]
+    if proposal.published is not None and proposal.published.layout != kept[0].layout:
+        detailed.append(proposal.published)
+    parts += [_breakdown(proposal, option, kept.index(option) + 1) for option in detailed]
+    if not single:
+        parts.append(_commands(proposal, kept[0]))
+    return "\n\n".join(parts)
+
+
+def _head(proposal: Proposal) -> list[str]:
+    read, gpu = proposal.job, proposal.gpu
+    count = parameters.total(read.architecture).total
+    nodes = f"{read.nodes} node" + ("s" if read.nodes > 1 else "")
+    lines = [
+        f"{read.architecture.name}: {count:,} parameters; {nodes} x {read.gpus_per_node} {gpu.name} of {gpu.gib:.1f} "
+        f"GiB; NeMo RL {proposal.version}; sequences of at most {read.max_length} tokens"
+    ]
+    if proposal.assumed:
+        lines.append("assumed: " + "; ".join(proposal.assumed))
+    calibration = gpus.calibration(gpu.name)
+    if calibration:
+        lines.append(f"calibrated with {calibration.get('observations')} peaks of {calibration.get('date')}")
+    else:
+        lines.append(f"not calibrated: no peaks of a run on {gpu.name} were recorded (nano-exp plan --calibrate)")
+    return lines
+
+
+def _layouts(proposal: Proposal, kept: list[Option]) -> str:
+    rows = []
+    for place, option in enumerate(kept, 1):
+        worst = _telling(option)
+        marks = [
+            name
+            for name, one in (("published", proposal.published), ("typed", proposal.typed))
+            if one is not None and one.layout == option.layout
+        ]
+        if "typed" in marks and proposal.typed is proposal.published:
+            marks.remove("typed")
+        batch = f"{option.layout.micro_batch} x {proposal.job.max_length}"
+        rows.append(
+            (
+                place,
+                option.layout.title(),
+                batch,
+                option.klass,
+                worst.name,
+                _span(worst.size),
+                f"{worst.limit / GIB:.1f}",
+                f"{option.training_headroom / GIB:.1f}",
+                f"{proposal.relative(option):.2f}",
+                ", ".join(marks),
+            )
+        )
+    head = ("", "layout", "micro batch", "memory", "fullest phase", "GiB (low-high)", "of", "free", "time", "")
+    total = len(proposal.options)
+    notes = [
+        f"{len(rows)} of {total} layouts; free: expected GiB left in what the layout decides (not vLLM's share).",
+        "time: a step's, relative to the published layout; an estimate that was never measured, good for ranking only.",
+    ]
+    return table(head, rows, indent="") + "\n" + "\n".join(notes)
+
+
+def _telling(option: Option) -> Phase:
+    """The phase that decides; of a layout that fits, the fullest of those that the layout itself makes full."""
+    if option.klass != "fits":
+        return deciding(option.phases)
+    return deciding([p for p in option.phases if p.name not in (GENERATION, SHARE)] or option.phases)
+
+
+def _span(size: Range) -> str:
+    return f"{size.expected / GIB:.1f} ({size.low / GIB:.1f}-{size.high / GIB:.1f})"
+
+
+def _breakdown(proposal: Proposal, option: Option, place: int) -> str:
+    published = proposal.published is not None and option.layout == proposal.published.layout
+    mark = ", as published" if published else ""
+    rows = [_phase_row(phase) for phase in option.phases]
+    return f"{place}: {option.layout.title()}{mark}: expected GiB on one GPU\n" + table(
+        ("phase", "memory", "GiB (low-high)", "of", "made of"), rows
+    )
+
+
+def _phase_row(phase: Phase) -> tuple[str, ...]:
+    terms = ", ".join(
+        f"{term.name} {term.size.expected / GIB:.1f}" for term in phase.terms if term.size.expected >= 0.05 * GIB
+    )
+    stage = f" (stage {phase.stage + 1})" if phase.stage else ""
+    return phase.name + stage, phase.klass, _span(phase.size), f"{phase.limit / GIB:.1f}", terms
+
+
+def _commands(proposal: Proposal, best: Option) -> str:
+    typed = search.as_text(proposal.overrides(best))
+    words = " ".join(proposal.words)
+    return f"to take 1:\n  python launch.py {words} {typed}".rstrip() + (
+        "" if typed else "   (the published layout is the best one)"
+    )
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def as_json(proposal: Proposal) -> str:
+    """Every layout with its phases, GiB, and what to type."""
+    read, gpu = proposal.job, proposal.gpu
+    whole = parameters.total(read.architecture)
+    return json.dumps(
+        {
+            "model": read.architecture.name,
+            "parameters": {
+                "total": whole.total,
+                "experts": whole.experts,
+                "active": parameters.active(read.architecture),
+            },
+            "nodes": read.nodes,
+            "gpus_per_node": read.gpus_per_node,
+            "gpu": {"name": gpu.name, "gib": gpu.gib},
+            "nemo_rl": proposal.version,
+            "max_length": read.max_length,
+            "mean_length": read.mean_length,
+            "assumed": list(proposal.assumed),
+            "calibrated": gpus.calibration(gpu.name) is not None,
+            "classes": MEANING,
+            "layouts": [_option_json(proposal, option) for option in proposal.options],
+        },
+        indent=1,
+    )
+
+
+def _option_json(proposal: Proposal, option: Option) -> dict[str, Any]:
+    n, worst = option.layout, deciding(option.phases)
+    return {
+        "layout": n.title(),
+        "backend": n.backend,
+        "tensor": n.tensor,
+        "pipeline": n.pipeline,
+        "context": n.context,
+        "expert": n.expert,
+        "data": max(proposal.job.world // n.model_parallel, 1),
+        "recompute": n.recompute,
+        "offload": n.offload,
+        "batching": n.batching,
+        "micro_batch": n.micro_batch,
+        "published": proposal.published is not None and n == proposal.published.layout,
+        "typed": n == proposal.typed.layout,
+        "class": option.klass,
+        "fullest_phase": worst.name,
+        "free_gib": round(option.training_headroom / GIB, 2),
+        "relative_time": round(proposal.relative(option), 3),
+        "relative_time_is": "an estimate, not measured",
+        "overrides": search.as_words(proposal.overrides(option).items()),
+        "phases": [_phase_json(phase) for phase in option.phases],
+    }
+
+
+def _phase_json(phase: Phase) -> dict[str, Any]:
+    return {
+        "phase": phase.name,
+        "class": phase.klass,
+        "gib": _gib(phase.size),
+        "limit_gib": round(phase.limit / GIB, 2),
+        "limit_is": "vLLM's share" if phase.name == SHARE else "the GPU",
+        "stage": phase.stage + 1,
+        "terms": {term.name: _gib(term.size) for term in phase.terms},
+    }
+
+
+def _gib(size: Range) -> dict[str, float]:
+    return {name: round(value / GIB, 2) for name, value in size._asdict().items()}

@@ -1,0 +1,148 @@
+"""From overrides to a ranked list of layouts with the published one marked: what `nano-exp plan` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+
+from nano_exp import compose, freeze
+from nano_exp.errors import UserError
+from nano_exp.planner import architecture, gpus, job, layouts, search
+from nano_exp.planner.gpus import Constants, Gpu
+from nano_exp.planner.job import Job
+from nano_exp.planner.layouts import EMBEDDED, Layout
+from nano_exp.planner.search import Option
+
+#: The recipe that --config starts from where no model= is given.
+TEMPLATE = "model=nano_12b"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Layouts for a run.
+
+    Parameters
+    ----------
+    title: how the run was named
+    options: valid layouts, best first; the published and the typed one are among them
+    published, typed: the recipe's layout and that of the overrides as they are
+    words: the overrides of the run without those that set its layout
+    assumed: inputs that nobody gave, in words
+    """
+
+    title: str
+    job: Job
+    gpu: Gpu
+    constants: Constants
+    options: tuple[Option, ...]
+    published: Option | None
+    typed: Option
+    words: tuple[str, ...]
+    assumed: tuple[str, ...]
+    version: str
+
+    def overrides(self, option: Option) -> dict[str, Any]:
+        """What to type for an option, besides `words`: nothing for the published one."""
+        if self.published is not None and option.layout == self.published.layout:
+            return {}
+        return layouts.overrides(option.layout)
+
+    def relative(self, option: Option) -> float:
+        """Its step time over the published layout's (the best one's, where there is none)."""
+        base = self.published or self.options[0]
+        return option.time.total / base.time.total if base.time.total else 1.0
+
+
+def propose(
+    config_loader: ConfigLoader,
+    overrides: Sequence[str],
+    *,
+    gpu: str | None = None,
+    mean_length: int | None = None,
+    max_length: int | None = None,
+    model: Path | None = None,
+) -> Proposal:
+    """Compose, read, search.
+
+    Parameters
+    ----------
+    gpu: a name of gpus.yaml; default: the site's
+    mean_length, max_length: planned lengths of whole sequences, tokens; max_length sets
+        policy.max_total_sequence_length
+    model: a Hugging Face config.json to plan for instead of the config's own model
+
+    Raises
+    ------
+    UserError: the overrides do not compose, or the model, GPU, lengths or cluster cannot be
+    """
+    given, assumed = list(overrides), []
+    if max_length is not None:
+        if max_length < 1:
+            raise UserError(f"--max-length {max_length}", "a sequence has at least one token", "--max-length 8192")
+        given.append(f"policy.max_total_sequence_length={max_length}")
+    own = architecture.from_file(model) if model is not None else None
+    if own is not None and not any(is_key(word, "model") for word in given):
+        given.insert(0, TEMPLATE)
+        assumed.append(f"batch and generation are those of {TEMPLATE}")
+    config = resolved(config_loader, given)
+    device = gpus.gpu(gpu) if gpu else gpus.of_site(config)
+    if not gpu and not config["site"].get("gpu"):
+        assumed.append(f"GPUs are {device.name} (--gpu)")
+    read = job.of_config(config, mean_length=mean_length, model=own)
+    if mean_length is None and read.layout.backend != EMBEDDED:
+        assumed.append(f"sequences have {read.mean_length} tokens on average, half of the longest (--mean-length)")
+    known = gpus.constants(device.name)
+    typed = search.option(read, device, known)
+    words = [word for word in given if not sets_layout(word)]
+    published = typed
+    if len(words) != len(given):
+        recipe = job.of_config(resolved(config_loader, words), mean_length=mean_length, model=own)
+        published = search.option(replace(read, layout=recipe.layout), device, known)
+    valid = not layouts.problems(published.layout, read.architecture, read.shape)
+    found = list(search.every(read, device, known))
+    for extra in (published, typed):
+        if all(one.layout != extra.layout for one in found) and fits_model(extra.layout, read):
+            found.append(extra)
+    return Proposal(
+        title=title(words),
+        job=read,
+        gpu=device,
+        constants=known,
+        options=tuple(sorted(found, key=search.rank)),
+        published=published if valid else None,
+        typed=typed,
+        words=tuple(words),
+        assumed=tuple(assumed),
+        version=str(config["nemo_rl"]["version"]),
+    )
+
+
+def fits_model(layout: Layout, read: Job) -> bool:
+    """Whether a layout is valid for the job."""
+    return layout.backend == EMBEDDED or not layouts.problems(layout, read.architecture, read.shape)
+
+
+def resolved(config_loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved config of a point."""
+    return freeze.resolve(compose.compose_points(config_loader, [list(overrides)])[0].cfg)
+
+
+def is_key(word: str, key: str) -> bool:
+    """Whether an override sets exactly this key or group."""
+    return word.lstrip("+~").split("=")[0] == key
+
+
+def sets_layout(word: str) -> bool:
+    """Whether an override is about the layout: `parallelism` or a key that a layout sets."""
+    key = word.lstrip("+~").split("=")[0]
+    return key == "parallelism" or key in layouts.KEYS
+
+
+def title(words: Sequence[str]) -> str:
+    """`nano_12b on 2n8g`."""
+    said = {word.lstrip("+").split("=")[0]: word.partition("=")[2] for word in words}
+    return " on ".join(said[key] for key in ("model", "cluster") if key in said) or "the default run"
