@@ -41,7 +41,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
     "= in a value": (("run.name=a=b",), ("run.name=a=b", "need quotes", "'run.name=\"a=b\"'")),
     "parallelism": (
         (*NINE, "parallelism=megatron_tp9"),
-        ("parallelism=megatron_tp9", "it has: fsdp2,", "fix: parallelism=megatron_tp"),
+        ("parallelism=megatron_tp9", "it has: auto, fsdp2,", "fix: parallelism=megatron_tp"),
     ),
     "no recipe": (
         ("model=nano_9b",),

@@ -14,7 +14,9 @@ SHOWN = 6
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     plan = commands.add_parser("plan", help="layouts that fit the GPUs, their memory by phase, and what to type")
     plan.add_argument("overrides", nargs="*", help="as for launch.py: model=nano_12b cluster=2n8g ...")
-    plan.add_argument("--gpu", metavar="NAME", help=f"kind of GPU: {_gpu_names()} (default: site.gpu)")
+    plan.add_argument(
+        "--gpu", metavar="NAME", help="kind of GPU: h100-80, h200-141, a100-80, b200-192, ... (default: site.gpu)"
+    )
     plan.add_argument("--max-length", type=int, metavar="N", help="longest sequence, tokens")
     plan.add_argument("--mean-length", type=int, metavar="N", help="mean length, tokens (default: half of the longest)")
     plan.add_argument("--config", type=Path, metavar="PATH", help="plan for the model of this Hugging Face config.json")
@@ -25,12 +27,6 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
         "--calibrate", type=Path, metavar="RESULTS", help="fit the planner's constants to peaks that runs recorded"
     )
     plan.set_defaults(run=_plan)
-
-
-def _gpu_names() -> str:
-    from nano_exp.planner import gpus
-
-    return ", ".join(gpus.gpus())
 
 
 def _plan(given: argparse.Namespace) -> int:

@@ -11,11 +11,10 @@ from hydra.core.config_loader import ConfigLoader
 
 from nano_exp import compose, freeze
 from nano_exp.errors import UserError
-from nano_exp.planner import gpus, job, layouts, search
+from nano_exp.planner import gpus, job, layouts, search, verdict
 from nano_exp.planner.layouts import EMBEDDED
 from nano_exp.planner.ranges import GIB
 from nano_exp.planner.values import get
-from nano_exp.planner.verdict import deciding
 
 
 def asked(overrides: Sequence[str]) -> bool:
@@ -55,14 +54,15 @@ def expand(config_loader: ConfigLoader, overrides: Sequence[str]) -> tuple[list[
             "heads, layers, experts or batches do not divide so (nano-exp plan with the same words lists what does)",
             "leave some of these keys out, or name a layout: parallelism=published",
         )
-    worst = deciding(best.phases)
+    worst = best.telling
     needs = f"{worst.name} {worst.size.expected / GIB:.1f} of {worst.limit / GIB:.1f} GiB"
     if best.klass == "no":
+        shorter = f"policy.max_total_sequence_length={max(read.max_length // 2, 1)}"
         raise UserError(
             f"parallelism=auto{with_typed}: no layout fits {read.world} x {device.name}",
             f"the best one, {best.layout.title()}, needs at least {worst.size.low / GIB:.1f} of "
             f"{worst.limit / GIB:.1f} GiB in the phase {worst.name}",
-            f"policy.max_total_sequence_length={max(read.max_length // 2, 1)}, more nodes, or GPUs with more memory",
+            verdict.cheapest_fix(best.job, device, known) or f"{shorter}, more nodes, or GPUs with more memory",
         )
     note = (
         f"parallelism=auto takes {best.layout.title()}, micro batch {best.layout.micro_batch}: {best.klass} ({needs})"

@@ -207,7 +207,7 @@ def run(results: Path, name: str | None) -> str:
         made = fit(peaks, gpu, gpus.assumed())
         path = gpus.CALIBRATION / f"{gpu_name}.yaml"
         files.make_dir(path.parent)
-        files.write_text(path, document(gpu_name, peaks, made))
+        files.write_text(path, document(gpu_name, peaks, made, gpus.calibration(gpu_name)))
         said.append(
             f"{gpu_name}: {made.count} peaks, off by {made.before:.2f} GiB before and {made.after:.2f} after (RMS); "
             f"{len(made.constants)} of {len(NAMES)} constants learned: {path}"
@@ -216,18 +216,22 @@ def run(results: Path, name: str | None) -> str:
     return "\n".join(said)
 
 
-def document(gpu_name: str, peaks: Sequence[Peak], made: Fit) -> str:
-    """The calibration file."""
-    sources = sorted({peak.source for peak in peaks})
-    versions = sorted({".".join(map(str, peak.job.version)) for peak in peaks})
-    return "# Written by `nano-exp plan --calibrate`; remove it to plan with constants.yaml again.\n" + files.dump_yaml(
-        {
-            "gpu": gpu_name,
-            "date": time.strftime("%Y-%m-%d"),
-            "observations": made.count,
-            "nemo_rl": versions,
-            "sources": sources,
-            "rms_gib": {"before": round(made.before, 3), "after": round(made.after, 3)},
-            "constants": {name: [round(v, 4) for v in values] for name, values in made.constants.items()},
-        }
+def document(gpu_name: str, peaks: Sequence[Peak], made: Fit, before: dict[str, Any] | None) -> str:
+    """The calibration file. Constants that these peaks say nothing about stay as they were in the file."""
+    old = dict((before or {}).get("constants") or {})
+    kept = {name: values for name, values in old.items() if name not in made.constants}
+    learned = {name: [round(v, 4) for v in values] for name, values in made.constants.items()}
+    sources = {peak.source for peak in peaks} | (set(map(str, (before or {}).get("sources") or [])) if kept else set())
+    record = {
+        "gpu": gpu_name,
+        "date": time.strftime("%Y-%m-%d"),
+        "observations": made.count,
+        "versions": {"nemo_rl": sorted({".".join(map(str, peak.job.version)) for peak in peaks})},
+        "sources": sorted(sources),
+        "rms_gib": {"before": round(made.before, 3), "after": round(made.after, 3)},
+        "kept_from_before": sorted(kept),
+        "constants": {**kept, **learned},
+    }
+    return "# Written by `nano-exp plan --calibrate`; without this file constants.yaml counts.\n" + files.dump_yaml(
+        record
     )

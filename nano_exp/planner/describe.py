@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nano_exp.planner import gpus, parameters, search
+from nano_exp.planner import gpus, parameters, search, verdict
 from nano_exp.planner.layouts import EMBEDDED
-from nano_exp.planner.phases import GENERATION, SHARE, Phase
+from nano_exp.planner.phases import SHARE, Phase
 from nano_exp.planner.proposal import Proposal
 from nano_exp.planner.ranges import GIB, Range
 from nano_exp.planner.search import Option
-from nano_exp.planner.verdict import deciding
 from nano_exp.text import table
 
 MEANING = {
@@ -42,7 +41,7 @@ def as_text(proposal: Proposal, number: int) -> str:
         detailed.append(proposal.published)
     parts += [_breakdown(proposal, option, kept.index(option) + 1) for option in detailed]
     if not single:
-        parts.append(_commands(proposal, kept[0]))
+        parts.append(_commands(proposal, kept))
     return "\n\n".join(parts)
 
 
@@ -56,18 +55,25 @@ def _head(proposal: Proposal) -> list[str]:
     ]
     if proposal.assumed:
         lines.append("assumed: " + "; ".join(proposal.assumed))
-    calibration = gpus.calibration(gpu.name)
-    if calibration:
-        lines.append(f"calibrated with {calibration.get('observations')} peaks of {calibration.get('date')}")
+    learned = calibrated(proposal)
+    if learned:
+        lines.append(f"calibrated on {gpu.name}: {', '.join(learned)}")
     else:
-        lines.append(f"not calibrated: no peaks of a run on {gpu.name} were recorded (nano-exp plan --calibrate)")
+        lines.append(f"not calibrated: no peaks of such a run on {gpu.name} were recorded (nano-exp plan --calibrate)")
     return lines
+
+
+def calibrated(proposal: Proposal) -> list[str]:
+    """The constants of this engine that were fitted to measured peaks on this GPU."""
+    found = (gpus.calibration(proposal.gpu.name) or {}).get("constants", {})
+    embedded = proposal.job.layout.backend == EMBEDDED
+    return [name for name in found if name.startswith("embedded_") == embedded]
 
 
 def _layouts(proposal: Proposal, kept: list[Option]) -> str:
     rows = []
     for place, option in enumerate(kept, 1):
-        worst = _telling(option)
+        worst = option.telling
         marks = [
             name
             for name, one in (("published", proposal.published), ("typed", proposal.typed))
@@ -99,19 +105,14 @@ def _layouts(proposal: Proposal, kept: list[Option]) -> str:
     return table(head, rows, indent="") + "\n" + "\n".join(notes)
 
 
-def _telling(option: Option) -> Phase:
-    """The phase that decides; of a layout that fits, the fullest of those that the layout itself makes full."""
-    if option.klass != "fits":
-        return deciding(option.phases)
-    return deciding([p for p in option.phases if p.name not in (GENERATION, SHARE)] or option.phases)
-
-
 def _span(size: Range) -> str:
     return f"{size.expected / GIB:.1f} ({size.low / GIB:.1f}-{size.high / GIB:.1f})"
 
 
 def _breakdown(proposal: Proposal, option: Option, place: int) -> str:
     published = proposal.published is not None and option.layout == proposal.published.layout
+    if option.layout.backend == EMBEDDED:
+        place, published = 1, False
     mark = ", as published" if published else ""
     rows = [_phase_row(phase) for phase in option.phases]
     return f"{place}: {option.layout.title()}{mark}: expected GiB on one GPU\n" + table(
@@ -127,12 +128,17 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
     return phase.name + stage, phase.klass, _span(phase.size), f"{phase.limit / GIB:.1f}", terms
 
 
-def _commands(proposal: Proposal, best: Option) -> str:
-    typed = search.as_text(proposal.overrides(best))
-    words = " ".join(proposal.words)
-    return f"to take 1:\n  python launch.py {words} {typed}".rstrip() + (
-        "" if typed else "   (the published layout is the best one)"
-    )
+def _commands(proposal: Proposal, kept: list[Option]) -> str:
+    best, lines = kept[0], []
+    if best.klass != "fits":
+        lines.append(f"no layout surely fits; the best one is {best.klass}: {MEANING[best.klass]}")
+        fix = verdict.cheapest_fix(best.job, proposal.gpu, proposal.constants)
+        lines += [f"it fits with: {fix}"] if fix else []
+    lines.append("to take one of them: python launch.py " + " ".join([*proposal.words, "..."]))
+    for place, option in enumerate(kept, 1):
+        typed = search.as_text(proposal.overrides(option))
+        lines.append(f"{place}  {typed or '(nothing more: it is the published one)'}")
+    return "\n".join(lines)
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -157,7 +163,7 @@ def as_json(proposal: Proposal) -> str:
             "max_length": read.max_length,
             "mean_length": read.mean_length,
             "assumed": list(proposal.assumed),
-            "calibrated": gpus.calibration(gpu.name) is not None,
+            "calibrated": calibrated(proposal),
             "classes": MEANING,
             "layouts": [_option_json(proposal, option) for option in proposal.options],
         },
@@ -166,7 +172,7 @@ def as_json(proposal: Proposal) -> str:
 
 
 def _option_json(proposal: Proposal, option: Option) -> dict[str, Any]:
-    n, worst = option.layout, deciding(option.phases)
+    n, worst = option.layout, option.telling
     return {
         "layout": n.title(),
         "backend": n.backend,

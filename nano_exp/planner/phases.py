@@ -6,6 +6,7 @@ colocated generation vLLM and the training process share each GPU and take turns
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +17,8 @@ from nano_exp.planner.layouts import EMBEDDED, FSDP2, MEGATRON
 from nano_exp.planner.ranges import GIB, ZERO, Range, exactly, largest, total
 from nano_exp.planner.training import Local
 
+#: Classes of memory, best first.
+ORDER = ("fits", "tight", "no")
 SETUP, REFIT, GENERATION, SHARE = "setup", "refit", "generation", "vllm share"
 LOGPROB, TRAIN, STEP = "logprob", "train", "optimizer step"
 #: What is left free where a layout `fits`: below it torch's allocator has no room to breathe (docs/planner.md).
@@ -70,6 +73,12 @@ class Phase:
     def headroom(self) -> float:
         """Bytes between the expected size and the limit, negative where it does not fit."""
         return self.limit - self.size.expected
+
+
+def deciding(found: Sequence[Phase]) -> Phase:
+    """The phase of the worst class, and of those the one that is fullest; vLLM's share, which it fills on purpose, only
+    where nothing else is of that class."""
+    return max(found, key=lambda p: (ORDER.index(p.klass), p.name != SHARE, p.size.expected / p.limit))
 
 
 def _terms(*named: tuple[str, Range]) -> tuple[Term, ...]:

@@ -21,15 +21,17 @@ PANELS = 4
 FORMATS = (".png", ".svg")
 #: Kinds of memory, each with its colour (Okabe and Ito's, told apart by colour-blind readers) and the terms in it.
 KINDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("weights", "#0072B2", ("weights", "policy", "gathered weights", "bf16 copies of experts", "reference weights",
-                            "fp32 master weights", "current weights, copied", "reference, being built")),
+    ("weights", "#0072B2", ("weights", "policy", "gathered weights", "bf16 copies of experts", "fp32 master weights",
+                            "reference weights", "reference, being built", "weights in bf16",
+                            "current weights, copied")),
     ("gradients", "#56B4E9", ("gradients", "gathered weights, gradients", "adapters")),
     ("optimizer state", "#009E73", ("optimizer state", "temporaries of the step")),
     ("activations", "#E69F00", ("activations",)),
-    ("logits, temporaries", "#D55E00", ("logits, temporaries",)),
+    ("logits, temporaries", "#D55E00", ("logits, temporaries", "temporaries")),
     ("vLLM", "#CC79A7", ("vLLM weights", "vLLM's share", "vLLM beyond its share", "vLLM asleep", "cache", "caches")),
     ("refit buffer", "#F0E442", ("refit buffer",)),
-    ("context, fragments", "#999999", ("CUDA context, NCCL", "CUDA context", "fragments")),
+    ("context, fragments", "#999999", ("CUDA context, NCCL", "CUDA context", "cuBLAS workspaces, rounding",
+                                        "fragments")),
 )  # fmt: skip
 _KIND_OF = {term: name for name, _, terms in KINDS for term in terms}
 
@@ -70,7 +72,9 @@ def draw(proposal: Proposal, options: Sequence[Option], path: Path) -> None:
         f"sequences of at most {read.max_length} tokens"
     )
     order = [name for name, _, _ in KINDS if name in drawn] + [name for name in drawn if name not in _names()]
-    figure.legend([drawn[name] for name in order], order, loc="outside lower center", ncols=min(len(order), 6), frameon=False)
+    figure.legend(
+        [drawn[name] for name in order], order, loc="outside lower center", ncols=min(len(order), 6), frameon=False
+    )
     try:
         figure.savefig(path)
     except OSError as error:
@@ -112,7 +116,9 @@ def _panel(axis: Axes, proposal: Proposal, option: Option) -> dict[str, Any]:
         span = [[max(bottom - low, 0)], [max(high - bottom, 0)]]
         whisker = axis.errorbar(place, bottom, span, fmt="none", ecolor="black", elinewidth=1.1, capsize=3.5)
         drawn.setdefault("low to high estimate", whisker)
-        label = axis.annotate(f"{bottom:.0f}", (place, high), (0, 4), textcoords="offset points", ha="center", fontsize=8)
+        label = axis.annotate(
+            f"{bottom:.0f}", (place, high), (0, 4), textcoords="offset points", ha="center", fontsize=8
+        )
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # readable over the limit's line
     limit = proposal.gpu.gib
     line = axis.axhline(limit, color="black", linewidth=1.4)

@@ -13,10 +13,8 @@ from nano_exp.planner import layouts, steptime
 from nano_exp.planner.gpus import Constants, Gpu
 from nano_exp.planner.job import Job
 from nano_exp.planner.layouts import EMBEDDED, Layout
-from nano_exp.planner.phases import Phase, phases
+from nano_exp.planner.phases import GENERATION, ORDER, REFIT, SHARE, Phase, deciding, phases
 from nano_exp.planner.steptime import StepTime
-
-_RANK = {"fits": 0, "tight": 1, "no": 2}
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,27 @@ class Option:
 
     @property
     def klass(self) -> str:
-        return max((phase.klass for phase in self.phases), key=lambda k: _RANK[k])
+        return deciding(self.phases).klass
+
+    @property
+    def own_klass(self) -> str:
+        """The class of the phases that the layout decides."""
+        return deciding(self._own).klass
+
+    @property
+    def telling(self) -> Phase:
+        """The phase that decides; of a layout that fits, the fullest of those that the layout itself makes full."""
+        return deciding(self._own if self.klass == "fits" else self.phases)
+
+    @property
+    def _own(self) -> Sequence[Phase]:
+        """Without vLLM's phases, which take what they are given, and the refit, whose buffer takes of what is free."""
+        return [p for p in self.phases if p.name not in (GENERATION, SHARE, REFIT)] or self.phases
 
     @property
     def training_headroom(self) -> float:
-        """Bytes left in the fullest phase that the layout can change: generation by itself is not one."""
-        own = [p for p in self.phases if p.name not in ("generation", "vllm share")] or list(self.phases)
-        return min(phase.headroom for phase in own)
+        """Bytes left in the fullest phase that the layout decides."""
+        return min(phase.headroom for phase in self._own)
 
 
 def option(job: Job, gpu: Gpu, constants: Constants) -> Option:
@@ -67,7 +79,7 @@ def every(job: Job, gpu: Gpu, constants: Constants, pinned: Pinned = ()) -> tupl
         for layout in layouts.thriftier(plain, job.architecture, job.version):
             if agrees(layout, pinned):
                 tried.append(option(replace(job, layout=layout), gpu, constants))
-                if tried[-1].klass == "fits":
+                if tried[-1].own_klass == "fits":
                     break
         found += [min(tried, key=rank)] if tried else []
     return tuple(sorted(found, key=rank))
@@ -77,12 +89,19 @@ def every(job: Job, gpu: Gpu, constants: Constants, pinned: Pinned = ()) -> tupl
 SAME_TIME = 1.15
 
 
-def rank(one: Option) -> tuple[int, int, int, float]:
-    """The class; the estimated time that the layout decides, in steps of SAME_TIME; simplicity; headroom."""
+def rank(one: Option) -> tuple[int, int, int, int, float]:
+    """The class; that of what the layout decides; the estimated time of that, in steps of SAME_TIME; simplicity;
+    headroom."""
     n, own = one.layout, max(one.time.total - one.time.generation, 1e-9)
     sizes = (n.tensor, n.pipeline, n.context, n.expert)
     complexity = sum(size.bit_length() - 1 for size in sizes) + 2 * n.offload + (n.pipeline > 1) + (n.context > 1)
-    return _RANK[one.klass], round(math.log(own, SAME_TIME)), complexity, -one.training_headroom
+    return (
+        ORDER.index(one.klass),
+        ORDER.index(one.own_klass),
+        round(math.log(own, SAME_TIME)),
+        complexity,
+        -one.training_headroom,
+    )
 
 
 def best(job: Job, gpu: Gpu, constants: Constants, pinned: Pinned = ()) -> Option | None:

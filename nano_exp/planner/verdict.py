@@ -15,11 +15,9 @@ from nano_exp.planner import inference, job, layouts, search
 from nano_exp.planner.gpus import Constants, Gpu, constants, gpu
 from nano_exp.planner.job import Job
 from nano_exp.planner.layouts import DYNAMIC, EMBEDDED, FIXED, FSDP2, FULL, MEGATRON, PACKED
-from nano_exp.planner.phases import SHARE, Phase, phases
+from nano_exp.planner.phases import SHARE, Phase, deciding, phases
 from nano_exp.planner.ranges import GIB
 from nano_exp.planner.values import get, text
-
-ORDER = ("fits", "tight", "no")
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,6 @@ def judge_job(read: Job, device: Gpu, known: Constants) -> Verdict:
         fix=fix,
         why=_why(worst, device),
     )
-
-
-def deciding(found: Sequence[Phase]) -> Phase:
-    """The phase of the worst class, and of those the one that is fullest; vLLM's share, which it fills on purpose, only
-    where nothing else is of that class."""
-    return max(found, key=lambda p: (ORDER.index(p.klass), p.name != SHARE, p.size.expected / p.limit))
 
 
 def klass_of(found: Sequence[Phase]) -> str:
