@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_exp import compose, freeze, resolvers, secrets
 from nano_exp.compose import Point
 from nano_exp.freeze import Frozen, Keys
+from nano_exp.planner import auto
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Sibling:
     overrides: tuple[str, ...]
     family: Family
     changes: dict[Keys, Any]
+    note: str = ""
 
 
 class Family:
@@ -152,6 +154,8 @@ def compose_points(
     ------
     UserError: the first point that cannot be composed, explained
     """
+    if any(auto.asked(point) for point in overrides):
+        return _with_auto(config_loader, overrides)
     if master is not None and [list(one) for one in overrides] == [list(master.hydra.overrides.task)]:
         return [Point(tuple(overrides[0]), compose.without_launch(master))]
     try:
@@ -179,6 +183,27 @@ def compose_points(
                 families[shape] = _family(config_loader, made, [parsed[text] for text in texts], places)
         points.append(made)
     return points
+
+
+def _with_auto(config_loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[Point | Sibling]:
+    """Points some of which ask for parallelism=auto. A layout is chosen for each point's own values, so all are
+    composed without it first."""
+    rests = [auto.without(point) for point in overrides]
+    taken: list[tuple[Sequence[str], str]] = []
+    for point, rest, plain in zip(overrides, rests, compose_points(config_loader, rests), strict=True):
+        asked = auto.asked(point)
+        taken.append(auto.take(rest, _resolved(plain)) if asked else (point, ""))
+    made = compose_points(config_loader, [words for words, _ in taken])
+    return [
+        replace(one, overrides=tuple(point), note=note)
+        for one, point, (_, note) in zip(made, overrides, taken, strict=True)
+    ]
+
+
+def _resolved(point: Point | Sibling) -> dict[str, Any]:
+    if isinstance(point, Point):
+        return freeze.resolve(point.cfg)
+    return freeze.with_values(point.family.resolved, point.changes)
 
 
 def _parse(config_loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> dict[str, Override]:

@@ -5,7 +5,8 @@ So a frozen config has plain values, its identity is that of the values, and a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
@@ -27,22 +28,41 @@ def is_auto(word: str) -> bool:
     return key == "parallelism" and value.strip("'\"") == "auto"
 
 
+def without(overrides: Sequence[str]) -> list[str]:
+    """The overrides that are left: those of the published layout."""
+    return [word for word in overrides if not is_auto(word)]
+
+
 def expand(config_loader: ConfigLoader, overrides: Sequence[str]) -> tuple[list[str], str]:
-    """The point's overrides with a layout in the place of `parallelism=auto`, and what was taken in one line.
+    """One point: `take` after composing the rest.
+
+    Raises
+    ------
+    UserError: as `take`
+    HydraException, OmegaConfBaseException: the rest does not compose
+    """
+    rest = without(overrides)
+    return take(rest, freeze.resolve(compose.compose(config_loader, rest)))
+
+
+def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str]:
+    """A point's overrides with a layout in the place of `parallelism=auto`, and what was taken in one line.
 
     Keys of a layout that the user typed too stay as typed: only layouts that agree with them are looked at.
+
+    Parameters
+    ----------
+    rest: the point's other overrides
+    config: resolved, composed of these
 
     Raises
     ------
     UserError: no layout is valid, or none fits
-    HydraException, OmegaConfBaseException: the rest does not compose
     """
-    rest = [word for word in overrides if not is_auto(word)]
-    config = freeze.resolve(compose.compose(config_loader, rest))
     device = gpus.of_site(config)
     read = job.of_config(config)
     if read.layout.backend == EMBEDDED:
-        return rest, ""
+        return list(rest), ""
     typed = {word.lstrip("+").split("=")[0] for word in rest} & set(layouts.KEYS)
     pinned = tuple((key, get(config, key)) for key in sorted(typed))
     known = gpus.constants(device.name)

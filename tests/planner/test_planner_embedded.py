@@ -1,5 +1,7 @@
-"""The embedded engine's memory by hand: what stays, what comes with a penalty, what recompute leaves. Measured peaks are
-in test_planner_measured.py."""
+"""The embedded engine's memory by hand: what stays, what comes with a penalty, what recompute leaves.
+
+Measured peaks are in test_planner_measured.py.
+"""
 
 from __future__ import annotations
 

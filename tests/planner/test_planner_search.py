@@ -11,9 +11,9 @@ import pytest
 from core_case import config_loader, launch, standin
 from planner_case import CONSTANTS, H100, config, read
 
-from nano_exp import compose, freeze
+from nano_exp import compose, family, freeze
 from nano_exp.errors import UserError
-from nano_exp.planner import auto, describe, gpus, layouts, proposal, search, steptime
+from nano_exp.planner import auto, describe, gpus, job, layouts, proposal, search, steptime
 from nano_exp.planner.layouts import FULL
 from nano_exp.planner.search import Option
 
@@ -59,11 +59,11 @@ def test_the_leading_layouts_compose_to_themselves_and_are_judged_the_same() -> 
 
 
 def test_offload_and_recompute_cost_time() -> None:
-    job = read("model=nano_12b", "cluster=1n8g")
-    plain = steptime.estimate(job, H100, CONSTANTS)
-    again = steptime.estimate(replace(job, layout=replace(job.layout, recompute=FULL)), H100, CONSTANTS)
+    base = read("model=nano_12b", "cluster=1n8g")
+    plain = steptime.estimate(base, H100, CONSTANTS)
+    again = steptime.estimate(replace(base, layout=replace(base.layout, recompute=FULL)), H100, CONSTANTS)
     assert again.training > plain.training * 1.2
-    host = steptime.estimate(replace(job, layout=replace(job.layout, offload=True)), H100, CONSTANTS)
+    host = steptime.estimate(replace(base, layout=replace(base.layout, offload=True)), H100, CONSTANTS)
     assert host.transfers > plain.transfers
 
 
@@ -107,6 +107,26 @@ def test_a_point_keeps_auto_as_typed_and_has_the_identity_of_its_values(tmp_path
     plain = compose.compose_points(config_loader(), [words])[0]
     assert plain.note == ""
     assert freeze.freeze(point, tmp_path).digest == freeze.freeze(plain, tmp_path).digest
+
+
+def test_each_point_of_a_sweep_gets_the_layout_of_its_own_values() -> None:
+    base = ["model=nano_9b", "cluster=1n8g"]
+    lengths = [8192, 65536]
+    typed = [
+        [*base, choice, f"policy.max_total_sequence_length={n}"]
+        for choice in ("parallelism=auto", "parallelism=published")
+        for n in lengths
+    ]
+    points = family.compose_points(config_loader(), typed)
+    assert [list(point.overrides) for point in points] == typed
+    frozen = family.freeze_all(points, Path("/launch"))
+    found = [job.of_config(one.config).layout for one in frozen]
+    for length, layout in zip(lengths, found, strict=False):
+        best = every(*base, f"policy.max_total_sequence_length={length}")[0]
+        assert layout == best.layout
+    assert found[0].title() != found[1].title()
+    assert found[2].title() == read(*base).layout.title()
+    assert [bool(point.note) for point in points] == [True, True, False, False]
 
 
 def test_auto_follows_the_sites_gpu() -> None:
