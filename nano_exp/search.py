@@ -81,7 +81,7 @@ def launch_batch(
             if broken is not None:
                 _fail(results[index], f"skipped: without {broken.require} ({broken.because})")
                 continue
-            launch.check([frozen])
+            launch.check([frozen], parameters, submitting=False, inside=True)  # Slurm is asked when it is launched
         except UserError as error:
             refusals.append(error)
             _fail(results[index], f"{error.found}: {error.why}")
