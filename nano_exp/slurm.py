@@ -163,12 +163,15 @@ def _run(argv: Sequence[str], timeout_s: float = TIMEOUT_S) -> subprocess.Comple
 def queue(users: Iterable[str] = ()) -> Queue:
     """Every not-ended job of these users (default: this one), in one call.
 
+    A line for each array task: otherwise squeue puts those that wait into one line, with all their reasons in it, and
+    does not tell which task is held and which one waits for its turn.
+
     Raises
     ------
     NoAnswer: Slurm's words in it
     """
     who = ",".join(sorted(set(users) | {getpass.getuser()}))
-    done = _run(["squeue", "--noheader", f"--user={who}", "--format=%i|%T|%j|%r"])
+    done = _run(["squeue", "--noheader", "--array", f"--user={who}", "--format=%i|%T|%j|%r"])
     if done.returncode != 0:
         raise NoAnswer(words(done.stderr) or f"squeue ended with {done.returncode}")
     return Queue([job for line in done.stdout.splitlines() if (job := parse_squeue_line(line)) is not None])
@@ -316,6 +319,10 @@ def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None) -> d
     return {job: found[job] for job in wanted if job in found}
 
 
+#: What accounting calls a job that was cancelled before Slurm had written its name down.
+NAMELESS = "allocation"
+
+
 def parse_accounting(text: str, names: Mapping[str, str]) -> dict[str, Ended]:
     """Lines of sacct -D, `JobID|State|ExitCode|NodeList|JobName`: each job's newest end, if its name is right."""
     found: dict[str, Ended] = {}
@@ -324,7 +331,7 @@ def parse_accounting(text: str, names: Mapping[str, str]) -> dict[str, Ended]:
         if len(parts) < 5 or not parts[1] or parts[1].split()[0] not in ENDED:
             continue
         job, state, exit_code, nodes, name = parts
-        if names.get(job, name) == name:
+        if name in (names.get(job, name), NAMELESS):
             found[job] = Ended(state, exit_code, nodes)  # later rows are later incarnations
     return found
 

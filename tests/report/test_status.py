@@ -131,18 +131,20 @@ SACCT = f"""12_0|OUT_OF_MEMORY|0:125|node1|{JOB}
 12_3|TIMEOUT|0:0|node1|somebody else's
 12_4|FAILED|1:0|node1|{JOB}
 12_4|COMPLETED|0:0|node1|{JOB}
+12_5|CANCELLED by 0|0:0|None assigned|allocation
 garbage
 """
 
 
 def test_recorded_lines_of_sacct() -> None:
-    names = {f"12_{task}": JOB for task in range(5)}
+    names = {f"12_{task}": JOB for task in range(6)}
     found = slurm.parse_accounting(SACCT, names)
     assert found == {
         "12_0": Ended("OUT_OF_MEMORY", "0:125", "node1"),
         "12_1": Ended("CANCELLED by 4294967", "0:0", "None assigned"),
         "12_2": Ended("NODE_FAIL", "0:0", "node[1-2]"),
         "12_4": Ended("COMPLETED", "0:0", "node1"),
+        "12_5": Ended("CANCELLED by 0", "0:0", "None assigned"),
     }
     assert set(slurm.parse_accounting(SACCT, {})) == {*names}
 
@@ -179,7 +181,7 @@ def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_accounting_says_why_runs_vanished_with_one_question_and_once(results: Path, sacct: Path) -> None:
     for task in range(4):
         tried(sent(results, task), task=task)
-    sent(results, 5)
+    sent(results, 6)
     aged(results)
     for _ in range(2):
         whys = [found.why for found in status.lines(results, [], status.Asked(), now=NOW)]
@@ -192,7 +194,7 @@ def test_accounting_says_why_runs_vanished_with_one_question_and_once(results: P
         assert "left the queue" in whys[4], "there is no record"
     calls = [call.split()[0] for call in sacct.read_text().splitlines()]
     assert calls == ["squeue", "sacct"] * 2, "the second time for those without a record"
-    (sacct.parent / "sacct.txt").write_text(SACCT + f"12_3|TIMEOUT|0:0|node1|{JOB}\n12_5|PREEMPTED|0:0||{JOB}\n")
+    (sacct.parent / "sacct.txt").write_text(SACCT + f"12_3|TIMEOUT|0:0|node1|{JOB}\n12_6|PREEMPTED|0:0||{JOB}\n")
     for _ in range(2):
         assert status.lines(results, [], status.Asked(), now=NOW)[3].why == "ended by its time limit (TIMEOUT)"
     calls = [call.split()[0] for call in sacct.read_text().splitlines()][4:]
