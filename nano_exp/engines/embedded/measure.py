@@ -129,7 +129,12 @@ class Session:
     def __init__(self, out: Path, base: Record, device: torch.device, seconds: float, folder: Path) -> None:
         self.base, self.device, self.folder = base, device, folder
         self.ends = time.monotonic() + seconds
-        self.file = out.open("w")
+        try:
+            self.file = out.open("w")
+        except OSError as error:
+            raise UserError(
+                f"--out {out}: {error.strerror}", "the records are written there", "--out measured.jsonl"
+            ) from error
 
     def write(self, record: Record) -> None:
         self.file.write(json.dumps(record) + "\n")
@@ -290,7 +295,7 @@ def machine(device: torch.device) -> Record:
 
 
 def _context_bytes() -> int:
-    """What the GPU has given away that torch's allocator did not ask for: the CUDA context (and other processes)."""
+    """What of the GPU is taken that torch's allocator did not ask for: CUDA context, libraries, other processes."""
     free, whole = torch.cuda.mem_get_info()
     return whole - free - torch.cuda.memory_reserved()
 
@@ -320,9 +325,9 @@ def main(arguments: list[str] | None = None) -> int:
                 "run it where there is one; --device cpu --small tries the script without",
             )
         measure_all(chosen.out, _base(chosen.base), torch.device(chosen.device), chosen.seconds, chosen.small)
-    except (UserError, OSError) as error:
+    except UserError as error:
         print(error, file=sys.stderr, flush=True)
-        return error.code if isinstance(error, UserError) else 1
+        return error.code
     return 0
 
 
@@ -331,7 +336,7 @@ def measure_all(out: Path, base: Record, device: torch.device, seconds: float, s
     transformers.utils.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory(prefix="nano-exp-measure-") as folder:
         session = Session(out, base, device, seconds, Path(folder))
-        session.measure("machine", "machine", {}, lambda _: machine(device) | ceilings(device, small))
+        session.measure("machine", "machine", {}, lambda _: ceilings(device, small) | machine(device))
         runs = {
             "speed": session.speed,
             "peak": session.peak,

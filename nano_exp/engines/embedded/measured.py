@@ -32,8 +32,8 @@ PHASE = {
     "training": phases.TRAIN,
     "optimizer": phases.STEP,
 }
-#: Estimates without any calibration: a name that no GPU has.
-ASSUMED = gpus.constants("none")
+#: Estimates without any calibration.
+ASSUMED = gpus.assumed()
 #: Terms that torch.cuda.max_memory_allocated does not count.
 NOT_ALLOCATED = ("CUDA context", "fragments")
 
@@ -279,8 +279,8 @@ def write_calibration(records: Sequence[Record], base: Record, gpu: Gpu) -> Path
     """Write the planner's calibration file for this GPU; returns its path."""
     fitted = calibration(records, base, gpu, ASSUMED)
     path = gpus.CALIBRATION / f"{gpu.name}.yaml"
-    files.make_dir(path.parent)
     head = "# Written by `python -m nano_exp.engines.embedded.measured --calibrate` (docs/gpu.md).\n"
+    files.make_dir(path.parent)
     files.write_text(path, head + files.dump_yaml(fitted))
     return path
 

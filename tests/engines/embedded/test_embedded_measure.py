@@ -84,3 +84,10 @@ def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "measured.jsonl"
     assert measure.main(["--out", str(out)]) == 2
     assert "sees no CUDA device" in capsys.readouterr().err and not out.exists()
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "nowhere" / "measured.jsonl"
+    assert measure.main(["--device", "cpu", "--small", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert str(out) in said and "--out measured.jsonl" in said
