@@ -10,7 +10,6 @@ from typing import Any
 
 from nano_exp import identity, runs, state
 from nano_exp.asked import Asked
-from nano_exp.asked import job_lookup as job_lookup  # where callers look for it
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 from nano_exp.freeze import Frozen, overrides_key, place

@@ -156,6 +156,8 @@ def _run(argv: Sequence[str], timeout_s: float = TIMEOUT_S) -> subprocess.Comple
         )
     except FileNotFoundError as error:
         raise NoAnswer(f"{argv[0]} is not on PATH") from error
+    except OSError as error:
+        raise NoAnswer(f"{argv[0]} cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise NoAnswer(f"{argv[0]} gave no answer within {timeout_s:.0f} s") from error
 
@@ -310,7 +312,8 @@ def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None) -> d
     wanted = sorted(set(jobs))
     if not wanted:
         return {}
-    ids = ",".join(sorted({j.partition("_")[0] for j in wanted}))
+    numbers = sorted({int(number) for job in wanted if (number := job.partition("_")[0]).isdigit()})
+    ids = ",".join(map(str, numbers[-MOST_ASKED:]))
     try:
         done = _run(["sacct", "-X", "-n", "-P", "-D", "-j", ids, "--format=JobID,State,ExitCode,NodeList,JobName"])
     except NoAnswer:
@@ -319,6 +322,8 @@ def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None) -> d
     return {job: found[job] for job in wanted if job in found}
 
 
+#: Most jobs that sacct is asked about, the newest: its argument must not become longer than the kernel takes (128 KiB).
+MOST_ASKED = 8000
 #: What accounting calls a job that was cancelled before Slurm had written its name down.
 NAMELESS = "allocation"
 

@@ -30,7 +30,8 @@ from core_case import (
 )
 
 from nano_exp import attempt as module
-from nano_exp import child, executors, files, freeze, plan, runs, state, submit
+from nano_exp import child, executors, files, freeze, runs, state, submit
+from nano_exp.asked import job_lookup
 from nano_exp.runs import Owner
 
 STEPS = 4
@@ -46,7 +47,7 @@ def run_of(launch: submit.Launch) -> Path:
 
 
 def state_of(run: Path) -> state.State:
-    return state.state(runs.load(run), runs.attempts(run), plan.job_lookup(run.parent.parent), Answer([]))
+    return state.state(runs.load(run), runs.attempts(run), job_lookup(run.parent.parent), Answer([]))
 
 
 def learned(run: Path) -> dict[tuple[int, str], float]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from core_case import ROOT, Answer, environment, everything_below, make_attempt, point, prepared, standin
 
-from nano_exp import files, inside, plan, runs, show, slurm, state, submit
+from nano_exp import files, inside, runs, show, slurm, state, submit
+from nano_exp.asked import job_lookup
 from nano_exp.errors import UserError
 from nano_exp.inside import Allocation, Train, allocation, require_shape
 from nano_exp.submit import Shape
@@ -102,9 +103,9 @@ def test_the_first_start_freezes_the_run_for_this_job(folder: Path, checkout: Pa
     assert runs.jobs_of(folder / "results", launch.name) == {0: "31"}
     assert files.read_json(launch / "manifest.json")["parameters"] == {"timeout_min": 90, "partition": "gpu"}
     (run,) = runs.find(folder / "results")
-    now = state.state(run, [], plan.job_lookup(run.results), Answer(["31|RUNNING|nano-exp|None"]))
+    now = state.state(run, [], job_lookup(run.results), Answer(["31|RUNNING|nano-exp|None"]))
     assert (now.kind, now.job) == ("running", "31"), "before its attempt has claimed it"
-    gone = state.state(run, [], plan.job_lookup(run.results), Answer([]))
+    gone = state.state(run, [], job_lookup(run.results), Answer([]))
     assert gone.kind == "unstarted"
 
 

@@ -31,6 +31,7 @@ from core_case import (
 
 from nano_exp import files, identity, plan, runs, state
 from nano_exp import launch as launching
+from nano_exp.asked import job_lookup
 from nano_exp.errors import UserError
 from nano_exp.freeze import Frozen, freeze, set_dotted
 
@@ -49,7 +50,7 @@ def stored(folder: Path) -> list[runs.Run]:
 
 def state_of(run: runs.Run) -> state.State:
     fresh = runs.load(run.dir)
-    return state.state(fresh, runs.attempts(run.dir), plan.job_lookup(run.results), Answer([]))
+    return state.state(fresh, runs.attempts(run.dir), job_lookup(run.results), Answer([]))
 
 
 def steps(run: Path) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,30 @@ def test_on_a_terminal_one_line_is_written_over(monkeypatch: pytest.MonkeyPatch)
     live.say("lasting")
     live.clear()
     assert out.getvalue() == "\r\x1b[2K" + "x" * 19 + "\r\x1b[2Ksecond" + "\r\x1b[2K" + "lasting\n"
+
+
+def test_a_validation_long_ago_is_found_in_rows_that_are_long(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    rows = [{**train(step), "text": "x" * 1000} for step in range(1, 400)]
+    write(folder, [{"step": 1, "validation/accuracy": 0.25}, *rows])
+    assert progress.newest(folder) == progress.Newest(399, 3.99, 0.25)
+    assert progress.sample(folder).accuracy == 0.25
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_wait_is_said_on_a_terminal_and_wiped_out_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for out, said in ((Tty(), True), (io.StringIO(), False)):
+        monkeypatch.setattr("sys.stderr", out)
+        with progress.waiting("asking Slurm ...", after_s=0.0):
+            threading.Event().wait(0.3)
+        assert ("asking Slurm ..." in out.getvalue()) is said
+        assert out.getvalue().endswith("\r\x1b[2K") is said
+    quick = Tty()
+    monkeypatch.setattr("sys.stderr", quick)
+    with progress.waiting("asking Slurm ...", after_s=60):
+        pass
+    assert quick.getvalue() == ""

@@ -232,3 +232,24 @@ def test_no_squeue_is_no_answer_and_not_an_empty_queue(monkeypatch: pytest.Monke
 def test_options_are_split_as_a_shell_would() -> None:
     text = f"#!/bin/bash\n#SBATCH --comment={shlex.quote('two words')}\n#SBATCH --nodes=1\n# no option\n"
     assert slurm.script_options(text) == ["--comment=two words", "--nodes=1"]
+
+
+def test_accounting_is_asked_about_no_more_jobs_than_a_command_line_holds(
+    stand_in_sbatch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch)
+    program = stand_in_sbatch.parent / "bin" / "sbatch"
+    program.rename(program.with_name("sacct"))
+    assert slurm.accounting(f"{n}_1" for n in range(10**6, 10**6 + 20_000)) == {}
+    given = (stand_in_sbatch.parent / "arguments").read_text().splitlines()
+    asked = given[given.index("-j") + 1].split(",")
+    assert len(asked) == slurm.MOST_ASKED
+    assert asked[-1] == str(10**6 + 19_999), "the newest"
+
+
+def test_a_command_that_cannot_be_started_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "squeue").write_text("not for this machine")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(slurm.NoAnswer, match="squeue"):
+        slurm.queue()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from core_case import Answer, dead_process, intend, make_attempt, make_run
 
-from nano_exp import plan, runs, state
+from nano_exp import runs, state
+from nano_exp.asked import job_lookup
 from nano_exp.runs import Owner
 from nano_exp.state import MEANING
 
@@ -170,7 +171,7 @@ def test_the_state_of_a_run(
     folder = make_run(tmp_path)
     for step in happened:
         step(folder)
-    found = state.state(runs.load(folder), runs.attempts(folder), plan.job_lookup(tmp_path), Answer(lines))
+    found = state.state(runs.load(folder), runs.attempts(folder), job_lookup(tmp_path), Answer(lines))
     kind, why, job = expected
     assert found.kind == kind
     assert why in found.why
@@ -192,7 +193,7 @@ def test_slurm_is_not_asked_where_it_does_not_matter(tmp_path: Path, happened: l
     for step in happened:
         step(folder)
     asked = Answer(None)
-    state.state(runs.load(folder), runs.attempts(folder), plan.job_lookup(tmp_path), asked)
+    state.state(runs.load(folder), runs.attempts(folder), job_lookup(tmp_path), asked)
     assert asked.times == 0
 
 
@@ -217,7 +218,7 @@ def test_a_job_that_is_no_array_has_its_plain_id(tmp_path: Path) -> None:
     runs.launch_dir(tmp_path, "L").mkdir(parents=True)
     runs.record_job(tmp_path, "L", 0, "15")
     queue = Answer([f"15|RUNNING|{NAME}|None"])
-    found = state.state(runs.load(folder), [], plan.job_lookup(tmp_path), queue)
+    found = state.state(runs.load(folder), [], job_lookup(tmp_path), queue)
     assert (found.kind, found.job) == ("running", "15")
 
 

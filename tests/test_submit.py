@@ -15,6 +15,7 @@ import pytest
 from core_case import Answer, everything_below, frozen, make_attempt, prepared, standin
 
 from nano_exp import files, plan, runs, slurm, state, submit
+from nano_exp.asked import job_lookup
 from nano_exp.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -352,7 +353,7 @@ def test_a_run_that_was_there_remembers_the_refusal(tmp_path: Path, sbatch: Path
     refused = found.last("refused")
     assert refused is not None
     assert "Invalid qos" in refused.data["why"]
-    assert state.state(found, runs.attempts(run), plan.job_lookup(launch.results), Answer([])).kind == "stopped"
+    assert state.state(found, runs.attempts(run), job_lookup(launch.results), Answer([])).kind == "stopped"
 
 
 def test_after_a_lost_answer_the_intent_stays_and_the_job_is_found_by_its_name(tmp_path: Path, sbatch: Path) -> None:

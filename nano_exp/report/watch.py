@@ -132,8 +132,10 @@ class Look:
                 return
             try:
                 took, self.error = self.once(), ""
-            except (UserError, OSError) as error:  # the folder is gone, or its disk does not answer: it may come back
-                self.error = error.found if isinstance(error, UserError) else str(error)
+            except UserError as error:  # the folder is gone, or empty by now: it may come back
+                self.error = error.found
+            except Exception as error:  # shown: a thread that ended silently would leave an old table on the screen
+                self.error = f"{type(error).__name__}: {error}"
 
 
 class Terminal:
