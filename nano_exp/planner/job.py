@@ -10,7 +10,7 @@ from nano_exp.errors import UserError
 from nano_exp.planner import architecture, layouts
 from nano_exp.planner.architecture import Architecture
 from nano_exp.planner.layouts import Layout, Shape
-from nano_exp.planner.values import flag, get, real, text, whole
+from nano_exp.planner.values import flag, get, real, section, text, whole
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
     """
     embedded = text(config, "engine.name") == "embedded"
     nodes, per_node = _count(config, "cluster.num_nodes"), _count(config, "cluster.gpus_per_node")
-    policy = get(config, "policy") or {}
+    policy = section(config, "policy")
     longest = whole(policy, "max_total_sequence_length", 1)
     if mean_length is not None and not 1 <= mean_length <= longest:
         raise UserError(
@@ -141,11 +141,11 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
             f"--mean-length {max(longest // 2, 1)}, or a larger --max-length",
         )
     if model is None:
-        model = embedded_model(config) if embedded else architecture.from_facts(get(config, "model") or {})
+        model = embedded_model(config) if embedded else architecture.from_facts(section(config, "model"))
     generation = _generation(config, nodes, per_node)
-    m, total = policy.get("megatron_cfg") or {}, nodes * per_node
-    optimizer = m.get("optimizer") or {}
-    peft = m.get("peft") if flag(m, "enabled") else get(policy, "dtensor_cfg.lora_cfg")
+    m, total = section(policy, "megatron_cfg"), nodes * per_node
+    optimizer = section(m, "optimizer")
+    peft = section(m, "peft") if flag(m, "enabled") else section(policy, "dtensor_cfg.lora_cfg")
     prompts = whole(config, "grpo.num_prompts_per_step", 1)
     generations = whole(config, "grpo.num_generations_per_prompt", 1)
     return Job(
@@ -170,7 +170,7 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
         distributed=flag(optimizer, "use_distributed_optimizer", True),
         moment_bytes=sum(_moment(optimizer, key) for key in ("exp_avg_dtype", "exp_avg_sq_dtype")),
         offload_for_logprob=flag(policy, "offload_optimizer_for_logprob"),
-        lora=whole(peft, "dim", 8) if isinstance(peft, Mapping) and flag(peft, "enabled") else 0,
+        lora=whole(peft, "dim", 8) if flag(peft, "enabled") else 0,
         element=_PRECISIONS.get(text(policy, "precision"), 2),
         router_bytes=4 if text(m, "moe_router_dtype", "fp64") == "fp32" else 8,
         fused_experts=flag(m, "use_fused_weighted_squared_relu"),
@@ -179,7 +179,7 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
 
 def embedded_model(config: Mapping[str, Any]) -> Architecture:
     """The architecture that the embedded engine makes of policy.hf_config_overrides."""
-    values = dict(get(config, "policy.hf_config_overrides") or {})
+    values = dict(section(config, "policy.hf_config_overrides"))
     name = text(config, "model.name", "model")
     return architecture.parse({**values, "model_type": "nemotron_h"}, name, "policy.hf_config_overrides")
 
@@ -206,8 +206,8 @@ def _count(config: Mapping[str, Any], key: str) -> int:
 
 
 def _generation(config: Mapping[str, Any], nodes: int, per_node: int) -> Generation:
-    g = get(config, "policy.generation") or {}
-    v, kwargs, total = g.get("vllm_cfg") or {}, g.get("vllm_kwargs") or {}, nodes * per_node
+    g, total = section(config, "policy.generation"), nodes * per_node
+    v, kwargs = section(g, "vllm_cfg"), section(g, "vllm_kwargs")
     colocated = flag(g, "colocated.enabled", True)
     world = total
     if not colocated:
@@ -226,7 +226,7 @@ def _generation(config: Mapping[str, Any], nodes: int, per_node: int) -> Generat
         world=world,
         tensor=whole(v, "tensor_parallel_size", 1),
         pipeline=whole(v, "pipeline_parallel_size", 1),
-        utilization=real(v, "gpu_memory_utilization", 0.6),
+        utilization=max(real(v, "gpu_memory_utilization", 0.6), 0.01),
         max_length=whole(v, "max_model_len", whole(config, "policy.max_total_sequence_length", 1)),
         max_sequences=sequences or None,
         weight_bytes=1 if "fp8" in text(v, "precision") else 2,

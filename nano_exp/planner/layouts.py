@@ -11,12 +11,12 @@ Sources: MC = NVIDIA/Megatron-LM at the pins of NeMo RL v0.5.0-v0.7.0; RL = NVID
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from nano_exp.planner.architecture import Architecture
-from nano_exp.planner.values import flag, get, text, whole
+from nano_exp.planner.values import flag, section, text, whole
 
 MEGATRON, FSDP2, EMBEDDED = "megatron", "fsdp2", "embedded"
 FIXED, PACKED, DYNAMIC = "fixed", "packed", "dynamic"
@@ -130,16 +130,16 @@ def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layou
     ----------
     max_length: longest sequence, tokens; default policy.max_total_sequence_length
     """
-    policy = get(config, "policy") or {}
+    policy = section(config, "policy")
     length = max_length or whole(policy, "max_total_sequence_length", 1)
     micro, logprob = whole(policy, "train_micro_batch_size", 1), whole(policy, "logprob_batch_size", 1)
     packed, dynamic = flag(policy, "sequence_packing.enabled"), flag(policy, "dynamic_batching.enabled")
     batching = PACKED if packed else DYNAMIC if dynamic else FIXED
-    section = {PACKED: "sequence_packing", DYNAMIC: "dynamic_batching"}.get(batching)
+    limit = {PACKED: "sequence_packing", DYNAMIC: "dynamic_batching"}.get(batching)
     tokens = [micro * length, logprob * length]
-    if section:
+    if limit:
         tokens = [
-            whole(policy, f"{section}.{key}_mb_tokens", given)
+            whole(policy, f"{limit}.{key}_mb_tokens", given)
             for key, given in zip(("train", "logprob"), tokens, strict=True)
         ]
     common: dict[str, Any] = {
@@ -154,7 +154,7 @@ def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layou
         return Layout(EMBEDDED, recompute=FULL if again else NONE, **common)
     if flag(policy, "megatron_cfg.enabled"):
         return _megatron(policy, common)
-    d = policy.get("dtensor_cfg") or {}
+    d = section(policy, "dtensor_cfg")
     return Layout(
         FSDP2,
         tensor=whole(d, "tensor_parallel_size", 1),
@@ -170,16 +170,19 @@ def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layou
 
 
 def _megatron(policy: Mapping[str, Any], common: dict[str, Any]) -> Layout:
-    m = policy["megatron_cfg"]
-    recompute, modules = NONE, ()
+    m = section(policy, "megatron_cfg")
+    recompute, modules = NONE, tuple[str, ...]()
     if flag(m, "activation_checkpointing"):
         recompute = SELECTIVE if text(m, "recompute_granularity") == SELECTIVE else FULL
-        modules = tuple(m.get("recompute_modules") or ()) if recompute == SELECTIVE else ()
-    first, last = m.get("num_layers_in_first_pipeline_stage"), m.get("num_layers_in_last_pipeline_stage")
+        modules = _words(m.get("recompute_modules")) if recompute == SELECTIVE else ()
+    pipeline = whole(m, "pipeline_model_parallel_size", 1)
+    first, last = (
+        whole(m, f"num_layers_in_{which}_pipeline_stage", 0) if pipeline > 1 else 0 for which in ("first", "last")
+    )
     return Layout(
         MEGATRON,
         tensor=whole(m, "tensor_model_parallel_size", 1),
-        pipeline=whole(m, "pipeline_model_parallel_size", 1),
+        pipeline=pipeline,
         context=whole(m, "context_parallel_size", 1),
         expert=whole(m, "expert_model_parallel_size", 1),
         expert_tensor=whole(m, "expert_tensor_parallel_size", 1),
@@ -187,10 +190,14 @@ def _megatron(policy: Mapping[str, Any], common: dict[str, Any]) -> Layout:
         recompute=recompute,
         modules=modules,
         offload=flag(m, "optimizer.optimizer_cpu_offload"),
-        first_stage=first if isinstance(first, int) else None,
-        last_stage=last if isinstance(last, int) else None,
+        first_stage=first or None,
+        last_stage=last or None,
         **common,
     )
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    return tuple(str(word) for word in value) if isinstance(value, list) else ()
 
 
 def divisor(layout: Layout) -> int:
@@ -386,15 +393,15 @@ def data_parallel(layout: Layout, world: int) -> int:
 
 def problems(layout: Layout, a: Architecture, shape: Shape) -> list[Problem]:
     """Every rule that a layout breaks; an empty list for a valid one."""
-    section = _M if layout.backend == MEGATRON else _D
+    own = _M if layout.backend == MEGATRON else _D
     middle = "model_parallel" if layout.backend == MEGATRON else "parallel"
     checks: tuple[tuple[Callable[[], str], str, str], ...] = (
-        (lambda: tensor_divides(a, layout, shape.version), "tensor_divides", f"{section}.tensor_{middle}_size"),
-        (lambda: sequence_parallel_matches(a, layout), "sequence_parallel_matches", f"{section}.sequence_parallel"),
-        (lambda: context_divides(a, layout), "context_divides", f"{section}.context_parallel_size"),
-        (lambda: pipeline_divides(a, layout), "pipeline_divides", f"{section}.pipeline_model_parallel_size"),
-        (lambda: experts_divide(a, layout), "experts_divide", f"{section}.expert_{middle}_size"),
-        (lambda: world_divides(layout, shape.world), "world_divides", f"{section}.tensor_{middle}_size"),
+        (lambda: tensor_divides(a, layout, shape.version), "tensor_divides", f"{own}.tensor_{middle}_size"),
+        (lambda: sequence_parallel_matches(a, layout), "sequence_parallel_matches", f"{own}.sequence_parallel"),
+        (lambda: context_divides(a, layout), "context_divides", f"{own}.context_parallel_size"),
+        (lambda: pipeline_divides(a, layout), "pipeline_divides", f"{own}.pipeline_model_parallel_size"),
+        (lambda: experts_divide(a, layout), "experts_divide", f"{own}.expert_{middle}_size"),
+        (lambda: world_divides(layout, shape.world), "world_divides", f"{own}.tensor_{middle}_size"),
         (lambda: batch_divides(layout, shape), "batch_divides", "policy.train_global_batch_size"),
         (lambda: micro_batches_match(layout), "micro_batches_match", "policy.logprob_batch_size"),
         (lambda: batching_matches(layout), "batching_matches", "policy.dynamic_batching.enabled"),
@@ -408,13 +415,15 @@ def problems(layout: Layout, a: Architecture, shape: Shape) -> list[Problem]:
 _SIZES = (1, 2, 4, 8, 16)
 
 
-def candidates(a: Architecture, shape: Shape, current: Layout, max_length: int) -> Iterator[Layout]:
+def candidates(
+    a: Architecture, shape: Shape, current: Layout, max_length: int, micros: Sequence[int] = ()
+) -> Iterator[Layout]:
     """Every valid layout worth a look, without recompute and offload (see `thriftier`).
 
     Tensor parallel stays inside a node, expert tensor parallel is 1, sequences are packed where `current` packs them,
-    and micro batches are powers of two up to 8 or the current one.
+    and micro batches are `micros`, or powers of two up to 8 and the current one.
     """
-    micros = sorted({1, 2, 4, 8, current.micro_batch})
+    micros = micros or sorted({1, 2, 4, 8, current.micro_batch})
     for layout in (*_megatron_layouts(a, shape, current.batching == PACKED), *_fsdp2_layouts(a, shape)):
         for micro in micros:
             tokens = micro * max_length  # what packing and dynamic batching fill follows it too

@@ -64,17 +64,20 @@ Pinned = tuple[tuple[str, Any], ...]
 
 
 @lru_cache(maxsize=64)
-def every(job: Job, gpu: Gpu, constants: Constants, pinned: Pinned = ()) -> tuple[Option, ...]:
+def every(
+    job: Job, gpu: Gpu, constants: Constants, pinned: Pinned = (), micros: tuple[int, ...] = ()
+) -> tuple[Option, ...]:
     """Every candidate layout for the job, best first (`rank`), each with as little recompute and offload as fits.
 
     Parameters
     ----------
     pinned: layouts that say otherwise are left out
+    micros: micro batches to look at; by default 1, 2, 4, 8 and the present one
     """
     if job.layout.backend == EMBEDDED:
         return (option(job, gpu, constants),)
     found = []
-    for plain in layouts.candidates(job.architecture, job.shape, job.layout, job.max_length):
+    for plain in layouts.candidates(job.architecture, job.shape, job.layout, job.max_length, micros):
         tried: list[Option] = []
         for layout in layouts.thriftier(plain, job.architecture, job.version):
             if agrees(layout, pinned):

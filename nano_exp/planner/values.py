@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,9 +24,17 @@ def whole(config: Mapping[str, Any], key: str, default: int) -> int:
     return found if good else default
 
 
-def real(config: Mapping[str, Any], key: str, default: float) -> float:
+def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The mapping at a dotted key; empty where there is none."""
     found = get(config, key)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else default
+    return found if isinstance(found, Mapping) else {}
+
+
+def real(config: Mapping[str, Any], key: str, default: float) -> float:
+    """A number that is finite."""
+    found = get(config, key)
+    good = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    return float(found) if good else default
 
 
 def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:

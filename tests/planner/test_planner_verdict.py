@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
+from typing import Any
 
 import pytest
 from planner_case import CONSTANTS, H100, config, read
 
-from nano_exp import planner
+from nano_exp import freeze, planner
 from nano_exp.engines.embedded import cases
 from nano_exp.errors import UserError
 from nano_exp.planner import phases
@@ -43,9 +45,13 @@ NIGHTLY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "cluster"), SIX)
-def test_a_published_recipe_is_never_said_not_to_fit_an_h100(model: str, cluster: str) -> None:
-    said = planner.judge(config(f"model={model}", f"cluster={cluster}"), "h100-80")
+#: v0.5.0 and v0.6.0 have fewer.
+EARLIER = [("v0_5", *row) for row in SIX[:4]] + [("v0_6", *row) for row in SIX[:5]]
+
+
+@pytest.mark.parametrize(("version", "model", "cluster"), [*(("v0_7", *row) for row in SIX), *EARLIER])
+def test_a_published_recipe_is_never_said_not_to_fit_an_h100(version: str, model: str, cluster: str) -> None:
+    said = planner.judge(config(f"model={model}", f"cluster={cluster}", f"nemo_rl={version}"), "h100-80")
     assert said.klass in ("fits", "tight")
     assert said.gib_expected <= said.gib_limit  # they run: a planner that expects otherwise is wrong
 
@@ -132,6 +138,26 @@ def test_an_unknown_gpu_and_an_impossible_cluster_are_refused() -> None:
     split = (f"{generation}.enabled=false", f"{generation}.resources.num_nodes=1")
     with pytest.raises(UserError, match="generation takes 8 GPUs of 8"):
         planner.judge(config("model=nano_9b", "cluster=1n8g", *split), "h100-80")
+
+
+@pytest.mark.parametrize("key", ["model", "policy.generation", "policy.megatron_cfg", "policy.megatron_cfg.optimizer"])
+@pytest.mark.parametrize("value", [None, 3, "x", [1]])
+def test_a_section_of_another_type_is_judged_or_refused_in_words(key: str, value: Any) -> None:
+    made = copy.deepcopy(config("model=nano_12b", "cluster=1n8g"))
+    freeze.set_dotted(made, key, value)
+    try:
+        said = planner.judge(made, "h100-80")
+    except UserError as error:
+        assert error.fix
+    else:
+        assert said.klass in ("fits", "tight", "no", "unknown")
+
+
+@pytest.mark.parametrize("share", [0, -1, float("nan"), "x", None])
+def test_a_share_that_cannot_be_is_no_reason_to_fall_over(share: Any) -> None:
+    made = copy.deepcopy(config("model=nano_12b", "cluster=1n8g"))
+    freeze.set_dotted(made, "policy.generation.vllm_cfg.gpu_memory_utilization", share)
+    assert planner.judge(made, "h100-80").phase
 
 
 def test_split_generation_has_gpus_of_its_own() -> None:
