@@ -17,7 +17,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from nano_exp import child, engines, environment, files, freeze, peaks, postmortem, requeue, runs, slurm, watchdog
+from nano_exp import (
+    canary,
+    child,
+    engines,
+    environment,
+    files,
+    freeze,
+    halt,
+    peaks,
+    postmortem,
+    requeue,
+    runs,
+    slurm,
+    throttle,
+    watchdog,
+)
 from nano_exp.child import Say, Stop, Superseded
 from nano_exp.claim import Refuse, claim, slurm_owner
 from nano_exp.engines import Context, nemo_rl_checkout, nodes
@@ -36,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry of the batch script. Returns the attempt's exit code."""
     parser = argparse.ArgumentParser(prog="nano_exp.attempt", description=__doc__)
     parser.add_argument("launch", type=Path, help="the launch's folder, with manifest.json")
-    parser.add_argument("--array", type=int, required=True, help="which of its arrays")
+    parser.add_argument("--array", type=_array, required=True, help="which of its arrays: a number, or canary")
     parser.add_argument("--task", type=int, help="which run of it; default: SLURM_ARRAY_TASK_ID, or the only one")
     given = parser.parse_args(argv)
     stop = Stop()
@@ -50,12 +65,19 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
+def _array(text: str) -> int | str:
+    return text if text == canary.WORD else int(text)
+
+
 @dataclass(frozen=True)
 class Order:
     """What a launch's manifest says of one run: its folder, and the place that it was sent to this time."""
 
     run_dir: Path
     launch: str
+    dir: Path  # the launch's folder
+    manifest: dict[str, Any]
+    canary: bool
     local: bool
     site: dict[str, Any]
     slurm: dict[str, Any]
@@ -63,16 +85,17 @@ class Order:
     env_file: Path | None = None
 
 
-def find(launch: Path, array: int, task: int | None) -> Order:
+def find(launch: Path, array: int | str, task: int | None) -> Order:
     """The order for one run from the launch's manifest. Raises Damaged or OSError."""
     manifest = files.read_json(launch / "manifest.json")
     if task is None:
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     try:
-        entry = manifest["arrays"][array]
+        entry = manifest[canary.WORD] if isinstance(array, str) else manifest["arrays"][array]
         where, site, limits = manifest["where"] == "local", dict(entry["site"]), dict(entry["slurm"])
         env_file = Path(manifest["env_file"]) if manifest.get("env_file") else None
-        return Order(Path(entry["runs"][task]), launch.name, where, site, limits, entry["checkout_commit"], env_file)
+        whose = (Path(entry["runs"][task]), launch.name, launch, manifest, array == canary.WORD)
+        return Order(*whose, where, site, limits, entry["checkout_commit"], env_file)
     except (KeyError, IndexError, TypeError) as error:
         raise files.Damaged(f"{launch / 'manifest.json'} has no run {task} in array {array}") from error
 
@@ -90,6 +113,7 @@ def execute(order: Order, stop: Stop) -> int:
     if "digest" not in run.record:
         raise files.Damaged(f"{run_dir}: {'; '.join(run.damaged)}")
     config = {**run.config(), "site": order.site, "slurm": order.slurm}
+    _require_going_on(order, run)
     number, attempt_dir, owner = claim(run, runs.this_process() if order.local else slurm_owner())
     _link_latest(attempt_dir)
     runs.reserve(attempt_dir)
@@ -127,7 +151,37 @@ def execute(order: Order, stop: Stop) -> int:
         runs_end(run_dir, attempt_dir, end)
         if owner.job is not None and requeue.go_on(run_dir, end, stopped, owner.job, until, order.slurm, say):
             return 0
+        if not order.local:
+            _tell_launch(order, config, end, say)
+    if order.canary and end["kind"] != "done":
+        return int(end.get("exit_code") or 1)  # the arrays depend on its success, and stopped is none
     return 0 if end["kind"] in ("done", "stopped", "cancelled") else int(end.get("exit_code") or 1)
+
+
+def _require_going_on(order: Order, run: runs.Run) -> None:
+    """A run of a launch that was stopped does not start; one that had started goes on. Raises Refuse."""
+    why = "" if order.local or order.manifest.get("by_hand") else halt.reason(order.dir)
+    if why and not any(e.kind == "start" and e.data.get("launch") == order.launch for e in run.events):
+        halt.cancelled(run, why, slurm_owner().job)
+        raise Refuse(f"run {run.id} does not start: {why}")
+
+
+def _tell_launch(order: Order, config: dict[str, Any], end: dict[str, Any], say: Say) -> None:
+    """What the end of a run means for the others of its launch: they stop, or may take its place."""
+    try:
+        if order.canary:
+            why = canary.failed(end)
+            if why:
+                halt.halt(order.dir, order.manifest, why, say)
+            else:
+                canary.clear(config)
+            return
+        limit = (order.manifest.get("terms") or {}).get("fail_fast")
+        if limit and end["kind"] == "failed" and (failed := halt.failures(order.dir, order.manifest)) >= limit:
+            halt.halt(order.dir, order.manifest, f"fail_fast={limit}: {failed} failed", say)
+        throttle.hand_on(order.dir, order.manifest, say)
+    except (UserError, files.Damaged, OSError, KeyError, TypeError) as error:
+        say(f"the launch was not told of this end: {type(error).__name__}: {error}")
 
 
 def runs_end(run_dir: Path, attempt_dir: Path, end: dict[str, Any]) -> None:

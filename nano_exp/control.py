@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nano_exp import environment, files, launch, plan, runs, secrets, show, slurm, state, submit
+from nano_exp import environment, files, launch, plan, runs, secrets, show, slurm, state, submit, terms
 from nano_exp.errors import UserError
 from nano_exp.freeze import Frozen, short_title
 from nano_exp.plan import Row
@@ -128,7 +128,7 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
         place = where.pop()
         if place == "slurm":
             slurm.require()
-        ready = launch.dispatch(rows, place, parameters, results, env_file)
+        ready = launch.dispatch(rows, place, parameters, results, env_file, asked=terms.kept(manifests[-1]))
     if place == "local":
         launch.run_here(ready, 1)
     return launch.exit_code

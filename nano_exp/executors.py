@@ -20,7 +20,7 @@ from submitit.local.local import LocalJob
 from nano_exp.errors import UserError
 
 
-def attempt_command(launch_dir: Path, array: int, python: str = sys.executable) -> str:
+def attempt_command(launch_dir: Path, array: int | str, python: str = sys.executable) -> str:
     """The shell command of an attempt: only the launch's own copy of the code is importable before site-packages.
 
     PYTHONSAFEPATH keeps the folder that the job starts in off the module path: an edited checkout must not be run.
@@ -33,7 +33,7 @@ def attempt_command(launch_dir: Path, array: int, python: str = sys.executable) 
 class ManifestSlurmExecutor(SlurmExecutor):
     """Renders the batch script of one array (or one job) of a launch."""
 
-    def __init__(self, launch_dir: Path, array: int) -> None:
+    def __init__(self, launch_dir: Path, array: int | str) -> None:
         self.launch_dir, self.array = launch_dir, array
         super().__init__(folder=launch_dir / "slurm")
 

@@ -36,9 +36,15 @@ LAUNCHER_KEYS = (
     "submit",
     "fresh",
     "ignore",
+    "parallel",
+    "after",
+    "fail_fast",
+    "canary",
 )
 #: Switches of one launch: they say how to launch, not what, and are not part of what a run remembers.
 SWITCHES = ("dry_run", "wait", "submit", "fresh")
+#: Its terms (`nano_exp.terms`), which are not either.
+TERMS = ("parallel", "after", "fail_fast", "canary")
 #: Which of preflight's rules do not count. Of one launch too; run.json says it by itself.
 IGNORE = "ignore"
 
@@ -117,7 +123,7 @@ def with_values(config: Mapping[str, Any], changes: Mapping[Keys, Any]) -> dict[
 
 def _of_the_launch(override: str) -> bool:
     key = override.lstrip("+~").split("=")[0]
-    return key in (*SWITCHES, IGNORE) or key.split(".")[0] == "sweep"
+    return key in (*SWITCHES, *TERMS, IGNORE) or key.split(".")[0] == "sweep"
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

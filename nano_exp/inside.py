@@ -186,6 +186,12 @@ class Train:
         self.script = ready.dir / "array-0.sbatch"
 
     def _require_inside(self, wish: launch.Wish) -> None:
+        if wish.terms.after or wish.terms.canary:
+            raise UserError(
+                f"{'after' if wish.terms.after else 'canary'}= in job {self.have.job}",
+                "the allocation is there already: nothing is left to wait for",
+                f"sbatch --dependency=afterok:JOB {self.command[0]} ...",
+            )
         if wish.where != "slurm":
             typed = " ".join(self.command[1:]) or "no model= and no cluster="
             raise UserError(

@@ -10,13 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_exp import environment, local, plan, preflight, progress, runs, secrets, show, slurm, state, submit, sweep
+from nano_exp import (
+    dependency,
+    environment,
+    local,
+    plan,
+    preflight,
+    progress,
+    runs,
+    secrets,
+    show,
+    slurm,
+    state,
+    submit,
+    sweep,
+    terms,
+)
 from nano_exp.compose import Point
 from nano_exp.errors import UserError
 from nano_exp.family import Sibling, freeze_all
 from nano_exp.freeze import SWITCHES, Frozen
 from nano_exp.preflight import gather
 from nano_exp.preflight import show as preflight_show
+from nano_exp.terms import Terms
 
 #: What the process exits with: 0 all well, 1 a waited-for run failed, 3 something asked for was not submitted.
 exit_code = 0
@@ -31,6 +47,7 @@ class Wish:
     where: str
     results: Path
     env_file: Path | None
+    terms: Terms
 
     def plan(self) -> plan.Plan:
         return plan.make(self.wanted, self.switches["fresh"], plan.Asked())
@@ -52,7 +69,9 @@ def read(
     show.notes([point.note for point in points if point.note])
     _require_one(wanted)
     _require_place(where)
-    return Wish(wanted, switches, where, Path(wanted[0].config["run"]["results"]), env_file)
+    asked = terms.read(wanted)
+    terms.require(asked, where, switches["submit"])
+    return Wish(wanted, switches, where, Path(wanted[0].config["run"]["results"]), env_file, asked)
 
 
 def launch(
@@ -81,7 +100,7 @@ def launch(
     where, results, send = wish.where, wish.results, wish.switches["submit"]
     if wish.switches["dry_run"]:
         made = wish.plan()
-        dry_run(made, where, results, parameters)
+        dry_run(made, where, results, parameters, wish.terms)
         check(wish.wanted, parameters, submitting=False)
         return made
     _require_sendable(wish)
@@ -93,10 +112,14 @@ def launch(
         show.plan(made)
         show.expected(made, report.start, parameters)
         report_changed(made)
-        ready = dispatch(made.to_submit, where, parameters, results, wish.env_file, send) if made.to_submit else None
+        ready = (
+            dispatch(made.to_submit, where, parameters, results, wish.env_file, send, wish.terms)
+            if made.to_submit
+            else None
+        )
     active = made.of(*state.ACTIVE)
     if ready is not None and where == "local":
-        run_here(ready, int(wish.wanted[0].config["slurm"]["parallel_local"]))
+        run_here(ready, wish.terms.parallel or int(wish.wanted[0].config["slurm"]["parallel_local"]))
         return made
     if ready is None:
         done = made.of("done") if where == "local" else []
@@ -133,6 +156,7 @@ def dispatch(
     results: Path,
     env_file: Path | None,
     send: bool = True,
+    asked: Terms | None = None,
 ) -> submit.Launch:
     """Record the intent for these rows and, where there is Slurm, submit them. The results folder is locked.
 
@@ -140,8 +164,10 @@ def dispatch(
     ----------
     send: False leaves sbatch to the user, and shows what to type
     """
-    ready = submit.arrange(rows, submit.new_id(), results)
+    ready = arranged(rows, where, results, asked)
     ready.by_hand = not send
+    if not send:
+        _require_shares(ready)
     submit.prepare(ready, where, parameters, sys.argv[1:], env_file)
     if not send:
         show.by_hand(ready)
@@ -151,6 +177,25 @@ def dispatch(
         finally:  # of several arrays the first ones may be queued when a later one is refused
             show.submitted(ready)
     return ready
+
+
+def arranged(rows: Sequence[plan.Row], where: str, results: Path, asked: Terms | None) -> submit.Launch:
+    """The arrays of a launch, and what they wait for. Raises UserError where that will never come."""
+    limit = submit.array_limit(len(rows)) if where == "slurm" else len(rows)
+    ready = submit.arrange(rows, submit.new_id(), results, asked, limit)
+    ready.after = dependency.terms(ready.terms.after, results, plan.Asked())
+    return ready
+
+
+def _require_shares(ready: submit.Launch) -> None:
+    """Without job numbers no array can be made to wait for another, so each one needs a share of `parallel`."""
+    count = len(ready.arrays)
+    if any(array.behind is not None for array in ready.arrays):
+        raise UserError(
+            f"parallel={ready.terms.parallel} with submit=false, and {count} job arrays",
+            "each array has a throttle of its own, at least 1, and nothing makes one wait for another",
+            f"parallel={count} or more, or leave it out and send them one after another",
+        )
 
 
 def check(
@@ -216,10 +261,10 @@ def report_changed(made: plan.Plan) -> None:
         exit_code = 3
 
 
-def dry_run(made: plan.Plan, where: str, results: Path, parameters: dict[str, Any]) -> None:
+def dry_run(made: plan.Plan, where: str, results: Path, parameters: dict[str, Any], asked: Terms | None = None) -> None:
     """Show what a launch would do: plan, batch scripts, NeMo RL YAML. Writes nothing."""
     show.plan(made)
-    ready = submit.arrange(made.to_submit, submit.new_id(), results)
+    ready = arranged(made.to_submit, where, results, asked)
     show.dry_run(made, ready, where, parameters)
 
 

@@ -314,17 +314,22 @@ def launch_dir(results: Path, launch_id: str) -> Path:
 
 def jobs_of(results: Path, launch_id: str) -> dict[int, str]:
     """Array number -> Slurm job id of a launch, as far as it got."""
+    return {number: job for number, job in sent(launch_dir(results, launch_id)).items() if job}
+
+
+def sent(launch: Path) -> dict[int, str]:
+    """The same, with an empty id for arrays that were refused: what is not in it may still be sent."""
     found: dict[int, str] = {}
-    for path in launch_dir(results, launch_id).glob("job-*.json"):
+    for path in launch.glob("job-*.json"):
         data = _maybe(path)
         number = path.stem.removeprefix("job-")
-        if data and number.isdigit() and data.get("job"):
-            found[int(number)] = str(data["job"])
+        if data and number.isdigit():
+            found[int(number)] = str(data.get("job") or "")
     return found
 
 
-def record_job(results: Path, launch_id: str, array: int, job: str) -> None:
-    """Remember which Slurm job an array of a launch became."""
+def record_job(results: Path, launch_id: str, array: int | str, job: str) -> None:
+    """Remember which Slurm job an array of a launch became: its number, or `canary`; none where it was refused."""
     path = launch_dir(results, launch_id) / f"job-{array}.json"
     files.write_json(path, {"job": job, "time": time.time()}, durable=True)
 

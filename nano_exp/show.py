@@ -115,8 +115,23 @@ def submitted(ready: submit.Launch) -> None:
     print(table(("run", "job", "log (from its start)", "overrides"), cells))
     if len(rows) > MAX_ROWS:
         print(f"  ... and {len(rows) - MAX_ROWS} more; nano-exp status lists them")
+    for line in _before(ready):
+        print(f"  {line}")
     where = results_flag(ready.results)
     print(f"\nnext: nano-exp status {rows[0][2].frozen.name}{where}    or    nano-exp logs -f {cells[0][0]}{where}")
+
+
+def _before(ready: submit.Launch) -> list[str]:
+    """What a launch waits for, and how much of it runs at once."""
+    lines = [f"after {', '.join(ready.after)} (Slurm's --dependency)"] if ready.after else []
+    if ready.canary is not None:
+        row = ready.canary.rows[0]
+        steps = row.config["grpo"]["max_num_steps"]
+        lines.append(f"canary: job {ready.canary.job} runs {steps} steps first; its log: {log_path(row)}")
+    if len(ready.arrays) > 1:
+        throttle = f", at most {ready.terms.parallel} runs at once" if ready.terms.parallel else ""
+        lines.append(f"{len(ready.arrays)} job arrays{throttle}")
+    return lines
 
 
 def by_hand(ready: submit.Launch) -> None:

@@ -63,6 +63,12 @@ class Job:
     state: str
     name: str
     reason: str
+    throttle: int | None = None  # of the array, shown with its pending tasks
+
+    @property
+    def starts(self) -> bool:
+        """Whether it has nodes, or is getting them: what an array's throttle counts."""
+        return self.state not in WAITING - {"CONFIGURING"}
 
 
 @dataclass
@@ -189,7 +195,8 @@ def parse_squeue_line(line: str) -> Job | None:
     if match is None or state in ENDED:
         return None
     tasks = parse_tasks(match[2]) if match[2] else None
-    return Job(match[1], tasks, state, name, reason)
+    throttle = re.search(r"%(\d+)\]$", match[2] or "")
+    return Job(match[1], tasks, state, name, reason, int(throttle[1]) if throttle else None)
 
 
 def parse_tasks(text: str) -> tuple[int, ...]:
@@ -210,8 +217,8 @@ _LOST_ANSWER = re.compile(
 )
 
 
-def sbatch(script: Path) -> str:
-    """Submit a script and return the job's id.
+def sbatch(script: Path, *options: str) -> str:
+    """Submit a script, with these options on top of its own, and return the job's id.
 
     The script's options are given on the command line too: there they win over SBATCH_* variables, which win over the
     script. With SBATCH_JOB_NAME set, the job would not be found again by the launch's name.
@@ -223,7 +230,7 @@ def sbatch(script: Path) -> str:
     """
     require()
     try:
-        done = _run(["sbatch", "--parsable", *script_options(script.read_text()), str(script)])
+        done = _run(["sbatch", "--parsable", *script_options(script.read_text()), *options, str(script)])
     except NoAnswer as error:
         raise Unclear(str(error)) from error
     match = re.search(r"^(\d+)(?:;\S+)?\s*$", done.stdout, re.MULTILINE)
@@ -240,7 +247,8 @@ REMEDIES = (
     (
         "violates accounting",
         "a limit of your account or QOS: jobs queued, size or time",
-        "the same command when some of your jobs have ended; `sacctmgr show qos` has the limits",
+        "the same command when some of your jobs have ended, or smaller arrays: slurm.max_array=N; "
+        "`sacctmgr show qos` has the limits",
     ),
     (
         "configuration source",
@@ -258,7 +266,16 @@ REMEDIES = (
         "the controller is down or out of reach",
         "the same command later: nothing was queued",
     ),
-    ("array", "the array is larger than this site allows", "fewer points; `scontrol show config | grep MaxArraySize`"),
+    (
+        "dependency",
+        "Slurm does not know the job that it has to wait for, or has forgotten it",
+        "after= without it: a job that has ended has to be waited for no more",
+    ),
+    (
+        "array",
+        "the array is larger than this site allows",
+        "slurm.max_array=N; `scontrol show config | grep MaxArraySize`",
+    ),
     ("gres", "no such GPUs there", "site.partition=NAME or hydra.launcher.gres=gpu:TYPE:N; `sinfo -o '%P %G'`"),
 )
 
@@ -357,6 +374,52 @@ def scancel(jobs: Sequence[str]) -> None:
         raise UserError(f"scancel: {said}", "Slurm did not take the request", "the same command again", code=4)
 
 
+def cancel_waiting(jobs: Sequence[str]) -> str:
+    """Cancel what waits of these jobs and arrays, and nothing that runs; what went wrong, or nothing."""
+    if not jobs:
+        return ""
+    try:
+        done = _run(["scancel", "--state=PENDING", *jobs])
+    except NoAnswer as error:
+        return str(error)
+    return "" if done.returncode == 0 else words(done.stderr) or f"scancel ended with {done.returncode}"
+
+
+def array_limit() -> int:
+    """How many tasks one job array may have at this site. Raises NoAnswer."""
+    done = _run(["scontrol", "show", "config"])
+    limit = parse_array_limit(done.stdout) if done.returncode == 0 else None
+    if limit is None:
+        raise NoAnswer(words(done.stderr) or "scontrol show config has no MaxArraySize")
+    return limit
+
+
+def parse_array_limit(text: str) -> int | None:
+    """The smallest of the limits in `scontrol show config`; None where there is none.
+
+    MaxArraySize caps the index, which starts at 0; 0 means no arrays at all, and a plain job is one task.
+    """
+    if re.search(r"^MaxArraySize\s*=\s*\d+", text, re.MULTILINE) is None:
+        return None
+    limits = r"^MaxArraySize\s*=\s*(\d+)|^MaxJobCount\s*=\s*(\d+)|\bmax_array_tasks=(\d+)"
+    return max(1, min(int("".join(found)) for found in re.findall(limits, text, re.MULTILINE)))
+
+
+def throttle(array: str, tasks: int) -> str:
+    """Have a job array run at most this many (above 0) tasks at once; what went wrong, or nothing."""
+    try:
+        done = _run(["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={tasks}"])
+    except NoAnswer as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    # Of an array that has begun, it names each part: `16_0: Job has already finished`, `16_1-4: No error`.
+    said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+    fine = ("no error", "already finished", "already completing or completed", "invalid job id")
+    wrong = [line for line in said if not any(word in line.lower() for word in fine)]
+    return words("\n".join(wrong)) if wrong or said else f"scontrol ended with {done.returncode}"
+
+
 @dataclass(frozen=True)
 class Control:
     """What slurmctld says of a job that is running, or is being ended.
@@ -367,6 +430,7 @@ class Control:
     preempted: it is being preempted
     excluded: the nodes that it must not get, as Slurm writes lists of them
     partition, nodes: where it runs, and on how many nodes
+    throttle: of its array; None where there is none
     """
 
     restarts: int
@@ -374,6 +438,7 @@ class Control:
     excluded: str = ""
     partition: str = ""
     nodes: int = 1
+    throttle: int | None = None
 
 
 def control(job: str) -> Control:
@@ -394,6 +459,7 @@ def parse_control(text: str) -> Control:
         "" if excluded == "(null)" else excluded,
         fields.get("Partition", ""),
         _whole(fields.get("NumNodes", "").partition("-")[0], 1),
+        _whole(fields.get("ArrayTaskThrottle", ""), 0) or None,
     )
 
 

@@ -125,9 +125,9 @@ def state(
             return found
     elif sent is not None and sent.local is not None and sent.after_attempt == n and runs.local_alive(sent.local):
         return State("pending", "waits for its turn on this machine", f"{sent.local.host}:{sent.local.pid}", n)
-    newest = run.last("submit", "cancel")
+    newest = run.last("submit", "cancel", "start")  # a start after it: the run was quicker
     if newest is not None and newest.kind == "cancel" and (last is None or last.end is not None):
-        return State("cancelled", "", _owner_name(last), n)
+        return State("cancelled", str(newest.data.get("why") or ""), _owner_name(last), n)
     if last is not None and (sent is None or n > sent.after_attempt):
         return _after_attempt(last, queue, job_name(sent.launch, sent.array, run.name) if sent and sent.named else "")
     if sent is None:
@@ -135,7 +135,20 @@ def state(
         return State("refused", str(refused.data.get("why", "")) if refused else "never submitted", "", n)
     if sent.by_hand:
         return State("frozen", f"launch {sent.launch}, array {sent.array}", "", n)
-    return State("unstarted", "left the queue before it started", "", n)
+    waited = run.last("submit")
+    after = [str(term) for term in _listed(waited.data.get("after"))] if waited else []
+    if waited and waited.data.get("canary"):
+        after.append("the launch's canary")
+    return State(
+        "unstarted",
+        "left the queue before it started" + (f"; it waited for {', '.join(after)}" if after else ""),
+        "",
+        n,
+    )
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _in_slurm(

@@ -7,6 +7,7 @@ missing after a crash, the next launch finds out by the events and by the job's 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import json
@@ -18,15 +19,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files, runs, slurm, snapshot, state
+from nano_exp import arrays, canary, dependency, files, halt, runs, slurm, snapshot, state
 from nano_exp.engines import entry, nemo_rl_checkout
 from nano_exp.errors import UserError
 from nano_exp.executors import ManifestSlurmExecutor
 from nano_exp.plan import Row
+from nano_exp.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,26 @@ class Shape:
 
 @dataclass
 class Array:
-    """One job array of a launch (a plain job where it has one run)."""
+    """One job array of a launch (a plain job where it has one run): the runs of a shape, or a chunk of them.
 
-    number: int
+    Parameters
+    ----------
+    word: its number, or `canary`
+    throttle: at most this many of its tasks at once, by the launch's `parallel`
+    behind: it starts after the array of this number
+    """
+
+    word: str
     shape: Shape
     rows: list[Row]
     job_name: str
     job: str = ""
+    throttle: int | None = None
+    behind: int | None = None
+
+    @property
+    def number(self) -> int:
+        return int(self.word)
 
     def job_of(self, index: int) -> str:
         return f"{self.job}_{index}" if len(self.rows) > 1 else self.job
@@ -62,6 +77,9 @@ class Launch:
     dir: Path
     arrays: list[Array]
     by_hand: bool = False  # submit=false: the user types sbatch
+    terms: Terms = field(default_factory=Terms)
+    after: list[str] = field(default_factory=list)  # the terms of sbatch's --dependency
+    canary: Array | None = None
 
 
 def new_id() -> str:
@@ -75,17 +93,54 @@ def shape(config: dict[str, Any]) -> Shape:
     return Shape(nodes, gpus, int(config["slurm"]["cpus_per_node"]))
 
 
-def arrange(rows: Sequence[Row], launch_id: str, results: Path) -> Launch:
-    """Group rows into one array per shape, name and place: a job's name tells its runs, its manifest their place."""
+def arrange(
+    rows: Sequence[Row], launch_id: str, results: Path, terms: Terms | None = None, limit: int = arrays.DEFAULT_LIMIT
+) -> Launch:
+    """Group rows into one array per shape, name and place: a job's name tells its runs, its manifest their place.
+
+    Parameters
+    ----------
+    limit: the most tasks that Slurm takes in one array; larger groups become several
+    """
     groups: dict[tuple[Shape, str, str], list[Row]] = {}
     for row in rows:
         place = json.dumps([row.config["site"], row.config["slurm"]], sort_keys=True)
         groups.setdefault((shape(row.config), row.frozen.name, place), []).append(row)
-    arrays = [
-        Array(number, form, members, state.job_name(launch_id, number, name))
-        for number, ((form, name, _), members) in enumerate(groups.items())
-    ]
-    return Launch(launch_id, results, runs.launch_dir(results, launch_id), arrays)
+    made: list[Array] = []
+    for (form, name, _), members in groups.items():
+        for chunk in arrays.chunks(len(members), min(limit, _max_array(members[0].config) or limit)):
+            number = len(made)
+            rows_of = members[chunk.start : chunk.stop]
+            made.append(Array(str(number), form, rows_of, state.job_name(launch_id, number, name)))
+    launch = Launch(launch_id, results, runs.launch_dir(results, launch_id), made, terms=terms or Terms())
+    if launch.terms.parallel is not None:
+        for array, slot in zip(made, arrays.slots(launch.terms.parallel, [len(a.rows) for a in made]), strict=True):
+            array.throttle, array.behind = slot.throttle, slot.behind
+    if launch.terms.canary and made:
+        first = canary.of(made[0].rows[0], launch.dir)
+        name = f"nx-{launch_id}.{canary.WORD}-{first.frozen.name}"
+        launch.canary = Array(canary.WORD, made[0].shape, [first], name)
+    return launch
+
+
+def _max_array(config: dict[str, Any]) -> int | None:
+    value = config["slurm"].get("max_array")
+    if value is None or (type(value) is int and value >= 1):
+        return value
+    raise UserError(f"slurm.max_array={value!r}", "it is a number of runs, at least 1", "slurm.max_array=500")
+
+
+def array_limit(count: int) -> int:
+    """The most tasks that Slurm takes in one array, asked for where `count` runs might be too many."""
+    if count <= arrays.ASK_ABOVE:
+        return arrays.DEFAULT_LIMIT
+    try:
+        return slurm.array_limit()
+    except slurm.NoAnswer as error:
+        if slurm.available() or count > arrays.DEFAULT_LIMIT:
+            said = f"{error}; arrays are made for Slurm's default, MaxArraySize={arrays.DEFAULT_LIMIT}"
+            print(f"note: {said} (slurm.max_array=N for smaller ones)", file=sys.stderr)
+        return arrays.DEFAULT_LIMIT
 
 
 def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
@@ -111,6 +166,15 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     for key in ("submitit_folder", "max_num_timeout", "signal_delay_s", "name", "nodes", "gpus_per_node"):
         given.pop(key, None)
     extra = {"requeue": True, **(given.pop("additional_parameters", None) or {})}
+    if launch.after or launch.canary:
+        depends = [str(own) for own in (extra.pop("dependency", None),) if own]
+        extra["kill-on-invalid-dep"] = "yes"  # what can never start leaves the queue, and is seen as not started
+        if launch.after:
+            depends += launch.after
+        if depends:
+            extra["dependency"] = ",".join(depends)
+    if array.throttle is not None:
+        given["array_parallelism"] = array.throttle
     given.setdefault("cpus_per_task", form.cpus_per_node)
     if form.gpus_per_node and not given.get("gres") and not given.get("gpus_per_task"):
         given["gpus_per_node"] = form.gpus_per_node
@@ -120,7 +184,7 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     given.update(
         job_name=array.job_name, nodes=form.nodes, tasks_per_node=1, use_srun=False, additional_parameters=extra
     )
-    executor = ManifestSlurmExecutor(launch.dir, array.number)
+    executor = ManifestSlurmExecutor(launch.dir, array.word)
     executor.check(**given)
     return executor.script(len(array.rows))
 
@@ -223,8 +287,8 @@ def _stage(
     try:
         files.make_dir(staging / ("slurm" if where == "slurm" else "local"))
         snapshot.take(staging)
-        for array in launch.arrays if where == "slurm" else ():
-            files.write_text(staging / f"array-{array.number}.sbatch", script(launch, array, parameters))
+        for array in _sent(launch) if where == "slurm" else ():
+            files.write_text(staging / f"array-{array.word}.sbatch", script(launch, array, parameters))
         manifest = {
             "launch": launch.id,
             "where": where,
@@ -236,22 +300,18 @@ def _stage(
             "parameters": parameters,
             "env_file": str(env_file) if env_file else None,
             "versions": snapshot.versions(),
-            "arrays": [
-                {
-                    "job_name": a.job_name,
-                    "shape": asdict(a.shape),
-                    # A run submitted again may go to another place than the first time: the attempt takes it from here.
-                    "site": a.rows[0].config["site"],
-                    "slurm": a.rows[0].config["slurm"],
-                    "checkout_commit": _checkout_commit(a.rows[0].config),
-                    "runs": [str(r.dir) for r in a.rows],
-                }
-                for a in launch.arrays
-            ],
+            "by_hand": launch.by_hand,
+            "terms": launch.terms.as_dict(),
+            "after": launch.after,
+            "arrays": [_entry(a) for a in launch.arrays],
         }
+        if launch.canary is not None:
+            manifest[canary.WORD] = _entry(launch.canary)
+            first = launch.canary.rows[0]
+            runs.create(staging / first.dir.relative_to(launch.dir), first.config, record(first, launch))
         for array in launch.arrays:
             if array.job:  # it executes in the allocation that this process is in
-                runs.record_job(launch.results, staging.name, array.number, array.job)
+                runs.record_job(launch.results, staging.name, array.word, array.job)
         files.write_json(staging / "manifest.json", manifest, durable=True)
         staging.rename(launch.dir)
     except OSError as error:
@@ -260,6 +320,27 @@ def _stage(
     except UserError:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def _entry(array: Array) -> dict[str, Any]:
+    """What the manifest says of an array."""
+    config = array.rows[0].config
+    return {
+        "job_name": array.job_name,
+        "shape": asdict(array.shape),
+        "throttle": array.throttle,
+        "behind": array.behind,
+        # A run submitted again may go to another place than the first time: the attempt takes it from here.
+        "site": config["site"],
+        "slurm": config["slurm"],
+        "checkout_commit": _checkout_commit(config),
+        "runs": [str(row.dir) for row in array.rows],
+    }
+
+
+def _sent(launch: Launch) -> list[Array]:
+    """What is sent, in this order."""
+    return [*([launch.canary] if launch.canary else []), *launch.arrays]
 
 
 def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> None:
@@ -275,27 +356,45 @@ def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> N
         local=vars(runs.this_process()) if where == "local" else None,
         by_hand=launch.by_hand,
         named=not launch.by_hand and not array.job,  # else the job has the name of the script that a user sent
+        **({"after": launch.after} if launch.after else {}),
+        **({canary.WORD: True} if launch.canary else {}),
     )
 
 
 def send(launch: Launch) -> None:
-    """One sbatch per array.
+    """One sbatch per array, the canary's first.
 
     Raises
     ------
     Refused: Slurm's words; the runs of that array and of those after it are not left behind as if submitted
     Unclear: the answer was lost; the intents stay, for the next launch to find out
     """
-    for array in launch.arrays:
+    for array in _sent(launch):
+        number = 0 if array is launch.canary else array.number
+        if why := halt.reason(launch.dir):  # its first runs failed, or the canary, while the rest was being sent
+            _take_back(launch, number, why)
+            raise slurm.Refused(why, "the rest of the launch is not started", "mend that, then the same command")
         try:
-            array.job = slurm.sbatch(launch.dir / f"array-{array.number}.sbatch")
+            array.job = slurm.sbatch(launch.dir / f"array-{array.word}.sbatch", *_waits_for(launch, array))
         except slurm.Unclear:
-            _take_back(launch, array.number + 1)
+            _take_back(launch, number if array is launch.canary else number + 1)
             raise
         except UserError as error:
-            _take_back(launch, array.number, error.found)
+            _take_back(launch, number, error.found)
             raise
-        runs.record_job(launch.results, launch.id, array.number, array.job)
+        runs.record_job(launch.results, launch.id, array.word, array.job)
+
+
+def _waits_for(launch: Launch, array: Array) -> list[str]:
+    """The option that replaces the script's own --dependency by one that has the jobs of this launch in it too."""
+    own = [] if launch.canary is None or array is launch.canary else [f"afterok:{launch.canary.job}"]
+    if array.behind is not None:
+        own.append(f"afterany:{launch.arrays[array.behind].job}")
+    if not own:
+        return []
+    text = slurm.script_options((launch.dir / f"array-{array.word}.sbatch").read_text())
+    static = [o.removeprefix("--dependency=") for o in text if o.startswith("--dependency=")]
+    return dependency.option(*static, *own)
 
 
 def _take_back(launch: Launch, first: int, why: str = "not submitted: an earlier array of the launch failed") -> None:
@@ -305,5 +404,11 @@ def _take_back(launch: Launch, first: int, why: str = "not submitted: an earlier
             runs.record_event(row.dir, "refused", durable=False, launch=launch.id, why=why)
             if row.is_new:
                 runs.discard(row.dir)
+    for array in launch.arrays[first:]:
+        with contextlib.suppress(UserError, OSError):  # nothing is waited for any more: its share is free
+            runs.record_job(launch.results, launch.id, array.word, "")
     if first == 0:
+        if launch.canary is not None and launch.canary.job:
+            with contextlib.suppress(UserError):
+                slurm.scancel([launch.canary.job])
         shutil.rmtree(launch.dir, ignore_errors=True)

@@ -88,7 +88,7 @@ def nano_exp(folder: Path, *arguments: str, timeout: float = 60, **env: str | No
 
 
 def attempt(
-    launched: Path, array: int = 0, *arguments: str, timeout: float = 60, **env: str
+    launched: Path, array: int | str = 0, *arguments: str, timeout: float = 60, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """One attempt as the batch script starts it, from the launch's own copy of the code."""
     return _run(attempt_argv(launched, array, *arguments), Path("/"), timeout, attempt_env(launched, **env))
@@ -105,7 +105,7 @@ def start_attempt(launched: Path, array: int = 0, *arguments: str, **env: str) -
     )
 
 
-def attempt_argv(launched: Path, array: int, *arguments: str) -> list[str]:
+def attempt_argv(launched: Path, array: int | str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "nano_exp.attempt", str(launched), "--array", str(array), *arguments]
 
 

@@ -13,13 +13,31 @@ from hypothesis import strategies as st
 from nano_exp import slurm
 from nano_exp.slurm import Job, Queue
 
+# --- scontrol show config ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("MaxArraySize            = 1001\nMaxJobCount             = 10000\n", 1001),
+        ("MaxArraySize            = 40001\nMaxJobCount             = 10000\n", 10000),
+        ("MaxArraySize = 1001\nSchedulerParameters     = bf_window=2880,max_array_tasks=200,defer\n", 200),
+        ("MaxArraySize            = 0\n", 1),
+        ("MaxJobCount             = 10000\n", None),
+        ("slurm_load_ctl_conf error: Unable to contact slurm controller", None),
+    ],
+)
+def test_the_smallest_limit_of_an_array_counts(text: str, limit: int | None) -> None:
+    assert slurm.parse_array_limit(text) == limit
+
+
 # --- squeue ---------------------------------------------------------------------------------------------------------
 
 LINES = {
     "12|RUNNING|name|None": Job("12", None, "RUNNING", "name", "None"),
     "12_3|RUNNING|name|None": Job("12", (3,), "RUNNING", "name", "None"),
     "12_[4-6]|PENDING|name|Priority": Job("12", (4, 5, 6), "PENDING", "name", "Priority"),
-    "12_[1,3,5-7%2]|PENDING|n|JobArrayTaskLimit": Job("12", (1, 3, 5, 6, 7), "PENDING", "n", "JobArrayTaskLimit"),
+    "12_[1,3,5-7%2]|PENDING|n|JobArrayTaskLimit": Job("12", (1, 3, 5, 6, 7), "PENDING", "n", "JobArrayTaskLimit", 2),
     "12_[0-8:4]|PENDING|n|Resources": Job("12", (0, 4, 8), "PENDING", "n", "Resources"),
     "12|PENDING|n|ReqNodeNotAvail, UnavailableNodes:n[1-2]": Job(
         "12", None, "PENDING", "n", "ReqNodeNotAvail, UnavailableNodes:n[1-2]"

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from core_case import Answer, everything_below, frozen, make_attempt, prepared, standin
 
-from nano_exp import files, plan, runs, slurm, state, submit
+from nano_exp import files, halt, plan, runs, slurm, state, submit
 from nano_exp.asked import job_lookup
 from nano_exp.errors import UserError
+from nano_exp.terms import Terms
 
 GOLDEN = Path(__file__).parent / "golden"
 ID = "20260102-030405-abcd"
@@ -117,6 +118,123 @@ def test_runs_of_one_shape_share_an_array(tmp_path: Path) -> None:
     seeds = [[row.config["grpo"]["seed"] for row in a.rows] for a in launch.arrays]
     assert seeds == [[1, 2], [1, 2]]
     assert "--nodes=2" in submit.script(launch, launch.arrays[1], DEFAULTS)
+
+
+def test_a_shape_with_more_runs_than_slurm_takes_becomes_several_arrays(tmp_path: Path) -> None:
+    two = "++cluster.num_nodes=2"
+    points = [[f"grpo.seed={n}"] for n in range(7)] + [[two, f"grpo.seed={n}"] for n in range(2)]
+    rows = plan.make([frozen(tmp_path, *standin(), *point) for point in points], False, Answer([])).rows
+    launch = submit.arrange(rows, ID, tmp_path / "results", Terms(parallel=5), limit=3)
+    assert [(a.number, a.shape.nodes, len(a.rows)) for a in launch.arrays] == [
+        (0, 1, 2),
+        (1, 1, 2),
+        (2, 1, 3),
+        (3, 2, 2),
+    ]
+    assert [row.id for a in launch.arrays for row in a.rows] == [row.id for row in rows]
+    scripts = [submit.script(launch, a, DEFAULTS) for a in launch.arrays]
+    arrays = [re.findall(r"--array=(.*)", text)[0] for text in scripts]
+    assert arrays == ["0-1%2", "0-1%1", "0-2%1", "0-1%1"]  # five in all, from 0 in each
+    assert [re.findall(r"--array (\d+)$", text, re.MULTILINE) for text in scripts] == [["0"], ["1"], ["2"], ["3"]]
+    few = submit.arrange(rows, ID, tmp_path / "results", Terms(parallel=3), limit=3)
+    assert [(a.throttle, a.behind) for a in few.arrays] == [(1, None), (1, None), (1, None), (1, 0)]
+
+
+def test_arrays_can_be_made_smaller_than_slurms_limit(tmp_path: Path) -> None:
+    points = [["slurm.max_array=2", f"grpo.seed={n}"] for n in range(3)]
+    assert [len(a.rows) for a in arranged(tmp_path, *points).arrays] == [1, 2]
+    with pytest.raises(UserError, match="max_array=0"):
+        arranged(tmp_path, ["slurm.max_array=0"])
+
+
+def test_slurm_is_asked_for_its_limit_only_for_several_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def limit() -> int:
+        asked.append(1)
+        return 101
+
+    monkeypatch.setattr(slurm, "array_limit", limit)
+    assert (submit.array_limit(2), submit.array_limit(1000)) == (1001, 101)
+    assert asked == [1]
+
+
+def test_without_an_answer_slurms_default_is_assumed_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def limit() -> int:
+        raise slurm.NoAnswer("Unable to contact slurm controller")
+
+    monkeypatch.setattr(slurm, "array_limit", limit)
+    assert submit.array_limit(2000) == 1001
+    assert "Unable to contact slurm controller; arrays are made for Slurm's default" in capsys.readouterr().err
+
+
+def test_a_launch_waits_for_what_it_is_told_and_for_its_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = waiting(tmp_path, Terms(parallel=1, canary=True), ["afterok:7"])
+    sent: list[tuple[str, ...]] = []
+
+    def sbatch(script: Path, *options: str) -> str:
+        sent.append((script.name, *options))
+        return str(20 + len(sent))
+
+    monkeypatch.setattr(slurm, "sbatch", sbatch)
+    submit.send(launch)
+    assert sent == [
+        ("array-canary.sbatch",),
+        ("array-0.sbatch", "--dependency=afterok:7,afterok:21"),
+        ("array-1.sbatch", "--dependency=afterok:7,afterok:21,afterany:22"),
+    ]
+    for word in ("canary", "0", "1"):
+        text = (launch.dir / f"array-{word}.sbatch").read_text()
+        assert "#SBATCH --dependency=afterok:7\n" in text
+        assert "#SBATCH --kill-on-invalid-dep=yes\n" in text
+        assert f"--array {word}\n" in text
+    assert runs.jobs_of(launch.results, launch.id) == {0: "22", 1: "23"}
+    for array in launch.arrays:
+        now = Answer([]).state(runs.load(array.rows[0].dir))
+        assert now.kind == "unstarted"
+        assert now.why == "left the queue before it started; it waited for afterok:7, the launch's canary"
+
+
+def waiting(folder: Path, asked: Terms, after: list[str]) -> submit.Launch:
+    """A launch of two runs of two shapes with everything written and nothing sent."""
+    points = [frozen(folder, *standin()), frozen(folder, *standin(), "++cluster.num_nodes=2")]
+    launch = submit.arrange(plan.make(points, False, Answer([])).rows, ID, folder / "results", asked)
+    launch.after = after
+    submit.prepare(launch, "slurm", {}, [])
+    return launch
+
+
+def test_a_canary_goes_when_its_launch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = waiting(tmp_path, Terms(canary=True), [])
+
+    def sbatch(script: Path, *options: str) -> str:
+        if "canary" in script.name:
+            return "21"
+        raise slurm.Refused("no", "why", "fix")
+
+    cancelled: list[Sequence[str]] = []
+    monkeypatch.setattr(slurm, "sbatch", sbatch)
+    monkeypatch.setattr(slurm, "scancel", cancelled.append)
+    with pytest.raises(slurm.Refused):
+        submit.send(launch)
+    assert cancelled == [["21"]]
+    assert not [p for p in everything_below(tmp_path) if "lock" not in p and p not in ("results", "results/.launches")]
+
+
+def test_a_launch_that_was_stopped_sends_no_more_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = waiting(tmp_path, Terms(), [])
+
+    def sbatch(script: Path, *options: str) -> str:
+        files.write_json(launch.dir / halt.FILE, {"why": "fail_fast=1: 1 failed"})  # while it was being sent
+        return "21"
+
+    monkeypatch.setattr(slurm, "sbatch", sbatch)
+    with pytest.raises(UserError, match="fail_fast=1: 1 failed"):
+        submit.send(launch)
+    assert runs.sent(launch.dir) == {0: "21", 1: ""}
+    assert not launch.arrays[1].rows[0].dir.exists()
 
 
 def test_runs_of_another_site_have_an_array_of_their_own_and_the_manifest_names_it(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""`canary=true`: two steps of a launch's first run, in a folder of their own, before any of its arrays may start.
+
+It is a run like another, below the launch's folder (`.launches/<id>/canary/<name>/<run id>-canary`), where neither
+status nor a later launch looks. Nothing of the run itself is touched: not its folder, its checkpoints or its W&B run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nano_exp.freeze import Frozen, Keys, place, with_values
+from nano_exp.plan import Row
+from nano_exp.state import State
+
+#: Where the manifest, file names and the attempt's command line have an array's number.
+WORD = "canary"
+STEPS = 2
+
+
+def of(row: Row, launch_dir: Path) -> Row:
+    """The canary of a run: the same config with two steps, its own folders and no W&B."""
+    frozen = row.frozen
+    config = row.config
+    changes: dict[Keys, Any] = {
+        ("grpo", "max_num_steps"): min(STEPS, int(config["grpo"]["max_num_steps"])),
+        ("run", "results"): str(launch_dir / WORD),
+        ("checkpointing", "checkpoint_dir"): None,  # below the run's folder, wherever the run's own are
+        ("logger", "log_dir"): None,
+        ("logger", "wandb_enabled"): False,
+    }
+    there = {path: value for path, value in changes.items() if isinstance(config.get(path[0]), dict)}
+    own = Frozen(frozen.name, frozen.digest, frozen.overrides, with_values(config, there))
+    run_id = f"{row.id}-{WORD}"
+    return Row(own, run_id, launch_dir / WORD / frozen.name / run_id, place(own, run_id), State("new"), True, True)
+
+
+def failed(end: Mapping[str, Any]) -> str:
+    """Why the arrays must not start, from how the canary's attempt ended; nothing where it is done."""
+    if end.get("kind") == "done":
+        return ""
+    why = str(end.get("why") or "")
+    return f"the canary {'failed' if end.get('kind') == 'failed' else 'was ' + str(end.get('kind'))}: {why}".rstrip(
+        ": "
+    )
+
+
+def clear(config: Mapping[str, Any]) -> None:
+    """Take away the checkpoints of a canary that is done: they are as large as a run's, and nobody resumes them."""
+    with contextlib.suppress(KeyError, TypeError):
+        shutil.rmtree(config["checkpointing"]["checkpoint_dir"], ignore_errors=True)
