@@ -63,7 +63,7 @@ class Job:
     state: str
     name: str
     reason: str
-    throttle: int | None = None  # of the array, shown with its pending tasks
+    throttle: int | None = None  # of the array, shown with its waiting tasks where those are merged
 
     @property
     def starts(self) -> bool:
@@ -168,18 +168,22 @@ def _run(argv: Sequence[str], timeout_s: float = TIMEOUT_S) -> subprocess.Comple
         raise NoAnswer(f"{argv[0]} gave no answer within {timeout_s:.0f} s") from error
 
 
-def queue(users: Iterable[str] = ()) -> Queue:
+def queue(users: Iterable[str] = (), merged: bool = False) -> Queue:
     """Every not-ended job of these users (default: this one), in one call.
 
     A line for each array task: otherwise squeue puts those that wait into one line, with all their reasons in it, and
     does not tell which task is held and which one waits for its turn.
+
+    Parameters
+    ----------
+    merged: one line for the waiting tasks of an array all the same: it alone shows the array's throttle
 
     Raises
     ------
     NoAnswer: Slurm's words in it
     """
     who = ",".join(sorted(set(users) | {getpass.getuser()}))
-    done = _run(["squeue", "--noheader", "--array", f"--user={who}", "--format=%i|%T|%j|%r"])
+    done = _run(["squeue", "--noheader", *([] if merged else ["--array"]), f"--user={who}", "--format=%i|%T|%j|%r"])
     if done.returncode != 0:
         raise NoAnswer(words(done.stderr) or f"squeue ended with {done.returncode}")
     return Queue([job for line in done.stdout.splitlines() if (job := parse_squeue_line(line)) is not None])

@@ -29,7 +29,7 @@ def hand_on(launch_dir: Path, manifest: Mapping[str, Any], say: Say) -> None:
         with (launch_dir / "throttle.lock").open("a") as file:
             if not _locked(file.fileno()):
                 return
-            queue = slurm.queue()
+            queue = slurm.queue(merged=True)
             alive, reserved = look(manifest, queue, runs.sent(launch_dir))
             for job, tasks in arrays.hand_on(parallel, alive, reserved):
                 said = slurm.throttle(job, tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,28 @@ from nano_exp.slurm import Job, Queue
 )
 def test_the_smallest_limit_of_an_array_counts(text: str, limit: int | None) -> None:
     assert slurm.parse_array_limit(text) == limit
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "wrong"),
+    [
+        (0, "", ""),
+        (1, "16_0: Job has already finished\n16_1-4: No error\n", ""),
+        (1, "Invalid job id specified for job 16\n", ""),  # it is gone
+        (1, "16_0: No error\n16_1-4: Access/permission denied\n", "16_1-4: Access/permission denied"),
+        (
+            1,
+            "slurm_update error: Unable to contact slurm controller",
+            "slurm_update error: Unable to contact slurm controller",
+        ),
+        (1, "", "scontrol ended with 1"),
+    ],
+)
+def test_a_throttle_counts_as_set_when_every_part_that_is_left_has_it(
+    code: int, stderr: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "_run", lambda argv: subprocess.CompletedProcess(argv, code, "", stderr))
+    assert slurm.throttle("16", 2) == wrong
 
 
 # --- squeue ---------------------------------------------------------------------------------------------------------

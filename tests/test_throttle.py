@@ -72,7 +72,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         return ""
 
     now = queue("11_[8-8%4]|PENDING|0", "11_7|RUNNING|0", "12_[3-8%4]|PENDING|1", "12_2|RUNNING|1")
-    monkeypatch.setattr(slurm, "queue", lambda: now)
+    monkeypatch.setattr(slurm, "queue", lambda merged: now)
     monkeypatch.setattr(slurm, "throttle", tell)
     return found
 
@@ -120,7 +120,7 @@ def test_where_nothing_is_shared_slurm_is_not_asked(
 
 
 def test_without_an_answer_shares_stay(launch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_answer() -> slurm.Queue:
+    def no_answer(merged: bool) -> slurm.Queue:
         raise slurm.NoAnswer("Unable to contact slurm controller")
 
     monkeypatch.setattr(slurm, "queue", no_answer)

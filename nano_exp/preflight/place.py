@@ -227,23 +227,6 @@ def qos_allows(c: View) -> Iterator[Found]:
 
 
 @rule(place=True, engine=ANY)
-def array_size(c: View) -> Iterator[Found]:
-    """The sweep's job array is not larger than this Slurm allows."""
-    settings = c.facts.answers.settings if c.facts.answers is not None else None
-    limit = (settings or {}).get("MaxArraySize", "")
-    if not c.on_slurm or not limit.isdigit():
-        return
-    count = c.facts.new.get((str(submit.shape(dict(c.config))), str(c.config["run"]["name"])), 0)
-    if count > int(limit) - 1 and count > 1:  # the limit is of the highest index, plus one
-        yield Found(
-            (),
-            f"an array here has {int(limit) - 1} tasks at most (MaxArraySize={limit})",
-            "a sweep of fewer points; the same command again submits the rest, since what is there is not repeated",
-            f"{count} runs of one shape",
-        )
-
-
-@rule(place=True, engine=ANY)
 def submit_limit(c: View) -> Iterator[Found]:
     """The sweep is not larger than the jobs that this user may have queued."""
     answers = c.facts.answers
