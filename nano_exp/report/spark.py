@@ -12,11 +12,13 @@ from nano_exp import runs
 BARS = "▁▂▃▄▅▆▇█"
 #: For terminals without UTF-8.
 ASCII_BARS = "_.:-=+*#"
+#: A reward beyond this is no reward, and sums of such numbers are no numbers.
+MOST = 1e100
 
 
 def spark(values: Sequence[float], width: int, bars: str = BARS) -> str:
     """At most `width` characters, each the mean of its share of the values, from the least to the greatest of them."""
-    finite = [v for v in values if abs(v) < float("inf")]
+    finite = [v for v in values if abs(v) < MOST]
     if not finite or width < 1:
         return ""
     count = min(width, len(finite))

@@ -126,12 +126,13 @@ def _user(said: str) -> str:
 def _line(facts: Facts, now: State, ends: Mapping[str, str], moment: float) -> Line:
     run, newest = facts.run, facts.newest
     last = facts.attempts[-1] if facts.attempts else None
-    diagnosis: Mapping[str, Any] = {}
-    if now.kind == "failed" and last is not None and last.end is not None:
-        found = last.end.get("diagnosis")
-        diagnosis = found if isinstance(found, Mapping) else {}
+    end: Mapping[str, Any] = last.end if last is not None and last.end is not None else {}
+    found = end.get("diagnosis") if now.kind in ("failed", "unknown") else None
+    diagnosis: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     stalled = _stalled(facts, now)
     why = str(diagnosis.get("title") or now.why)
+    if now.kind == "unknown" and end:  # whether it was started again is not known, how it ended is
+        why = f"{now.why}; attempt {now.attempt} {end.get('kind')}: {diagnosis.get('title') or end.get('why')}"
     if stalled is not None:
         why = f"stalled: no step after {newest.step} for {progress.duration(stalled)} or longer"
     why = ends.get(_job_key(facts, now), why) if ends else why

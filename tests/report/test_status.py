@@ -61,6 +61,14 @@ def test_a_failure_is_named_with_its_remedy(results: Path) -> None:
     assert found.next == "fix: policy.x=1"
 
 
+def test_where_slurm_is_silent_the_last_attempts_end_is_told_all_the_same(results: Path) -> None:
+    tried(sent(results), end={"kind": "failed", "why": "exit code 1", "diagnosis": DIAGNOSIS})
+    (found,) = status.lines(results, [], Answer(None))
+    assert (found.state, found.cause) == ("unknown", "gpu_oom")
+    assert found.why == "Slurm does not answer; attempt 1 failed: out of GPU memory"
+    assert found.next == "the same again when Slurm answers"
+
+
 def test_a_fault_of_the_cluster_is_tried_again(results: Path) -> None:
     tried(sent(results), end={"kind": "failed", "diagnosis": {**DIAGNOSIS, "fault": "infrastructure"}})
     assert line(results).next == "nano-exp retry r0"
