@@ -65,7 +65,7 @@ class Qos:
 
 
 @dataclass(frozen=True)
-class TestOnly:
+class Estimate:
     """What `sbatch --test-only` said: refused, with Slurm's words, or when the job would start (Unix time)."""
 
     refused: str
@@ -87,7 +87,7 @@ class Answers:
     settings: Mapping[str, str] | None = None
     associations: tuple[Association, ...] | None = None
     qos: tuple[Qos, ...] | None = None
-    test: TestOnly | None = None
+    test: Estimate | None = None
     silent: tuple[str, ...] = field(default=())
 
 
@@ -160,13 +160,13 @@ def parse_qos(text: str) -> tuple[Qos, ...]:
     return tuple(Qos(row[0], parse_minutes(row[1]), _number(row[2])) for row in rows if len(row) == 3 and row[0])
 
 
-def parse_test_only(code: int, said: str) -> TestOnly:
+def parse_test_only(code: int, said: str) -> Estimate:
     """Exit code and stderr of `sbatch --test-only`."""
     if code != 0:
         lines = [re.sub(r"^(sbatch: )?((error|fatal|allocation failure): )?", "", s).strip() for s in said.splitlines()]
-        return TestOnly("; ".join(dict.fromkeys(line for line in lines if line)) or f"exit code {code}", None)
+        return Estimate("; ".join(dict.fromkeys(line for line in lines if line)) or f"exit code {code}", None)
     match = re.search(r"to start at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", said)
     try:
-        return TestOnly("", time.mktime(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S")) if match else None)
+        return Estimate("", time.mktime(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S")) if match else None)
     except (ValueError, OverflowError):
-        return TestOnly("", None)
+        return Estimate("", None)

@@ -65,7 +65,7 @@ def ask(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
             return None
         return parse(done.stdout)
 
-    def test() -> answers.TestOnly | None:
+    def test() -> answers.Estimate | None:
         try:
             done = slurm.ask(["sbatch", "--test-only", *options, "--wrap=:"], TIMEOUT_S)
         except slurm.NoAnswer as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nano_exp import slurm, submit
 from nano_exp.errors import UserError, nearest
-from nano_exp.preflight import gpus
+from nano_exp.planner import gpus
 from nano_exp.preflight.answers import Nodes
 from nano_exp.preflight.cost import checkpoints, gigabytes
 from nano_exp.preflight.facts import existing
@@ -141,6 +141,34 @@ def nodes_fit(c: View) -> Iterator[Found]:
         )
 
 
+#: GPUs that the planner has no constants for, by the names that sites give them, and their memory in GB. Types that are
+#: sold with two sizes stand with the larger one: nothing is said against them.
+OTHER_GPUS = {
+    **{"t4": 16, "p100": 16, "rtx2080ti": 11, "v100": 32, "a2": 16, "rtx5090": 32},
+    **{"a10": 24, "a30": 24, "l4": 24, "a5000": 24, "rtx3090": 24, "rtx4090": 24},
+    **{"a40": 48, "l40": 48, "a6000": 48, "rtx6000": 48, "rtx8000": 48, "gh200": 144},
+}
+
+
+def gpu_gb(kind: str, otherwise: float) -> float:
+    """The memory of a type of GPU as Slurm names it, in GB; `otherwise` for a type that is not known."""
+    stated = re.search(r"(\d+)gb", kind)
+    if stated is not None:
+        return float(stated[1])
+    word = re.sub(r"^(nvidia|geforce|tesla|quadro)[_-]|[_-](sxm\d*|pcie|nvl|ada)\b.*", "", kind)
+    found = gpus.of_type(word)
+    if found is not None:
+        return float(found.name.rpartition("-")[2])
+    return OTHER_GPUS.get(re.sub(r"[_-]", "", word), otherwise)
+
+
+def gpu_types(c: View) -> set[str]:
+    """The types of GPUs that the launch may get, as Slurm names them; empty where it does not say."""
+    nodes, kind = _nodes(c), _gpu_type(c)
+    fitting = [n for n in nodes or () if n.gpu_count(kind) >= (c.gpus or 1)]
+    return {own for n in fitting for own, _ in n.gpus if own and kind in ("", own)}
+
+
 def _gpu_type(c: View) -> str:
     """The GPU type that the launch asks for by name; "" where it takes any."""
     for name in ("gres", "gpus_per_node"):
@@ -168,13 +196,13 @@ def gpu_memory(c: View) -> Iterator[Found]:
         return
     kind = _gpu_type(c)
     fitting = [n for n in nodes if n.gpu_count(kind) >= c.gpus]
-    small = sorted({own for n in fitting for own, _ in n.gpus if kind in ("", own) and gpus.too_small(own, needed)})
+    small = sorted({own for n in fitting for own, _ in n.gpus if kind in ("", own) and gpu_gb(own, needed) < needed})
     if not small:
         return
-    others = [n for n in fitting if any(not gpus.too_small(own, needed) for own, _ in n.gpus)]
+    others = [n for n in fitting if any(gpu_gb(own, needed) >= needed for own, _ in n.gpus)]
     enough = sum(n.count for n in others) >= c.nodes
-    names = ", ".join(f"{own} ({gpus.GB[own]} GB)" for own in small)
-    best = next((own for n in others for own, _ in n.gpus if not gpus.too_small(own, needed)), "h100")
+    names = ", ".join(f"{own} ({gpu_gb(own, needed):.0f} GB)" for own in small)
+    best = next((own for n in others for own, _ in n.gpus if gpu_gb(own, needed) >= needed), "h100")
     yield Found(
         ("cluster.gpus_per_node",),
         f"NVIDIA names {needed} GB a GPU for {c.model.get('name')}, and partition {nodes[0].partition} has {names}"

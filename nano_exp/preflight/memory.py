@@ -1,0 +1,36 @@
+"""Whether the config fits its GPUs, as the planner judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nano_exp.errors import UserError
+from nano_exp.planner import gpus, judge
+from nano_exp.preflight.place import gpu_types
+from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.view import View
+
+
+@rule()
+def memory_fits(c: View) -> Iterator[Found]:
+    """By the planner's estimate it fits the site's GPU, else the partition's, else an 80 GB H100 (tight: a warning)."""
+    try:
+        name = str(c.site.get("gpu") or "") or _of_partition(c) or gpus.DEFAULT
+        verdict = judge(c.config, name)
+    except UserError as error:
+        if c.site.get("gpu") and str(c.site["gpu"]) in error.found:
+            yield Found((), error.why, error.fix, error.found, severity="warning")
+        return  # what else it refuses, other rules say
+    if verdict.klass in ("no", "tight"):
+        yield Found(
+            tuple(key for key in (c.tp_key, "policy.train_micro_batch_size", "cluster.gpus_per_node") if c.has(key)),
+            f"by the planner's estimate for {name}, {verdict.why}",
+            verdict.fix or "another parallelism= or more GPUs: `nano-exp plan` lists the layouts that fit",
+            severity="error" if verdict.klass == "no" else "warning",
+        )
+
+
+def _of_partition(c: View) -> str:
+    """The GPU that a partition with one kind has; "" where there are several, or Slurm does not say."""
+    known = {found.name for kind in gpu_types(c) if (found := gpus.of_type(kind)) is not None}
+    return known.pop() if len(known) == 1 else ""

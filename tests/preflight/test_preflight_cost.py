@@ -1,0 +1,53 @@
+"""What runs cost at most, with units."""
+
+from __future__ import annotations
+
+import pytest
+from preflight_case import NINE, THIRTY, TWELVE, TWELVE_2, view
+
+from nano_exp.preflight.cost import Kept, checkpoints, cost, gigabytes
+
+BILLION = 10**9
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "count", "bytes_a_parameter"),
+    [
+        (NINE, (), 5, 14),  # the three best, the newest, the one being written
+        (TWELVE_2, (), 3, 12),  # 30 steps, saved every 10; DTensor saves fp32
+        (TWELVE, ("checkpointing.save_optimizer=false",), 3, 2),
+        (TWELVE, ("checkpointing.keep_top_k=0",), 2, 14),
+        (THIRTY, ("checkpointing.keep_top_k=null", "grpo.max_num_steps=95"), 10, 12),
+    ],
+)
+def test_checkpoints_of_a_run(
+    row: tuple[str, ...], overrides: tuple[str, ...], count: int, bytes_a_parameter: int
+) -> None:
+    seen = view(row, overrides)
+    assert checkpoints(seen) == Kept(count, seen.model["total_parameters"] * bytes_a_parameter)
+
+
+def test_what_is_not_known_is_not_counted() -> None:
+    assert checkpoints(view(TWELVE, ("checkpointing.enabled=false",))) is None
+    assert checkpoints(view(TWELVE, ("model.total_parameters=null",))) is None
+    assert checkpoints(view(TWELVE, ("checkpointing.keep_top_k=null", "checkpointing.save_period=0"))) is None
+
+
+def test_one_line_for_a_run_and_for_a_sweep() -> None:
+    one = cost([view(TWELVE)], {"timeout_min": 240})
+    assert (
+        one.line() == "cost, at most: 32 GPU-hours a run (one allocation each); 517 GB of checkpoints a run (estimated)"
+    )
+    both = cost([view(TWELVE), view(TWELVE_2)], {"timeout_min": 90})
+    assert both.gpu_hours == 12 + 24
+    assert both.line().startswith("cost, at most: 24 GPU-hours a run, 36 in all (one allocation each); 517 GB of ")
+
+
+def test_this_machine_costs_no_gpu_hours() -> None:
+    assert cost([view(TWELVE, ("slurm.where=local",))], {"timeout_min": 240}).gpu_hours is None
+    assert cost([], {}).line() == ""
+
+
+@pytest.mark.parametrize(("size", "text"), [(1.5e9, "1.5 GB"), (172 * BILLION, "172 GB"), (2.1e12, "2.1 TB")])
+def test_sizes(size: float, text: str) -> None:
+    assert gigabytes(size) == text
