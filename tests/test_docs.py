@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from nano_exp.identity import LEFT_OUT
+from nano_exp.preflight import show as preflight_show
 from nano_exp.state import MEANING
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PREFLIGHT = (ROOT / "docs" / "preflight.md").read_text()
 STORE = (ROOT / "docs" / "store.md").read_text()
 
 
@@ -27,6 +29,10 @@ def test_store_page_lists_every_state() -> None:
     section = STORE.split("## States")[1]
     listed = dict(re.findall(r"^\| (\w+) \| (.+) \| .+ \|$", section, re.MULTILINE))
     assert {k: v for k, v in listed.items() if k != "state"} == {k: meaning for k, (meaning, _) in MEANING.items()}
+
+
+def test_preflight_page_has_the_table_of_rules() -> None:
+    assert PREFLIGHT.endswith(preflight_show.rules_table() + "\n"), "nano-exp check --rules writes it"
 
 
 def test_readme_lists_every_option_of_every_group() -> None:

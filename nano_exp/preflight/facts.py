@@ -62,6 +62,8 @@ class Facts:
         self.file_system = cache(file_system)
         self.disk_free = cache(disk_free)
         self.keys = known.load
+        #: Key -> the last value that had the key's type: points of a sweep share most of their values.
+        self.good_values: dict[str, Any] = {}
 
 
 def model_files(model: str, hf_home: str | None) -> ModelFiles:

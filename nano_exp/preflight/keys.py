@@ -52,10 +52,13 @@ def value_type(c: View) -> Iterator[Found]:
     known = _known(c)
     if known is None:
         return
-    checks, checked = known.checks, c.version >= CHECKED
+    checks, checked, good = known.checks, c.version >= CHECKED, c.facts.good_values
     for key, value in c.leaves.items():
+        if good.get(key, good) is value:
+            continue
         check = checks.get(key)
         if check is None or check(value) or (value is None and key in FILLED_IN):
+            good[key] = value
             continue
         if not checked and c.how_typed(key) is None:
             continue

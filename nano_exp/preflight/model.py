@@ -129,15 +129,15 @@ def heads_and_engines(c: View) -> Iterator[Found]:
         )
 
 
-@rule()
+@rule(versions="<v0.6.0")
 def experts_on_dtensor(c: View) -> Iterator[Found]:
-    """NeMo Automodel's own mixture-of-experts models go without tensor and context parallel."""
+    """Before v0.6.0 Automodel's own mixture-of-experts models go without tensor and context parallel."""
     if not c.dtensor or _number(c, "n_routed_experts") is None or not c.on("policy.dtensor_cfg._v2"):
         return
     if c.on("policy.dtensor_cfg.automodel_kwargs.force_hf"):
         return
     for size, name in ((c.tp, "tensor_parallel_size"), (c.cp, "context_parallel_size")):
-        if (size or 1) > 1 and c.version < (0, 6, 0):
+        if (size or 1) > 1:
             yield Found(
                 (f"policy.dtensor_cfg.{name}",),
                 "this version refuses it for Automodel's mixture-of-experts models",
