@@ -122,8 +122,8 @@ def facts(*nodes: Nodes, new: int = 1, row: tuple[str, ...] = TWELVE, **given: A
 
 
 SILENT = (
-    *("partition_there", "partition_time", "nodes_fit", "gpu_memory", "account_there", "qos_allows", "array_size"),
-    *("submit_limit", "slurm_accepts", "slurm_there"),
+    *("partition_there", "partition_time", "nodes_fit", "gpu_memory", "account_there", "qos_allows", "submit_limit"),
+    *("slurm_accepts", "slurm_there"),
 )
 
 
@@ -149,7 +149,6 @@ BAD = {
     "an account of others": ("account_there", TWELVE, facts(account="reserch"), "site.account=research"),
     "a QOS of others": ("qos_allows", TWELVE, facts(qos="shrt"), "site.qos=short"),
     "too long for the QOS": ("qos_allows", TWELVE, facts(qos="short"), "timeout_min=60"),
-    "a large array": ("array_size", TWELVE, facts(new=1001), "fewer points"),
     "many jobs": ("submit_limit", TWELVE, facts(new=101), "fewer points"),
     "Slurm says no": ("slurm_accepts", TWELVE, facts(test=Estimate("Invalid qos specification", None)), "site.qos="),
 }
