@@ -31,7 +31,8 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
     from hydra._internal.hydra import Hydra
     from hydra.types import RunMode
 
-    from nano_exp import launch, launcher, resolvers, secrets
+    from nano_exp import compose, launch, launcher, resolvers, secrets
+    from nano_exp.recipes import own
 
     # Hydra would compose everything once more to read hydra.mode, which is refused where it is another.
     Hydra.get_mode = lambda *_, **__: RunMode.MULTIRUN  # type: ignore[method-assign]
@@ -41,6 +42,7 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
         secrets.refuse_overrides(sys.argv[1:])  # first: what follows may show them
         _refuse_other_mode(sys.argv[1:])
         _require_optuna(sys.argv[1:])
+        own.register(sys.argv[1:], compose.CONF_DIR)
         main()
         sys.stdout.flush()  # here, where a reader that went away is no fault
         return launch.exit_code

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_exp import resolvers, secrets
 from nano_exp.errors import UserError, nearest
 from nano_exp.identity import flatten
+from nano_exp.recipes import own
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_NAME = "config"
@@ -58,9 +59,8 @@ def compose(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig
     UserError: the (model, cluster) pair has no published recipe
     HydraException, OmegaConfBaseException: as Hydra raises them; `explain` turns them into a UserError
     """
-    resolvers.register()
-    # `from_shell=False` lets the literal values of already split sweeps through, as Hydra does for its own jobs.
-    cfg = config_loader.load_configuration(CONFIG_NAME, list(overrides), run_mode=RunMode.RUN, from_shell=False)
+    own.register(overrides, CONF_DIR)
+    cfg = plain(config_loader, overrides)
     return without_launch(cfg)
 
 
@@ -74,8 +74,16 @@ def without_launch(cfg: DictConfig) -> DictConfig:
     choices = dict(cfg.hydra.runtime.choices)
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")])
     OmegaConf.set_struct(kept, True)
+    _require_named_recipe(kept, choices.get("recipe"), str(choices.get("nemo_rl")))
     require_recipe(kept, str(choices.get("model")), str(choices.get("cluster")), str(choices.get("nemo_rl")))
     return kept
+
+
+def plain(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra composes, as it is."""
+    resolvers.register()
+    # `from_shell=False` lets the literal values of already split sweeps through, as Hydra does for its own jobs.
+    return config_loader.load_configuration(CONFIG_NAME, list(overrides), run_mode=RunMode.RUN, from_shell=False)
 
 
 def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:
@@ -84,6 +92,17 @@ def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:
     clusters = {p.stem for p in (conf_dir / "cluster").glob("*.yaml")}
     found = {p.stem for p in (conf_dir / "nemo_rl" / version).glob("*.yaml")}
     return sorted((m, c) for m in models for c in clusters if f"{m}_{c}" in found)
+
+
+def _require_named_recipe(cfg: DictConfig, name: str | None, version: str) -> None:
+    if name is None or cfg.nemo_rl.recipe is not None:
+        return
+    have = sorted(p.parent.parent.name for p in (CONF_DIR / "nemo_rl").glob(f"*/recipes/{name}.yaml"))
+    raise UserError(
+        f"recipe={name} with nemo_rl={version}",
+        "that version has no such recipe",
+        " or ".join(f"nemo_rl={option} recipe={name}" for option in have) or "leave recipe= out",
+    )
 
 
 def require_recipe(cfg: DictConfig, model: str, cluster: str, version: str) -> None:
@@ -200,7 +219,7 @@ def _bad_options(config_loader: ConfigLoader, group: str, override: Override) ->
     shown = [o for o in options if group == "nemo_rl" or not o.startswith(_INNER_OPTIONS)]
     for value in choices_of(override):
         for choice in value if isinstance(value, list) else [value]:
-            if choice is None or choice in options or "/" in str(choice):
+            if choice is None or choice in options or "/" in str(choice) or (group == "recipe" and own.is_path(choice)):
                 continue
             near = nearest(str(choice), shown)
             best = near[0] if near else (shown[0] if shown else "...")
@@ -221,9 +240,9 @@ def _bad_sweep(override: Override) -> Iterator[UserError]:
 
 def _known_keys(config_loader: ConfigLoader, group_overrides: Sequence[Override]) -> set[str] | None:
     """Dotted keys (inner ones too) with the first option of each group override; None if even that does not compose."""
-    plain = [f"{o.key_or_group}={choices_of(o)[0]}" for o in group_overrides if not o.key_or_group.startswith("hydra")]
+    words = [f"{o.key_or_group}={choices_of(o)[0]}" for o in group_overrides if not o.key_or_group.startswith("hydra")]
     try:
-        cfg = config_loader.load_configuration(CONFIG_NAME, plain, run_mode=RunMode.RUN, from_shell=False)
+        cfg = plain(config_loader, words)
     except (HydraException, OmegaConfBaseException):
         return None
     keys: set[str] = set()

@@ -32,6 +32,7 @@ LEFT_OUT: dict[str, str] = {
     "model": "facts about the model: policy.model_name and policy.hf_config_overrides are what the engine reads",
     "nemo_rl.commit": "follows from nemo_rl.version",
     "nemo_rl.recipe": "the name of the recipe; its values count",
+    "nemo_rl.recipe_files": "the files of a recipe; their values count",
     "nemo_rl.scripts": "follow from nemo_rl.version",
     "engine.device": "placement of the embedded engine",
     "engine.threads": "placement of the embedded engine",

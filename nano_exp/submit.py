@@ -262,6 +262,8 @@ def record(row: Row, launch: Launch) -> dict[str, Any]:
         "host": socket.gethostname(),
         "engine": row.config["engine"]["name"],
         "nemo_rl": row.config["nemo_rl"]["version"],
+        "recipe": row.config["nemo_rl"].get("recipe"),
+        "recipe_files": row.config["nemo_rl"].get("recipe_files", {}),  # path -> SHA-256; of a recipe file's
         "checkout_commit": _checkout_commit(row.config),
         "max_steps": row.config["grpo"]["max_num_steps"],
         "ignored": row.config.get("ignore") or [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -155,6 +156,27 @@ def test_submit_false_freezes_the_runs_and_prints_what_to_type(tmp_path: Path, c
 
 def frozen_points(folder: Path, checkout: Path) -> list[Frozen]:
     return [freeze(point(*standin(checkout), f"grpo.seed={seed}"), folder) for seed in (1, 2)]
+
+
+def test_a_recipe_file_is_launched_like_a_published_one_and_its_hash_is_kept(tmp_path: Path, checkout: Path) -> None:
+    whole = (Path(__file__).parent / "recipes" / "expected" / "v0.7.0" / "nano_12b_1n8g.json").read_text()
+    (tmp_path / "twelve.yaml").write_text(whole)  # JSON is YAML
+    (tmp_path / "mine.yaml").write_text("defaults: twelve.yaml\ngrpo: {max_num_steps: 5}\n")
+    place = standin(checkout)[2:]
+    done = launch(tmp_path, "-m", "recipe=mine.yaml", *place, "grpo.seed=1,2", "optimizer.lr=1e-6", "submit=false")
+    assert done.returncode == 0, done.stderr
+    found = stored(tmp_path)
+    assert [run.record["name"] for run in found] == ["mine", "mine"]
+    record = found[0].record
+    assert record["recipe"] == str(tmp_path / "mine.yaml") and record["overrides"][0] == "recipe=mine.yaml"
+    assert record["recipe_files"] == {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (tmp_path / "mine.yaml", tmp_path / "twelve.yaml")
+    }
+    config = found[0].config()
+    assert config["policy"]["megatron_cfg"]["optimizer"]["lr"] == 1e-6 and config["grpo"]["max_num_steps"] == 5
+    refused = launch(tmp_path, "recipe=mime.yaml", *place)
+    assert refused.returncode == 2 and "recipe=mime.yaml\n  why: there is no such file" in refused.stderr
 
 
 @pytest.mark.parametrize("more", ["slurm.where=local", "wait=true"])

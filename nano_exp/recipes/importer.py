@@ -22,6 +22,7 @@ from nano_exp.engines.nemo_rl_checkout import read_checkout
 from nano_exp.errors import UserError
 from nano_exp.identity import flatten
 from nano_exp.recipes import known, table, ties, upstream
+from nano_exp.recipes import own as own_recipe
 from nano_exp.versions import KEYS_FILE, age, option, options
 
 #: NeMo RL looked for a parent's parents from the first file's folder before this version.
@@ -101,7 +102,7 @@ class _Work:
                 bases[recipe.path.resolve()] = (name, self.own(recipe, file, None))
                 texts[self.folder / "base" / f"{name}.yaml"] = self.text(file, [], bases[recipe.path.resolve()][1])
         values = {}
-        for pair in (*self.table.pairs, *self.table.same_as):
+        for pair in (*self.table.pairs, *self.table.same_as, *self.table.recipes):
             file = self.table.file_of(pair)
             recipe = self.load(file)
             if recipe is None:
@@ -113,12 +114,14 @@ class _Work:
                 parents = [f"/nemo_rl/{self.option}/{self.table.same_as[pair]}@_global_"]
                 texts[self.folder / f"{pair}.yaml"] = self.text(file, parents, {})
                 continue
-            parents, own = self.changes(recipe, bases, self.own(recipe, file, _model(pair)))
-            texts[self.folder / f"{pair}.yaml"] = self.text(file, parents, {"nemo_rl": {"recipe": file}, **own})
+            parents, own = self.changes(recipe, bases, self.own(recipe, file, self.table.model_of(pair)))
+            named = pair in self.table.recipes
+            head = {"nemo_rl": {"recipe": file}, **({"run": {"name": pair}} if named else {})}
+            texts[self.folder / ("recipes" if named else "") / f"{pair}.yaml"] = self.text(file, parents, head | own)
         for name, file in self.table.data.items():
             recipe = self.load(file)
             if recipe is not None:
-                model = next((_model(p) for p, f in self.table.pairs.items() if f == file), None)
+                model = next((self.table.model_of(p) for p, f in self.table.pairs.items() if f == file), None)
                 own = self.own(recipe, file, model, kept=self.table.data_keys)
                 texts[Path("nemo_rl", "data", self.option, f"{name}.yaml")] = self.text(file, [], own)
         if not values:
@@ -149,7 +152,8 @@ class _Work:
             if ties.has(config, key):
                 OmegaConf.update(config, key, None)
         for entry in self.table.additions:
-            if file in entry.files and self.lacks(config, entry):
+            due = file in entry.files and _numbers(self.version) >= _numbers(entry.since)
+            if due and ties.lacks(config, entry.key):
                 OmegaConf.update(config, entry.key, entry.value, force_add=True)
         facts = files.read_yaml(self.conf / "model" / f"{model}.yaml")["model"] if model else {}
         knobs = ties.knobs(config, self.optimizer)
@@ -157,16 +161,8 @@ class _Work:
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
         if kept is not None:
             return _only(plain, kept)
-        for key in (*self.table.data_keys, *self.table.cluster_keys):
-            _drop(plain, key)
+        plain = own_recipe.without(plain, (*self.table.data_keys, *self.table.cluster_keys))
         return {"optimizer": knobs, **plain} if knobs else plain
-
-    def lacks(self, config: DictConfig, entry: table.Addition) -> bool:
-        if _numbers(self.version) < _numbers(entry.since):
-            return False
-        return not ties.has(config, entry.key) or OmegaConf.is_missing(
-            OmegaConf.select(config, entry.key.rpartition(".")[0]), entry.key.rpartition(".")[2]
-        )
 
     def changes(
         self, recipe: upstream.Recipe, bases: Mapping[Path, tuple[str, dict[str, Any]]], own: dict[str, Any]
@@ -251,10 +247,11 @@ def refuse_another_commit(imported: Imported, conf: Path) -> None:
 
 
 def pairs(conf: Path, chosen: str) -> list[str]:
-    """The pairs with a recipe file of NeMo RL's at an option; the tiny run's are none."""
+    """The pairs and names with a recipe file of NeMo RL's at an option; the tiny run's are none."""
     entries = table.read()
-    names = (*entries.pairs, *entries.same_as)
-    return [pair for pair in names if (conf / "nemo_rl" / chosen / f"{pair}.yaml").is_file()]
+    folder = conf / "nemo_rl" / chosen
+    here = [pair for pair in (*entries.pairs, *entries.same_as) if (folder / f"{pair}.yaml").is_file()]
+    return here + [name for name in entries.recipes if (folder / "recipes" / f"{name}.yaml").is_file()]
 
 
 def composed(conf: Path, chosen: str) -> dict[str, dict[str, Any]]:
@@ -262,7 +259,7 @@ def composed(conf: Path, chosen: str) -> dict[str, dict[str, Any]]:
     found = {}
     with compose.loader(conf) as config_loader:
         for pair in pairs(conf, chosen):
-            point = [f"model={_model(pair)}", f"cluster={_cluster(pair)}", f"nemo_rl={chosen}"]
+            point = [*table.read().words(pair), f"nemo_rl={chosen}"]
             config = freeze.resolve(compose.compose(config_loader, point))
             found[pair] = dict(flatten(freeze.engine_config(config)))
     return found
@@ -280,10 +277,6 @@ def not_upstreams(imported: Imported, found: Mapping[str, Mapping[str, Any]]) ->
             if repr(a) != repr(b) and key not in declared:
                 lines.append(f"{pair}: {key}: upstream {a!r}, composed {b!r}")
     return lines
-
-
-def _model(pair: str) -> str:
-    return pair.rpartition("_")[0]
 
 
 def _cluster(pair: str) -> str:
@@ -320,12 +313,3 @@ def _only(config: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
         if node is not _ABSENT:
             freeze.set_dotted(found, key, node)
     return found
-
-
-def _drop(config: dict[str, Any], key: str) -> None:
-    *path, leaf = key.split(".")
-    for part in path:
-        if not isinstance(config.get(part), dict):
-            return
-        config = config[part]
-    config.pop(leaf, None)

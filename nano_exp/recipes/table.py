@@ -41,6 +41,8 @@ class Table:
     bases: Mapping[str, str]
     pairs: Mapping[str, str]
     same_as: Mapping[str, str]
+    recipes: Mapping[str, str]
+    recipe_models: Mapping[str, str]
     data: Mapping[str, str]
     data_keys: tuple[str, ...]
     cluster_keys: tuple[str, ...]
@@ -49,8 +51,18 @@ class Table:
     ties: tuple[Tie, ...]
 
     def file_of(self, pair: str) -> str:
-        """The upstream file of a pair, below the checkout."""
-        return self.pairs[self.same_as.get(pair, pair)]
+        """The upstream file of a pair, or of a recipe that has a name; below the checkout."""
+        return self.recipes.get(pair) or self.pairs[self.same_as.get(pair, pair)]
+
+    def model_of(self, pair: str) -> str:
+        """The option of the group model for a pair or a name."""
+        return self.recipe_models.get(pair) or pair.rpartition("_")[0]
+
+    def words(self, pair: str) -> list[str]:
+        """What a user types for it."""
+        if pair in self.recipes:
+            return [f"recipe={pair}"]
+        return [f"model={self.model_of(pair)}", f"cluster={pair.rpartition('_')[2]}"]
 
 
 @cache
@@ -62,6 +74,8 @@ def read(path: Path = PATH) -> Table:
         bases=raw["bases"],
         pairs={pair: entry["file"] for pair, entry in raw["pairs"].items() if "file" in entry},
         same_as={pair: entry["same_as"] for pair, entry in raw["pairs"].items() if "same_as" in entry},
+        recipes={name: entry["file"] for name, entry in raw["recipes"].items()},
+        recipe_models={name: entry["model"] for name, entry in raw["recipes"].items()},
         data=raw["data"],
         data_keys=tuple(raw["data_keys"]),
         cluster_keys=tuple(raw["cluster_keys"]),

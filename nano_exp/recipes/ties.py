@@ -55,7 +55,7 @@ def _tie_one(config: DictConfig, key: str, texts: Sequence[str]) -> None:
 def knobs(config: DictConfig, default: Mapping[str, Any]) -> dict[str, Any]:
     """The section `optimizer` for a recipe: the values that it trains with, where they are not `default`'s.
 
-    min_lr stays a tenth of lr where the recipe's is.
+    min_lr follows lr where it can: a tenth of it, as `default` has it, or the same.
     """
     megatron = bool(value_of(config, "policy.megatron_cfg.enabled") is True)
     order = ("policy.megatron_cfg.optimizer", "policy.optimizer.kwargs")
@@ -70,7 +70,8 @@ def knobs(config: DictConfig, default: Mapping[str, Any]) -> dict[str, Any]:
     own = {knob: value for knob, value in found.items() if knob != "min_lr" and repr(default.get(knob)) != repr(value)}
     floor = value_of(OmegaConf.create({"optimizer": {**default, **own}}), "optimizer.min_lr")
     if "min_lr" in found and repr(floor) != repr(found["min_lr"]):
-        own["min_lr"] = found["min_lr"]
+        same = repr(found.get("lr")) == repr(found["min_lr"])
+        own["min_lr"] = "${optimizer.lr}" if same else found["min_lr"]
     return own
 
 
@@ -102,6 +103,12 @@ def has(config: DictConfig, key: str) -> bool:
     except OmegaConfBaseException:
         return False
     return isinstance(node, DictConfig) and name in set(node)  # `in` of the section itself says no for `???`
+
+
+def lacks(config: DictConfig, key: str) -> bool:
+    """Whether a dotted key is absent, or `???`."""
+    parent, _, name = key.rpartition(".")
+    return not has(config, key) or OmegaConf.is_missing(OmegaConf.select(config, parent), name)
 
 
 def _raw(config: DictConfig, key: str) -> Any:

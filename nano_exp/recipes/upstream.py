@@ -6,11 +6,11 @@ The same result as nemo_rl/utils/config.py (load_config) gives, read with libyam
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +22,7 @@ from nano_exp.errors import UserError
 
 #: In a recipe: this section replaces the parents' instead of being merged into it.
 OVERRIDE = "_override_"
+Children: TypeAlias = tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,32 @@ class Recipe:
     files: dict[Path, str] = field(default_factory=dict)
 
 
-def load(path: Path, old_paths: bool = False) -> Recipe:
+def load(path: Path, old_paths: bool = False, elsewhere: Callable[[], Path | None] | None = None) -> Recipe:
     """Read a recipe.
 
     Parameters
     ----------
     old_paths: a parent's own parents are relative to the first file's folder, as NeMo RL had it before v0.6.0
+    elsewhere: gives a folder where a parent is looked for that is not there otherwise (beside its child, then beside
+        the first file); it is asked only then
 
     Raises
     ------
     UserError: a file that is not there, not YAML or not a mapping, or parents that go round in a circle
     """
     read: dict[Path, str] = {}
-    return Recipe(path, _load(path, path.parent if old_paths else None, read, ()), read)
+
+    def find(parent: str, child: Path) -> Path:
+        folders = [path.parent] if old_paths else [child.parent]
+        if elsewhere is None or (folders[0] / parent).is_file():
+            return folders[0] / parent
+        folders += [path.parent, *filter(None, [elsewhere()])]
+        return next((f / parent for f in folders if (f / parent).is_file()), folders[0] / parent)
+
+    return Recipe(path, _load(path, find, read, ()), read)
 
 
-def _load(path: Path, base: Path | None, read: dict[Path, str], children: tuple[Path, ...]) -> DictConfig:
+def _load(path: Path, find: Callable[[str, Path], Path], read: dict[Path, str], children: Children) -> DictConfig:
     path = path.resolve()
     if path in children:
         circle = " -> ".join(p.name for p in [*children[children.index(path) :], path])
@@ -70,12 +81,12 @@ def _load(path: Path, base: Path | None, read: dict[Path, str], children: tuple[
         return config
     merged = OmegaConf.create({})
     for parent in [parents] if isinstance(parents, str) else parents:
-        below = _load((base or path.parent) / str(parent), base, read, (*children, path))
+        below = _load(find(str(parent), path), find, read, (*children, path))
         merged = merge(merged, below)
     return merge(merged, config)
 
 
-def _read(path: Path, read: dict[Path, str], children: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, read: dict[Path, str], children: Children) -> dict[str, Any]:
     named = f" (named by the defaults of {children[-1]})" if children else ""
     try:
         data = path.read_bytes()
@@ -84,7 +95,9 @@ def _read(path: Path, read: dict[Path, str], children: tuple[Path, ...]) -> dict
         raise UserError(
             f"no recipe {path}{named}" if isinstance(error, FileNotFoundError) else f"{path}{named}: {error.strerror}",
             "a recipe is a YAML file, with all the parents that its `defaults:` name",
-            f"correct the path in {children[-1]}" if children else "recipe=/path/to/a/recipe.yaml",
+            f"correct the path in {children[-1]}; one inside NeMo RL's checkout needs site.checkout=/path/to/RL"
+            if children
+            else "recipe=/path/to/a/recipe.yaml",
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(
