@@ -18,6 +18,7 @@ from nano_exp.compose import Point
 from nano_exp.errors import UserError
 from nano_exp.family import Sibling, freeze_all
 from nano_exp.freeze import Frozen
+from nano_exp.recipes import own as recipe_file
 
 
 @dataclass
@@ -55,6 +56,7 @@ def expanded(overrides: Sequence[str]) -> Wanted:
         wanted.parameters = parameters
 
     secrets.refuse_overrides(overrides)
+    recipe_file.register(overrides, compose.CONF_DIR)
     launcher.register(take)
     with compose.loader() as loader:
         try:
