@@ -50,9 +50,9 @@ def _plan(given: argparse.Namespace) -> int:
             max_length=given.max_length,
             model=given.config.expanduser() if given.config else None,
         )
-    print(describe.as_json(made) if given.json else describe.as_text(made, given.top))
     if given.plot is not None:
         from nano_exp.planner import plot
 
         plot.draw(made, describe.chosen(made, given.top), given.plot.expanduser())
+    print(describe.as_json(made) if given.json else describe.as_text(made, given.top))
     return 0

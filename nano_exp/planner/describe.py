@@ -79,8 +79,8 @@ def _layouts(proposal: Proposal, kept: list[Option]) -> str:
             for name, one in (("published", proposal.published), ("typed", proposal.typed))
             if one is not None and one.layout == option.layout
         ]
-        if "typed" in marks and proposal.typed is proposal.published:
-            marks.remove("typed")
+        if marks == ["published", "typed"]:
+            marks = marks[:1]
         batch = f"{option.layout.micro_batch} x {proposal.job.max_length}"
         rows.append(
             (
@@ -98,9 +98,11 @@ def _layouts(proposal: Proposal, kept: list[Option]) -> str:
         )
     head = ("", "layout", "micro batch", "memory", "fullest phase", "GiB (low-high)", "of", "free", "time", "")
     total = len(proposal.options)
+    base = "the published layout" if proposal.published is not None else "the first one"
     notes = [
         f"{len(rows)} of {total} layouts; free: expected GiB left in what the layout decides (not vLLM's share).",
-        "time: a step's, relative to the published layout; an estimate that was never measured, good for ranking only.",
+        f"time: a step's, relative to {base}; an estimate that was never measured, good for ranking only.",
+        *(f"the layout as typed is not valid: {why}" for why in proposal.invalid),
     ]
     return table(head, rows, indent="") + "\n" + "\n".join(notes)
 
@@ -186,7 +188,7 @@ def _option_json(proposal: Proposal, option: Option) -> dict[str, Any]:
         "batching": n.batching,
         "micro_batch": n.micro_batch,
         "published": proposal.published is not None and n == proposal.published.layout,
-        "typed": n == proposal.typed.layout,
+        "typed": proposal.typed is not None and n == proposal.typed.layout,
         "class": option.klass,
         "fullest_phase": worst.name,
         "free_gib": round(option.training_headroom / GIB, 2),

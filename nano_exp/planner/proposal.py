@@ -29,7 +29,9 @@ class Proposal:
     ----------
     title: how the run was named
     options: valid layouts, best first; the published and the typed one are among them
-    published, typed: the recipe's layout and that of the overrides as they are
+    published: the recipe's layout; None where it is not valid here, or where another model is planned for
+    typed: the layout of the overrides as they are; None where it is not valid
+    invalid: what the typed layout breaks, in words
     words: the overrides of the run without those that set its layout
     assumed: inputs that nobody gave, in words
     """
@@ -40,7 +42,8 @@ class Proposal:
     constants: Constants
     options: tuple[Option, ...]
     published: Option | None
-    typed: Option
+    typed: Option | None
+    invalid: tuple[str, ...]
     words: tuple[str, ...]
     assumed: tuple[str, ...]
     version: str
@@ -77,7 +80,7 @@ def propose(
 
     Raises
     ------
-    UserError: the overrides do not compose, or the model, GPU, lengths or cluster cannot be
+    UserError: the overrides do not compose; the model, GPU, lengths or cluster cannot be; no layout is valid
     """
     given, assumed = list(overrides), []
     if max_length is not None:
@@ -96,34 +99,46 @@ def propose(
     if mean_length is None and read.layout.backend != EMBEDDED:
         assumed.append(f"sequences have {read.mean_length} tokens on average, half of the longest (--mean-length)")
     known = gpus.constants(device.name)
-    typed = search.option(read, device, known)
     words = [word for word in given if not sets_layout(word)]
-    published = typed
+    recipe = read.layout
     if len(words) != len(given):
-        recipe = job.of_config(resolved(config_loader, words), mean_length=mean_length, model=own)
-        published = search.option(replace(read, layout=recipe.layout), device, known)
-    valid = not layouts.problems(published.layout, read.architecture, read.shape)
+        recipe = job.of_config(resolved(config_loader, words), mean_length=mean_length, model=own).layout
     found = list(search.every(read, device, known))
-    for extra in (published, typed):
-        if all(one.layout != extra.layout for one in found) and fits_model(extra.layout, read):
-            found.append(extra)
+    marked: list[Option | None] = []
+    for layout in (recipe, read.layout):
+        here = next((one for one in found if one.layout == layout), None)
+        if here is None and not broken(layout, read):
+            here = search.option(replace(read, layout=layout), device, known)
+            found.append(here)
+        marked.append(here)
+    invalid = tuple(problem.why for problem in broken(read.layout, read))
+    if not found:
+        raise UserError(
+            f"{title(words)}: no layout is valid on {read.world} training GPUs",
+            "; ".join(invalid),
+            "a cluster and a batch that divide: cluster=1n8g or 2n8g, grpo.num_prompts_per_step x "
+            "num_generations_per_prompt a multiple of the GPUs",
+        )
     return Proposal(
         title=title(words),
         job=read,
         gpu=device,
         constants=known,
         options=tuple(sorted(found, key=search.rank)),
-        published=published if valid else None,
-        typed=typed,
+        published=marked[0] if own is None else None,
+        typed=marked[1],
+        invalid=invalid,
         words=tuple(words),
         assumed=tuple(assumed),
         version=str(config["nemo_rl"]["version"]),
     )
 
 
-def fits_model(layout: Layout, read: Job) -> bool:
-    """Whether a layout is valid for the job."""
-    return layout.backend == EMBEDDED or not layouts.problems(layout, read.architecture, read.shape)
+def broken(layout: Layout, read: Job) -> list[layouts.Problem]:
+    """What a layout breaks for the job."""
+    if layout.backend == EMBEDDED:
+        return []
+    return layouts.problems(layout, read.architecture, read.shape)
 
 
 def resolved(config_loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:

@@ -185,9 +185,23 @@ def test_a_typed_layout_stands_beside_the_published_one() -> None:
     made = proposed(*TWELVE, "parallelism=megatron_tp8", "grpo.seed=3")
     assert made.published is not None
     assert made.published.layout == read(*TWELVE).layout
+    assert made.typed is not None
     assert made.typed.layout.tensor == 8
     assert made.words == (*TWELVE, "grpo.seed=3")
     assert any(line.endswith("  typed") for line in describe.as_text(made, 1).splitlines())
+
+
+def test_a_typed_layout_that_is_not_valid_is_said_to_be_so() -> None:
+    made = proposed(*TWELVE, "parallelism=megatron_tp8", "policy.megatron_cfg.pipeline_model_parallel_size=4")
+    assert made.typed is None
+    assert any("62 layers do not divide over 4 stages" in why for why in made.invalid)
+    assert "the layout as typed is not valid: 62 layers" in describe.as_text(made, 2)
+
+
+def test_a_cluster_without_a_valid_layout_is_refused_with_the_reason() -> None:
+    with pytest.raises(UserError, match="no layout is valid on 24 training GPUs") as caught:
+        proposed(*TWELVE, "cluster.num_nodes=3")
+    assert "do not divide by 24 data-parallel ranks" in caught.value.why
 
 
 def test_planned_lengths_are_inputs() -> None:
@@ -210,6 +224,8 @@ def test_another_model_is_planned_with_a_recipes_batch(tmp_path: Path) -> None:
     made = proposed("cluster=1n8g", model=file)
     assert made.job.architecture.layers == "*-" * 32
     assert any("model=nano_12b" in one for one in made.assumed)
+    assert made.published is None
+    assert "published" not in describe.as_text(made, 2)
     assert made.options[0].klass == "fits"
 
 
