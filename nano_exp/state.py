@@ -129,7 +129,7 @@ def state(
     if newest is not None and newest.kind == "cancel" and (last is None or last.end is not None):
         return State("cancelled", str(newest.data.get("why") or ""), _owner_name(last), n)
     if last is not None and (sent is None or n > sent.after_attempt):
-        return _after_attempt(last, queue, job_name(sent.launch, sent.array, run.name) if sent and sent.named else "")
+        return _after_attempt(last, queue, _name_of_its_job(run, sent, last, jobs))
     if sent is None:
         refused = run.last("refused")
         return State("refused", str(refused.data.get("why", "")) if refused else "never submitted", "", n)
@@ -183,6 +183,14 @@ def _in_slurm(
         if entry.state == "COMPLETING":
             return None
     return State("running", "" if entry.state == "RUNNING" else entry.state.lower(), job, n)
+
+
+def _name_of_its_job(run: Run, sent: Submission | None, last: Attempt, jobs: Callable[[str], Mapping[int, str]]) -> str:
+    """The name of the job that the last attempt ran in, where that is the newest submission's; "" for others' jobs."""
+    if sent is None or not sent.named or last.owner is None:
+        return ""
+    number = jobs(sent.launch).get(sent.array)
+    return job_name(sent.launch, sent.array, run.name) if number and last.owner.job == sent.job(number) else ""
 
 
 def _after_attempt(last: Attempt, queue: Callable[[], slurm.Queue | None], job: str) -> State:

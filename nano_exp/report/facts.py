@@ -21,7 +21,7 @@ DIAGNOSIS = ("cause", "title", "remedy", "fault", "bad_node")
 #: A manifest that says more is damaged.
 MOST_GPUS = 10**6
 #: Events that no table needs; of every other kind the newest is kept, since a state depends on the newest ones only.
-LEFT_OUT = ("start", "engine", "end", "note")
+LEFT_OUT = ("engine", "end", "note")
 
 
 @dataclass
@@ -84,7 +84,7 @@ def read(run_dir: Path, launches: Launches) -> Facts:
     for event in whole.events:
         if event.kind == "start" and isinstance(event.data.get("attempt"), int):
             started[event.data["attempt"]] = event.time
-        elif event.kind not in LEFT_OUT:
+        if event.kind not in LEFT_OUT:
             newest.pop(event.kind, None)  # so that the order stays that of time
             newest[event.kind] = Event(event.time, event.kind, _cut_event(event.data))
     record = {key: whole.record[key] for key in RECORD if key in whole.record}

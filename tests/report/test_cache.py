@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from core_case import Answer, aged, intend, make_attempt, make_run
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nano_exp import files, runs, state
@@ -112,6 +112,7 @@ def shown_without_cache(results: Path, queue: list[str] | None) -> str:
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(HAPPENINGS)), st.integers(0, 2), st.sampled_from(QUEUES)), max_size=12))
+@example([(name, 0, []) for name in ("sent", "cancel", "claimed", "failed")])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_happens_the_lines_are_the_same_with_and_without_the_cache(
     tmp_path_factory: pytest.TempPathFactory, happened: list[tuple[str, int, list[str] | None]]
@@ -122,6 +123,9 @@ def test_whatever_happens_the_lines_are_the_same_with_and_without_the_cache(
         HAPPENINGS[name](made[which])
         aged(results)
         assert shown(results, queue) == shown_without_cache(results, queue)
+        asked = Answer(queue)
+        for line in status.lines(results, [], asked, now=NOW):
+            assert line.state == asked.state(runs.load(Path(line.dir))).kind, "as from all of its events"
 
 
 @pytest.fixture
@@ -191,13 +195,13 @@ DAMAGES = {
     "cut off": lambda whole: whole[: len(whole) // 2],
     "empty": lambda whole: "",
     "binary": lambda whole: "\0\1\2",
-    "another version": lambda whole: whole.replace('"version":1', '"version":0'),
+    "another version": lambda whole: whole.replace(f'"version":{cache.VERSION}', '"version":0'),
     "a list": lambda whole: "[]",
-    "runs are a list": lambda whole: '{"version":1,"runs":[],"accounting":{}}',
+    "runs are a list": lambda whole: '{"version":2,"runs":[],"accounting":{}}',
     "entries of another shape": lambda whole: (
-        '{"version":1,"runs":{"name/r0":[[1],[2],[3]],"name/r1":7},"accounting":{"12":[1]}}'
+        '{"version":2,"runs":{"name/r0":[[1],[2],[3]],"name/r1":7},"accounting":{"12":[1]}}'
     ),
-    "accounting of another shape": lambda whole: '{"version":1,"runs":{},"accounting":[1]}',
+    "accounting of another shape": lambda whole: '{"version":2,"runs":{},"accounting":[1]}',
 }
 
 

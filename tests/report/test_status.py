@@ -130,6 +130,12 @@ def test_another_job_that_has_the_number_by_now_is_not_taken_for_the_runs(result
     assert line(results, f"12_0|RUNNING|{JOB}|None").state == "running"
 
 
+def test_an_attempt_in_another_job_than_the_submissions_has_a_name_of_its_own(results: Path) -> None:
+    folder = sent(results)
+    make_attempt(folder, 1, Owner("99", 0, "node1", 7, 1.0))  # as a canary's
+    assert line(results, "99|RUNNING|another name|None").state == "running"
+
+
 # --- accounting -----------------------------------------------------------------------------------------------------
 
 SACCT = f"""12_0|OUT_OF_MEMORY|0:125|node1|{JOB}
