@@ -137,7 +137,7 @@ def _enter(typed: str, words: Sequence[str], conf: Path) -> _Entered:
     for entry in entries.additions:
         if any(str(file).endswith(entry.files) for file in recipe.files) and ties.lacks(config, entry.key):
             OmegaConf.update(config, entry.key, entry.value, force_add=True)
-    digest = hashlib.sha256("".join(recipe.files.values()).encode()).hexdigest()
+    digest = hashlib.sha256("".join(f"{file}{sha}" for file, sha in recipe.files.items()).encode()).hexdigest()
     own = f"own/{digest[:16]}"
     model, facts = _model_of(config, conf)
     adamw = files.read_yaml(conf / "optimizer" / "adamw.yaml")

@@ -146,6 +146,15 @@ def test_swept_recipes_are_each_their_own(checkout: Path) -> None:
     ]
 
 
+def test_two_files_of_one_content_keep_their_names(checkout: Path) -> None:
+    twin = checkout / "examples/configs/twin.yaml"
+    twin.write_text((checkout / "examples/configs/grpo_math_1B.yaml").read_text())
+    words = [[f"recipe={twin.with_name(name)}"] for name in ("grpo_math_1B.yaml", "twin.yaml")]
+    with compose.loader() as loader:
+        points = compose.compose_points(loader, words)
+    assert [point.cfg.run.name for point in points] == ["grpo_math_1B", "twin"]
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
