@@ -69,7 +69,7 @@ def read(
     show.notes([point.note for point in points if point.note])
     _require_one(wanted)
     _require_place(where)
-    asked = terms.read(wanted)
+    asked = terms.read(wanted, points[0].overrides)
     terms.require(asked, where, switches["submit"])
     return Wish(wanted, switches, where, Path(wanted[0].config["run"]["results"]), env_file, asked)
 

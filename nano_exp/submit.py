@@ -375,7 +375,9 @@ def send(launch: Launch) -> None:
         number = 0 if array is launch.canary else array.number
         if why := halt.reason(launch.dir):  # its first runs failed, or the canary, while the rest was being sent
             _take_back(launch, number, why)
-            raise slurm.Refused(why, "the rest of the launch is not started", "mend that, then the same command")
+            raise slurm.Refused(
+                why, "the rest of the launch is not started", "mend that, then the same command", code=3
+            )
         try:
             array.job = slurm.sbatch(launch.dir / f"array-{array.word}.sbatch", *_waits_for(launch, array))
         except slurm.Unclear:

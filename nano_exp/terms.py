@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,14 @@ class Terms:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
 
-def read(wanted: Sequence[Frozen]) -> Terms:
-    """The terms of a launch from its points. Raises UserError for values that cannot be, or that differ."""
+def read(wanted: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
+    """The terms of a launch from its points. Raises UserError for values that cannot be, or that differ.
+
+    Parameters
+    ----------
+    typed: the overrides of a point as they were typed
+    """
+    _refuse_joined_digits(typed)
     first = wanted[0].config
     for key in TERMS:
         if any(frozen.config.get(key) != first.get(key) for frozen in wanted):
@@ -59,6 +66,18 @@ def _words(value: Any) -> tuple[str, ...]:
             f"after={value!r}", "it names runs or Slurm jobs", "after=RUN, after=JOB or 'after=[RUN,afterany:JOB]'"
         )
     return tuple(str(word).strip() for word in words)
+
+
+def _refuse_joined_digits(typed: Sequence[str]) -> None:
+    """`after=12_3` is the number 123 to Hydra, as 1_000 is 1000: another job than the one that is meant."""
+    for override in typed:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") == "after" and (joined := re.search(r"(?<![\w:'\"])\d+_\d+(?!\w)", value)):
+            raise UserError(
+                override,
+                f"Hydra reads {joined[0]} as the number {joined[0].replace('_', '')}",
+                f"after=afterok:{joined[0]}",
+            )
 
 
 def kept(manifest: Mapping[str, Any]) -> Terms:

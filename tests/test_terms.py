@@ -28,6 +28,16 @@ def test_they_are_read_as_typed(tmp_path: Path) -> None:
     assert read(tmp_path, ["after=afterany:lr"]).after == ("afterany:lr",)
 
 
+@pytest.mark.parametrize("typed", ["after=12_3", "after=[12_3,r1]", "++after=[r1, 12_3]"])
+def test_an_array_task_that_hydra_takes_for_a_number_is_refused(tmp_path: Path, typed: str) -> None:
+    wanted = [frozen(tmp_path, *standin())]
+    with pytest.raises(UserError) as caught:
+        terms.read(wanted, [typed])
+    assert caught.value.fix == "after=afterok:12_3"
+    for fine in ("after=afterok:12_3", "after='12_3'", "after=r12_3", "after=123", "grpo.seed=1_0"):
+        terms.read(wanted, [fine])
+
+
 def test_they_make_no_other_run(tmp_path: Path) -> None:
     plain, typed = frozen(tmp_path, *standin()), frozen(tmp_path, *standin(), "parallel=4", "after=77", "canary=true")
     assert (plain.digest, plain.overrides) == (typed.digest, typed.overrides)

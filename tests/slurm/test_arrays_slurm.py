@@ -10,7 +10,7 @@ from large_sweep import QUICK, interrupted_sweep
 from launching import Lab, opened, setting
 from minicluster_tool import MiniCluster, brought_up
 
-from nano_exp import files, runs
+from nano_exp import runs
 
 pytestmark = pytest.mark.slurm
 
@@ -49,6 +49,3 @@ def test_failures_stop_what_waits_and_a_dependency_is_kept(lab: Lab) -> None:
 
     said = lab.launch(*QUICK, "run.name=later", "after=failing", code=2).text
     assert "is failed" in said or "is cancelled" in said
-    assert "4 cancelled" in lab.launch(*failing, "dry_run=true").text
-    manifest = files.read_json(lab.launches()[0] / "manifest.json")
-    assert [len(entry["runs"]) for entry in manifest["arrays"]] == [2, 3]
