@@ -11,8 +11,8 @@ Sources: MC = NVIDIA/Megatron-LM at the pins of NeMo RL v0.5.0-v0.7.0; RL = NVID
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nano_exp.planner.architecture import Architecture
@@ -38,6 +38,7 @@ class Layout:
     train_tokens, logprob_tokens: tokens of a micro batch of training and of a log-probability pass, before context
         parallel: micro_batch x longest sequence, or the limit of packing and dynamic batching
     force_hf: fsdp2: Hugging Face's modules instead of NeMo Automodel's own
+    replicate: fsdp2: copies of the sharded model (dp_replicate_size)
     first_stage, last_stage: layers of those pipeline stages, where they are not an even part
     """
 
@@ -408,58 +409,3 @@ def problems(layout: Layout, a: Architecture, shape: Shape) -> list[Problem]:
         (lambda: offload_possible(layout, shape.world), "offload_possible", f"{_D}.cpu_offload"),
     )
     return [Problem(rule, key, why) for check, rule, key in checks if (why := check())]
-
-
-# --- the search space -----------------------------------------------------------------------------------------------
-
-_SIZES = (1, 2, 4, 8, 16)
-
-
-def candidates(
-    a: Architecture, shape: Shape, current: Layout, max_length: int, micros: Sequence[int] = ()
-) -> Iterator[Layout]:
-    """Every valid layout worth a look, without recompute and offload (see `thriftier`).
-
-    Tensor parallel stays inside a node, expert tensor parallel is 1, sequences are packed where `current` packs them,
-    and micro batches are `micros`, or powers of two up to 8 and the current one.
-    """
-    micros = micros or sorted({1, 2, 4, 8, current.micro_batch})
-    for layout in (*_megatron_layouts(a, shape, current.batching == PACKED), *_fsdp2_layouts(a, shape)):
-        for micro in micros:
-            tokens = micro * max_length  # what packing and dynamic batching fill follows it too
-            made = replace(layout, micro_batch=micro, logprob_batch=micro, train_tokens=tokens, logprob_tokens=tokens)
-            if not problems(made, a, shape):
-                yield made
-
-
-def thriftier(layout: Layout, a: Architecture, version: tuple[int, int]) -> Iterator[Layout]:
-    """The layout, then with less memory and more time: recompute, offload, both."""
-    ignored = layout.backend == MEGATRON and a.hybrid and version < (0, 7)  # its hybrid stack has no recompute
-    for recompute, offload in ((NONE, False), (FULL, False), (NONE, True), (FULL, True)):
-        if not (recompute == FULL and ignored):
-            yield replace(layout, recompute=recompute, offload=offload)
-
-
-def _megatron_layouts(a: Architecture, shape: Shape, packing: bool) -> Iterator[Layout]:
-    experts = [n for n in _SIZES if n <= shape.world] if a.experts else [1]
-    for tp in (n for n in _SIZES if n <= shape.gpus_per_node):
-        for pp in (n for n in (1, 2, 4) if n * tp <= shape.world):
-            for cp in (n for n in (1, 2, 4) if n * tp * pp <= shape.world and (n == 1 or packing)):
-                for ep in experts:
-                    yield Layout(
-                        MEGATRON,
-                        tensor=tp,
-                        pipeline=pp,
-                        context=cp,
-                        expert=ep,
-                        sequence_parallel=bool(a.experts) and tp > 1,
-                        batching=PACKED if packing else FIXED,
-                    )
-
-
-def _fsdp2_layouts(a: Architecture, shape: Shape) -> Iterator[Layout]:
-    if not a.experts:
-        yield Layout(FSDP2, batching=DYNAMIC, force_hf=True)
-        return
-    for ep in (n for n in _SIZES if 1 < n <= shape.world):
-        yield Layout(FSDP2, expert=ep)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from nano_exp.planner import layouts, steptime
+from nano_exp.planner import candidates, layouts, steptime
 from nano_exp.planner.gpus import Constants, Gpu
 from nano_exp.planner.job import Job
 from nano_exp.planner.layouts import EMBEDDED, Layout
@@ -77,9 +77,9 @@ def every(
     if job.layout.backend == EMBEDDED:
         return (option(job, gpu, constants),)
     found = []
-    for plain in layouts.candidates(job.architecture, job.shape, job.layout, job.max_length, micros):
+    for plain in candidates.valid(job.architecture, job.shape, job.layout, job.max_length, micros):
         tried: list[Option] = []
-        for layout in layouts.thriftier(plain, job.architecture, job.version):
+        for layout in candidates.thriftier(plain, job.architecture, job.version):
             if agrees(layout, pinned):
                 tried.append(option(replace(job, layout=layout), gpu, constants))
                 if tried[-1].own_klass == "fits":
