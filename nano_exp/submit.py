@@ -167,12 +167,10 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
         given.pop(key, None)
     extra = {"requeue": True, **(given.pop("additional_parameters", None) or {})}
     if launch.after or launch.canary:
-        depends = [str(own) for own in (extra.pop("dependency", None),) if own]
         extra["kill-on-invalid-dep"] = "yes"  # what can never start leaves the queue, and is seen as not started
-        if launch.after:
-            depends += launch.after
-        if depends:
-            extra["dependency"] = ",".join(depends)
+    if launch.after:
+        typed = [str(extra["dependency"])] if extra.get("dependency") else []
+        extra["dependency"] = ",".join([*typed, *launch.after])
     if array.throttle is not None:
         given["array_parallelism"] = array.throttle
     given.setdefault("cpus_per_task", form.cpus_per_node)
@@ -411,7 +409,7 @@ def _take_back(launch: Launch, first: int, why: str = "not submitted: an earlier
     for array in launch.arrays[first:]:
         with contextlib.suppress(UserError, OSError):  # nothing is waited for any more: its share is free
             runs.record_job(launch.results, launch.id, array.word, "")
-    if first == 0:
+    if first == 0 and not halt.reason(launch.dir):  # else the canary has been executed, and its log says why it failed
         if launch.canary is not None and launch.canary.job:
             with contextlib.suppress(UserError):
                 slurm.scancel([launch.canary.job])

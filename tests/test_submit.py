@@ -223,6 +223,23 @@ def test_a_canary_goes_when_its_launch_is_refused(tmp_path: Path, monkeypatch: p
     assert not [p for p in everything_below(tmp_path) if "lock" not in p and p not in ("results", "results/.launches")]
 
 
+def test_a_canary_that_fails_while_the_rest_is_sent_keeps_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = waiting(tmp_path, Terms(canary=True), [])
+
+    def sbatch(script: Path, *options: str) -> str:
+        files.write_json(launch.dir / halt.FILE, {"why": "the canary failed: out of memory"})
+        return "21"
+
+    monkeypatch.setattr(slurm, "sbatch", sbatch)
+    with pytest.raises(UserError) as caught:
+        submit.send(launch)
+    assert (caught.value.found, caught.value.code) == ("the canary failed: out of memory", 3)
+    assert launch.canary is not None and launch.canary.rows[0].dir.is_dir()
+    assert list(runs.find(launch.results)) == []
+
+
 def test_a_launch_that_was_stopped_sends_no_more_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = waiting(tmp_path, Terms(), [])
 

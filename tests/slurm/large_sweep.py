@@ -21,7 +21,7 @@ from pathlib import Path
 from launching import SMALL, Lab, assert_executed_once, opened
 from minicluster_tool import MiniCluster, brought_up
 
-from nano_exp import runs
+from nano_exp import files, runs
 
 #: GPUs a node: with them, runs of three shapes.
 SHAPES = (1, 2, 3)
@@ -43,7 +43,7 @@ class Watched:
     most_shares: int = 0
     last: int = 0
     samples: int = 0
-    _done: threading.Event = field(default_factory=threading.Event)
+    _done: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def start(self, cluster: MiniCluster) -> Watched:
         self._thread = threading.Thread(target=self._watch, args=(cluster,), daemon=True)
@@ -124,8 +124,6 @@ def interrupted_sweep(lab: Lab, seeds: int, parallel: int, seconds: float) -> Wa
 
 def ids(lab: Lab, launch: Path, array: int) -> list[str]:
     """The runs of an array of a launch."""
-    from nano_exp import files
-
     return [Path(folder).name for folder in files.read_json(launch / "manifest.json")["arrays"][array]["runs"]]
 
 

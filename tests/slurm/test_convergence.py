@@ -223,7 +223,7 @@ def engines_of(run: runs.Run) -> list[int]:
 
 #: What the launcher is about to do when it is killed, in the order of a launch of four runs in two arrays.
 INSTANTS = (
-    "os.rename run.json",  # of the first run, in its staging folder
+    "open run.json",  # of the first run, in its staging folder
     "os.rename results/nano_12b/r",  # the first run's folder
     "os.rename manifest.json",
     "os.rename results/.launches/2",  # the launch's folder
