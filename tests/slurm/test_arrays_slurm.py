@@ -1,4 +1,4 @@
-"""A launch of several job arrays on a real Slurm that takes four tasks an array at most."""
+"""A launch of several job arrays on a real Slurm that takes three tasks an array at most."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.fixture(scope="module")
 def small_arrays() -> Iterator[MiniCluster]:
-    with brought_up("--fast", "--max-array-size", "4") as cluster:
+    with brought_up("--fast", "--max-array-size", "3") as cluster:
         yield cluster
 
 
@@ -28,7 +28,7 @@ def lab(small_arrays: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
 
 
 def test_a_sweep_of_three_shapes_in_chunks_is_interrupted_and_converges(lab: Lab) -> None:
-    watched = interrupted_sweep(lab, seeds=5, parallel=7, seconds=240)
+    watched = interrupted_sweep(lab, seeds=4, parallel=7, seconds=240)
     assert 1 <= watched.most <= 7 and watched.most_shares <= 7, watched
 
 
