@@ -62,7 +62,7 @@ class Measured:
 def command(side: str, points: int, out: Path) -> list[str]:
     """The launch of `points` points (learning rates x seeds; one point has neither)."""
     python = sys.executable
-    words = ["model=nano_9b", "cluster=1n8g", "site=minicluster", f"site.checkout={ROOT / 'tests' / 'standin'}"]
+    words = ["model=nano_12b", "cluster=1n8g", "site=minicluster", f"site.checkout={ROOT / 'tests' / 'standin'}"]
     words += [f"site.python={python}"]
     if points > 1:
         rates, seeds = (10, points // 10) if points >= 10 else (points, 1)
@@ -191,7 +191,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run it. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--points", type=int, nargs="+", default=[1, 10, 100, 1000])
-    parser.add_argument("--repeat", type=int, default=3, help="launches of each; the one in the middle counts (3)")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=3,
+        help="launches of each, the one in the middle counts (3; stock from 100 points on: 1)",
+    )
     parser.add_argument("--json", type=Path, help="write every launch's numbers there too")
     parser.add_argument("--stub", action="store_true", help="without Slurm: a script answers in sbatch's place")
     given = parser.parse_args(argv)
@@ -200,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="nano-exp-bench-") as made, slurm(Path(made), given.stub) as environment:
         for points in given.points:
             for side in SIDES:
-                repeat = given.repeat if points < 1000 or side == "nano-exp" else 1
+                repeat = 1 if side == "stock" and points >= 100 else given.repeat  # minutes each
                 runs = [measure(side, points, Path(made) / f"{side}-{points}-{i}", environment) for i in range(repeat)]
                 every += [asdict(one) for one in runs]
                 found.append(median(runs))
