@@ -71,7 +71,8 @@ def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
     for frozen in wanted:
         merged.setdefault((frozen.config["run"]["results"], frozen.name, frozen.digest), []).append(frozen)
     ids = {identity.run_id(digest) for _, _, digest in merged}
-    stored = {(results, name): _Stored(Path(results), name, ids) for results, name, _ in merged}
+    places = dict.fromkeys((results, name) for results, name, _ in merged)
+    stored = {(results, name): _Stored(Path(results), name, ids) for results, name in places}
     newest = {key: stored[key[0], key[1]].newest(identity.run_id(key[2])) for key in merged}
     asked.include(run for run in newest.values() if run is not None)
     rows = [_row(same[0], len(same), newest[key], stored[key[0], key[1]], fresh, asked) for key, same in merged.items()]

@@ -136,7 +136,8 @@ def folders(parent: Path) -> list[Path]:
     """The folders below one, sorted, without hidden ones."""
     try:
         with os.scandir(parent) as entries:
-            return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+        return [parent / name for name in names]
     except OSError:  # not there, not a folder, or closed to us: what cannot be read says nothing
         return []
 

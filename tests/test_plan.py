@@ -281,3 +281,12 @@ def test_of_a_large_store_only_the_wanted_runs_are_read(tmp_path: Path, monkeypa
     monkeypatch.setattr(runs, "load", lambda folder, events=True: read.append(folder.name) or load(folder, events))
     assert make(tmp_path, ["grpo.seed=1"]).rows[0].state.kind == "done"
     assert read == [wanted.name]
+
+
+def test_the_store_is_listed_once_however_many_runs_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(tmp_path, "grpo.seed=1", end="done")
+    listed: list[str] = []
+    folders = runs.folders
+    monkeypatch.setattr(runs, "folders", lambda parent: listed.append(parent.name) or folders(parent))
+    make(tmp_path, *([f"grpo.seed={seed}"] for seed in (2, 3, 4)))
+    assert listed.count("nano_tiny") == 1

@@ -33,7 +33,7 @@ LIMIT_S = 1800.0
 WRAPPER = """#!/bin/sh
 answer=$({sbatch} "$@"); code=$?
 echo "$answer"
-[ $code = 0 ] && echo "$(date +%s.%N) $answer" >> {stamps}
+[ $code = 0 ] && [ -n "$answer" ] && echo "$(date +%s.%N) $answer" >> {stamps}  # sbatch --test-only answers nothing
 exit $code
 """
 
@@ -200,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write every launch's numbers there too")
     parser.add_argument("--stub", action="store_true", help="without Slurm: a script answers in sbatch's place")
     given = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the mini cluster goes down with it
     found: list[Measured] = []
     every: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="nano-exp-bench-") as made, slurm(Path(made), given.stub) as environment:
