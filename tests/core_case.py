@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -78,7 +79,13 @@ def start_launch(folder: Path, *arguments: str, **env: str | None) -> subprocess
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
+
+
+def heed_ctrl_c() -> None:
+    """In a child: SIGINT ends it, also where these tests were started in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def nano_exp(folder: Path, *arguments: str, timeout: float = 60, **env: str | None) -> subprocess.CompletedProcess[str]:

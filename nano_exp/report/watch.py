@@ -190,6 +190,7 @@ class Terminal:
             return ""
         self._drawn = None
         if code == curses.KEY_RESIZE:
+            window.clearok(True)  # all of it anew: a terminal that was narrower for a moment has lost what it showed
             return ""
         if code in ARROWS:
             return ARROWS[code]

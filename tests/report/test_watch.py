@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyte
 import pytest
-from core_case import dead_process, environment, intend, make_attempt, make_run, nano_exp
+from core_case import dead_process, environment, heed_ctrl_c, intend, make_attempt, make_run, nano_exp
 
 from nano_exp import runs
 from nano_exp.runs import Owner
@@ -40,7 +40,7 @@ class Terminal:
             stdout=child,
             stderr=child,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: (heed_ctrl_c(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
         )
         os.close(child)
 
