@@ -24,6 +24,12 @@ def prompts_per_dataloader(c: View) -> Iterator[Found]:
     """Several data loaders share a step's prompts equally."""
     if not c.on("data.use_multiple_dataloader"):
         return
+    if not c.has("data.custom_dataloader"):
+        yield Found(
+            ("data.use_multiple_dataloader",),
+            "NeMo RL reads data.custom_dataloader, the function that draws from the loaders in turn, without a default",
+            "++data.custom_dataloader=examples.custom_dataloader.custom_dataloader.example_custom_dataloader",
+        )
     share, multiplier = c.number("data.num_prompts_per_dataloader"), c.get("grpo.batch_multiplier", 1)
     if share is None or share < 1:
         yield Found(

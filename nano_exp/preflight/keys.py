@@ -91,7 +91,9 @@ def required_keys(c: View) -> Iterator[Found]:
         if key in c.leaves or key in c.inner or key in CHECKPOINTING or key in FILLED_IN:
             continue
         parent = key.rpartition(".")[0]
-        if (parent and parent not in c.inner) or (c.vllm and key.startswith("policy.generation.")):
+        if (parent and parent not in c.inner and c.leaves.get(parent) != {}) or (
+            c.vllm and key.startswith("policy.generation.")
+        ):
             continue  # an optional section that is not there asks for nothing; vLLM's are rule 24's
         yield Found(
             (),

@@ -101,7 +101,7 @@ def dtensor_v1_limits(c: View) -> Iterator[Found]:
             "the first DTensor worker has no LoRA",
             "++policy.dtensor_cfg._v2=true",
         )
-    if (c.number("policy.dtensor_cfg.dp_replicate_size") or 1) > 1:
+    if (c.number("policy.dtensor_cfg.dp_replicate_size") or 1) > 1 and c.version >= (0, 7, 0):
         yield Found(
             ("policy.dtensor_cfg.dp_replicate_size", "policy.dtensor_cfg._v2"),
             "the first DTensor worker cannot replicate shards",

@@ -14,6 +14,10 @@ ASYNC = (
 )
 FP8 = (f"{GEN}.vllm_cfg.precision=fp8", "loss_fn.use_importance_sampling_correction=true")
 KV = (*FP8, f"{GEN}.vllm_cfg.kv_cache_dtype=fp8")
+SEVERAL = (
+    "data.use_multiple_dataloader=true",
+    "++data.custom_dataloader=examples.custom_dataloader.custom_dataloader.example_custom_dataloader",
+)
 CASES = [
     Case("batch_multiplier", TWELVE, ("grpo.batch_multiplier=2",), ("grpo.batch_multiplier=1",)),
     Case("batch_multiplier", TWELVE, ("grpo.batch_multiplier=2",), ("grpo.use_dynamic_sampling=true",)),
@@ -21,14 +25,20 @@ CASES = [
     Case(
         "prompts_per_dataloader",
         TWELVE,
-        ("data.use_multiple_dataloader=true", "++data.num_prompts_per_dataloader=12"),
+        (*SEVERAL, "++data.num_prompts_per_dataloader=12"),
         ("data.num_prompts_per_dataloader=8",),
     ),
     Case(
         "prompts_per_dataloader",
         TWELVE,
-        ("data.use_multiple_dataloader=true",),
+        SEVERAL,
         ("data.num_prompts_per_dataloader=16",),
+    ),
+    Case(
+        "prompts_per_dataloader",
+        TWELVE,
+        (SEVERAL[0], "++data.num_prompts_per_dataloader=16"),
+        SEVERAL[1:],
     ),
     Case(
         "validation_data",
@@ -108,7 +118,7 @@ def test_a_driver_rule_refuses_and_its_cure_passes(case: Case) -> None:
 
 
 def test_several_data_loaders_are_known_from_v0_6_on() -> None:
-    bad = ("data.use_multiple_dataloader=true", "++data.num_prompts_per_dataloader=12")
+    bad = (*SEVERAL, "++data.num_prompts_per_dataloader=12")
     assert said("prompts_per_dataloader", TWELVE, bad, "v0.6.0")
     assert not said("prompts_per_dataloader", TWELVE, bad, "v0.5.0")
 

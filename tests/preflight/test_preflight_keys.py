@@ -98,6 +98,10 @@ def test_before_v0_7_types_are_advice_on_what_was_typed() -> None:
     assert not said("value_type", TWELVE, ("grpo.num_prompts_per_step=eight",), "v0.1.0")
 
 
+def test_an_empty_section_lacks_what_it_must_have() -> None:
+    assert said("required_keys", TWELVE, (f"{M}.scheduler={{}}",))
+
+
 def test_a_missing_optional_section_asks_for_nothing() -> None:
     assert not said("required_keys", TWELVE, ("~policy.draft", "~logger.mlflow"))
 
