@@ -149,7 +149,9 @@ def execute(order: Order, stop: Stop) -> int:
         end["why"] = redact(str(end.get("why") or ""))  # words of the engine's, and of the nodes' logs, stand in it
         say(f"{end['kind']}" + (f": {end['why']}" if end.get("why") else ""))
         runs_end(run_dir, attempt_dir, end)
-        if owner.job is not None and requeue.go_on(run_dir, end, stopped, owner.job, until, order.slurm, say):
+        if owner.job is not None and requeue.go_on(
+            run_dir, end, stopped, owner.job, owner.restart, until, order.slurm, say
+        ):
             return 0
         if not order.local:
             _tell_launch(order, config, end, say)
@@ -250,6 +252,7 @@ def _train(
     for key, value in engine.overlay(config, ctx).items():
         freeze.set_dotted(engine_config, key, value)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
+    child.require_own(ctx)  # it may have waited, or stood still on a node that was cut off
     child.recover_rows(engine, run.dir, number - 1)
     resumes_from = engine.last_step(config, ctx)
     _require_checkpoints(run, config, resumes_from)

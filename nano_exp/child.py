@@ -162,9 +162,11 @@ class _Watch:
             _kill_group(self.process)
 
     def _require_own(self) -> None:
-        if superseded(self.ctx):
+        try:
+            require_own(self.ctx)
+        except Superseded:
             _kill_group(self.process)
-            raise Superseded(f"attempt {self.ctx.number + 1} has begun; this one was taken for dead and ends")
+            raise
 
     def _look(self) -> None:
         rows = runs.read_metrics(self.ctx.run_dir, tail_bytes=64 * 1024)
@@ -176,9 +178,13 @@ class _Watch:
         target = self.ctx.attempt_dir / f"stacks-after-step-{found.step}.txt"
         folders = [str(Path(self.command.argv[0]).parent), self.command.env.get("PATH", "")]
         pids = watchdog.drivers(str(self.ctx.config_path)) or [self.process.pid]
-        how = watchdog.dump(pids, target, os.pathsep.join(folders))
-        self.say(f"{found}; stacks in {target.name} ({how})")
-        runs.record_event(self.ctx.run_dir, "stalled", attempt=self.ctx.number, **vars(found), stacks=str(target))
+        try:
+            how = watchdog.dump(pids, target, os.pathsep.join(folders))
+            self.say(f"{found}; stacks in {target.name} ({how})")
+            runs.record_event(self.ctx.run_dir, "stalled", attempt=self.ctx.number, **vars(found), stacks=str(target))
+        except (UserError, OSError) as error:  # a full disk: steps are not seen then, and the engine may well train
+            self.say(f"{found}; no word of it is kept: {error}")
+            return
         if self.rule.action == "restart":
             self.stall = found
 
@@ -190,6 +196,12 @@ def _time(row: dict[str, Any]) -> float:
 def superseded(ctx: Context) -> bool:
     """Whether a later attempt of the run exists."""
     return (ctx.attempt_dir.parent / str(ctx.number + 1)).is_dir()
+
+
+def require_own(ctx: Context) -> None:
+    """Raises Superseded where a later attempt of the run exists."""
+    if superseded(ctx):
+        raise Superseded(f"attempt {ctx.number + 1} has begun; this one was taken for dead and ends")
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -33,11 +33,17 @@ def go_on(
     end: dict[str, Any],
     stopped: again.Stopped,
     job: str,
+    restart: int,
     until: float | None,
     section: dict[str, Any],
     say: Say,
 ) -> bool:
-    """Have Slurm start this job again where the run should go on. Returns whether it will."""
+    """Have Slurm start this job again where the run should go on. Returns whether it will.
+
+    Parameters
+    ----------
+    restart: of this attempt's start, as Slurm counts them
+    """
     run = runs.load(run_dir)
     tried = runs.attempts(run_dir)
     sent = run.last("submit")
@@ -56,18 +62,21 @@ def go_on(
         say(decision.why)
         return True
     say(f"starting again{avoid}: {decision.why}")
-    failed = _requeue(job, decision.avoid, until, say)
+    failed = _requeue(job, restart, decision.avoid, until, say)
     if failed:
         say(f"could not be started again: {failed}; nano-exp retry {run.id} does it")
         runs.record_event(run_dir, "note", text=f"could not be started again: {failed}")
     return not failed
 
 
-def _requeue(job: str, avoid: str, until: float | None, say: Say) -> str:
+def _requeue(job: str, restart: int, avoid: str, until: float | None, say: Say) -> str:
     """Ask Slurm until it answers or the allocation ends. Returns what went wrong, or nothing."""
     give_up = min(time.time() + TRIES_S, until or float("inf"))
     while True:
         try:
+            if _started_again(job, restart):
+                say("Slurm has started it again already")
+                return ""
             excluded = _without(job, avoid, say) if avoid else ""
             slurm.requeue(job)
             break
@@ -81,6 +90,17 @@ def _requeue(job: str, avoid: str, until: float | None, say: Say) -> str:
     if excluded and (said := slurm.exclude(job, excluded)):
         say(f"{avoid} is not left out: {said}")
     return ""
+
+
+def _started_again(job: str, restart: int) -> bool:
+    """Whether Slurm did it by itself (this node was cut off), or took an earlier request whose answer was lost.
+
+    Asking once more would end the attempt that executes the run by now.
+    """
+    try:
+        return slurm.control(job).restarts > restart
+    except slurm.NoAnswer:
+        return False
 
 
 def _without(job: str, node: str, say: Say) -> str:

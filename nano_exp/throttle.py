@@ -29,8 +29,9 @@ def hand_on(launch_dir: Path, manifest: Mapping[str, Any], say: Say) -> None:
         with (launch_dir / "throttle.lock").open("a") as file:
             if not _locked(file.fileno()):
                 return
+            sent = runs.sent(launch_dir)  # before the queue: an array sent in between must not look like one that ended
             queue = slurm.queue(merged=True)
-            alive, reserved = look(manifest, queue, runs.sent(launch_dir))
+            alive, reserved = look(manifest, queue, sent)
             for job, tasks in arrays.hand_on(parallel, alive, reserved):
                 said = slurm.throttle(job, tasks)
                 say(

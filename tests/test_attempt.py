@@ -42,6 +42,12 @@ def launched(folder: Path, checkout: Path, *overrides: str, **more: Any) -> subm
     return prepared(folder, *standin(checkout), *SHORT, *overrides, **more)
 
 
+class NeverStopped:
+    """Stands in for a Stop, which takes over this process's signal handlers."""
+
+    signal = 0
+
+
 def run_of(launch: submit.Launch) -> Path:
     return launch.arrays[0].rows[0].dir
 
@@ -303,6 +309,25 @@ def test_a_second_attempt_does_nothing_while_the_first_is_alive(tmp_path: Path, 
         out, _ = first.communicate(timeout=90)
     assert first.returncode == 0, out
     assert steps(run) == [1, 2, 3, 4]
+
+
+def test_an_attempt_that_was_followed_while_it_waited_leaves_the_metrics_alone(
+    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = launched(tmp_path, checkout)
+    folder = run_of(launch)
+    rows = '{"step": 1, "train/reward": 0.5}\n'
+    (folder / "metrics.jsonl").write_text(rows)
+
+    def followed(*_: object) -> None:
+        make_attempt(folder, 2, runs.this_process())
+
+    monkeypatch.setattr(module, "_bury_lost", followed)
+    order = module.find(launch.dir, 0, None)
+    assert module.execute(order, NeverStopped()) == 0  # type: ignore[arg-type]
+    assert (folder / "metrics.jsonl").read_text() == rows
+    assert not (folder / "attempts/1/end.json").exists()
+    assert [e.kind for e in runs.load(folder).events] == ["submit", "start"]
 
 
 def test_of_attempts_started_at_once_one_executes(tmp_path: Path, checkout: Path) -> None:

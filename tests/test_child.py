@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nano_exp import child, runs, watchdog
+from nano_exp import child, files, runs, watchdog
 from nano_exp.engines import Command, Context, embedded
 
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
@@ -96,6 +97,23 @@ def test_a_stall_ends_the_engine_where_the_site_says_restart(tmp_path: Path) -> 
     assert ended.code == -signal.SIGTERM
     assert ended.stall is not None
     assert ended.stall.step == 3
+
+
+def test_a_stall_of_which_no_word_can_be_written_leaves_the_engine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk no step is seen, whether the engine trains or not."""
+
+    def full(*_: object) -> str:
+        raise files.unwritable(tmp_path, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(watchdog, "dump", full)
+    ctx = context(tmp_path)
+    stalling(ctx)
+    ended, said = execute(ctx, "sleep 2.5", FakeStop(), watchdog.Rule("restart", 2.0, 0.5))
+    assert (ended.code, ended.stall) == (0, None)
+    (line,) = said
+    assert "no new step for" in line and "the disk is full" in line
 
 
 def test_the_warning_signals_of_a_job_do_not_reach_the_engine(tmp_path: Path) -> None:

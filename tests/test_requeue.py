@@ -48,9 +48,8 @@ def run_with(tmp_path: Path, *ends: dict[str, Any]) -> Path:
 
 def again(folder: Path, end: dict[str, Any], section: dict[str, Any] | None = None, **more: Any) -> tuple[bool, str]:
     said: list[str] = []
-    going = requeue.go_on(
-        folder, end, more.pop("stopped", ""), "12_3", more.pop("until", None), section or {}, said.append
-    )
+    stopped, restart, until = more.pop("stopped", ""), more.pop("restart", 2), more.pop("until", None)
+    going = requeue.go_on(folder, end, stopped, "12_3", restart, until, section or {}, said.append)
     return going, "\n".join(said)
 
 
@@ -58,7 +57,7 @@ def test_a_run_with_steps_left_is_started_again_by_its_own_array_task(tmp_path: 
     folder = run_with(tmp_path, {"from": 0, "kind": "stopped", "last_step": 5})
     going, said = again(folder, {"attempt": 1, "kind": "stopped", "last_step": 5})
     assert going
-    assert (asked / "asked").read_text() == "requeue 12_3\n"
+    assert (asked / "asked").read_text() == "--oneliner show job 12_3\nrequeue 12_3\n"
     event = runs.load(folder).last("requeue")
     assert event is not None
     assert (event.data["attempt"], event.data["by"]) == (1, "attempt")
@@ -75,6 +74,7 @@ def test_a_bad_node_is_added_to_those_that_are_left_out(tmp_path: Path, asked: P
     going, said = again(folder, end)
     assert going
     assert (asked / "asked").read_text().splitlines() == [
+        "--oneliner show job 12_3",
         "--oneliner show job 12_3",
         "show hostnames gpu01,gpu07",
         "requeue 12_3",
@@ -122,13 +122,27 @@ def test_a_controller_that_is_away_is_asked_until_the_allocation_ends(
     (asked / "answer").write_text(f"[ $(wc -l <{asked}/asked) -lt 3 ] && {{ {down}; }}; exit 0\n")
     folder = run_with(tmp_path, {"from": 0, "kind": "stopped", "last_step": 5})
     assert again(folder, {"attempt": 1, "kind": "stopped"})[0]
-    assert len((asked / "asked").read_text().splitlines()) == 3
+    assert (asked / "asked").read_text().splitlines().count("requeue 12_3") == 2
 
     (asked / "answer").write_text(f"{down}\n")
     going, said = again(folder, {"attempt": 1, "kind": "stopped"}, until=time.time() + 0.3)
     assert not going
     assert "could not be started again: slurm_load_jobs error: Unable to contact slurm controller" in said
     assert "nano-exp retry" in said
+
+
+def test_a_job_that_slurm_has_started_again_meanwhile_is_not_asked_for(tmp_path: Path, asked: Path) -> None:
+    """The node was cut off: its attempt fails of that while the next one executes the run, and must not end it."""
+    folder = run_with(tmp_path, {"from": 0, "kind": "failed", "last_step": 5})
+    end = {
+        "attempt": 1,
+        "kind": "failed",
+        "diagnosis": {"fault": "infrastructure", "title": "NCCL", "bad_node": "gpu07"},
+    }
+    going, said = again(folder, end, restart=1)
+    assert going
+    assert (asked / "asked").read_text() == "--oneliner show job 12_3\n"
+    assert "Slurm has started it again already" in said
 
 
 def test_a_refusal_is_said_in_slurm_s_words(tmp_path: Path, asked: Path) -> None:

@@ -119,6 +119,20 @@ def test_where_nothing_is_shared_slurm_is_not_asked(
     assert told == []
 
 
+def test_an_array_that_is_sent_while_the_queue_is_looked_up_keeps_its_share(
+    launch: Path, told: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = manifest(8, (9, 3, None), (9, 3, None), (9, 2, None))
+    before = slurm.queue(merged=True)
+
+    def sent_behind_it(merged: bool) -> slurm.Queue:
+        runs.record_job(launch.parent.parent, launch.name, 2, "13")
+        return before
+
+    monkeypatch.setattr(slurm, "queue", sent_behind_it)
+    assert hand_on(launch, three) == told == []
+
+
 def test_without_an_answer_shares_stay(launch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_answer(merged: bool) -> slurm.Queue:
         raise slurm.NoAnswer("Unable to contact slurm controller")
