@@ -231,3 +231,17 @@ def test_whether_the_owner_of_an_attempt_lives(lines: list[str] | None, alive: b
 
 def test_a_claim_without_an_owner_started_nothing() -> None:
     assert state.owner_alive(None, Answer(None)) is False
+
+
+def test_a_run_that_ends_while_slurm_is_asked_is_not_lost(tmp_path: Path) -> None:
+    """Its files were read before its end, and squeue answers after it."""
+    folder = make_run(tmp_path)
+    sent(folder)
+    attempt = make_attempt(folder, 1, TASK)
+
+    class Late(Answer):
+        def __call__(self) -> Any:
+            (attempt / "end.json").write_text('{"kind": "done"}')
+            return super().__call__()
+
+    assert Late([]).state(runs.load(folder)).kind == "done"
