@@ -45,6 +45,9 @@ from nano_exp.secrets import redact
 FENCE_S = 60.0
 #: Exit code of an attempt that did nothing because another has the run, or because the run is done.
 NOTHING_TO_DO = 0
+#: Exit code (EX_TEMPFAIL) in Slurm of a run that ended whole with steps left and does not go on, or that its launch
+#: keeps from starting: what waits for it with afterok must not start.
+NOT_DONE = 75
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,12 +60,19 @@ def main(argv: list[str] | None = None) -> int:
     stop = Stop()
     try:
         return execute(find(given.launch, given.array, given.task), stop)
+    except Halted as refusal:
+        print(f"nano-exp: {refusal}", flush=True)
+        return NOT_DONE
     except Refuse as refusal:
         print(f"nano-exp: {refusal}", flush=True)
         return NOTHING_TO_DO
     except (UserError, files.Damaged, OSError) as error:
         print(redact(f"nano-exp: {error}"), file=sys.stderr, flush=True)
         return 2
+
+
+class Halted(Refuse):
+    """The launch was stopped before this run started."""
 
 
 def _array(text: str) -> int | str:
@@ -157,15 +167,17 @@ def execute(order: Order, stop: Stop) -> int:
             _tell_launch(order, config, end, say)
     if order.canary and end["kind"] != "done":
         return int(end.get("exit_code") or 1)  # the arrays depend on its success, and stopped is none
+    if end["kind"] == "stopped" and owner.job is not None:
+        return NOT_DONE
     return 0 if end["kind"] in ("done", "stopped", "cancelled") else int(end.get("exit_code") or 1)
 
 
 def _require_going_on(order: Order, run: runs.Run) -> None:
-    """A run of a launch that was stopped does not start; one that had started goes on. Raises Refuse."""
+    """A run of a launch that was stopped does not start; one that had started goes on. Raises Halted."""
     why = "" if order.local or order.manifest.get("by_hand") else halt.reason(order.dir)
     if why and not any(e.kind == "start" and e.data.get("launch") == order.launch for e in run.events):
         halt.cancelled(run, why, slurm_owner().job)
-        raise Refuse(f"run {run.id} does not start: {why}")
+        raise Halted(f"run {run.id} does not start: {why}")
 
 
 def _tell_launch(order: Order, config: dict[str, Any], end: dict[str, Any], say: Say) -> None:

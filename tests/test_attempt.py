@@ -289,6 +289,14 @@ def test_an_attempt_saves_and_ends_before_its_allocation_does(
     assert learned(run) == uninterrupted
 
 
+def test_a_run_that_stops_for_good_is_no_success_to_a_job_that_waits_for_it(tmp_path: Path, checkout: Path) -> None:
+    launch = launched(tmp_path, checkout, "slurm.requeue=false")
+    ids = {"SLURM_JOB_ID": "12", "SLURM_JOB_END_TIME": str(int(time.time()) + 3), "STANDIN_STEP_SECONDS": "0.7"}
+    done = attempt(launch.dir, PATH=f"{tmp_path}:/usr/bin:/bin", **ids)
+    assert state_of(run_of(launch)).kind == "stopped", done.stdout
+    assert done.returncode == module.NOT_DONE
+
+
 # --- one at a time --------------------------------------------------------------------------------------------------
 
 

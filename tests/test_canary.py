@@ -76,7 +76,7 @@ def test_one_that_fails_stops_the_launch_in_words(tmp_path: Path) -> None:
     why = files.read_json(made.dir / "halted.json")["why"]
     assert why.startswith("the canary failed: ")
     task = attempt(made.dir, 0, "--task", "1")
-    assert task.returncode == 0
+    assert task.returncode == 75  # what waits for it with afterok must not start
     assert f"does not start: {why}" in task.stdout
     run = made.arrays[0].rows[1].dir
     now = Answer([]).state(runs.load(run))
