@@ -199,6 +199,12 @@ def _unparsable(text: str) -> UserError:
             "an override is key=value (or ~key to take one away)",
             f"{text}=VALUE, or leave it out",
         )
+    if value.endswith(","):
+        return UserError(
+            f"cannot read the value in {text}",
+            "it ends in a comma, and no value follows",
+            text.rstrip(",") + " (or one more value)",
+        )
     quoted = f"'{key}=\"{value}\"'"
     return UserError(
         f"cannot read the value in {text}",
@@ -223,6 +229,13 @@ def _bad_options(config_loader: ConfigLoader, group: str, override: Override) ->
                 continue
             near = nearest(str(choice), shown)
             best = near[0] if near else (shown[0] if shown else "...")
+            if group == "site" and not near:
+                yield UserError(
+                    f"site={choice}",
+                    f"there is no conf/site/{choice}.yaml; there are: {', '.join(shown)}",
+                    f"cp conf/site/default.yaml conf/site/{choice}.yaml, and fill in what your cluster needs",
+                )
+                continue
             yield UserError(
                 f"{group}={choice}",
                 f"{group} has no option '{choice}'; it has: {', '.join(shown)}",

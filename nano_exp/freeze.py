@@ -154,6 +154,12 @@ def _broken(error: OmegaConfBaseException, cfg: DictConfig) -> UserError:
         fix = f"set {wanted}=... or correct {key}" + (f" (nearest key: {near[0]})" if near else "")
         return UserError(f"{key} is {text}", f"there is no key '{wanted}' to take the value from", fix)
     if isinstance(error, InterpolationResolutionError):
+        for name in re.findall(r"\$\{([\w.]+)\}", text):  # a word where arithmetic wants a number
+            value = dict(identity.flatten(raw(cfg))).get(name)
+            if "TypeError" in first and isinstance(value, str):
+                return UserError(
+                    f"{name}={value}", f"{key} is {text}, which needs a number there", f"{name}=<a number>"
+                )
         return UserError(f"{key} is {text}", first, f"give {key} a plain value: {key}=...")
     return UserError(f"{key}: {first}", "its value cannot be computed", f"give {key} a plain value: {key}=...")
 

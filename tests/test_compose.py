@@ -145,6 +145,9 @@ MISTYPED = {
     "after a good override": (["model=nano_9b", "cluster=1n8g", "grpo.sed=1"], "grpo.sed=1", "grpo.seed=1"),
     "quoted": (["'grpo.seed"], "''grpo.seed' has no =", "'grpo.seed=VALUE"),
     "not closed": (["optimizer.betas=[0.9"], "cannot read the value in optimizer.betas=[0.9", "quote it"),
+    "ends in a comma": (["optimizer.lr=1e-6,"], "cannot read the value in optimizer.lr=1e-6,", "optimizer.lr=1e-6"),
+    "a site of one's own": (["site=mine"], "site=mine", "cp conf/site/default.yaml conf/site/mine.yaml"),
+    "a site there is": (["site=minicluste"], "site=minicluste", "site=minicluster"),
 }
 
 

@@ -42,6 +42,11 @@ def test_readme_lists_every_option_of_every_group() -> None:
         assert options <= set(re.findall(r"`(\w+)`", rows[group])), group
 
 
+def test_readme_names_every_page() -> None:
+    pages = {f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")}
+    assert pages <= set(re.findall(r"docs/\w+\.md", README))
+
+
 def commands() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]

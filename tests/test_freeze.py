@@ -62,6 +62,12 @@ def test_a_broken_interpolation_is_named_with_the_key_that_has_it(
     assert error.fix
 
 
+def test_a_word_where_a_number_is_computed_is_named_as_it_was_typed(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "model=nano_12b", "cluster=1n8g", "optimizer.lr=abc")
+    assert (said.found, said.fix) == ("optimizer.lr=abc", "optimizer.lr=<a number>")
+    assert "optimizer.min_lr is ${ratio:${optimizer.lr}, 10}" in said.why
+
+
 def test_the_key_nearest_to_a_broken_one_is_offered(tmp_path: Path) -> None:
     assert "grpo.max_num_steps" in refusal(tmp_path, "grpo.seed=${grpo.max_num_step}").fix
 
