@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nano_exp import slurm
+
 #: What a signal that reached an attempt meant: the allocation's time limit, a preemption that does not requeue by
 #: itself, Slurm starting the job again (scontrol requeue, preemption, node failure), or somebody's scancel. "" where
 #: it cannot be told, and where no signal came.
@@ -53,22 +55,23 @@ class Decision:
     avoid: str = ""
 
 
-def meaning(deadline: float | None, now: float, restarts: int | None, own_restarts: int, preempted: bool) -> Stopped:
+def meaning(known: slurm.Control | None, own_restarts: int, deadline: float | None, now: float) -> Stopped:
     """What a SIGTERM inside a Slurm job meant.
 
     Parameters
     ----------
-    deadline, now: unix times; the allocation's end, where it has one
-    restarts: of the job as slurmctld has it now; None when it does not answer
+    known: the job as slurmctld has it now; None when it does not answer
     own_restarts: of this attempt's start
+    deadline, now: unix times; the allocation's end, where it has one. Asked only where Slurm does not answer: the two
+        clocks may differ
     """
-    if restarts is not None and restarts > own_restarts:
+    if known is None:
+        return "time_limit" if deadline is not None and now >= deadline - 5 else ""
+    if known.restarts > own_restarts:
         return "slurm"
-    if deadline is not None and now >= deadline - 5:  # Slurm signals at the limit or after it
+    if known.reason == "TimeLimit":
         return "time_limit"
-    if restarts is None:
-        return ""
-    return "preempted" if preempted else "cancelled"
+    return "preempted" if known.preempted else "cancelled"
 
 
 def decide(

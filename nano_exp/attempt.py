@@ -159,9 +159,7 @@ def execute(order: Order, stop: Stop) -> int:
         end["why"] = redact(str(end.get("why") or ""))  # words of the engine's, and of the nodes' logs, stand in it
         say(f"{end['kind']}" + (f": {end['why']}" if end.get("why") else ""))
         runs_end(run_dir, attempt_dir, end)
-        if owner.job is not None and requeue.go_on(
-            run_dir, end, stopped, owner.job, owner.restart, until, order.slurm, say
-        ):
+        if owner.job is not None and requeue.go_on(run_dir, end, stopped, owner, stop, until, order.slurm, say):
             return 0
         if not order.local:
             _tell_launch(order, config, end, say)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +22,28 @@ def what_it_meant(stop: Stop, owner: Owner, until: float | None) -> again.Stoppe
     """What the signal that came meant, as far as Slurm tells."""
     if not stop.signal or owner.job is None:
         return ""
-    now = time.time()
-    try:
+    known: slurm.Control | None = None
+    with contextlib.suppress(slurm.NoAnswer):
         known = slurm.control(owner.job)
-    except slurm.NoAnswer:
-        return again.meaning(until, now, None, owner.restart, False)
-    return again.meaning(until, now, known.restarts, owner.restart, known.preempted)
+    return again.meaning(known, owner.restart, until, time.time())
 
 
 def go_on(
     run_dir: Path,
     end: dict[str, Any],
     stopped: again.Stopped,
-    job: str,
-    restart: int,
+    owner: Owner,
+    stop: Stop,
     until: float | None,
     section: dict[str, Any],
     say: Say,
 ) -> bool:
-    """Have Slurm start this job again where the run should go on. Returns whether it will.
+    """Have Slurm start this attempt's job again where the run should go on. Returns whether it will.
 
     Parameters
     ----------
-    restart: of this attempt's start, as Slurm counts them
+    stopped: what the signal meant that had come by the attempt's end
+    stop: a scancel that comes meanwhile is heeded
     """
     run = runs.load(run_dir)
     tried = runs.attempts(run_dir)
@@ -62,19 +63,29 @@ def go_on(
         say(decision.why)
         return True
     say(f"starting again{avoid}: {decision.why}")
-    failed = _requeue(job, restart, decision.avoid, until, say)
+    heeded = bool(end.get("signal"))
+    failed = _requeue(
+        owner, decision.avoid, until, say, lambda: bool(stop.signal) and not heeded and _cancelled(stop, owner)
+    )
     if failed:
         say(f"could not be started again: {failed}; nano-exp retry {run.id} does it")
         runs.record_event(run_dir, "note", text=f"could not be started again: {failed}")
     return not failed
 
 
-def _requeue(job: str, restart: int, avoid: str, until: float | None, say: Say) -> str:
+def _cancelled(stop: Stop, owner: Owner) -> bool:
+    return what_it_meant(stop, owner, None) == "cancelled"
+
+
+def _requeue(owner: Owner, avoid: str, until: float | None, say: Say, cancelled: Callable[[], bool]) -> str:
     """Ask Slurm until it answers or the allocation ends. Returns what went wrong, or nothing."""
+    job = str(owner.job)
     give_up = min(time.time() + TRIES_S, until or float("inf"))
     while True:
         try:
-            if _started_again(job, restart):
+            if cancelled():
+                return "it was cancelled meanwhile"
+            if _started_again(job, owner.restart):
                 say("Slurm has started it again already")
                 return ""
             excluded = _without(job, avoid, say) if avoid else ""

@@ -432,6 +432,7 @@ class Control:
     ----------
     restarts: how often it was started again; it grows the moment that Slurm decides to start the job again
     preempted: it is being preempted
+    reason: Slurm's reason, `TimeLimit` for a job that is ended for that
     excluded: the nodes that it must not get, as Slurm writes lists of them
     partition, nodes: where it runs, and on how many nodes
     throttle: of its array; None where there is none
@@ -439,6 +440,7 @@ class Control:
 
     restarts: int
     preempted: bool
+    reason: str = ""
     excluded: str = ""
     partition: str = ""
     nodes: int = 1
@@ -460,6 +462,7 @@ def parse_control(text: str) -> Control:
     return Control(
         _whole(fields.get("Restarts", ""), 0),
         preempted not in ("None", "Unknown", ""),
+        fields.get("Reason", ""),
         "" if excluded == "(null)" else excluded,
         fields.get("Partition", ""),
         _whole(fields.get("NumNodes", "").partition("-")[0], 1),

@@ -8,6 +8,7 @@ import pytest
 
 from nano_exp import again
 from nano_exp.again import Decision, Limits, decide, meaning
+from nano_exp.slurm import Control
 
 CLUSTER = {"fault": "infrastructure", "title": "a GPU failed", "bad_node": "gpu07"}
 CONFIG = {"fault": "config", "title": "CUDA out of memory", "bad_node": ""}
@@ -78,13 +79,18 @@ def test_attempts_that_save_nothing_are_counted_from_the_newest(saved: list[int 
 
 
 def test_what_a_signal_meant() -> None:
-    assert meaning(1000.0, 500.0, 1, 0, False) == "slurm"
-    assert meaning(1000.0, 1001.0, 1, 0, False) == "slurm"
-    assert meaning(1000.0, 996.0, 0, 0, False) == "time_limit"
-    assert meaning(1000.0, 996.0, None, 0, False) == "time_limit"
-    assert meaning(1000.0, 500.0, None, 0, False) == ""
-    assert meaning(1000.0, 500.0, 2, 2, True) == "preempted"
-    assert meaning(None, 500.0, 2, 2, False) == "cancelled"
+    assert meaning(Control(1, False), 0, 1000.0, 500.0) == "slurm"
+    assert meaning(Control(1, False, "TimeLimit"), 0, 1000.0, 1001.0) == "slurm"
+    assert meaning(Control(0, False, "TimeLimit"), 0, 1000.0, 900.0) == "time_limit"  # this node's clock is behind
+    assert meaning(Control(0, False, "None"), 0, 1000.0, 1001.0) == "cancelled"  # or before
+    assert meaning(Control(2, True), 2, 1000.0, 500.0) == "preempted"
+    assert meaning(Control(2, False), 2, None, 500.0) == "cancelled"
+
+
+def test_without_an_answer_the_clock_tells_of_the_time_limit_alone() -> None:
+    assert meaning(None, 0, 1000.0, 996.0) == "time_limit"
+    assert meaning(None, 0, 1000.0, 500.0) == ""
+    assert meaning(None, 0, None, 500.0) == ""
 
 
 def test_limits_of_a_config_with_and_without_them() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,7 +50,8 @@ def run_with(tmp_path: Path, *ends: dict[str, Any]) -> Path:
 def again(folder: Path, end: dict[str, Any], section: dict[str, Any] | None = None, **more: Any) -> tuple[bool, str]:
     said: list[str] = []
     stopped, restart, until = more.pop("stopped", ""), more.pop("restart", 2), more.pop("until", None)
-    going = requeue.go_on(folder, end, stopped, "12_3", restart, until, section or {}, said.append)
+    owner, stop = Owner("12_3", restart, "gpu07", 1, 1.0), SimpleNamespace(signal=more.pop("signal", 0))
+    going = requeue.go_on(folder, end, stopped, owner, stop, until, section or {}, said.append)  # type: ignore[arg-type]
     return going, "\n".join(said)
 
 
@@ -92,6 +94,14 @@ def test_a_node_that_the_partition_cannot_spare_is_not_left_out(tmp_path: Path, 
     assert going
     assert "update" not in (asked / "asked").read_text()
     assert "gpu07 is not left out: partition batch has 3 nodes, and the run needs 2" in said
+
+
+def test_a_scancel_that_comes_meanwhile_is_heeded(tmp_path: Path, asked: Path) -> None:
+    folder = run_with(tmp_path, {"from": 0, "kind": "stopped", "last_step": 5})
+    going, said = again(folder, {"attempt": 1, "kind": "stopped", "signal": 0}, signal=15)
+    assert not going
+    assert "requeue" not in (asked / "asked").read_text()
+    assert "it was cancelled meanwhile" in said
 
 
 def test_three_attempts_that_saved_nothing_end_it(tmp_path: Path, asked: Path) -> None:
@@ -159,7 +169,7 @@ def test_a_job_that_slurm_has_queued_again_already_is_no_fault(asked: Path) -> N
 
 
 def test_what_scontrol_tells_of_a_job() -> None:
-    assert slurm.parse_control(SHOW) == slurm.Control(2, False, "gpu01", "batch", 2)
+    assert slurm.parse_control(SHOW) == slurm.Control(2, False, "None", "gpu01", "batch", 2)
     other = "JobId=3 Restarts=0 PreemptTime=2026-11-25T02:16:10 ExcNodeList=(null)"
     assert slurm.parse_control(other) == slurm.Control(0, True)
 
