@@ -288,6 +288,7 @@ RAY = (
     "checkpointing.save_period=1",
     "cluster.gpus_per_node=1",
     "slurm.cpus_per_node=1",
+    "ignore=[cpus_for_ray]",
     "engine.dashboard=false",
     setting("RAY", 1),
 )

@@ -125,10 +125,14 @@ class Lab:
         self.launch(*overrides, code=-9, PYTHONPATH=str(folder), KILL_AT=event)
 
     def with_command(self, name: str, script: str) -> dict[str, str]:
-        """An environment in which `name` is this shell script; $REAL is the command that it hides."""
+        """An environment in which `name` is this shell script; $REAL is the command that it hides.
+
+        A question to sbatch (--test-only, of preflight) goes to the real one: the script is for submissions.
+        """
+        passed = 'case " $* " in *" --test-only "*) exec $REAL "$@" ;; esac'
         folder = self.folder / f"bin-{name}"
         folder.mkdir(exist_ok=True)
-        (folder / name).write_text(f"#!/bin/bash\nREAL=/usr/bin/{name}\n{script}\n")
+        (folder / name).write_text(f"#!/bin/bash\nREAL=/usr/bin/{name}\n{passed}\n{script}\n")
         (folder / name).chmod(0o755)
         return {"PATH": f"{folder}:{self.env['PATH']}"}
 

@@ -31,7 +31,12 @@ NODES = (
     "slurm.requeue=false",
 )
 #: One GPU and one core on each of the two nodes, so that several such runs share them.
-SHARED = ("cluster.gpus_per_node=1", "slurm.cpus_per_node=1", setting("STEP_SECONDS", 300))
+SHARED = (
+    "cluster.gpus_per_node=1",
+    "slurm.cpus_per_node=1",
+    "ignore=[cpus_for_ray]",
+    setting("STEP_SECONDS", 300),
+)
 
 
 @pytest.fixture
