@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nano_exp.errors import UserError
+from nano_exp.errors import UserError, nearest
 
 RESULTS_ENV = "NANO_EXP_RESULTS"
 #: The modules of the commands (nano_exp/commands/__init__.py says what is in one), in the order of --help.
@@ -53,6 +53,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         import argcomplete
 
         argcomplete.autocomplete(main_parser)
+    _require_command(main_parser, list(sys.argv[1:] if argv is None else argv))
     given, rest = main_parser.parse_known_args(argv)
     for name in ("what", "overrides"):
         if isinstance(getattr(given, name, None), list):
@@ -61,6 +62,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         main_parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return given
+
+
+def _require_command(main_parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """A mistyped command is answered with the nearest one; argparse would list all of them."""
+    [commands] = [a for a in main_parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not words or words[0].startswith("-") or words[0] in commands.choices:
+        return
+    near = nearest(words[0], commands.choices)
+    raise UserError(
+        f"nano-exp {words[0]}",
+        f"there is no such command; there are: {', '.join(commands.choices)}",
+        f"nano-exp {' '.join([*near[:1], *words[1:]])}" if near else "nano-exp --help",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -108,6 +108,8 @@ def submitted(ready: submit.Launch) -> None:
         return
     shared = shared_overrides([row.frozen.overrides for _, _, row in rows])
     print(f"\nsubmitted as launch {ready.id}:")
+    if shared:
+        print(f"  all with: {' '.join(shared)}")
     cells = [
         (row.id, array.job_of(i), log_path(row), own_overrides(row.frozen.overrides, shared))
         for array, i, row in rows[:MAX_ROWS]

@@ -438,3 +438,12 @@ def test_the_help_loads_no_module_that_does_work() -> None:
     assert loaded >= set(cli.COMMANDS)
     slow = {"yaml", "omegaconf", "hydra", "submitit", "nano_exp.runs", "nano_exp.compose", "nano_exp.report.status"}
     assert not loaded & slow
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["statsu", "nano_9b"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: nano-exp statsu\n")
+    assert "  fix: nano-exp status nano_9b" in said
+    assert cli.main(["zzz"]) == 2
+    assert "  fix: nano-exp --help" in capsys.readouterr().err
