@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,10 @@ def what_it_meant(stop: Stop, owner: Owner, until: float | None) -> again.Stoppe
     """What the signal that came meant, as far as Slurm tells."""
     if not stop.signal or owner.job is None:
         return ""
-    known: slurm.Control | None = None
-    with contextlib.suppress(slurm.NoAnswer):
+    try:
         known = slurm.control(owner.job)
+    except slurm.NoAnswer:
+        known = None
     return again.meaning(known, owner.restart, until, time.time())
 
 
@@ -63,32 +63,35 @@ def go_on(
         say(decision.why)
         return True
     say(f"starting again{avoid}: {decision.why}")
-    heeded = bool(end.get("signal"))
-    failed = _requeue(
-        owner, decision.avoid, until, say, lambda: bool(stop.signal) and not heeded and _cancelled(stop, owner)
-    )
+    heeded = bool(end.get("signal"))  # it was asked for already what that signal meant
+    failed = _requeue(owner, decision.avoid, until, say, lambda: bool(stop.signal) and not heeded)
     if failed:
         say(f"could not be started again: {failed}; nano-exp retry {run.id} does it")
         runs.record_event(run_dir, "note", text=f"could not be started again: {failed}")
     return not failed
 
 
-def _cancelled(stop: Stop, owner: Owner) -> bool:
-    return what_it_meant(stop, owner, None) == "cancelled"
+def _requeue(owner: Owner, avoid: str, until: float | None, say: Say, signalled: Callable[[], bool]) -> str:
+    """Ask Slurm until it answers or the allocation ends. Returns what went wrong, or nothing.
 
-
-def _requeue(owner: Owner, avoid: str, until: float | None, say: Say, cancelled: Callable[[], bool]) -> str:
-    """Ask Slurm until it answers or the allocation ends. Returns what went wrong, or nothing."""
+    Parameters
+    ----------
+    signalled: whether a signal has come since the attempt's end
+    """
     job = str(owner.job)
     give_up = min(time.time() + TRIES_S, until or float("inf"))
     while True:
         try:
-            if cancelled():
-                return "it was cancelled meanwhile"
-            if _started_again(job, owner.restart):
-                say("Slurm has started it again already")
-                return ""
-            excluded = _without(job, avoid, say) if avoid else ""
+            known = _control(job, needed=bool(avoid))
+            if known is not None:
+                if signalled() and again.meaning(known, owner.restart, None, time.time()) == "cancelled":
+                    return "it was cancelled meanwhile"
+                if known.restarts > owner.restart:
+                    # Slurm did it by itself (this node was cut off), or took an earlier request whose answer was lost:
+                    # asking once more would end the attempt that executes the run by now.
+                    say("Slurm has started it again already")
+                    return ""
+            excluded = _without(known, avoid, say) if known is not None and avoid else ""
             slurm.requeue(job)
             break
         except slurm.NoAnswer as error:
@@ -103,21 +106,20 @@ def _requeue(owner: Owner, avoid: str, until: float | None, say: Say, cancelled:
     return ""
 
 
-def _started_again(job: str, restart: int) -> bool:
-    """Whether Slurm did it by itself (this node was cut off), or took an earlier request whose answer was lost.
-
-    Asking once more would end the attempt that executes the run by now.
-    """
+def _control(job: str, needed: bool) -> slurm.Control | None:
+    """The job as slurmctld has it; None where it does not answer, unless it is `needed`: then raises NoAnswer."""
     try:
-        return slurm.control(job).restarts > restart
+        return slurm.control(job)
     except slurm.NoAnswer:
-        return False
+        if needed:
+            raise
+        return None
 
 
-def _without(job: str, node: str, say: Say) -> str:
+def _without(known: slurm.Control, node: str, say: Say) -> str:
     """Asked before the job ends: one that is being ended has fewer nodes by the moment."""
     try:
-        return slurm.without(job, node)
+        return slurm.without(known, node)
     except UserError as error:
         say(f"{node} is not left out: {error.found}; {error.why}")
         return ""

@@ -491,7 +491,7 @@ def requeue(job: str) -> None:
     raise UserError(f"scontrol requeue {job}: {said}", "Slurm does not start the job again", "nano-exp retry")
 
 
-def without(job: str, node: str) -> str:
+def without(known: Control, node: str) -> str:
     """The list of nodes that a running job must not get any more, with `node` in it.
 
     Raises
@@ -499,7 +499,6 @@ def without(job: str, node: str) -> str:
     NoAnswer: the controller cannot be reached
     UserError: without the node the partition is too small
     """
-    known = control(job)
     excluded = ",".join(filter(None, [known.excluded, node]))
     there = _run(["sinfo", "--noheader", f"--partition={known.partition}", "--format=%D"])
     if there.returncode != 0:

@@ -77,7 +77,6 @@ def test_a_bad_node_is_added_to_those_that_are_left_out(tmp_path: Path, asked: P
     assert going
     assert (asked / "asked").read_text().splitlines() == [
         "--oneliner show job 12_3",
-        "--oneliner show job 12_3",
         "show hostnames gpu01,gpu07",
         "requeue 12_3",
         "update JobId=12_3 ExcNodeList=gpu01,gpu07",

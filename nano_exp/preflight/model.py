@@ -28,6 +28,18 @@ def _fitting(c: View, tp: int, names: dict[str, str]) -> int:
     return next((size for size in sizes if tp % size == 0 and not _shared(c, size, names)), 1)
 
 
+def _unequal(c: View, key: str, tp: int, names: dict[str, str], ranks: str) -> Iterator[Found]:
+    """What `tp` ranks would not share equally, with the largest size below it that they would."""
+    odd = _shared(c, tp, names)
+    if odd:
+        counted = ", ".join(f"{n} {words}" for n, words in odd)
+        yield Found(
+            (key,),
+            f"{c.model.get('name')} has {counted}, which {tp} {ranks} do not share equally",
+            f"{key}={_fitting(c, tp, names)}",
+        )
+
+
 SHARED_BY_MEGATRON = {
     "num_attention_heads": "attention heads",
     "num_key_value_heads": "key and value heads",
@@ -44,14 +56,7 @@ def heads_and_tensor_parallel(c: View) -> Iterator[Found]:
     """Megatron's tensor parallel ranks share heads, groups and columns equally."""
     if not c.megatron or c.tp is None or c.tp < 2:
         return
-    odd = _shared(c, c.tp, SHARED_BY_MEGATRON)
-    if odd:
-        yield Found(
-            (c.tp_key,),
-            f"{c.model.get('name')} has " + ", ".join(f"{n} {words}" for n, words in odd) + f", which {c.tp} ranks do "
-            "not share equally",
-            f"{c.tp_key}={_fitting(c, c.tp, SHARED_BY_MEGATRON)}",
-        )
+    yield from _unequal(c, c.tp_key, c.tp, SHARED_BY_MEGATRON, "ranks")
 
 
 @rule()
@@ -119,14 +124,7 @@ def heads_and_engines(c: View) -> Iterator[Found]:
     """vLLM's tensor parallel ranks share heads, groups and columns equally."""
     if not c.vllm or c.vtp is None or c.vtp < 2:
         return
-    odd = _shared(c, c.vtp, SHARED_BY_VLLM)
-    if odd:
-        yield Found(
-            (vllm.TP,),
-            f"{c.model.get('name')} has " + ", ".join(f"{n} {words}" for n, words in odd) + f", which {c.vtp} ranks "
-            "of an engine do not share equally",
-            f"{vllm.TP}={_fitting(c, c.vtp, SHARED_BY_VLLM)}",
-        )
+    yield from _unequal(c, vllm.TP, c.vtp, SHARED_BY_VLLM, "ranks of an engine")
 
 
 @rule(versions="<v0.6.0")
