@@ -35,6 +35,14 @@ from nano_exp import files, runs, show
 #: A run of six steps with a checkpoint after each; the same numbers whatever happens to it.
 RUN = (*SMALL, "grpo.max_num_steps=6", "site.fence_s=3")
 SLOW = setting("STEP_SECONDS", 1)
+#: Works for some 40 s and then waits in its last step, so that it cannot be done before Slurm acts, however late Slurm
+#: is (a time limit is looked at every 30 s). An attempt that resumes does not wait.
+NOT_DONE_BEFORE = (
+    setting("STEP_SECONDS", 8),
+    setting("FAIL_AT_STEP", 6),
+    setting("FAULT", "hang"),
+    setting("FAIL_ONCE", 1),
+)
 #: The embedded engine on the nodes: real training, real W&B (offline).
 EMBEDDED = (
     "model=nano_tiny",
@@ -189,7 +197,7 @@ def time_limit(lab: Lab) -> None:
 def hard_time_limit(lab: Lab) -> None:
     """A deadline that somebody set too late: Slurm ends the job, and the last checkpoint is what is left."""
     late = "++checkpointing.checkpoint_must_save_by=01:00:00:00"
-    lab.launch(*RUN, "hydra.launcher.timeout_min=1", late, setting("STEP_SECONDS", 14))
+    lab.launch(*RUN, "hydra.launcher.timeout_min=1", late, *NOT_DONE_BEFORE)
     wait_done(lab)
     (run,) = lab.runs()
     assert end(run)["stopped"] == "time_limit", end(run)
@@ -218,7 +226,7 @@ def preemption(lab: Lab) -> None:
 @fault("node's network link cut", "cut")
 def link_cut(lab: Lab) -> None:
     """The engine goes on over there, unaware, while Slurm starts the run again on the other node."""
-    lab.launch(*RUN, "grpo.max_num_steps=6", setting("STEP_SECONDS", 8))
+    lab.launch(*RUN, *NOT_DONE_BEFORE)
     (run,) = lab.runs()
     lab.wait_step(run, 1)
     node = host(run)
@@ -237,7 +245,7 @@ def link_cut(lab: Lab) -> None:
 @fault("slurmd killed", "slurmd")
 def slurmd_killed(lab: Lab) -> None:
     """The node's daemon is gone and its job goes on, until Slurm gives the node up."""
-    lab.launch(*RUN, setting("STEP_SECONDS", 8))
+    lab.launch(*RUN, *NOT_DONE_BEFORE)
     (run,) = lab.runs()
     lab.wait_step(run, 1)
     node = host(run)
