@@ -6,7 +6,11 @@ python launch.py -m model=nano_9b cluster=1n8g optimizer.lr=1e-6,5e-6
 python launch.py ... dry_run=true                  show the plan, the batch script and the NeMo RL YAML
 """
 
+import signal
 import sys
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C while modules load needs no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import hydra
 from omegaconf import DictConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -39,6 +40,8 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
     resolvers.register()
     launcher.register(how or launch.launch)
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as launch.py left it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         secrets.refuse_overrides(sys.argv[1:])  # first: what follows may show them
         _refuse_other_mode(sys.argv[1:])
         _require_optuna(sys.argv[1:])

@@ -173,7 +173,7 @@ def execute(order: Order, stop: Stop) -> int:
 def _require_going_on(order: Order, run: runs.Run) -> None:
     """A run of a launch that was stopped does not start; one that had started goes on. Raises Halted."""
     why = "" if order.local or order.manifest.get("by_hand") else halt.reason(order.dir)
-    if why and not any(e.kind == "start" and e.data.get("launch") == order.launch for e in run.events):
+    if why and not halt.has_started(run, order.launch):
         halt.cancelled(run, why, slurm_owner().job)
         raise Halted(f"run {run.id} does not start: {why}")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nano_exp import environment, files, launch, plan, runs, secrets, show, slurm, state, submit, terms
+from nano_exp import environment, files, halt, launch, plan, runs, secrets, show, slurm, state, submit, terms
 from nano_exp.errors import UserError
 from nano_exp.freeze import Frozen, short_title
 from nano_exp.plan import Row
@@ -69,6 +69,9 @@ def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> i
         if ":" in now.job:
             _end_local(run, now)
         runs.record_event(run.dir, "cancel", job=now.job)
+    canaries = _canaries([run for run, _ in active])
+    if canaries:
+        slurm.scancel(canaries)
     print(f"cancelled {len(active)} run{'s' if len(active) != 1 else ''}; the same launch, or nano-exp retry, goes on")
     return 0
 
@@ -76,6 +79,22 @@ def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> i
 def _show_active(active: Sequence[tuple[Run, State]]) -> None:
     cells = [(run.name, run.id, now.kind, now.job, short_title(run.overrides)) for run, now in active]
     print(show.table(("name", "run", "state", "job", "what"), cells))
+
+
+def _canaries(cancelled: Sequence[Run]) -> list[str]:
+    """The canaries that nothing waits for any more: all runs of their launches were cancelled. Ended ones too."""
+    found = []
+    for results, launched in {(run.results, _last_launch(run)) for run in cancelled}:
+        job = runs.canary_job(results, launched)
+        manifest = _manifest(results, launched) if job else {}
+        if manifest and all(map(_cancelled, halt.run_dirs(manifest))):
+            found.append(job)
+    return found
+
+
+def _cancelled(run_dir: Path) -> bool:
+    newest = runs.load(run_dir).last("submit", "cancel", "start")
+    return newest is not None and newest.kind == "cancel"
 
 
 def _end_local(run: Run, now: State) -> None:

@@ -1,9 +1,9 @@
 """Stopping the rest of a launch: after `fail_fast=N` failures, or when its canary did not come through.
 
 The reason is written into the launch's folder first. From then on no run of this launch starts: its launcher sends no
-more arrays, an attempt that begins all the same ends at once, and what waits in the queue is cancelled. Runs that
-execute go on. Each run that is stopped has the reason as an event, so that it shows as cancelled with it, and the same
-launch (or nano-exp retry) submits it again.
+more arrays, an attempt that begins all the same ends at once, and what waits in the queue is cancelled. Runs that had
+started go on, those that wait to be started again too. Each run that is stopped has the reason as an event, so that it
+shows as cancelled with it, and the same launch (or nano-exp retry) submits it again.
 """
 
 from __future__ import annotations
@@ -36,20 +36,30 @@ def halt(launch_dir: Path, manifest: Mapping[str, Any], why: str, say: Say) -> N
     if not reason(launch_dir):
         files.write_json(launch_dir / FILE, {"why": why, "time": time.time()}, durable=True)
     asked = Asked()
-    waiting, jobs = 0, set()
+    waiting: dict[str, list[str]] = {}  # job, or array -> its tasks that have never started
+    again: set[str] = set()  # arrays of which a task waits to go on
     for folder in run_dirs(manifest):
         run = runs.load(folder)
         sent = state.submission(run)
         if sent is None or sent.launch != launch_dir.name:
             continue  # another launch has it by now
         now = asked.state(run)
-        if now.kind == "pending":
+        array = now.job.partition("_")[0]
+        if now.kind == "pending" and has_started(run, launch_dir.name):
+            again.add(array)
+        elif now.kind == "pending":
             cancelled(run, why, now.job)
-            waiting += 1
-            jobs.add(now.job.partition("_")[0])
-    said = asked.error or slurm.cancel_waiting(sorted(jobs))
+            waiting.setdefault(array, []).append(now.job)
+    jobs = [job for array, tasks in waiting.items() for job in (tasks if array in again else [array])]
+    said = asked.error or slurm.cancel_waiting(jobs)
     failed = f" (not taken out of the queue: {said}; they end when they start)" if said else ""
-    say(f"{why}: {waiting} waiting run{'s' if waiting != 1 else ''} of launch {launch_dir.name} stopped{failed}")
+    count = sum(map(len, waiting.values()))
+    say(f"{why}: {count} waiting run{'s' if count != 1 else ''} of launch {launch_dir.name} stopped{failed}")
+
+
+def has_started(run: runs.Run, launch: str) -> bool:
+    """Whether an attempt of this launch has ever begun a run."""
+    return any(e.kind == "start" and e.data.get("launch") == launch for e in run.events)
 
 
 def cancelled(run: runs.Run, why: str, job: str | None) -> None:

@@ -329,6 +329,11 @@ def sent(launch: Path) -> dict[int, str]:
     return found
 
 
+def canary_job(results: Path, launch_id: str) -> str:
+    """The Slurm job of a launch's canary; empty where it has none, or it was not sent."""
+    return str((_maybe(launch_dir(results, launch_id) / "job-canary.json") or {}).get("job") or "")
+
+
 def record_job(results: Path, launch_id: str, array: int | str, job: str) -> None:
     """Remember which Slurm job an array of a launch became: its number, or `canary`; none where it was refused."""
     path = launch_dir(results, launch_id) / f"job-{array}.json"

@@ -84,6 +84,22 @@ def test_what_waits_is_cancelled_with_the_reason_and_what_runs_goes_on(
     assert Answer(queue).state(runs.load(running)).kind == "running"
 
 
+def test_a_run_that_waits_to_be_started_again_goes_on(
+    launch: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, manifest = launch
+    first, again, *waiting = halt.run_dirs(manifest)
+    failing(first)
+    failing(again, kind="stopped")
+    runs.record_event(again, "requeue", attempt=1, by="us", why="preempted")
+    queue = ["12_1|PENDING|nx-L.0-name|BeginTime", "12_[2-3]|PENDING|nx-L.0-name|Priority"]
+    cancelled = in_queue(monkeypatch, *queue)
+    halt.halt(folder, manifest, "fail_fast=1: 1 failed", lambda _: None)
+    assert cancelled == [["12_2", "12_3"]]
+    assert runs.load(again).last("cancel") is None
+    assert [Answer([]).state(runs.load(run)).kind for run in waiting] == ["cancelled", "cancelled"]
+
+
 def test_a_run_that_was_quicker_is_not_cancelled(launch: tuple[Path, dict[str, Any]]) -> None:
     run = halt.run_dirs(launch[1])[0]
     halt.cancelled(runs.load(run), "fail_fast", "12_0")

@@ -403,6 +403,13 @@ def test_ctrl_c_ends_the_run_whole_and_the_same_command_completes_it(
     assert steps(run) == [1, 2, 3]
 
 
+def test_ctrl_c_while_modules_load_is_no_traceback(tmp_path: Path, checkout: Path) -> None:
+    (tmp_path / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    process = start_launch(tmp_path, *here(checkout), PYTHONPATH=str(tmp_path))
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (-signal.SIGINT, "")
+
+
 def test_ctrl_c_twice_kills(slow: tuple[subprocess.Popen[str], Path]) -> None:
     process, run = slow
     attempt = owner_of(run)

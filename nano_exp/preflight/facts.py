@@ -61,6 +61,7 @@ class Facts:
         self.is_dir = cache(lambda path: Path(path).is_dir())
         self.file_system = cache(file_system)
         self.disk_free = cache(disk_free)
+        self.commit = cache(lambda checkout: nemo_rl_checkout.read_checkout(Path(checkout)).commit)
         self.keys = known.load
         #: Key -> the last value that had the key's type: points of a sweep share most of their values.
         self.good_values: dict[str, Any] = {}

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nano_exp import slurm, submit
+from nano_exp import arrays, slurm, submit
 from nano_exp.errors import UserError, nearest
 from nano_exp.planner import gpus
-from nano_exp.preflight.answers import Nodes
+from nano_exp.preflight.answers import Answers, Nodes
 from nano_exp.preflight.cost import checkpoints, gigabytes
 from nano_exp.preflight.facts import existing
 from nano_exp.preflight.registry import Found, rule
-from nano_exp.preflight.view import View
+from nano_exp.preflight.view import View, whole
 
 ANY = "any engine"
 
@@ -256,7 +256,7 @@ def qos_allows(c: View) -> Iterator[Found]:
 
 @rule(place=True, engine=ANY)
 def submit_limit(c: View) -> Iterator[Found]:
-    """The sweep is not larger than the jobs that this user may have queued."""
+    """No job array is larger than what this user may have queued; a sweep that is goes out in parts."""
     answers = c.facts.answers
     if not c.on_slurm or answers is None or not _enforced(c):
         return
@@ -265,13 +265,25 @@ def submit_limit(c: View) -> Iterator[Found]:
     limits += [known.max_submit for known in answers.qos or () if known.name == qos]
     known_limits = [limit for limit in limits if limit is not None]
     count = sum(c.facts.new.values())
-    if known_limits and count > (limit := min(known_limits)):
-        yield Found(
-            (),
-            f"you may have {limit} jobs queued at once here, and each run is one",
-            "a sweep of fewer points; the same command again submits the rest when some have ended",
-            f"{count} runs to submit",
-        )
+    if not known_limits or count <= (limit := min(known_limits)):
+        return
+    most = min(whole(c.launcher("slurm").get("max_array")) or count, _max_array(answers) or count)
+    fits = max(len(chunk) for n in c.facts.new.values() for chunk in arrays.chunks(n, most)) <= limit
+    yield Found(
+        (),
+        f"you may have {limit} jobs queued at once here, and each run is one"
+        + (": arrays that fit are sent, those that do not are refused" if fits else "; Slurm takes an array whole"),
+        "the same command again, when some have ended, sends the rest"
+        if fits
+        else f"slurm.max_array={max(1, limit // 4)}: what fits is sent, and the same command again sends the rest",
+        f"{count} runs to submit",
+        severity="warning" if fits else "error",
+    )
+
+
+def _max_array(answers: Answers) -> int | None:
+    text = str((answers.settings or {}).get("MaxArraySize", ""))
+    return int(text) if text.isdigit() else None
 
 
 #: Words of a refusal of sbatch --test-only that are of the moment: sbatch itself would queue the job.
@@ -312,6 +324,23 @@ def shared_folders(c: View) -> Iterator[Found]:
                 f"{key}=<a folder on a shared file system>; ignore=[shared_folders] where it is one",
                 f"{key}={path}",
             )
+
+
+@rule(place=True, severity="warning")
+def checkout_is_release(c: View) -> Iterator[Found]:
+    """The checkout is the release that its number says, not a branch that calls itself by it."""
+    path, keys = c.site.get("checkout"), c.facts.keys(c.release)
+    if not path or keys is None or "+" in c.release:
+        return
+    here, there = c.facts.commit(str(path)), keys.raw.commit
+    if here and there and here != there:
+        yield Found(
+            (),
+            f"{c.release} is {there[:12]}; what was changed since, in keys and defaults, is not known here",
+            f"nano-exp recipes import {path}, which shows it; ignore=[checkout_is_release] for patches of your own; "
+            f"or git -C {path} checkout {c.release}",
+            f"site.checkout={path} is at {here[:12]}",
+        )
 
 
 @rule(place=True, severity="warning")

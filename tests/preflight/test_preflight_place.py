@@ -10,7 +10,7 @@ import pytest
 from core_case import frozen
 from preflight_case import THIRTY, TWELVE, TWELVE_2, said
 
-from nano_exp import slurm
+from nano_exp import slurm, versions
 from nano_exp.preflight import answers, gather
 from nano_exp.preflight.answers import Answers, Association, Estimate, Nodes, Qos
 from nano_exp.preflight.facts import Facts, FileSystem, file_system
@@ -149,7 +149,7 @@ BAD = {
     "an account of others": ("account_there", TWELVE, facts(account="reserch"), "site.account=research"),
     "a QOS of others": ("qos_allows", TWELVE, facts(qos="shrt"), "site.qos=short"),
     "too long for the QOS": ("qos_allows", TWELVE, facts(qos="short"), "timeout_min=60"),
-    "many jobs": ("submit_limit", TWELVE, facts(new=101), "fewer points"),
+    "many jobs": ("submit_limit", TWELVE, facts(new=101), "slurm.max_array=25"),
     "Slurm says no": ("slurm_accepts", TWELVE, facts(test=Estimate("Invalid qos specification", None)), "site.qos="),
 }
 
@@ -162,6 +162,26 @@ def test_a_bad_place_is_refused_with_what_to_type(name: str) -> None:
     assert all((found.found, found.cause))
     soft = ("a partition that is down", "some small GPUs")
     assert found.severity == ("warning" if name in soft else "error")
+
+
+def test_a_sweep_above_the_limit_goes_out_in_arrays_below_it() -> None:
+    (found,) = said("submit_limit", (*TWELVE, "slurm.max_array=60"), facts=facts(new=101))
+    assert found.severity == "warning" and "sends the rest" in found.fix and "100 jobs" in found.cause
+    site = facts(new=101, settings={**ENFORCED, "MaxArraySize": "60"})
+    assert [f.severity for f in said("submit_limit", TWELVE, facts=site)] == ["warning"]
+
+
+def test_a_checkout_of_a_branch_is_not_taken_for_the_release_of_its_number(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    head = tmp_path / ".git" / "HEAD"
+    row = (*TWELVE, f"site.checkout={tmp_path}")
+    released = versions.known("v0.7.0")
+    assert released is not None and released.commit is not None
+    for commit, told in ((released.commit, 0), ("f" * 40, 1)):
+        head.write_text(f"{commit}\n")
+        found = said("checkout_is_release", row, facts=facts())
+        assert [f.severity for f in found] == ["warning"] * told, commit
+    assert "ffffffffffff" in found[0].found and "git -C" in found[0].fix
 
 
 def test_what_passes_is_only_a_warning() -> None:

@@ -55,3 +55,12 @@ def test_cancelled_runs_are_tried_again_with_other_resources_and_done_ones_left_
     assert_executed_once(done, steps=4)
     assert metrics(running) != metrics(waiting)  # two seeds, so neither took the other's folder
     assert "retry: 0 to submit, 3 left alone" in lab.tool("retry", name)
+
+
+def test_cancelling_all_that_a_canary_is_for_ends_the_canary(lab: Lab) -> None:
+    lab.launch(*SMALL, "grpo.seed=1,2", "canary=true", HOLD)
+    first, second = lab.runs()
+    lab.tool("cancel", first.id)
+    assert any(".canary-" in line for line in lab.queued()), "the other run still waits for it"
+    lab.tool("cancel", second.id)
+    lab.wait_queue_empty()
