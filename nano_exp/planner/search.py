@@ -78,6 +78,8 @@ def every(
         return (option(job, gpu, constants),)
     found = []
     for plain in candidates.valid(job.architecture, job.shape, job.layout, job.max_length, micros):
+        if job.lora and plain.backend != job.layout.backend:
+            continue  # each backend has adapters of its own in the config: the other one would train all parameters
         tried: list[Option] = []
         for layout in candidates.thriftier(plain, job.architecture, job.version):
             if agrees(layout, pinned):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from nano_exp.planner import parameters
 from nano_exp.planner.architecture import MLP, MOE, Architecture
 from nano_exp.planner.job import Job
+from nano_exp.planner.layouts import FSDP2
 from nano_exp.planner.ranges import ZERO, Range
 
 
@@ -146,19 +147,32 @@ def expert_copies(job: Job, local: Local, constant: Range) -> Range:
 # --- LoRA -----------------------------------------------------------------------------------------------------------
 
 
-def adapters(a: Architecture, rank: int) -> int:
-    """Parameters of rank-`rank` adapters on every linear layer, routed experts included (policy.*.match_all_linear)."""
+def adapters(a: Architecture, rank: int) -> tuple[int, int]:
+    """Parameters of rank-`rank` adapters on every linear layer, rank x (in + out) each: dense ones, routed experts'.
+
+    What exclude_modules or target_modules leave out is counted too [RL models/automodel/setup.py, lora_cfg].
+    """
     h, d = a.hidden, a.d_inner
     mamba = (h + 2 * d + 2 * a.group_width + a.mamba_heads) + (d + h)
     attention = 2 * (h + a.q_width) + 2 * (h + a.kv_width)
     mlp = (2 + a.gated) * (h + a.intermediate)
-    moe = a.experts * 2 * (h + a.expert_width) + 2 * (h + a.shared_width)
-    sizes = {"M": mamba, "*": attention, MLP: mlp, MOE: moe}
-    return rank * sum(sizes[kind] for kind in a.layers)
+    sizes = {"M": mamba, "*": attention, MLP: mlp, MOE: 2 * (h + a.shared_width)}
+    experts = a.count(MOE) * a.experts * 2 * (h + a.expert_width)
+    return rank * sum(sizes[kind] for kind in a.layers), rank * experts
 
 
 def adapter_state(job: Job) -> Range:
-    """Weights, gradients and optimizer state of adapters: 16 bytes each, divided by tensor and expert parallel at best.
-    Base weights have neither gradient nor state then."""
-    count = adapters(job.architecture, job.lora)
-    return Range(0.0, 16.0 * count / max(job.layout.tensor * job.layout.expert, 1), 16.0 * count)
+    """Weights, gradients and optimizer state of adapters, 16 bytes each (derived); base weights have neither gradient
+    nor state then. None of them at the least, as for experts that the backend gives no adapters.
+
+    FSDP2 shards adapters as it does the weights that they belong to. Megatron has those of a rank's own stage (taken as
+    an equal part) and experts, divided over TP, or whole at the most.
+    """
+    n = job.layout
+    dense, experts = adapters(job.architecture, job.lora)
+    if n.backend == FSDP2:
+        shards = max(job.world // (n.tensor * n.replicate), 1)
+        each = 16.0 * (dense / shards + experts / (job.world // n.replicate if n.expert > 1 else shards))
+        return Range(0.0, each, each)
+    most = 16.0 * (dense + experts / (n.expert * n.expert_tensor)) / n.pipeline
+    return Range(0.0, most / n.tensor, most)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from planner_case import CONSTANTS, H100, laid, read
 
-from nano_exp.planner import parameters, training
+from nano_exp.planner import parameters, search, training
 from nano_exp.planner.layouts import FSDP2, MEGATRON
 from nano_exp.planner.phases import Phase, phases
 from nano_exp.planner.ranges import GIB, Range
@@ -116,7 +116,25 @@ def test_lora_has_no_gradients_of_the_base_weights() -> None:
     a = job.architecture
     mamba = (4480 + 2 * 10240 + 2 * 1024 + 128) + (10240 + 4480)
     attention = 2 * (4480 + 5120) + 2 * (4480 + 1024)
-    assert training.adapters(a, 8) == 8 * (27 * mamba + 4 * attention + 25 * 2 * (4480 + 15680))
+    dense = 8 * (27 * mamba + 4 * attention + 25 * 2 * (4480 + 15680))
+    assert training.adapters(a, 8) == (dense, 0)
+    assert training.adapter_state(laid(job, tensor=2)) == Range(0.0, 16 * dense / 2, 16 * dense)
+
+
+def test_adapters_of_experts_are_divided_as_the_experts() -> None:
+    job = replace(read("model=nano_30b", "cluster=2n8g"), lora=128)  # 23 MoE layers of 128 experts, 2688 <-> 1856
+    dense, experts = training.adapters(job.architecture, 128)
+    assert experts == 128 * 23 * 128 * 2 * (2688 + 1856)
+    sharded = 16 * (dense + experts) / 16
+    assert training.adapter_state(laid(job, backend=FSDP2, tensor=1, expert=1)) == Range(0.0, sharded, sharded)
+    megatron = laid(job, backend=MEGATRON, tensor=2, pipeline=1, expert=8, expert_tensor=1)
+    assert training.adapter_state(megatron) == Range(0.0, 8 * (dense + experts / 8), 16 * (dense + experts / 8))
+
+
+def test_with_adapters_the_other_backend_is_no_choice() -> None:
+    job = replace(read("model=nano_30b", "cluster=2n8g"), lora=8)
+    found = search.every(job, H100, CONSTANTS)
+    assert {one.layout.backend for one in found} == {job.layout.backend}
 
 
 def test_the_published_optimizer_is_read_as_such() -> None:
