@@ -290,6 +290,11 @@ def raw(cfg: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
 
 
+def typed(master: DictConfig) -> list[str]:
+    """The overrides as typed, from Hydra's own config, to which an interpolation in one of them is one to resolve."""
+    return cast(list[str], OmegaConf.to_container(master.hydra.overrides.task, resolve=False))
+
+
 @dataclass(frozen=True)
 class Point:
     """One point of a launch: its overrides as typed, its composed, unresolved config, and what was chosen for it."""

@@ -156,7 +156,7 @@ def compose_points(
     """
     if any(auto.asked(point) for point in overrides):
         return _with_auto(config_loader, overrides)
-    if master is not None and [list(one) for one in overrides] == [list(master.hydra.overrides.task)]:
+    if master is not None and [list(one) for one in overrides] == [compose.typed(master)]:
         return [Point(tuple(overrides[0]), compose.without_launch(master))]
     try:
         parsed = _parse(config_loader, overrides)

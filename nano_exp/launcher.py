@@ -44,7 +44,7 @@ class NanoExpLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader, self.master = hydra_context.config_loader, config
         self.sweep = sweep.read(compose.raw(config.sweep) if config.get("sweep") is not None else None)
-        typed = OverridesParser.create(config_loader=self.loader).parse_overrides(list(config.hydra.overrides.task))
+        typed = OverridesParser.create(config_loader=self.loader).parse_overrides(compose.typed(config))
         refuse_several_sweeps(self.loader, typed)
         refuse_swept_site(typed)
         self.searching = config.hydra.sweeper._target_ != f"{PLUGIN_MODULE}.{NanoExpSweeper.__name__}"
@@ -55,7 +55,8 @@ class NanoExpLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         if self.searching:
             return search.launch_batch(
-                type(self).how, self.loader, job_overrides, self.parameters, Path.cwd(), self.sweep
+                *(type(self).how, self.loader, job_overrides, self.parameters, Path.cwd(), self.sweep),
+                first=initial_job_idx == 0,
             )
         points = family.compose_points(self.loader, job_overrides, self.master)
         type(self).how(points, self.parameters, Path.cwd(), self.sweep.constraints)

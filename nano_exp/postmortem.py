@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def diagnose(
         stalled=stalled,
         full_disk=full_disk(attempt_dir),
     )
-    return triage.diagnose(evidence)
+    found = triage.diagnose(evidence)
+    return replace(found, remedy=found.remedy.replace("logs RUN", f"logs {attempt_dir.parent.parent.name}"))
 
 
 def full_disk(folder: Path) -> str:

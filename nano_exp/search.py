@@ -57,38 +57,44 @@ def launch_batch(
     parameters: dict[str, Any],
     folder: Path,
     settings: Sweep,
+    first: bool,
 ) -> list[JobReturn]:
     """Launch points, wait for them, and return for each its last value of the metric or why there is none.
 
     Parameters
     ----------
     how: `launch.launch`
+    first: whether these are the first points of the search
 
     Raises
     ------
-    UserError: every point is refused: it is the command that is wrong
+    UserError: none of the first points composes: it is the command that is wrong
     KeyboardInterrupt: Ctrl-C while waiting
     """
     results = [_job_return(one) for one in overrides]
     points: dict[int, compose.Point] = {}
     keys: dict[int, tuple[str, str]] = {}
-    refusals = []
+    mistakes = []
     for index, one in enumerate(overrides):
         try:
             [point] = compose.compose_points(loader, [one])
             frozen = freeze.freeze(point, folder)
+        except UserError as error:
+            mistakes.append(error)
+            _fail(results[index], f"{error.found}: {error.why}")
+            continue
+        try:
             broken = next((c for c in settings.constraints if not c.holds(frozen.config)), None)
             if broken is not None:
                 _fail(results[index], f"skipped: without {broken.require} ({broken.because})")
                 continue
             launch.check([frozen], parameters, submitting=False, inside=True)  # Slurm is asked when it is launched
         except UserError as error:
-            refusals.append(error)
             _fail(results[index], f"{error.found}: {error.why}")
             continue
         points[index], keys[index] = point, (frozen.name, frozen.digest)
-    if len(refusals) == len(overrides):
-        raise refusals[0]
+    if first and len(mistakes) == len(overrides):
+        raise mistakes[0]
     if points:
         made = how(list(points.values()), parameters, folder)
         assert isinstance(made, plan.Plan)

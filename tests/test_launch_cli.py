@@ -458,6 +458,14 @@ def test_a_named_sweep_needs_no_m_and_lists_what_it_skips(tmp_path: Path, checko
     assert everything_below(tmp_path) == []
 
 
+@pytest.mark.parametrize("sweep", [(), ("-m", "optimizer.lr=1e-3,2e-3")])
+@pytest.mark.parametrize("typed", ["${nope.x}", "${nope:3}", "${oc.env:NANO_EXP_NOT_SET}"])
+def test_an_interpolation_of_nothing_is_named_with_its_key(tmp_path: Path, typed: str, sweep: tuple[str, ...]) -> None:
+    done = launch(tmp_path, *sweep, f"grpo.seed={typed}", "dry_run=true")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: grpo.seed is {typed}\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     ("typed", "fix"),
     [("sweeps=lrr", "sweeps=lr"), ("sweeps=null", "leave it out"), ("+sweeps=lr", "sweeps=lr")],

@@ -31,7 +31,9 @@ def stored(results: Path, seed: int, end: str, rows: Sequence[dict[str, Any]]) -
     return plan.Row(frozen, run.name, run, frozen.config, State("new"), True, True)
 
 
-def batch(folder: Path, made: Sequence[plan.Row], *points: str, settings: sweep.Sweep | None = None) -> list[Any]:
+def batch(
+    folder: Path, made: Sequence[plan.Row], *points: str, settings: sweep.Sweep | None = None, first: bool = True
+) -> list[Any]:
     """Status and value, or the words of the failure, of each point; the runs are `made` whatever is launched."""
     found = search.launch_batch(
         lambda *_: plan.Plan(tuple(made)),
@@ -40,6 +42,7 @@ def batch(folder: Path, made: Sequence[plan.Row], *points: str, settings: sweep.
         {},
         folder,
         settings or sweep.Sweep(),
+        first,
     )
     return [one.return_value if one.status is JobStatus.COMPLETED else str(one._return_value) for one in found]
 
@@ -82,9 +85,17 @@ def test_a_refused_point_and_one_that_breaks_a_constraint_do_not_end_the_search(
     assert refused
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_batch_of_points_that_preflight_refuses_does_not_end_the_search(tmp_path: Path, first: bool) -> None:
+    [refused] = batch(tmp_path, [], "policy.train_micro_batch_size=100000", first=first)
+    assert "policy.train_micro_batch_size=100000" in refused
+
+
 def test_a_command_that_fits_no_point_ends_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"optimizer\.lrr"):
         batch(tmp_path, [], "optimizer.lrr=1", "optimizer.lrr=2")
+    later = batch(tmp_path, [], "optimizer.lrr=1", first=False)
+    assert "optimizer.lrr" in later[0]
 
 
 def test_ctrl_c_while_waiting_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ def _check(given: argparse.Namespace) -> int:
     from nano_exp.preflight import gather, points, show
 
     if given.rules:
-        print(show.rules_table())
+        print(show.rules_json() if given.json else show.rules_table())
         return 0
     wanted = points.expanded(given.overrides)
     ignore = preflight.ignored(wanted.frozen)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nano_exp.errors import UserError
 from nano_exp.planner import gpus, judge
+from nano_exp.planner.phases import GENERATION, SHARE
 from nano_exp.preflight.place import gpu_types
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
@@ -23,11 +24,28 @@ def memory_fits(c: View) -> Iterator[Found]:
         return  # what else it refuses, other rules say
     if verdict.klass in ("no", "tight"):
         yield Found(
-            tuple(key for key in (c.tp_key, "policy.train_micro_batch_size", "cluster.gpus_per_node") if c.has(key)),
+            tuple(key for key in _keys(c, verdict.phase) if c.has(key)),
             f"by the planner's estimate for {name}, {verdict.why}",
             verdict.fix or "another parallelism= or more GPUs: `nano-exp plan` lists the layouts that fit",
             severity="error" if verdict.klass == "no" else "warning",
         )
+
+
+_VLLM = "policy.generation.vllm_cfg"
+#: What the memory of vLLM's phases hangs on.
+_GENERATION = (
+    "policy.generation.vllm_kwargs.max_num_seqs",
+    f"{_VLLM}.gpu_memory_utilization",
+    f"{_VLLM}.tensor_parallel_size",
+)
+
+
+def _keys(c: View, phase: str) -> tuple[str, ...]:
+    """The keys that the memory of a phase hangs on most."""
+    if phase in (SHARE, GENERATION):
+        return _GENERATION
+    micro = "policy.logprob_batch_size" if phase == "logprob" else "policy.train_micro_batch_size"
+    return (c.tp_key, micro, "policy.max_total_sequence_length", "cluster.gpus_per_node")
 
 
 def _of_partition(c: View) -> str:

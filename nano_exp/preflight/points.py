@@ -68,7 +68,7 @@ def expanded(overrides: Sequence[str]) -> Wanted:
                 raise app.not_our_path()
             parser = OverridesParser.create(config_loader=loader)
             own = parser.parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
-            typed = parser.parse_overrides(list(master.hydra.overrides.task))
+            typed = parser.parse_overrides(compose.typed(master))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _own(error) or compose.explain(error, loader, overrides) from error
         assert sweeper.launcher is not None  # its setup has made one

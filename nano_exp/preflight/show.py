@@ -140,6 +140,23 @@ def rules_table() -> str:
     return "\n".join(rows)
 
 
+def rules_json() -> str:
+    """The same for scripts; `versions` and `number` may be null."""
+    rows = [
+        {
+            "name": r.name,
+            "severity": r.severity,
+            "place": r.place,
+            "engine": r.engine,
+            "versions": r.versions or None,
+            "number": r.number,
+            "summary": r.summary,
+        }
+        for r in RULES.values()
+    ]
+    return json.dumps(rows, indent=2, ensure_ascii=False)
+
+
 def _kind(rule: Rule) -> str:
     number = f" {rule.number}" if rule.number is not None else ""
     return f"{rule.severity}{number}{', place' if rule.place else ''}"

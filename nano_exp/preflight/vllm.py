@@ -118,6 +118,7 @@ def vllm_keys(c: View) -> Iterator[Found]:
 @rule(25)
 def engines_inside_nodes(c: View) -> Iterator[Found]:
     """An engine's GPUs are those of one node, so engines divide a node's GPUs."""
+    # One that is larger than a node gets a placement group over nodes (vllm_generation.py 177, v0.7.0): slow, and good.
     size = product(c.vtp, c.vpp)
     gpus = c.generating if c.policy_nodes == 1 else c.gpus
     if not c.vllm or size is None or gpus is None or c.generating is None:

@@ -61,10 +61,10 @@ class Launches:
         self.gpus = cache(self._gpus)
 
     def _gpus(self, launch: str) -> list[int | None]:
-        """GPUs of one run of each array of a launch."""
+        """GPUs of one run of each array of a launch; none are counted for runs of the launching machine itself."""
         try:
-            arrays = files.read_json(runs.launch_dir(self.results, launch) / "manifest.json")["arrays"]
-            return [_gpus(array) for array in arrays]
+            manifest = files.read_json(runs.launch_dir(self.results, launch) / "manifest.json")
+            return [None if manifest["where"] == "local" else _gpus(array) for array in manifest["arrays"]]
         except (Damaged, OSError, KeyError, TypeError):
             return []
 

@@ -229,6 +229,11 @@ def _without_sign(evidence: Evidence, logs: list[Log]) -> Diagnosis:
         )
     if signal in (2, 15):
         return _make("stopped", Found("SIGINT" if signal == 2 else "SIGTERM"), "unknown", "", None, [], evidence)
+    if told := _own_words(logs[0].stream):
+        found, why, fix = told
+        shown = [f"error: {found}", f"why: {why}", f"fix: {fix}"]
+        refused = _make("config_refused", Found(f"{found}: {why}"), "setup", "", None, shown, evidence)
+        return replace(refused, remedy=_line(fix))
     if code in (126, 127):
         lines = _tail(logs[0].stream, 3)
         return _make("no_program", Found(f"exit code {code}"), "setup", "", None, lines, evidence)
@@ -237,6 +242,16 @@ def _without_sign(evidence: Evidence, logs: list[Log]) -> Diagnosis:
         return _make("killed", Found(said), _driver_phase(logs), "", None, _tail(logs[0].stream, 3), evidence)
     lines = _tail(logs[0].stream, MAX_LINES) or _tail(logs[1].stream, MAX_LINES)
     return _make("unknown", Found(f"exit code {code}"), _driver_phase(logs), "", None, lines, evidence)
+
+
+def _own_words(stream: Stream) -> tuple[str, str, str] | None:
+    """The last error in our own three parts (errors.UserError), as the embedded engine ends with."""
+    lines = [stream.line(n).text.strip() for n in range(max(len(stream) - 50, 0), len(stream))]
+    for n in range(len(lines) - 3, -1, -1):
+        parts = [lines[n + i].partition(f"{word}: ") for i, word in enumerate(("error", "why", "fix"))]
+        if all(mark and not before for before, mark, _ in parts):
+            return parts[0][2], parts[1][2], parts[2][2]
+    return None
 
 
 def _from_exception(error: Raised, evidence: Evidence, logs: list[Log]) -> Diagnosis:

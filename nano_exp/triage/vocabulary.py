@@ -51,7 +51,7 @@ _TABLE = (
     Cause("model_gated", "the model is gated: its terms are not accepted", "user"),
     Cause("model_missing", "the model was not found", "user"),
     Cause("data_missing", "a data file or data set was not found", "user"),
-    Cause("config_refused", "NeMo RL refused the config", "config"),
+    Cause("config_refused", "the engine refused the config", "config"),
     Cause("no_steps", "the training data give not a single batch", "config"),
     Cause("nan", "NaN in the loss or the gradients", "config"),
     Cause("cuda_assert", "a CUDA kernel's assertion failed", "code"),

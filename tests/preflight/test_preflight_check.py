@@ -97,6 +97,7 @@ def test_the_table_of_rules(capsys: pytest.CaptureFixture[str]) -> None:
     code, out = check(capsys, "--rules")
     assert code == 0
     assert [line.split("`")[1] for line in out.splitlines()[2:]] == list(RULES)
+    assert [row["name"] for row in json.loads(check(capsys, "--rules", "--json")[1])] == list(RULES)
 
 
 def test_a_host_without_slurm_warns_about_the_place(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ TOOLS = {
     "sinfo": f"cat <<'E'\n{SINFO}E",
     "scontrol": f"cat <<'E'\n{CONFIG}E",
     "sacctmgr": 'case "$*" in *assoc*) echo "research||normal||";; *) echo "normal||";; esac',
-    "sbatch": 'echo "$@" > "$(dirname "$0")/asked"; echo "sbatch: Job 1 to start at 2026-11-25T02:22:59" >&2',
+    "sbatch": 'echo "sbatch: Job 1 to start at 2026-11-25T02:22:59" >&2',
 }
 
 
@@ -250,7 +250,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in TOOLS.items():
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {folder}/asked\n{text}\n')
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     return folder
@@ -262,7 +262,9 @@ def test_every_question_is_asked_once_for_the_launch(tools: Path, tmp_path: Path
     assert found is not None
     assert found.silent == ()
     assert found.nodes and found.settings and found.associations and found.qos and found.test
-    asked = (tools / "asked").read_text().split()
+    lines = sorted((tools / "asked").read_text().splitlines())
+    assert [line.split()[0] for line in lines] == ["sacctmgr", "sacctmgr", "sbatch", "scontrol", "sinfo"]
+    asked = lines[2].split()
     assert {"--test-only", "--nodes=2", "--gpus-per-node=8", "--partition=batch", "--time=240"} <= set(asked)
     assert not any(word.startswith(("--output", "--array", "--job-name")) for word in asked)
 

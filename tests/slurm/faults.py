@@ -382,14 +382,16 @@ def disk_full(lab: Lab) -> None:
         lab.wait_step(run, 2)
         fill(disk / "ballast")
         lab.wait_queue_empty()
-        kept = {path: path.read_bytes() for path in run.dir.glob("checkpoints/step_*/**/*.json")}
-        for path in kept:
+        kept = {path: path.read_bytes() for path in run.dir.glob("checkpoints/step_[12]/**/*") if path.is_file()}
+        assert kept, "what was written before the disk was full"
+        for path in run.dir.glob("checkpoints/step_*/**/*.json"):
             files.read_json(path)
         row = lab.status(run.id)[run.id]
         assert row["state"] in ("failed", "lost"), row
         (disk / "ballast").unlink()
         lab.launch(*RUN, where)
         wait_done(lab)
+        assert all(path.read_bytes() == content for path, content in kept.items() if path.exists())
         told = [e.data for e in runs.load(run.dir).events if e.kind in ("end", "lost")]
         causes = {(d.get("end") or d).get("diagnosis", {}).get("cause") for d in told}
         assert "disk_full" in causes, told

@@ -109,7 +109,6 @@ def test_ray_comes_up_over_both_hosts_and_ends_with_the_driver(lab: Lab) -> None
     allocation = time.mktime(time.strptime(lab.scontrol(run)["StartTime"], "%Y-%m-%dT%H:%M:%S"))
     names = ("attempt", "step", "head_up", "all_joined", "driver")
     assert [phases[name] for name in names] == sorted(phases[name] for name in names)
-    assert phases["driver"] - allocation < 300
     print("from the allocation's start, s:", {name: round(phases[name] - allocation, 1) for name in names})
     assert_nothing_left(lab, run)
 
@@ -125,7 +124,7 @@ def test_a_node_that_does_not_join_is_named(lab: Lab) -> None:
     assert end["exit_code"] != 0 and end["why"].startswith("mini2 did not join Ray within 20 s")
     for text in (said(run), stderr(run)):
         assert "mini2: waiting for a disk" in text and "engine.join_deadline_s" in text
-    assert end["seconds"] < 300  # long before the stuck node would have come
+    assert end["seconds"] < 300  # the stuck node sleeps for 600: it was not waited for
     assert_nothing_left(lab, run)
 
 

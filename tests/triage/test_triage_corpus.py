@@ -15,7 +15,7 @@ from nano_exp.triage.vocabulary import PHASES
 CORPUS = Path(__file__).parent / "corpus"
 RECIPES = Path(__file__).parents[1] / "recipes" / "expected" / "v0.7.0"
 CASES = sorted(path.name for path in CORPUS.iterdir() if path.is_dir())
-#: Causes that Slurm's record or the exit code alone shows are tested in test_triage_slurm.py too.
+#: Causes that Slurm's record or the exit code alone shows are tested in test_triage_rules.py too.
 CONFIGS: dict[str, Any] = {}
 
 

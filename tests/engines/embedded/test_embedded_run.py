@@ -115,8 +115,8 @@ def test_killed_anywhere_the_same_command_gives_the_same_metrics(
 ) -> None:
     expected = uninterrupted(runner, small_config, reference)
     config = small_config()
-    for call in calls:
-        assert runner.run(config, before=die_when(where, call)) in (KILLED, 0), runner.output()
+    ends = [runner.run(config, before=die_when(where, call)) for call in calls]  # the last kill may come too late
+    assert ends[0] == KILLED and set(ends) <= {KILLED, 0}, runner.output()
     assert runner.output().count("warm start 3/3") >= 1
     assert runner.run(config) == 0, runner.output()
     assert runner.numbers() == expected
