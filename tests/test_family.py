@@ -20,7 +20,7 @@ from nano_exp.freeze import Frozen, freeze
 
 FOLDER = Path("/nowhere")
 #: Each one costs three compositions by Hydra. `NANO_EXP_EXAMPLES=1000` for a night.
-EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "12"))
 NINE = ("model=nano_9b", "cluster=1n8g")
 
 

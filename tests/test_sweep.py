@@ -10,7 +10,7 @@ from core_case import ROOT, config_loader, frozen
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
-from nano_exp import compose, launcher, sweep
+from nano_exp import compose, family, launcher, sweep
 from nano_exp.errors import UserError
 from nano_exp.freeze import Frozen
 
@@ -123,7 +123,10 @@ def points_of(name: str, *typed: str) -> list[list[str]]:
 def test_a_shipped_sweep_gives_runs_of_its_name(name: str, place: tuple[str, str], tmp_path: Path) -> None:
     typed = (f"model={place[0]}", f"cluster={place[1]}")
     section = compose.raw(config_loader().load_configuration("config", [f"sweeps={name}"], RunMode.MULTIRUN).sweep)
-    wanted = [frozen(tmp_path, *one) for one in points_of(name, *typed)]
+    points = points_of(name, *typed)
+    wanted = [frozen(tmp_path, *one) for one in points]
+    quickly = family.freeze_all(family.compose_points(config_loader(), points), tmp_path)
+    assert [(one.digest, one.config) for one in quickly] == [(one.digest, one.config) for one in wanted]
     kept, _ = sweep.split(wanted, sweep.read(section).constraints)
     assert len(kept) > 1
     assert len({one.digest for one in wanted}) == len(wanted), "no two points are one run"
