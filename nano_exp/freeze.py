@@ -121,6 +121,11 @@ def with_values(config: Mapping[str, Any], changes: Mapping[Keys, Any]) -> dict[
     return whole
 
 
+def remembered(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A frozen config as its run keeps it: without what says only how it was launched."""
+    return {key: value for key, value in config.items() if key not in (*SWITCHES, *TERMS, IGNORE)}
+
+
 def _of_the_launch(override: str) -> bool:
     key = override.lstrip("+~").split("=")[0]
     return key in (*SWITCHES, *TERMS, IGNORE) or key.split(".")[0] == "sweep"

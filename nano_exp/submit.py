@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano_exp import arrays, canary, dependency, files, halt, runs, slurm, snapshot, state
+from nano_exp import arrays, canary, dependency, files, freeze, halt, runs, slurm, snapshot, state
 from nano_exp.engines import entry, nemo_rl_checkout
 from nano_exp.errors import UserError
 from nano_exp.executors import ManifestSlurmExecutor
@@ -234,7 +234,7 @@ def prepare(
     try:
         for array in launch.arrays:
             for row in array.rows:
-                if row.is_new and runs.create(row.dir, row.config, record(row, launch)):
+                if row.is_new and runs.create(row.dir, freeze.remembered(row.config), record(row, launch)):
                     made.append(row.dir)
         _stage(launch, where, parameters, overrides, env_file)
         for array in launch.arrays:
@@ -308,7 +308,8 @@ def _stage(
         if launch.canary is not None:
             manifest[canary.WORD] = _entry(launch.canary)
             first = launch.canary.rows[0]
-            runs.create(staging / first.dir.relative_to(launch.dir), first.config, record(first, launch))
+            folder = staging / first.dir.relative_to(launch.dir)
+            runs.create(folder, freeze.remembered(first.config), record(first, launch))
         for array in launch.arrays:
             if array.job:  # it executes in the allocation that this process is in
                 runs.record_job(launch.results, staging.name, array.word, array.job)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from core_case import Answer, attempt, frozen, standin
 
-from nano_exp import canary, files, identity, plan, runs, submit
+from nano_exp import canary, files, freeze, identity, plan, runs, submit
 from nano_exp.terms import Terms
 
 
@@ -32,7 +32,7 @@ def test_it_is_the_first_run_with_two_steps_and_folders_of_its_own(tmp_path: Pat
     assert row.config["logger"]["log_dir"] == f"{row.dir}/logs"
     assert row.config["logger"]["wandb_enabled"] is False
     assert row.config["logger"]["wandb"]["id"] != first.config["logger"]["wandb"]["id"]
-    assert runs.load(row.dir).config() == row.config
+    assert runs.load(row.dir).config() == freeze.remembered(row.config)
     assert [run.id for run in runs.find(made.results)] == [r.id for a in made.arrays for r in a.rows]
 
 

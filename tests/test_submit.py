@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from core_case import Answer, everything_below, frozen, make_attempt, prepared, standin
 
-from nano_exp import files, halt, plan, runs, slurm, state, submit
+from nano_exp import files, freeze, halt, plan, runs, slurm, state, submit
 from nano_exp.asked import job_lookup
 from nano_exp.errors import UserError
 from nano_exp.terms import Terms
@@ -318,12 +318,20 @@ def test_everything_is_there_before_a_job_can_be(tmp_path: Path) -> None:
     for index, row in enumerate(rows):
         run = runs.load(row.dir)
         assert run.damaged == []
-        assert run.config() == row.config
+        assert run.config() == freeze.remembered(row.config)
+        assert not {"wait", "parallel", "ignore"} & set(run.config())
         assert run.record["digest"] == row.frozen.digest
         assert run.record["max_steps"] == row.config["grpo"]["max_num_steps"]
         sent = state.submission(run)
         assert sent == state.Submission(launch.id, 0, index, 0, None)
     assert not [p for p in everything_below(tmp_path) if "staging" in p]
+
+
+def test_a_run_takes_at_most_12_kib_before_it_starts(tmp_path: Path) -> None:
+    place = ("model=nano_30b", "cluster=2n8g", "grpo.num_generations_per_prompt=8")
+    launch = prepared(tmp_path, *place, points=[["optimizer.lr=1e-6"], ["optimizer.lr=2e-6"]])
+    for row in launch.arrays[0].rows:
+        assert sum(path.stat().st_size for path in row.dir.rglob("*") if path.is_file()) <= 12 * 1024
 
 
 def test_a_single_run_is_no_array_task(tmp_path: Path) -> None:
