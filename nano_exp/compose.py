@@ -160,6 +160,8 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
         if override.key_or_group == "sweeps":
             yield from _bad_sweep(override)
         group = override.key_or_group
+        if group in groups and group not in _OPTIONAL and not group.startswith("hydra"):
+            yield from _left_out(config_loader, group, override)
         if group in groups and not override.is_delete():
             yield from _bad_options(config_loader, group, override)
     chosen = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]
@@ -218,6 +220,19 @@ def choices_of(override: Override) -> list[Any]:
     if override.is_sweep_override() and override.is_discrete_sweep():
         return [v.strip("'\"") if isinstance(v, str) else v for v in override.sweep_string_iterator()]
     return [override.value()]
+
+
+#: Groups that a run may do without.
+_OPTIONAL = ("recipe", "sweeps")
+
+
+def _left_out(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
+    if override.is_delete() or (not override.is_sweep_override() and override.value() is None):
+        options = config_loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+        shown = ", ".join(o for o in options if group == "nemo_rl" or not o.startswith(_INNER_OPTIONS))
+        yield UserError(
+            str(override.input_line), f"every run has one of: {shown}", f"{group}=..., or leave it out for the default"
+        )
 
 
 def _bad_options(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:

@@ -157,16 +157,17 @@ def make_dir(path: Path) -> None:
         raise unwritable(path, error) from error
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
-    """What an OSError of a write means for the user."""
+def unwritable(path: Path, error: OSError, option: str = "run.results=") -> UserError:
+    """What an OSError of a write means for the user, who chooses the place with `option`."""
     reasons = {
-        errno.ENOSPC: ("the disk is full", "free space there, or write elsewhere: run.results=/path/with/space"),
-        errno.EDQUOT: ("your quota there is used up", "free space there, or write elsewhere: run.results=/other/path"),
-        errno.EROFS: ("the file system is read-only", "write elsewhere: run.results=/a/writable/path"),
-        errno.EACCES: ("you may not write there", "write elsewhere: run.results=/a/writable/path"),
-        errno.EPERM: ("you may not write there", "write elsewhere: run.results=/a/writable/path"),
-        errno.ENOTDIR: ("a part of the path is a file, not a folder", "name a folder: run.results=/a/folder"),
-        errno.EEXIST: ("there is a file of that name", "name a folder: run.results=/a/folder"),
+        errno.ENOSPC: ("the disk is full", f"free space there, or write elsewhere: {option}/path/with/space"),
+        errno.EDQUOT: ("your quota there is used up", f"free space there, or write elsewhere: {option}/other/path"),
+        errno.EROFS: ("the file system is read-only", f"write elsewhere: {option}/a/writable/path"),
+        errno.EACCES: ("you may not write there", f"write elsewhere: {option}/a/writable/path"),
+        errno.EPERM: ("you may not write there", f"write elsewhere: {option}/a/writable/path"),
+        errno.ENOTDIR: ("a part of the path is a file, not a folder", f"name a folder: {option}/a/folder"),
+        errno.EEXIST: ("there is a file of that name", f"name a folder: {option}/a/folder"),
+        errno.ENOENT: ("there is no such folder", f"make it first, or write elsewhere: {option}/a/folder/that/exists"),
     }
-    why, fix = reasons.get(error.errno or 0, (error.strerror or str(error), "check the path: run.results=..."))
+    why, fix = reasons.get(error.errno or 0, (error.strerror or str(error), f"check the path: {option}..."))
     return UserError(f"cannot write {path}", why, fix)

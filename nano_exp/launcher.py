@@ -76,7 +76,8 @@ class NanoExpSweeper(Sweeper):
                 hydra_context=hydra_context, task_function=task_function, config=config
             )
         except OmegaConfBaseException as error:
-            raise UserError(
+            mistyped = next(compose.diagnose(self.loader, compose.typed(config)), None)
+            raise mistyped or UserError(
                 f"hydra.launcher: {str(error).splitlines()[0]}",
                 "what is asked of Slurm reads the site's settings",
                 "python launch.py --cfg hydra --package hydra.launcher shows what it reads",

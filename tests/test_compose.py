@@ -37,6 +37,9 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         ("hydra.launcher.timeout_mn=3",),
         ("hydra.launcher.timeout_mn=3", "no such key", "fix: hydra.launcher.timeout_min=3"),
     ),
+    "a group without a choice": (("cluster=null",), ("cluster=null\n", "1n8g", "cluster=...")),
+    "a group taken away": (("~model",), ("~model\n", "nano_9b", "leave it out for the default")),
+    "the site taken away": (("~site",), ("~site\n", "default", "site=...")),
     "no =": (("grpo.max_num_steps",), ("'grpo.max_num_steps' has no =", "key=value", "grpo.max_num_steps=VALUE")),
     "= in a value": (("run.name=a=b",), ("run.name=a=b", "need quotes", "'run.name=\"a=b\"'")),
     "parallelism": (

@@ -78,7 +78,7 @@ def draw(proposal: Proposal, options: Sequence[Option], path: Path) -> None:
     try:
         figure.savefig(path)
     except OSError as error:
-        raise files.unwritable(path, error) from error
+        raise files.unwritable(path, error, "--plot ") from error
 
 
 def _names() -> list[str]:
