@@ -152,14 +152,17 @@ def gym_needs_server(c: View) -> Iterator[Found]:
     if not c.gym:
         return
     own = "mcore_generation_config" if c.get("policy.generation.backend") == "megatron" else "vllm_cfg"
+    # NeMo RL's script turns both on for vLLM, whatever is written (environments/nemo_gym.py, setup_nemo_gym_config).
+    written = "; NeMo RL turns it on, so that another config is run than is written" if own == "vllm_cfg" else ""
     for name in ("async_engine", "expose_http_server"):
         key = f"policy.generation.{own}.{name}"
         if not c.on(key):
             yield Found(
                 ("env.should_use_nemo_gym", key),
                 "Gym's agents send their requests to the generation engine's HTTP server, which the asynchronous "
-                "engine has",
+                f"engine has{written}",
                 f"++{key}=true",
+                severity="warning" if written else "error",
             )
 
 

@@ -47,7 +47,7 @@ SHARED_BY_MEGATRON = {
     "mamba_num_heads": "Mamba heads",
     "intermediate_size": "columns of the MLP",
 }
-#: vLLM copies key and value heads where there are fewer than ranks.
+#: vLLM copies key and value heads where there are fewer than ranks, and so does Megatron.
 SHARED_BY_VLLM = {name: words for name, words in SHARED_BY_MEGATRON.items() if name != "num_key_value_heads"}
 
 
@@ -56,7 +56,12 @@ def heads_and_tensor_parallel(c: View) -> Iterator[Found]:
     """Megatron's tensor parallel ranks share heads, groups and columns equally."""
     if not c.megatron or c.tp is None or c.tp < 2:
         return
-    yield from _unequal(c, c.tp_key, c.tp, SHARED_BY_MEGATRON, "ranks")
+    names = SHARED_BY_MEGATRON
+    key_values = _number(c, "num_key_value_heads")
+    # From core 0.16 on ranks may be a multiple of them (planner.layouts.tensor_divides has the source).
+    if c.version >= (0, 6, 0) and key_values and c.tp % key_values == 0:
+        names = SHARED_BY_VLLM
+    yield from _unequal(c, c.tp_key, c.tp, names, "ranks")
 
 
 @rule()

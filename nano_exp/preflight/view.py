@@ -285,9 +285,9 @@ class View:
 
     @cached_property
     def async_engine(self) -> bool:
-        """Whether the generation backend in use runs asynchronously."""
+        """Whether the generation backend in use runs asynchronously; vLLM always does for NeMo Gym."""
         own = "mcore_generation_config" if self.get("policy.generation.backend") == "megatron" else "vllm_cfg"
-        return self.on(f"policy.generation.{own}.async_engine")
+        return (self.gym and own == "vllm_cfg") or self.on(f"policy.generation.{own}.async_engine")
 
     @cached_property
     def vtp(self) -> int | None:

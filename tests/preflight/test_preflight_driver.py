@@ -77,12 +77,15 @@ CASES = [
         (*KV, f"{GEN}.vllm_cfg.async_engine=true"),
         (f"{GEN}.vllm_cfg.async_engine=false",),
     ),
-    Case("gym_needs_server", NINE, (f"{GEN}.vllm_cfg.async_engine=false",), (f"++{GEN}.vllm_cfg.async_engine=true",)),
+    *(
+        Case("gym_needs_server", NINE, (f"{GEN}.{key}=false",), (f"++{GEN}.{key}=true",), severity="warning")
+        for key in ("vllm_cfg.async_engine", "vllm_cfg.expose_http_server")
+    ),
     Case(
         "gym_needs_server",
         NINE,
-        (f"{GEN}.vllm_cfg.expose_http_server=false",),
-        (f"++{GEN}.vllm_cfg.expose_http_server=true",),
+        (f"{GEN}.backend=megatron", f"++{GEN}.mcore_generation_config.expose_http_server=true"),
+        (f"++{GEN}.mcore_generation_config.async_engine=true",),
     ),
     *(
         Case("async_grpo", TWELVE, (*ASYNC, bad), (cure,))

@@ -10,7 +10,8 @@ TP, PP, EP = f"{M}.tensor_model_parallel_size", f"{M}.pipeline_model_parallel_si
 SP = f"{M}.sequence_parallel"
 CASES = [
     Case("heads_and_tensor_parallel", TWELVE, (f"{TP}=16",), (f"{TP}=8",)),
-    Case("heads_and_tensor_parallel", THIRTY_2, (f"{TP}=4",), (f"{TP}=2",)),
+    Case("heads_and_tensor_parallel", THIRTY_2, (f"{TP}=4",), (f"{TP}=2",), version="v0.5.0"),
+    Case("heads_and_tensor_parallel", THIRTY_2, (f"{TP}=3",), (f"{TP}=1",)),
     Case("layers_and_pipeline", TWELVE, (f"{PP}=4",), (f"{PP}=2",)),
     Case("layers_and_pipeline", NINE, (f"{PP}=3",), (f"{PP}=2",)),
     Case("layers_and_pipeline", TWELVE, (f"{PP}=4",), (f"{M}.num_layers_in_first_pipeline_stage=14",), typed=False),
@@ -41,7 +42,8 @@ def test_vllm_copies_key_and_value_heads_where_they_are_few() -> None:
 
 
 def test_what_does_not_divide_is_named_with_its_number() -> None:
-    assert "2 key and value heads" in words(said("heads_and_tensor_parallel", THIRTY_2, (f"{TP}=4",)))
+    assert "2 key and value heads" in words(said("heads_and_tensor_parallel", THIRTY_2, (f"{TP}=4",), "v0.5.0"))
+    assert not said("heads_and_tensor_parallel", THIRTY_2, (f"{TP}=4",)), "a multiple of them, from v0.6.0 on"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].partition("_")[2] + row[1])
