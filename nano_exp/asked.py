@@ -26,7 +26,7 @@ class Asked:
 
     def include(self, found: Iterable[Run]) -> None:
         """Ask for the jobs of these runs' users too: before the first state, since there is one question only."""
-        self.users |= {run.user for run in found if run.user}
+        self.users |= {user for run in found for user in run.users}
 
     def state(self, run: Run) -> State:
         """The state of one run."""

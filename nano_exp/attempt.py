@@ -34,7 +34,7 @@ from nano_exp import (
     watchdog,
 )
 from nano_exp.child import Say, Stop, Superseded
-from nano_exp.claim import Refuse, claim, slurm_owner
+from nano_exp.claim import AlreadyDone, Refuse, claim, slurm_owner
 from nano_exp.engines import Context, nemo_rl_checkout, nodes
 from nano_exp.errors import UserError
 from nano_exp.runs import Owner
@@ -43,10 +43,10 @@ from nano_exp.secrets import redact
 #: How long an attempt on another node than its predecessor's waits for that one to notice, where site.fence_s is not
 #: set. Slurm took the node for dead, and it may still execute.
 FENCE_S = 60.0
-#: Exit code of an attempt that did nothing because another has the run, or because the run is done.
+#: Exit code of an attempt that did nothing because the run is done, or because the next attempt has it already.
 NOTHING_TO_DO = 0
-#: Exit code (EX_TEMPFAIL) in Slurm of a run that ended whole with steps left and does not go on, or that its launch
-#: keeps from starting: what waits for it with afterok must not start.
+#: Exit code (EX_TEMPFAIL) in Slurm of a run that ended whole with steps left and does not go on, that its launch keeps
+#: from starting, or that another job has: what waits for it with afterok must not start.
 NOT_DONE = 75
 
 
@@ -60,12 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     stop = Stop()
     try:
         return execute(find(given.launch, given.array, given.task), stop)
-    except Halted as refusal:
-        print(f"nano-exp: {refusal}", flush=True)
-        return NOT_DONE
     except Refuse as refusal:
         print(f"nano-exp: {refusal}", flush=True)
-        return NOTHING_TO_DO
+        return NOTHING_TO_DO if isinstance(refusal, AlreadyDone) else NOT_DONE
     except (UserError, files.Damaged, OSError) as error:
         print(redact(f"nano-exp: {error}"), file=sys.stderr, flush=True)
         return 2
@@ -89,8 +86,7 @@ class Order:
     manifest: dict[str, Any]
     canary: bool
     local: bool
-    site: dict[str, Any]
-    slurm: dict[str, Any]
+    entry: dict[str, Any]  # of its array: site, Slurm, placement
     checkout_commit: str | None
     env_file: Path | None = None
 
@@ -102,11 +98,11 @@ def find(launch: Path, array: int | str, task: int | None) -> Order:
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     try:
         entry = manifest[canary.WORD] if isinstance(array, str) else manifest["arrays"][array]
-        where, site, limits = manifest["where"] == "local", dict(entry["site"]), dict(entry["slurm"])
+        where, _ = manifest["where"] == "local", (dict(entry["site"]), dict(entry["slurm"]))
         env_file = Path(manifest["env_file"]) if manifest.get("env_file") else None
         whose = (Path(entry["runs"][task]), launch.name, launch, manifest, array == canary.WORD)
-        return Order(*whose, where, site, limits, entry["checkout_commit"], env_file)
-    except (KeyError, IndexError, TypeError) as error:
+        return Order(*whose, where, entry, entry["checkout_commit"], env_file)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise files.Damaged(f"{launch / 'manifest.json'} has no run {task} in array {array}") from error
 
 
@@ -122,7 +118,7 @@ def execute(order: Order, stop: Stop) -> int:
     run = runs.load(run_dir)
     if "digest" not in run.record:
         raise files.Damaged(f"{run_dir}: {'; '.join(run.damaged)}")
-    config = {**run.config(), "site": order.site, "slurm": order.slurm}
+    config = freeze.sent_with(run.config(), order.entry)
     _require_going_on(order, run)
     number, attempt_dir, owner = claim(run, runs.this_process() if order.local else slurm_owner())
     _link_latest(attempt_dir)
@@ -159,7 +155,7 @@ def execute(order: Order, stop: Stop) -> int:
         end["why"] = redact(str(end.get("why") or ""))  # words of the engine's, and of the nodes' logs, stand in it
         say(f"{end['kind']}" + (f": {end['why']}" if end.get("why") else ""))
         runs_end(run_dir, attempt_dir, end)
-        if owner.job is not None and requeue.go_on(run_dir, end, stopped, owner, stop, until, order.slurm, say):
+        if owner.job is not None and requeue.go_on(run_dir, end, stopped, owner, stop, until, config["slurm"], say):
             return 0
         if not order.local:
             _tell_launch(order, config, end, say)
@@ -327,9 +323,10 @@ def setup_seconds(run_dir: Path, began: float) -> float | None:
 
 def _require_checkpoints(run: runs.Run, config: dict[str, Any], found: int) -> None:
     """Checkpoints that an earlier attempt saved must still be there: without them all of its training would be lost."""
-    ends = [a.end for a in runs.attempts(run.dir) if a.end]
-    saved = ends[-1].get("last_step") if ends else 0
-    if not found and isinstance(saved, int) and saved:
+    told = [a.end.get("last_step") for a in runs.attempts(run.dir) if a.end]
+    told += [event.data.get("resumes_from") for event in run.events if event.kind == "engine"]
+    saved = max((step for step in told if isinstance(step, int)), default=0)
+    if not found and saved:
         folder = config["checkpointing"]["checkpoint_dir"]
         raise UserError(
             f"no checkpoint in {folder}, where step {saved} was saved",

@@ -241,9 +241,15 @@ def _lines(path: Path, ended: threading.Event) -> Iterator[str]:
 
 
 def recover_rows(engine: Engine, run_dir: Path, attempt: int) -> None:
-    """Append what an attempt that was killed had in its stdout and had not written to metrics.jsonl yet."""
-    folder = run_dir / "attempts" / str(attempt)
-    stdout = folder / "stdout.log"
+    """Append what an attempt that was killed had in its stdout and had not written to metrics.jsonl yet.
+
+    Those after it whose engine never began are looked past.
+    """
+    stdout = run_dir / "attempts" / str(attempt) / "stdout.log"
+    while attempt > 1 and not stdout.is_file():
+        attempt -= 1
+        stdout = run_dir / "attempts" / str(attempt) / "stdout.log"
+    folder = stdout.parent
     if (folder / "end.json").exists() or not stdout.is_file():
         return
     known = {_row_key(row) for row in runs.read_metrics(run_dir)}

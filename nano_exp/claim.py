@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
-from nano_exp import plan, runs, state
+from nano_exp import runs, state
+from nano_exp.asked import Asked
 from nano_exp.runs import Owner
+
+#: How long Slurm is asked whether the attempt before still runs, seconds, and how often: a controller that is being
+#: restarted must not end what it has just started.
+TRIES_S, POLL_S = 120.0, 5.0
 
 
 class Refuse(Exception):
     """This attempt must not execute its run; said in the log, nothing else is touched."""
+
+
+class AlreadyDone(Refuse):
+    """There is nothing to execute."""
 
 
 def slurm_owner() -> Owner:
@@ -32,7 +42,7 @@ def claim(run: runs.Run, owner: Owner | None = None) -> tuple[int, Path, Owner]:
     for _ in range(100):
         earlier = runs.attempts(run.dir)
         if any(a.end and a.end.get("kind") == "done" for a in earlier):
-            raise Refuse(f"run {run.id} is done; nothing to do")
+            raise AlreadyDone(f"run {run.id} is done; nothing to do")
         last = earlier[-1] if earlier else None
         if last is not None and last.end is None:
             _require_dead(run, last, me)
@@ -49,9 +59,14 @@ def _require_dead(run: runs.Run, last: runs.Attempt, me: Owner) -> None:
         if me.restart > owner.restart or (owner.host, owner.pid) == (me.host, me.pid):
             return  # Slurm requeued this very job: its earlier incarnation is over
         raise Refuse(f"run {run.id} is being executed by this same job (attempt {last.number})")
-    asked = plan.Asked()
-    asked.include([run])
-    alive = state.owner_alive(owner, asked)
+    give_up = time.monotonic() + TRIES_S
+    while True:
+        asked = Asked()
+        asked.include([run])
+        alive = state.owner_alive(owner, asked)
+        if alive is not None or not asked.error or time.monotonic() + POLL_S > give_up:
+            break
+        time.sleep(POLL_S)
     if alive is False:
         return
     who = "an unknown process"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from nano_exp import environment, files, halt, launch, plan, runs, secrets, show, slurm, state, submit, terms
+from nano_exp import environment, files, freeze, halt, launch, plan, runs, secrets, show, slurm, state, submit, terms
 from nano_exp.errors import UserError
 from nano_exp.freeze import Frozen, short_title
 from nano_exp.plan import Row
@@ -82,19 +83,21 @@ def _show_active(active: Sequence[tuple[Run, State]]) -> None:
 
 
 def _canaries(cancelled: Sequence[Run]) -> list[str]:
-    """The canaries that nothing waits for any more: all runs of their launches were cancelled. Ended ones too."""
+    """The canaries that nothing waits for any more: no run of their launches is left to start. Ended ones too."""
     found = []
     for results, launched in {(run.results, _last_launch(run)) for run in cancelled}:
         job = runs.canary_job(results, launched)
         manifest = _manifest(results, launched) if job else {}
-        if manifest and all(map(_cancelled, halt.run_dirs(manifest))):
+        if manifest and not any(_waits(folder, launched) for folder in halt.run_dirs(manifest)):
             found.append(job)
     return found
 
 
-def _cancelled(run_dir: Path) -> bool:
-    newest = runs.load(run_dir).last("submit", "cancel", "start")
-    return newest is not None and newest.kind == "cancel"
+def _waits(run_dir: Path, launched: str) -> bool:
+    """Whether a run of this launch is still to start; not one that was refused, or that another launch has by now."""
+    run = runs.load(run_dir)
+    sent, newest = state.submission(run), run.last("submit", "cancel")
+    return sent is not None and sent.launch == launched and newest is not None and newest.kind == "submit"
 
 
 def _end_local(run: Run, now: State) -> None:
@@ -110,7 +113,8 @@ def _end_local(run: Run, now: State) -> None:
             "that launcher holds it, and would start it",
             f"end the launcher: Ctrl-C there, or kill -INT {pid}",
         )
-    os.kill(int(pid), signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(int(pid), signal.SIGTERM)
 
 
 def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
@@ -127,13 +131,13 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
     changes = launcher_overrides(overrides)
     with submit.lock(results):
         pairs = states(found)
-        rows = [_row(run, now) for run, now in pairs if now.action == "submit"]
-        kept = len(pairs) - len(rows)
-        print(f"retry: {len(rows)} to submit, {kept} left alone (done, active or damaged)")
-        if not rows:
+        again = [(run, now) for run, now in pairs if now.action == "submit"]
+        print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone (done, active or damaged)")
+        if not again:
             return 0
-        launches = {_last_launch(run) for run, now in pairs if now.action == "submit"}
-        manifests = [_manifest(results, launched) for launched in sorted(launches)]
+        of_launch = {launched: _manifest(results, launched) for launched in sorted({_last_launch(r) for r, _ in again})}
+        manifests = list(of_launch.values())
+        rows = [_row(run, now, of_launch[_last_launch(run)]) for run, now in again]
         where = {str(m.get("where", "slurm")) for m in manifests}
         if len(where) > 1:
             raise UserError(
@@ -173,8 +177,10 @@ def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _last_launch(run: Run) -> str:
-    sent = run.last("submit", "refused")
-    return str(sent.data.get("launch")) if sent else str(run.record.get("launch"))
+    """The newest launch that was not refused: a refused one leaves no folder."""
+    refused = {event.data.get("launch") for event in run.events if event.kind == "refused"}
+    sent = [event.data.get("launch") for event in run.events if event.kind == "submit"]
+    return str(next((one for one in reversed(sent) if one not in refused), run.record.get("launch")))
 
 
 def _manifest(results: Path, launched: str) -> dict[str, Any]:
@@ -194,7 +200,11 @@ def _environment(manifest: dict[str, Any]) -> Path | None:
     return environment.find(Path.cwd())
 
 
-def _row(run: Run, now: State) -> Row:
+def _row(run: Run, now: State, manifest: dict[str, Any]) -> Row:
+    """The run as its last launch sent it: its site, Slurm settings and placement go with that launch's parameters."""
     config = run.config()
+    entry = next((e for e in manifest.get("arrays") or [] if str(run.dir) in e["runs"]), None)
+    if entry is not None:
+        config = freeze.sent_with(config, entry)
     frozen = Frozen(run.name, str(run.record["digest"]), tuple(run.overrides), config)
     return Row(frozen, run.id, run.dir, config, now, submit=True, is_new=False)

@@ -217,10 +217,11 @@ def _absolute(config: Mapping[str, Any], folder: Path) -> dict[Keys, str]:
     return found
 
 
-def _at(config: Mapping[str, Any], path: Keys) -> Any:
+def _at(config: Mapping[str, Any], path: Keys, absent: Any = None) -> Any:
+    """What stands at a path; `absent` where nothing does."""
     node: Any = config
     for key in path:
-        node = node.get(key) if isinstance(node, Mapping) else None
+        node = node.get(key, absent) if isinstance(node, Mapping) else absent
     return node
 
 
@@ -276,6 +277,33 @@ def engine_config(config: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in config.items() if key not in LAUNCHER_KEYS}
     if config["engine"]["name"] == "embedded":
         own["engine"] = config["engine"]
+    return own
+
+
+_ABSENT = object()
+
+
+def placement(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of what says where and how long an engine runs, and is no part of what it computes."""
+    found = ((key, _at(config, tuple(key.split(".")), _ABSENT)) for key in identity.PLACEMENT)
+    return {key: value for key, value in found if value is not _ABSENT}
+
+
+def sent_with(config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config with what its newest launch says: site, Slurm and placement.
+
+    Parameters
+    ----------
+    entry: of the launch's manifest; KeyError for one that lacks something
+    """
+    own = {**config, "site": dict(entry["site"]), "slurm": dict(entry["slurm"])}
+    placed = entry.get("placement") or {}
+    paths = {tuple(key.split(".")): placed.get(key, _ABSENT) for key in {*placement(own), *placed}}
+    changes = {path: value for path, value in paths.items() if isinstance(_at(own, path[:-1]), dict)}
+    own = with_values(own, changes)
+    for path, value in changes.items():
+        if value is _ABSENT:
+            del _at(own, path[:-1])[path[-1]]
     return own
 
 

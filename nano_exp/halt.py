@@ -36,25 +36,19 @@ def halt(launch_dir: Path, manifest: Mapping[str, Any], why: str, say: Say) -> N
     if not reason(launch_dir):
         files.write_json(launch_dir / FILE, {"why": why, "time": time.time()}, durable=True)
     asked = Asked()
-    waiting: dict[str, list[str]] = {}  # job, or array -> its tasks that have never started
-    again: set[str] = set()  # arrays of which a task waits to go on
+    jobs: list[str] = []  # tasks by name: of a whole array, one that waits to go on would be cancelled too
     for folder in run_dirs(manifest):
         run = runs.load(folder)
         sent = state.submission(run)
         if sent is None or sent.launch != launch_dir.name:
             continue  # another launch has it by now
         now = asked.state(run)
-        array = now.job.partition("_")[0]
-        if now.kind == "pending" and has_started(run, launch_dir.name):
-            again.add(array)
-        elif now.kind == "pending":
+        if now.kind == "pending" and not has_started(run, launch_dir.name):
             cancelled(run, why, now.job)
-            waiting.setdefault(array, []).append(now.job)
-    jobs = [job for array, tasks in waiting.items() for job in (tasks if array in again else [array])]
+            jobs.append(now.job)
     said = asked.error or slurm.cancel_waiting(jobs)
     failed = f" (not taken out of the queue: {said}; they end when they start)" if said else ""
-    count = sum(map(len, waiting.values()))
-    say(f"{why}: {count} waiting run{'s' if count != 1 else ''} of launch {launch_dir.name} stopped{failed}")
+    say(f"{why}: {len(jobs)} waiting run{'s' if len(jobs) != 1 else ''} of launch {launch_dir.name} stopped{failed}")
 
 
 def has_started(run: runs.Run, launch: str) -> bool:
@@ -89,6 +83,5 @@ def failed_for_good(run: runs.Run, attempt: int, launch: str) -> bool:
     mine = any(
         e.kind == "start" and e.data.get("attempt") == attempt and e.data.get("launch") == launch for e in run.events
     )
-    again = run.last("requeue", "note")
-    goes_on = again is not None and again.kind == "requeue" and again.data.get("attempt") == attempt
-    return mine and not goes_on
+    told = [e.kind for e in run.events if e.kind in ("requeue", "note") and e.data.get("attempt") == attempt]
+    return mine and told[-1:] != ["requeue"]

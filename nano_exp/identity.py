@@ -54,6 +54,13 @@ LEFT_OUT: dict[str, str] = {
     "cluster.master_port_range_high": "port",
 }
 
+#: Those of them that an engine reads, and that are each launch's own: a run that is launched again gets the new ones.
+PLACEMENT = tuple(
+    key
+    for key in LEFT_OUT
+    if key.split(".")[0] in ("engine", "policy", "env", "cluster") or key.endswith(".checkpoint_must_save_by")
+)
+
 ID_LENGTH = 10  # hex digits: 40 bits, a chance of 5e-7 that two of 1,000 runs collide; a collision is found and refused
 
 

@@ -142,16 +142,14 @@ def refuse_swept_site(overrides: Sequence[Override]) -> None:
 def expand(own: Sequence[Override], typed: Sequence[Override]) -> list[list[str]]:
     """Every point as a list of overrides, the last axis fastest.
 
-    A typed override replaces the sweep's own axis of the same key, however it is written (`++key` too).
+    A typed override replaces the sweep's own axis of the same key, however it is written (`++key` too). Of typed ones
+    a swept key replaces an earlier sweep of it; what else they do to each other is Hydra's to say.
     """
-    axes: dict[str, list[str]] = {}
-    for override in (*own, *typed):
-        key = override.get_key_element()
-        bare = key.lstrip("+~")
-        for earlier in [k for k in axes if k.lstrip("+~") == bare]:
-            del axes[earlier]
-        axes[key] = _values(override)
-    return [list(point) for point in itertools.product(*axes.values())]
+    bare = {override.key_or_group for override in typed}
+    swept = {override.key_or_group: override for override in typed if override.is_sweep_override()}
+    kept = [override for override in own if override.key_or_group not in bare]
+    kept += [o for o in typed if not o.is_sweep_override() or swept[o.key_or_group] is o]
+    return [list(point) for point in itertools.product(*map(_values, kept))]
 
 
 def _values(override: Override) -> list[str]:
@@ -162,10 +160,22 @@ def _values(override: Override) -> list[str]:
         kind = override.value_type.name if override.value_type else "?"
         raise UserError(
             f"{override.input_line}",
-            f"a {kind.lower().replace('_', ' ')} has no list of points",
+            f"a sweep of the kind {kind.lower().replace('_', ' ')} has no list of points",
             "choice(a,b,c), range(1,10) or glob(*); an interval is for hydra/sweeper=optuna",
         )
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    try:
+        found = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except ValueError as error:
+        raise UserError(
+            str(override.input_line), str(error), f"{key}=range(START,STOP,STEP), or {key}=A,B,C"
+        ) from error
+    if not found:
+        raise UserError(
+            str(override.input_line),
+            "it gives no value at all, so there would be no run",
+            f"{key}=range(START,STOP) with START below STOP, a glob that matches an option, or {key}=A,B,C",
+        )
+    return found
 
 
 def register(how: Callable[..., object]) -> None:

@@ -67,7 +67,7 @@ def go_on(
     failed = _requeue(owner, decision.avoid, until, say, lambda: bool(stop.signal) and not heeded)
     if failed:
         say(f"could not be started again: {failed}; nano-exp retry {run.id} does it")
-        runs.record_event(run_dir, "note", text=f"could not be started again: {failed}")
+        runs.record_event(run_dir, "note", attempt=end["attempt"], text=f"could not be started again: {failed}")
     return not failed
 
 

@@ -78,6 +78,12 @@ class Run:
         return user if isinstance(user, str) else None
 
     @property
+    def users(self) -> set[str]:
+        """Whose jobs it may have: of who made it, and of everybody who submitted it."""
+        sent = (event.data.get("user") for event in self.events if event.kind == "submit")
+        return {user for user in (self.user, *sent) if isinstance(user, str)}
+
+    @property
     def created(self) -> float:
         """Unix time; 0 where run.json does not say."""
         return number(self.record.get("created")) or 0.0
@@ -143,9 +149,13 @@ def folders(parent: Path) -> list[Path]:
 
 
 def record_event(run_dir: Path, kind: str, durable: bool = True, **data: Any) -> None:
-    """Append an event: a file of its own, named by time so that a folder listing is the history."""
-    now = time.time_ns()
+    """Append an event: a file of its own, named by time so that a folder listing is the history.
+
+    It is later than those that are there, also where another host's clock is ahead.
+    """
     files.make_dir(run_dir / "events")
+    newest = max((name.partition("-")[0] for name in os.listdir(run_dir / "events")), default="")  # noqa: PTH208
+    now = max(time.time_ns(), int(newest) + 1 if newest.isdecimal() else 0)
     name = f"{now:020d}-{kind}-{uuid.uuid4().hex[:6]}.json"
     files.write_json(run_dir / "events" / name, {"time": now / 1e9, "kind": kind, **data}, durable)
 

@@ -23,6 +23,7 @@ _ASSIGNED = re.compile(
     r"\b(?:[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)=|api_?key\s*[:=]\s*)"
     r"['\"]?(?=[^\s$'\"])"
 )
+_ASSIGNED_VALUE = re.compile(rf"({_ASSIGNED.pattern})[^\s'\"]+")
 #: Tokens by their published prefixes (Hugging Face, W&B, NVIDIA, OpenAI, GitHub, AWS), and a W&B key's 40 hex digits.
 _SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|wandb_v\d_[A-Za-z0-9_]{16,}|nvapi-[A-Za-z0-9_-]{20,}|sk-[A-Za-z0-9_-]{20,}|"
@@ -141,4 +142,5 @@ def redact(text: str) -> str:
     """The text without known secrets (`known`) and without what looks like a token or an address's password."""
     for value in known():
         text = text.replace(value, REMOVED)
+    text = _ASSIGNED_VALUE.sub(rf"\1{REMOVED}", text)
     return _IN_ADDRESS.sub(rf"\1:{REMOVED}", _SECRET_VALUE.sub(REMOVED, text))

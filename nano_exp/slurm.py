@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -168,8 +168,16 @@ def _run(argv: Sequence[str], timeout_s: float = TIMEOUT_S) -> subprocess.Comple
         raise NoAnswer(f"{argv[0]} gave no answer within {timeout_s:.0f} s") from error
 
 
+def this_user() -> str:
+    """This process's user by its id, which is Slurm's: LOGNAME and USER may say another one (su, containers)."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
 def queue(users: Iterable[str] = (), merged: bool = False) -> Queue:
-    """Every not-ended job of these users (default: this one), in one call.
+    """Every not-ended job of these users and of this one, in one call; those in hidden partitions too.
 
     A line for each array task: otherwise squeue puts those that wait into one line, with all their reasons in it, and
     does not tell which task is held and which one waits for its turn.
@@ -182,8 +190,9 @@ def queue(users: Iterable[str] = (), merged: bool = False) -> Queue:
     ------
     NoAnswer: Slurm's words in it
     """
-    who = ",".join(sorted(set(users) | {getpass.getuser()}))
-    done = _run(["squeue", "--noheader", *([] if merged else ["--array"]), f"--user={who}", "--format=%i|%T|%j|%r"])
+    who = ",".join(sorted(set(users) | {this_user()}))
+    lines = [] if merged else ["--array"]
+    done = _run(["squeue", "--all", "--noheader", *lines, f"--user={who}", "--format=%i|%T|%j|%r"])
     if done.returncode != 0:
         raise NoAnswer(words(done.stderr) or f"squeue ended with {done.returncode}")
     return Queue([job for line in done.stdout.splitlines() if (job := parse_squeue_line(line)) is not None])
@@ -449,7 +458,7 @@ class Control:
 
 def control(job: str) -> Control:
     """One job (`12`, `12_3`), from scontrol. Raises NoAnswer."""
-    done = _run(["scontrol", "--oneliner", "show", "job", job])
+    done = _run(["scontrol", "--all", "--oneliner", "show", "job", job])
     if done.returncode != 0 or not done.stdout.strip():
         raise NoAnswer(words(done.stderr) or f"scontrol ended with {done.returncode}")
     return parse_control(done.stdout)
@@ -531,7 +540,7 @@ def exclude(job: str, nodes: str) -> str:
 def end_time(job: str) -> float | None:
     """Unix time at which a running job's time limit ends it, from squeue; None when there is no limit or no answer."""
     try:
-        done = _run(["squeue", "--noheader", "--jobs", job, "--format=%e"])
+        done = _run(["squeue", "--all", "--noheader", "--jobs", job, "--format=%e"])
     except NoAnswer:
         return None
     text = done.stdout.strip().splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else ""

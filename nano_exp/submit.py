@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import json
 import os
 import secrets as random
@@ -104,7 +103,8 @@ def arrange(
     """
     groups: dict[tuple[Shape, str, str], list[Row]] = {}
     for row in rows:
-        place = json.dumps([row.config["site"], row.config["slurm"]], sort_keys=True)
+        ours = [row.config["site"], row.config["slurm"], freeze.placement(row.config)]
+        place = json.dumps(ours, sort_keys=True)
         groups.setdefault((shape(row.config), row.frozen.name, place), []).append(row)
     made: list[Array] = []
     for (form, name, _), members in groups.items():
@@ -208,7 +208,7 @@ def lock(results: Path) -> Iterator[None]:
             said = f"warning: {results} has no file locks ({error.strerror}); do not launch twice at once"
             print(said, file=sys.stderr)
         file.truncate(0)
-        file.write(f"{getpass.getuser()}@{socket.gethostname()} pid {os.getpid()}")
+        file.write(f"{slurm.this_user()}@{socket.gethostname()} pid {os.getpid()}")
         file.flush()
         yield
 
@@ -256,7 +256,7 @@ def record(row: Row, launch: Launch) -> dict[str, Any]:
         "overrides": list(row.frozen.overrides),
         "launch": launch.id,
         "created": time.time(),
-        "user": getpass.getuser(),
+        "user": slurm.this_user(),
         "host": socket.gethostname(),
         "engine": row.config["engine"]["name"],
         "nemo_rl": row.config["nemo_rl"]["version"],
@@ -293,7 +293,7 @@ def _stage(
             "launch": launch.id,
             "where": where,
             "created": time.time(),
-            "user": getpass.getuser(),
+            "user": slurm.this_user(),
             "host": socket.gethostname(),
             "folder": str(Path.cwd()),
             "overrides": list(overrides),
@@ -334,6 +334,7 @@ def _entry(array: Array) -> dict[str, Any]:
         # A run submitted again may go to another place than the first time: the attempt takes it from here.
         "site": config["site"],
         "slurm": config["slurm"],
+        "placement": freeze.placement(config),
         "checkout_commit": _checkout_commit(config),
         "runs": [str(row.dir) for row in array.rows],
     }
@@ -354,6 +355,7 @@ def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> N
         array=array.number,
         task=index if len(array.rows) > 1 else None,
         after_attempt=earlier[-1].number if earlier else 0,
+        user=slurm.this_user(),
         local=vars(runs.this_process()) if where == "local" else None,
         by_hand=launch.by_hand,
         named=not launch.by_hand and not array.job,  # else the job has the name of the script that a user sent

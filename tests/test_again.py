@@ -96,3 +96,9 @@ def test_without_an_answer_the_clock_tells_of_the_time_limit_alone() -> None:
 def test_limits_of_a_config_with_and_without_them() -> None:
     assert Limits.of({}) == Limits(True, 100, 3)
     assert Limits.of({"requeue": False, "max_attempts": 5, "max_idle_attempts": 1}) == Limits(False, 5, 1)
+
+
+def test_a_scancel_ends_it_whatever_the_engine_made_of_it() -> None:
+    lost = {"kind": "failed", "signal": 15, "diagnosis": {"fault": "infrastructure", "title": "a Ray node is lost"}}
+    assert not decide(lost, "cancelled", [5], Limits(), 1).by
+    assert decide(lost, "preempted", [5], Limits(), 1).by == "attempt"

@@ -31,7 +31,9 @@ from core_case import (
 
 from nano_exp import attempt as module
 from nano_exp import child, executors, files, freeze, runs, state, submit
+from nano_exp import claim as claiming
 from nano_exp.asked import job_lookup
+from nano_exp.errors import UserError
 from nano_exp.runs import Owner
 
 STEPS = 4
@@ -307,7 +309,7 @@ def test_a_second_attempt_does_nothing_while_the_first_is_alive(tmp_path: Path, 
     try:
         wait_for(lambda: len(steps(run)) >= 1, "a first step")
         second = attempt(launch.dir)
-        assert second.returncode == 0
+        assert second.returncode == module.NOT_DONE
         assert f"is being executed by process {first.pid}" in second.stdout
         assert [a.number for a in runs.attempts(run)] == [1]
         note = runs.load(run).last("note")
@@ -343,7 +345,7 @@ def test_of_attempts_started_at_once_one_executes(tmp_path: Path, checkout: Path
     run = run_of(launch)
     started = [start_attempt(launch.dir, STANDIN_STEP_SECONDS="0.3") for _ in range(4)]
     said = [process.communicate(timeout=60)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0, 0], said
+    assert sorted(process.returncode for process in started) == [0, *[module.NOT_DONE] * 3], said
     assert sum("is being executed by" in text for text in said) == 3
     assert [a.number for a in runs.attempts(run)] == [1]
     assert steps(run) == [1, 2, 3, 4]
@@ -380,6 +382,8 @@ def test_without_an_answer_from_slurm_another_jobs_run_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no squeue
+    monkeypatch.setattr(claiming, "TRIES_S", 0.2)
+    monkeypatch.setattr(claiming, "POLL_S", 0.1)
     as_job(monkeypatch, 0)
     run = owned(tmp_path, "11")
     with pytest.raises(module.Refuse, match=r"by job 11 \(or may be: Slurm does not answer\)"):
@@ -579,3 +583,30 @@ def test_lines_of_a_growing_file_come_whole(tmp_path: Path) -> None:
     ended.set()
     thread.join(timeout=5)
     assert got == ["one", "two", "three"]
+
+
+def test_saved_steps_are_remembered_over_attempts_that_say_nothing_of_them(tmp_path: Path) -> None:
+    config = {"checkpointing": {"checkpoint_dir": "/not/mounted"}}
+    first, second = make_run(tmp_path, run="r1"), make_run(tmp_path, run="r2")
+    make_attempt(first, 1, Owner("11", 0, "node1", 7, 1.0), {"kind": "stopped", "last_step": 5})
+    make_attempt(first, 2, Owner("12", 0, "node1", 7, 1.0), {"kind": "failed", "exit_code": 2})
+    make_attempt(second, 1, Owner("13", 0, "node1", 7, 1.0))
+    runs.record_event(second, "engine", attempt=1, resumes_from=50)
+    for run, step in ((first, 5), (second, 50)):
+        with pytest.raises(UserError, match=f"where step {step} was saved"):
+            module._require_checkpoints(runs.load(run), config, 0)
+        module._require_checkpoints(runs.load(run), config, step)
+
+
+def test_rows_are_recovered_past_an_attempt_whose_engine_never_began(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    make_attempt(run, 1, Owner("11", 0, "node1", 7, 1.0))
+    make_attempt(run, 2, Owner("12", 0, "node1", 7, 1.0), {"kind": "failed"})
+    (run / "attempts" / "1" / "stdout.log").write_text("1\n2\n")
+
+    class Engine:
+        def follow(self, lines: Any) -> Any:
+            return ({"step": int(line), "train/reward": 0.5} for line in lines)
+
+    child.recover_rows(Engine(), run, 2)  # type: ignore[arg-type]
+    assert [row["step"] for row in runs.read_metrics(run)] == [1, 2]

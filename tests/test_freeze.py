@@ -280,3 +280,19 @@ def test_other_values_are_in_the_copy_alone() -> None:
     assert config == before
     assert made == {"a": {"b": {"x": 9}, "list": [{"y": 8}, 3], "new": 7}, "c": {"z": 4}}
     assert made["c"] is config["c"]
+
+
+def test_a_run_that_is_sent_again_gets_the_new_launchs_place_and_nothing_else(tmp_path: Path) -> None:
+    row = ("model=nano_12b", "cluster=1n8g")
+    parser = "policy.generation.vllm_cfg.tool_parser_plugin"
+    first = frozen(tmp_path, *row, "++checkpointing.checkpoint_must_save_by=00:01:00:00")
+    again = frozen(tmp_path, *row, "engine.ports.gcs=9910", f"++{parser}=/p.py", "logger.wandb.name=other")
+    assert first.digest == again.digest
+    entry = {key: again.config[key] for key in ("site", "slurm")} | {"placement": freeze.placement(again.config)}
+    sent = freeze.sent_with(first.config, entry)
+    assert sent["engine"]["ports"]["gcs"] == 9910
+    assert sent["policy"]["generation"]["vllm_cfg"]["tool_parser_plugin"] == "/p.py"
+    assert sent["checkpointing"].get("checkpoint_must_save_by") is None
+    assert sent["logger"] == first.config["logger"]
+    assert first.config["engine"]["ports"]["gcs"] != 9910, "the stored one is untouched"
+    assert identity.digest(sent) == first.digest

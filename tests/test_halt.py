@@ -57,7 +57,9 @@ def test_failures_for_good_of_this_launch_count(launch: tuple[Path, dict[str, An
     runs.record_event(third, "requeue", attempt=1, by="us", why="a fault of the cluster")  # it goes on by itself
     failing(fourth, kind="stopped")
     assert halt.failures(folder, manifest) == 1
-    runs.record_event(third, "note", text="could not be started again: no answer")
+    runs.record_event(third, "note", text="job 9 found the run claimed")
+    assert halt.failures(folder, manifest) == 1
+    runs.record_event(third, "note", attempt=1, text="could not be started again: no answer")
     assert halt.failures(folder, manifest) == 2
     failing(first, 2, kind="done")
     assert halt.failures(folder, manifest) == 1
@@ -74,7 +76,7 @@ def test_what_waits_is_cancelled_with_the_reason_and_what_runs_goes_on(
     cancelled = in_queue(monkeypatch, *queue)
     said: list[str] = []
     halt.halt(folder, manifest, "fail_fast=1: 1 failed", said.append)
-    assert cancelled == [["12"]]
+    assert cancelled == [["12_2", "12_3"]]
     assert said == ["fail_fast=1: 1 failed: 2 waiting runs of launch L stopped"]
     assert halt.reason(folder) == "fail_fast=1: 1 failed"
     now = Answer([])

@@ -71,6 +71,20 @@ def test_each_point_reads_as_the_value_that_was_meant(typed: str, expected: list
     assert [type(value) for value in found] == [type(value) for value in expected]
 
 
+@pytest.mark.parametrize("typed", ["grpo.seed=range(4,1)", "grpo.seed=range(1,4,0)", "model=glob(nono*)"])
+def test_a_sweep_without_a_value_is_refused(typed: str) -> None:
+    with pytest.raises(UserError) as caught:
+        points(typed)
+    assert caught.value.found == typed
+
+
+def test_typed_overrides_of_one_key_all_count_as_they_do_to_hydra() -> None:
+    assert points("data=math", "++data={a:1}") == [["data=math", "++data={a:1}"]]
+    assert points("~policy.x", "++policy.x={a:1}") == [["~policy.x", "++policy.x={a:1}"]]
+    assert points("k=1,2", "j=0", "++k=3,4", own=("++k=5,6",)) == [["j=0", "++k=3"], ["j=0", "++k=4"]]
+    assert points("k=1", own=("k=5,6",)) == [["k=1"]]
+
+
 def test_glob_takes_the_options_of_a_group() -> None:
     assert points("model=glob(nano_*b)") == [["model=nano_12b"], ["model=nano_30b"], ["model=nano_9b"]]
 

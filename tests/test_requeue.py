@@ -59,7 +59,7 @@ def test_a_run_with_steps_left_is_started_again_by_its_own_array_task(tmp_path: 
     folder = run_with(tmp_path, {"from": 0, "kind": "stopped", "last_step": 5})
     going, said = again(folder, {"attempt": 1, "kind": "stopped", "last_step": 5})
     assert going
-    assert (asked / "asked").read_text() == "--oneliner show job 12_3\nrequeue 12_3\n"
+    assert (asked / "asked").read_text() == "--all --oneliner show job 12_3\nrequeue 12_3\n"
     event = runs.load(folder).last("requeue")
     assert event is not None
     assert (event.data["attempt"], event.data["by"]) == (1, "attempt")
@@ -76,7 +76,7 @@ def test_a_bad_node_is_added_to_those_that_are_left_out(tmp_path: Path, asked: P
     going, said = again(folder, end)
     assert going
     assert (asked / "asked").read_text().splitlines() == [
-        "--oneliner show job 12_3",
+        "--all --oneliner show job 12_3",
         "show hostnames gpu01,gpu07",
         "requeue 12_3",
         "update JobId=12_3 ExcNodeList=gpu01,gpu07",
@@ -150,7 +150,7 @@ def test_a_job_that_slurm_has_started_again_meanwhile_is_not_asked_for(tmp_path:
     }
     going, said = again(folder, end, restart=1)
     assert going
-    assert (asked / "asked").read_text() == "--oneliner show job 12_3\n"
+    assert (asked / "asked").read_text() == "--all --oneliner show job 12_3\n"
     assert "Slurm has started it again already" in said
 
 

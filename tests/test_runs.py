@@ -411,3 +411,22 @@ def test_the_tail_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("0123456789é")
     assert files.tail(tmp_path / "log", window=5) == "789é"
     assert files.tail(tmp_path / "none") == ""
+
+
+def test_events_are_in_the_order_of_their_making_whatever_the_clocks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path)
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 30 * 10**9)
+    runs.record_event(folder, "refused", launch="A")
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    runs.record_event(folder, "submit", launch="B")
+    assert [event.kind for event in runs.load(folder).events] == ["refused", "submit"]
+
+
+def test_a_run_may_have_jobs_of_everybody_who_submitted_it(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, record={"user": "alice"})
+    runs.record_event(folder, "submit", launch="A", user="bob")
+    runs.record_event(folder, "submit", launch="B")
+    assert runs.load(folder).users == {"alice", "bob"}

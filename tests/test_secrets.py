@@ -259,3 +259,9 @@ def test_an_address_without_a_password_passes(address: str) -> None:
 def test_redact_takes_tokens_out_and_leaves_the_rest(token: str) -> None:
     text = f"+key = '{token}'\n-stop_token_ids: [11]\n"
     assert secrets.redact(text) == "+key = '[secret removed]'\n-stop_token_ids: [11]\n"
+
+
+def test_an_assignment_loses_its_value_in_logs_and_diffs() -> None:
+    key = "ab" * 20
+    assert key not in secrets.redact(f"+export WANDB_API_KEY={key}\n")
+    assert secrets.redact("MAX_TOKENS=4096 HF_TOKEN=$MINE") == "MAX_TOKENS=4096 HF_TOKEN=$MINE"

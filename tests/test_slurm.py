@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import subprocess
 from pathlib import Path
@@ -294,3 +295,18 @@ def test_a_command_that_cannot_be_started_is_no_answer(tmp_path: Path, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(slurm.NoAnswer, match="squeue"):
         slurm.queue()
+
+
+def test_the_queue_is_asked_for_hidden_partitions_and_by_the_users_own_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+        asked.append(argv)
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    monkeypatch.setattr(slurm, "_run", run)
+    monkeypatch.setenv("LOGNAME", "somebody-else")
+    slurm.queue(["bob"])
+    assert "--all" in asked[0]
+    (who,) = [word for word in asked[0] if word.startswith("--user=")]
+    assert set(who.removeprefix("--user=").split(",")) == {"bob", pwd.getpwuid(os.getuid()).pw_name}

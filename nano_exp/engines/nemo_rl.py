@@ -323,7 +323,7 @@ def end_of(
     notice = stop_notice(stdout_tail)
     if notice == "max_steps":
         return "done"
-    if notice == "timeout":
+    if notice == "timeout" or asked_to_stop:
         return "stopped"
     if notice == "async_error" or (config["grpo"].get("async_grpo") or {}).get("enabled"):
         return "failed"

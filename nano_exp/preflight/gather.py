@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +76,7 @@ def ask(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
             return None
         return found
 
-    user = getpass.getuser()
+    user = slurm.this_user()
     sacctmgr = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
     with ThreadPoolExecutor(5) as pool:
         nodes = pool.submit(
