@@ -42,6 +42,7 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as launch.py left it
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        _refuse_bytes(sys.argv[1:])
         secrets.refuse_overrides(sys.argv[1:])  # first: what follows may show them
         _refuse_other_mode(sys.argv[1:])
         _require_optuna(sys.argv[1:])
@@ -60,6 +61,17 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
         return 0
     except Exception as error:
         return report(error)
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """Bytes that are no UTF-8 could be written into no file of a run."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                ascii(word), "it has bytes that are no UTF-8 text", "type it again in a UTF-8 terminal"
+            ) from None
 
 
 def _refuse_other_mode(arguments: Sequence[str]) -> None:

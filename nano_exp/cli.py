@@ -26,7 +26,7 @@ COMMANDS = (
 
 def default_results() -> Path:
     """Where runs are looked for: NANO_EXP_RESULTS, or ./results as a launch from here would write."""
-    return Path(os.environ.get(RESULTS_ENV, "results")).expanduser().resolve()
+    return Path(os.environ.get(RESULTS_ENV) or "results").expanduser().resolve()
 
 
 def parser() -> argparse.ArgumentParser:

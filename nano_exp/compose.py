@@ -207,6 +207,12 @@ def _unparsable(text: str) -> UserError:
             "it ends in a comma, and no value follows",
             text.rstrip(",") + " (or one more value)",
         )
+    if any(value.count(left) != value.count(right) for left, right in ("[]", "{}", "()")):
+        return UserError(
+            f"cannot read the value in {text}",
+            "a bracket in it has no partner (a shell splits at blanks what is not in quotes)",
+            f"the whole value, in quotes for the shell: '{key}=[a,b]', '{key}={{a: 1}}'",
+        )
     quoted = f"'{key}=\"{value}\"'"
     return UserError(
         f"cannot read the value in {text}",

@@ -88,6 +88,7 @@ def freeze(point: Point, launch_folder: Path) -> Frozen:
 def identified(overrides: Sequence[str], resolved: dict[str, Any], launch_folder: Path) -> Frozen:
     """The last step of `freeze`: absolute paths, the name, the identity. Leaves `resolved` as it is."""
     _require_sections(resolved)
+    _require_own_values(resolved)
     config = with_values(resolved, _absolute(resolved, launch_folder))
     kept = tuple(o for o in overrides if not _of_the_launch(o))
     return Frozen(_name(config), identity.digest(config), kept, config)
@@ -97,7 +98,43 @@ def identified(overrides: Sequence[str], resolved: dict[str, Any], launch_folder
 _SECTIONS = ("run", "slurm", "site", "engine", "nemo_rl", "cluster", "grpo", "policy")
 
 
+#: The launcher's own numbers: from which on they are good.
+_COUNTS = {
+    "cpus_per_node": 1,
+    "parallel_local": 1,
+    "max_attempts": 1,
+    "max_idle_attempts": 1,
+}
+
+
+def _require_own_values(config: Mapping[str, Any]) -> None:
+    """What nano-exp itself reads of a config, where a value of another kind has no meaning."""
+    for key, least in _COUNTS.items():
+        value = config["slurm"].get(key)
+        if type(value) is not int or value < least:
+            raise UserError(
+                f"slurm.{key}={value!r}", f"it is a whole number, at least {least}", f"slurm.{key}={max(least, 1)}"
+            )
+    if not isinstance(config["slurm"].get("requeue"), bool):
+        raise UserError(
+            f"slurm.requeue={config['slurm'].get('requeue')!r}", "it is true or false", "slurm.requeue=true"
+        )
+    if not isinstance(config["site"].get("env") or {}, Mapping):
+        raise UserError(f"site.env={config['site']['env']!r}", "it names variables", "+site.env.NAME=VALUE")
+    if not config["run"].get("results"):
+        raise UserError(
+            f"run.results={config['run'].get('results')!r}",
+            "runs need a folder (an empty NANO_EXP_RESULTS is none either)",
+            "run.results=results",
+        )
+
+
 def _require_sections(config: Mapping[str, Any]) -> None:
+    for section in ("checkpointing", "logger"):
+        if section in config and not isinstance(config[section], Mapping):
+            raise UserError(
+                f"{section}={config[section]!r}", "it is a section of keys", f"{section}.KEY=..., or leave it out"
+            )
     for section in _SECTIONS:
         if not isinstance(config.get(section), Mapping):
             raise UserError(
@@ -210,7 +247,8 @@ def _absolute(config: Mapping[str, Any], folder: Path) -> dict[Keys, str]:
     python = str(config["site"].get("python") or "")
     if "/" in python:  # a bare name is looked up on the node's PATH
         found["site", "python"] = str(folder / Path(python).expanduser())
-    for path in _MODELS:
+    # The embedded engine has its own model, whatever folders there are.
+    for path in _MODELS if config["engine"].get("name") != "embedded" else ():
         value = _at(config, path)
         if isinstance(value, str) and _is_folder(value, folder):
             found[path] = absolute(value, folder)

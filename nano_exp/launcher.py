@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.errors import InstantiationException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -75,7 +76,7 @@ class NanoExpSweeper(Sweeper):
             self.launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=hydra_context, task_function=task_function, config=config
             )
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, InstantiationException) as error:
             mistyped = next(compose.diagnose(self.loader, compose.typed(config)), None)
             raise mistyped or UserError(
                 f"hydra.launcher: {str(error).splitlines()[0]}",
@@ -112,7 +113,14 @@ def require_multirun(typed: Sequence[Override]) -> None:
 
 def refuse_several_sweeps(loader: ConfigLoader, typed: Sequence[Override]) -> None:
     """A launch has one sweep: of two, one would give the name and the constraints, and the other lose its own."""
-    for override in (o for o in typed if o.key_or_group == "sweeps" and not o.is_delete()):
+    named = [o for o in typed if o.key_or_group == "sweeps" and not o.is_delete()]
+    if len(named) > 1:
+        raise UserError(
+            " ".join(str(o.input_line) for o in named),
+            "a launch has one sweep: its name, its axes, its constraints",
+            f"{named[0].input_line}, and more axes typed beside it, as in: -m sweeps=lr grpo.seed=1,2",
+        )
+    for override in named:
         choices = [c for some in compose.choices_of(override) for c in (some if isinstance(some, list) else [some])]
         if not isinstance(override.value(), str):
             mistyped = next(compose.diagnose(loader, [str(override.input_line)]), None)

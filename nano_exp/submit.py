@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import secrets as random
 import shutil
@@ -150,6 +151,13 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     ----------
     parameters: hydra.launcher's, in hydra-submitit-launcher's names; the shape comes from the runs
     """
+    minutes = parameters.get("timeout_min", 1)
+    if type(minutes) not in (int, float) or not 0 < minutes < math.inf:
+        raise UserError(
+            f"hydra.launcher.timeout_min={minutes}",
+            "it is the time limit of a job in minutes, which the run saves before",
+            "hydra.launcher.timeout_min=240",
+        )
     given = {k: v for k, v in parameters.items() if v is not None}
     form = array.shape
     for key, value, fix in (

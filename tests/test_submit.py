@@ -549,3 +549,10 @@ def test_rows_of_a_launch_do_not_share_state(tmp_path: Path) -> None:
     row = arranged(tmp_path, []).arrays[0].rows[0]
     assert replace(row, submit=False).submit is False
     assert row.submit is True
+
+
+@pytest.mark.parametrize("minutes", [None, 0, -5, "abc", float("inf"), True])
+def test_a_time_limit_is_a_number_of_minutes(tmp_path: Path, minutes: Any) -> None:
+    launch = prepared(tmp_path, *standin())
+    with pytest.raises(UserError, match="timeout_min"):
+        submit.script(launch, launch.arrays[0], {"timeout_min": minutes})

@@ -19,6 +19,7 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     megatron,
     dtensor,
     keys,
+    numbers,
     model,
     generation,
     tools,

@@ -58,7 +58,7 @@ def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
     if not wanted:
         return found
     chosen: dict[str, Folder] = {}
-    for word in wanted:
+    for word in (typed.rstrip("/") for typed in wanted):
         hits = [f for f in found if f.name == word] or [f for f in found if word in (f.id, f"{f.name}/{f.id}")]
         hits = hits or [f for f in found if f.id.startswith(word)]
         if not hits and re.fullmatch(r"\d+(_\d+)?", word):
@@ -88,8 +88,10 @@ def one(results: Path, word: str) -> runs.Run:
     """Exactly one run. Raises UserError where the word means several."""
     hits = select(results, [word])
     if len(hits) > 1:
-        shown = ", ".join(f.id for f in hits[:6]) + (", ..." if len(hits) > 6 else "")
-        raise UserError(f"'{word}' is {len(hits)} runs: {shown}", "this wants one run", f"nano-exp ... {hits[0].id}")
+        same = len({f.id for f in hits}) < len(hits)  # one config under several names
+        words = [f"{f.name}/{f.id}" if same else f.id for f in hits]
+        shown = ", ".join(words[:6]) + (", ..." if len(words) > 6 else "")
+        raise UserError(f"'{word}' is {len(hits)} runs: {shown}", "this wants one run", f"nano-exp ... {words[0]}")
     return runs.load(hits[0].dir)
 
 

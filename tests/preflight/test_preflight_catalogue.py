@@ -26,7 +26,7 @@ EXAMPLES: dict[int, Case] = {}
 for _module in MODULES:
     for _case in _module.CASES:
         _number = RULES[_case.rule].number
-        if _number is not None and _case.version == "v0.7.0":
+        if _number is not None and _case.version == "v0.7.0" and _case.severity != "warning":
             EXAMPLES.setdefault(_number, _case)
 
 
