@@ -154,10 +154,12 @@ def known_datasets(c: View) -> Iterator[Found]:
     for key, name in dict.fromkeys(pair for pair in _datasets(c) if isinstance(pair[1], str)):
         if name in known or ("." in name and c.version >= (0, 7, 0)):
             continue
+        near = _near(name, known, "")
         yield Found(
             (key,),
-            f'`raise ValueError(f"Unsupported {{dataset_name=}}. ...")`: {c.release} has {", ".join(sorted(known))}',
-            f"{key}={_near(name, known, 'ResponseDataset')} (ResponseDataset reads a file, or one of Hugging Face)",
+            f'NeMo RL stops at `raise ValueError(f"Unsupported {{dataset_name=}}. ...")`; {c.release} has '
+            + ", ".join(sorted(known)),
+            (f"{key}={near}, or " if near else "") + f"{key}=ResponseDataset (a file, or one of Hugging Face)",
         )
 
 
