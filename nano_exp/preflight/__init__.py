@@ -16,6 +16,7 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     policy,
     vllm,
     late,
+    loss,
     megatron,
     dtensor,
     keys,

@@ -188,9 +188,19 @@ def async_grpo(c: View) -> Iterator[Found]:
             )
 
 
+#: What `validate` returns without NeMo Gym: `val_metrics = {"accuracy": ..., "avg_length": ..., **additional}`, where
+#: only Gym's rollouts have additional ones (grpo.py, all versions).
+VALIDATION_METRICS = ("accuracy", "avg_length")
+
+
 @rule(12)
 def checkpoint_metric(c: View) -> Iterator[Found]:
-    """Checkpoints are ranked by a metric of training or of validation."""
+    """Checkpoints are ranked by a metric of training or of validation (a warning where nothing validates).
+
+    `elif metric_name not in metrics_source: raise ValueError(f"Metric {metric_name} not found in {prefix} metrics")`;
+    where there are no metrics at all it warns, and the newest are kept whatever higher_is_better is, since
+    remove_old_checkpoints sorts equal values by their step (utils/checkpoint.py, all versions).
+    """
     key = "checkpointing.metric_name"
     name = c.get(key)
     if not c.on("checkpointing.enabled") or name is None:
@@ -198,6 +208,8 @@ def checkpoint_metric(c: View) -> Iterator[Found]:
     if not str(name).startswith(("train:", "val:")):
         where = "val:" if "acc" in str(name) or "val" in str(name) else "train:"
         bare = str(name).removeprefix("val_").removeprefix("train_")
+        if where == "val:" and not c.gym and bare not in VALIDATION_METRICS:
+            bare = "accuracy"
         yield Found(
             (key,),
             "it says neither train: nor val:, which NeMo RL asserts at the first save, after the first steps",
@@ -206,8 +218,17 @@ def checkpoint_metric(c: View) -> Iterator[Found]:
     elif str(name).startswith("val:") and not c.validates:
         yield Found(
             (key, "grpo.val_period"),
-            "nothing validates, so no checkpoint has this metric and which ones are kept is arbitrary",
+            "nothing validates, so no checkpoint has this metric: NeMo RL warns at each save, ranks none, and keeps "
+            "the newest",
             f"{key}=null, or grpo.val_period=N",
+            severity="warning",
+        )
+    elif str(name).startswith("val:") and not c.gym and str(name)[4:] not in VALIDATION_METRICS:
+        yield Found(
+            (key,),
+            "a validation without NeMo Gym measures accuracy (the mean reward) and avg_length alone: NeMo RL stops at "
+            "the first save after one, hours into the run",
+            f"{key}=val:accuracy, or {key}=null (the newest are kept)",
         )
 
 
@@ -238,3 +259,62 @@ def checkpointing_keys(c: View) -> Iterator[Found]:
         if not c.has(key):
             value = {"keep_top_k": "3", "save_optimizer": "true"}.get(name, "null")
             yield Found((), "NeMo RL reads it without a default and stops", f"++{key}={value}", f"{key} is missing")
+
+
+#: checkpoint_must_save_by as it is read: `days, hours, minutes, seconds = map(int, time_string.split(":"))`.
+SAVE_BY = "checkpointing.checkpoint_must_save_by"
+
+
+@rule()
+def checkpoint_times(c: View) -> Iterator[Found]:
+    """Checkpoints are saved every so many steps, and by a time that is written DD:HH:MM:SS.
+
+    `(total_steps + 1) % master_config.checkpointing["save_period"]` (grpo.py), computed whether or not checkpointing is
+    enabled, but for the last step; `convert_to_seconds` (utils/timer.py). All versions.
+    """
+    key = "checkpointing.save_period"
+    if c.number(key) == 0 and c.number("grpo.max_num_steps") != 1:
+        period = c.number("grpo.val_period") or 10
+        off = "" if c.get("checkpointing.enabled") is False else ", with checkpointing.enabled=false to save nothing"
+        yield Found(
+            (key, "checkpointing.enabled"),
+            "found out at the end of the first step: the step's number is divided by it, with checkpointing off too",
+            f"{key}={period if period > 0 else 10}{off}",
+        )
+    value = c.get(SAVE_BY)
+    if (isinstance(value, str) and not _is_duration(value)) or type(value) is int:
+        missing = 3 - str(value).count(":")
+        longer = f"{'00:' * missing}{value}" if isinstance(value, str) and 0 < missing < 3 else ""
+        yield Found(
+            (SAVE_BY,),
+            "found out when training begins, with all models loaded: NeMo RL reads it as days:hours:minutes:seconds, "
+            "all four",
+            f"{SAVE_BY}={longer if longer and _is_duration(longer) else '00:03:45:00'}, or {SAVE_BY}=null",
+        )
+
+
+def _is_duration(value: str) -> bool:
+    try:
+        return len([int(part) for part in value.split(":")]) == 4
+    except ValueError:
+        return False
+
+
+@rule()
+def validation_batches(c: View) -> Iterator[Found]:
+    """A validation has at least one batch.
+
+    `max_batches = max_val_samples // val_batch_size` (grpo.py, validate, all versions). Without a sample
+    `accuracy = 0.0`.
+    """
+    samples, batch = c.number("grpo.max_val_samples"), c.number("grpo.val_batch_size")
+    if c.gym or not c.validates or samples is None or batch is None or batch < 1 or samples >= batch:
+        return
+    smaller = f", or grpo.val_batch_size={samples}" if samples > 0 else ", or grpo.val_period=0"
+    yield Found(
+        ("grpo.max_val_samples", "grpo.val_batch_size"),
+        "max_val_samples // val_batch_size is no batch: nothing is generated, and every validation reports an accuracy "
+        "of 0.0, by which checkpoints are ranked too",
+        f"grpo.max_val_samples={batch}{smaller}",
+        severity="error" if samples > 0 else "warning",  # 0 samples may be meant so
+    )

@@ -117,17 +117,70 @@ def packing_alignment(c: View) -> Iterator[Found]:
 
 @rule(30)
 def packing_room(c: View) -> Iterator[Found]:
-    """A packed micro batch has room for the longest sequence."""
+    """A micro batch that is packed, or dynamic, has room for the longest sequence.
+
+    Dynamic batching pads a sequence to sequence_length_round, but never beyond the batch's own width, and then has
+    `assert max_seqlen_this_shard_indice <= max_tokens_per_microbatch` (batched_data_dict.py, all versions).
+    """
     longest, multiple = c.number(LENGTH), c.number(DIVISIBLE) or 1
-    if not c.packing or longest is None:
+    if not (c.packing or c.dynamic) or longest is None:
         return
     padded = _next_multiple(longest, max(1, multiple))
-    for name in ("train_mb_tokens", "logprob_mb_tokens"):
-        key = f"policy.sequence_packing.{name}"
+    if c.packing:
+        kind = "sequence_packing"
+    else:
+        kind = "dynamic_batching"
+        padded = min(padded, _next_multiple(longest, max(1, c.number(f"policy.{kind}.sequence_length_round") or 1)))
+    names = ["train_mb_tokens", "logprob_mb_tokens"]
+    if c.on("loss_fn.force_on_policy_ratio") and c.on("grpo.skip_reference_policy_logprobs_calculation"):
+        names.pop()  # no log probabilities are computed beside the training's
+    for name in names:
+        key = f"policy.{kind}.{name}"
         room = c.number(key)
         if room is not None and room < padded:
             yield Found(
                 (key, LENGTH),
                 f"{LATE}a sequence may have {padded} tokens with its padding, and a micro batch holds {room}",
                 f"{key}={padded}",
+            )
+
+
+@rule()
+def dynamic_sampling_batches(c: View) -> Iterator[Found]:
+    """Dynamic sampling may generate at least one batch a step.
+
+    `assert dynamic_sampling_max_gen_batches > 0` (grpo.py, dynamic_sampling, all versions), which is only reached by a
+    step that has too few prompts with a spread of rewards.
+    """
+    key = "grpo.dynamic_sampling_max_gen_batches"
+    if not c.on("grpo.use_dynamic_sampling"):
+        return
+    if not c.has(key):
+        yield Found(
+            ("grpo.use_dynamic_sampling",),
+            f"{LATE}NeMo RL reads {key} without a default, at the first step that has too few prompts whose rewards "
+            "differ",
+            f"++{key}=10",
+        )
+    elif (limit := c.number(key)) is not None and limit < 1:
+        yield Found(
+            (key, "grpo.use_dynamic_sampling"),
+            f"{LATE}NeMo RL asserts that it is above 0 at the first step that has too few prompts whose rewards differ",
+            f"{key}=10",
+        )
+
+
+@rule(versions=">=v0.7.0")
+def penalties_need_gym(c: View) -> Iterator[Found]:
+    """Penalties for invalid tool calls and malformed thinking are given by what NeMo Gym reports.
+
+    `assert _should_use_nemo_gym(master_config)` in _resolve_message_level_advantage_penalties (grpo.py).
+    """
+    for name in ("invalid_tool_call_advantage", "malformed_thinking_advantage"):
+        key = f"grpo.{name}"
+        if not c.gym and c.get(key) is not None:
+            yield Found(
+                (key, "env.should_use_nemo_gym"),
+                f"{LATE}which messages are invalid is known from NeMo Gym alone, and NeMo RL asserts that it is used",
+                f"{key}=null",
             )

@@ -14,6 +14,7 @@ ASYNC = (
 )
 FP8 = (f"{GEN}.vllm_cfg.precision=fp8", "loss_fn.use_importance_sampling_correction=true")
 KV = (*FP8, f"{GEN}.vllm_cfg.kv_cache_dtype=fp8")
+SAVE_BY = "checkpointing.checkpoint_must_save_by"
 SEVERAL = (
     "data.use_multiple_dataloader=true",
     "++data.custom_dataloader=examples.custom_dataloader.custom_dataloader.example_custom_dataloader",
@@ -106,6 +107,44 @@ CASES = [
         ("grpo.val_period=0", "grpo.val_at_start=false", "grpo.val_at_end=false"),
         ("grpo.val_period=10",),
         typed=False,
+        severity="warning",
+    ),
+    *(
+        Case("checkpoint_metric", TWELVE, (f"checkpointing.metric_name=val:{name}",), (f"checkpointing.{cure}",))
+        for name, cure in (("reward", "metric_name=val:accuracy"), ("acuracy", "metric_name=null"))
+    ),
+    Case(
+        "checkpoint_metric",
+        TWELVE,
+        ("checkpointing.metric_name=val:reward",),
+        ("checkpointing.metric_name=val:accuracy",),
+        version="v0.5.0",
+    ),
+    Case("checkpoint_times", TWELVE, ("checkpointing.save_period=0",), ("checkpointing.save_period=10",)),
+    Case(
+        "checkpoint_times",
+        TWELVE,
+        ("checkpointing.save_period=0", "checkpointing.enabled=false"),
+        ("checkpointing.save_period=10",),
+        version="v0.5.0",
+    ),
+    *(
+        Case("checkpoint_times", TWELVE, (f"{SAVE_BY}={bad}",), (f"{SAVE_BY}={cure}",))
+        for bad, cure in (
+            ("'03:45:00'", "'00:03:45:00'"),
+            ("4h", "'00:03:45:00'"),
+            ("13500", "null"),
+            ("'::1:1'", "null"),
+        )
+    ),
+    Case("validation_batches", TWELVE, ("grpo.max_val_samples=64",), ("grpo.val_batch_size=64",)),
+    Case("validation_batches", TWELVE, ("grpo.val_batch_size=512",), ("grpo.max_val_samples=512",), version="v0.5.0"),
+    Case(
+        "validation_batches",
+        TWELVE,
+        ("grpo.max_val_samples=0",),
+        ("grpo.val_period=0",),
+        severity="warning",
     ),
     Case("metric_between_validations", TWELVE, ("checkpointing.save_period=4",), ("checkpointing.save_period=10",)),
     *(
@@ -144,3 +183,37 @@ def test_no_metric_and_a_training_metric_need_no_validation() -> None:
     off = ("grpo.val_period=0", "grpo.val_at_start=false", "grpo.val_at_end=false")
     for name in ("null", "train:reward"):
         assert not said("checkpoint_metric", TWELVE, (*off, f"checkpointing.metric_name={name}"))
+
+
+def test_checkpoints_without_a_validation_are_kept_by_age_whichever_way_is_better() -> None:
+    """remove_old_checkpoints sorts equal values so that higher steps come first, in both directions."""
+    off = ("grpo.val_period=0", "grpo.val_at_start=false", "grpo.val_at_end=false")
+    for better in ("true", "false"):
+        found = said("checkpoint_metric", TWELVE, (*off, f"checkpointing.higher_is_better={better}"))
+        assert [f.severity for f in found] == ["warning"]
+
+
+def test_gyms_environments_measure_what_they_like() -> None:
+    assert not said("checkpoint_metric", NINE, ("checkpointing.metric_name=val:workplace_assistant/reward",))
+    assert not said("checkpoint_metric", TWELVE, ("checkpointing.metric_name=val:avg_length",))
+
+
+def test_a_metric_of_the_old_form_is_led_to_one_that_exists() -> None:
+    (found,) = said("checkpoint_metric", TWELVE, ("checkpointing.metric_name=val_reward",))
+    assert "val:accuracy" in found.fix
+    (found,) = said("checkpoint_metric", NINE, ("checkpointing.metric_name=val_reward",))
+    assert "val:reward" in found.fix
+
+
+def test_times_that_nemo_rl_reads() -> None:
+    for value in ("00:03:45:00", "1:2:3:4", "00:100:00:00"):
+        assert not said("checkpoint_times", TWELVE, (f"{SAVE_BY}='{value}'",))
+    assert not said("checkpoint_times", TWELVE, ("checkpointing.save_period=-5",))
+    assert not said("checkpoint_times", TWELVE, ("checkpointing.save_period=0", "grpo.max_num_steps=1"))
+
+
+def test_nothing_is_said_of_samples_where_nothing_validates_or_gym_counts_them() -> None:
+    off = ("grpo.val_period=0", "grpo.val_at_start=false", "grpo.val_at_end=false")
+    assert not said("validation_batches", TWELVE, (*off, "grpo.max_val_samples=64"))
+    assert not said("validation_batches", NINE, ("grpo.val_batch_size=256", "grpo.max_val_samples=1"))
+    assert not said("validation_batches", TWELVE, ("grpo.max_val_samples=300",))

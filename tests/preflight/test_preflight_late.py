@@ -12,7 +12,8 @@ from preflight_case import NINE, THIRTY_2, TWELVE, TWELVE_2, Case, assert_case, 
 GBS, MBS, LBS = "policy.train_global_batch_size", "policy.train_micro_batch_size", "policy.logprob_batch_size"
 PROMPTS, GENERATIONS = "grpo.num_prompts_per_step", "grpo.num_generations_per_prompt"
 PAD = "policy.make_sequence_length_divisible_by"
-PACK = "policy.sequence_packing"
+PACK, DYNAMIC = "policy.sequence_packing", "policy.dynamic_batching"
+SAMPLING, BATCHES = "grpo.use_dynamic_sampling=true", "grpo.dynamic_sampling_max_gen_batches"
 CASES = [
     Case("whole_global_batches", TWELVE, (f"{GBS}=100",), (f"{GBS}=512",)),
     Case("whole_global_batches", NINE, (f"{PROMPTS}=33",), (f"{GBS}=528",)),
@@ -47,6 +48,24 @@ CASES = [
         ("policy.max_total_sequence_length=8193",),
         (f"{PACK}.train_mb_tokens=8200", f"{PACK}.logprob_mb_tokens=8200"),
     ),
+    *(
+        Case("packing_room", TWELVE, (f"{DYNAMIC}.enabled=true", f"{DYNAMIC}.{name}=256"), (f"{DYNAMIC}.{name}=512",))
+        for name in ("train_mb_tokens", "logprob_mb_tokens")
+    ),
+    Case(
+        "packing_room",
+        TWELVE,
+        (f"{DYNAMIC}.enabled=true", f"{DYNAMIC}.train_mb_tokens=256"),
+        (f"{DYNAMIC}.train_mb_tokens=512",),
+        version="v0.5.0",
+    ),
+    Case("dynamic_sampling_batches", TWELVE, (SAMPLING, f"{BATCHES}=0"), (f"{BATCHES}=10",)),
+    Case("dynamic_sampling_batches", TWELVE, (SAMPLING, f"{BATCHES}=-1"), (f"{BATCHES}=10",), version="v0.5.0"),
+    Case("dynamic_sampling_batches", TWELVE, (SAMPLING, f"~{BATCHES}"), (f"++{BATCHES}=10",)),
+    *(
+        Case("penalties_need_gym", TWELVE, (f"grpo.{name}=-1.0",), (f"grpo.{name}=null",))
+        for name in ("invalid_tool_call_advantage", "malformed_thinking_advantage")
+    ),
 ]
 
 
@@ -62,6 +81,27 @@ def test_packing_and_dynamic_batching_make_their_own_micro_batches() -> None:
 
 def test_filtering_in_training_came_with_v0_6() -> None:
     assert not said("filtered_sampling_and_tensor_parallel", NINE, ("policy.generation.top_p=0.9",), "v0.5.0")
+
+
+def test_a_dynamic_sequence_is_padded_no_wider_than_its_batch() -> None:
+    """`max_seqlen_this_shard_indice = min(padded_seqlen, unpadded_seqlen)`."""
+    on = (f"{DYNAMIC}.enabled=true", f"{DYNAMIC}.sequence_length_round=64", "policy.max_total_sequence_length=500")
+    room = (f"{DYNAMIC}.train_mb_tokens=500", f"{DYNAMIC}.logprob_mb_tokens=500")
+    assert not said("packing_room", TWELVE, (*on, *room, f"{PAD}=1"))
+    assert said("packing_room", TWELVE, (*on, *room, f"{PAD}=8"))
+
+
+def test_room_is_not_asked_of_log_probabilities_that_are_skipped() -> None:
+    bad = (f"{DYNAMIC}.enabled=true", f"{DYNAMIC}.logprob_mb_tokens=256")
+    skipped = ("loss_fn.force_on_policy_ratio=true", "grpo.skip_reference_policy_logprobs_calculation=true")
+    assert said("packing_room", TWELVE, (*bad, skipped[0]))
+    assert not said("packing_room", TWELVE, (*bad, *skipped))
+
+
+def test_dynamic_sampling_that_is_off_and_penalties_with_gym_are_left_alone() -> None:
+    assert not said("dynamic_sampling_batches", TWELVE, (f"{BATCHES}=0",))
+    assert not said("penalties_need_gym", NINE, ("grpo.invalid_tool_call_advantage=-1.0",))
+    assert not said("penalties_need_gym", TWELVE, ("grpo.invalid_tool_call_advantage=-1.0",), "v0.6.0")
 
 
 SIZES = st.integers(min_value=1, max_value=48)
