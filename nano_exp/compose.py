@@ -165,7 +165,7 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
         if group in groups and not override.is_delete():
             yield from _bad_options(config_loader, group, override)
     chosen = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]
-    keys = _known_keys(config_loader, chosen)
+    keys, theirs = _known_keys(config_loader, chosen)
     for override in parsed:
         key = override.key_or_group
         if key in groups or override.is_force_add() or override.is_add():
@@ -179,7 +179,10 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
             )
         if hydra and any(o.key_or_group.startswith("hydra/") for o in chosen):
             continue  # the keys of another launcher or sweeper are not looked up
-        if keys is not None and key not in keys:
+        if keys is not None and key not in keys and key in theirs and not override.is_delete():
+            text = str(override.input_line)
+            yield UserError(text, "NeMo RL has this key, and the recipe does not: it has to be added", f"++{text}")
+        elif keys is not None and key not in keys:
             yield _unknown_key(override, {k for k in keys if k.startswith("hydra.") == hydra}, groups)
 
 
@@ -272,18 +275,33 @@ def _bad_sweep(override: Override) -> Iterator[UserError]:
         yield UserError(str(override.input_line), "no sweep is what a launch has by itself", "leave it out")
 
 
-def _known_keys(config_loader: ConfigLoader, group_overrides: Sequence[Override]) -> set[str] | None:
-    """Dotted keys (inner ones too) with the first option of each group override; None if even that does not compose."""
+def _known_keys(
+    config_loader: ConfigLoader, group_overrides: Sequence[Override]
+) -> tuple[set[str] | None, frozenset[str]]:
+    """Dotted keys (inner ones too) with the first option of each group override, None if even that does not compose;
+    and every key that its NeMo RL version has."""
     words = [f"{o.key_or_group}={choices_of(o)[0]}" for o in group_overrides if not o.key_or_group.startswith("hydra")]
     try:
         cfg = plain(config_loader, words)
     except (HydraException, OmegaConfBaseException):
-        return None
+        return None, frozenset()
     keys: set[str] = set()
     for leaf in (key for key, _ in flatten(raw(cfg))):
         parts = leaf.split(".")
         keys.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-    return keys
+    return keys, _nemo_rl_keys(cfg)
+
+
+def _nemo_rl_keys(cfg: DictConfig) -> frozenset[str]:
+    """What the types or the recipes of the NeMo RL version have; nothing for the embedded engine."""
+    from nano_exp.preflight import known
+
+    config = raw(cfg)
+    try:
+        found = known.load(str(config["nemo_rl"]["version"])) if config["engine"]["name"] == "nemo_rl" else None
+    except (UserError, KeyError, TypeError):
+        found = None
+    return found.names if found is not None else frozenset()
 
 
 def _unknown_key(override: Override, keys: Iterable[str], groups: Iterable[str]) -> UserError:

@@ -50,6 +50,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
     "no switch": (("slurm.requeue=3",), ("slurm.requeue=3\n", "true or false", "slurm.requeue=true")),
     "no variables": (("site.env=foo",), ("site.env='foo'\n", "variables", "+site.env.NAME=VALUE")),
     "no launcher": (("hydra.launcher=",), ("hydra.launcher", "", "")),
+    "a key of NeMo RL's that the recipe lacks": (
+        (*NINE, "policy.dtensor_cfg.lora_cfg.dim=32"),
+        ("policy.dtensor_cfg.lora_cfg.dim=32\n", "has to be added", "++policy.dtensor_cfg.lora_cfg.dim=32"),
+    ),
     "no =": (("grpo.max_num_steps",), ("'grpo.max_num_steps' has no =", "key=value", "grpo.max_num_steps=VALUE")),
     "= in a value": (("run.name=a=b",), ("run.name=a=b", "need quotes", "'run.name=\"a=b\"'")),
     "parallelism": (

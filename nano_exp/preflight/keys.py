@@ -27,6 +27,10 @@ def _known(c: View) -> KnownKeys | None:
     return c.facts.keys(c.release)
 
 
+#: Sections that are handed on whole (utils/logger.py, models/megatron/setup.py).
+PASSED_ON = {"logger.wandb": "wandb.init", "policy.megatron_cfg.optimizer": "Megatron's OptimizerConfig"}
+
+
 @rule()
 def unknown_key(c: View) -> Iterator[Found]:
     """A key that neither the version's types nor its recipes have is not read (a warning where `+` asked for it)."""
@@ -36,10 +40,11 @@ def unknown_key(c: View) -> Iterator[Found]:
     for key in known.unknown(tuple(c.leaves)):
         near = known.nearest(key)
         typed = c.how_typed(key)
+        reader = next((reader for section, reader in PASSED_ON.items() if key.startswith(f"{section}.")), "")
+        then = f"passed on to {reader}, which stops at what it does not know" if reader else "ignored, silently"
         yield Found(
             (key,),
-            f"NeMo RL {known.raw.version} has no such key, neither in its types nor in its recipes: it would be "
-            "ignored, silently",
+            f"NeMo RL {known.raw.version} has no such key, neither in its types nor in its recipes: it would be {then}",
             (f"{near}=... (the nearest it has)" if near else "leave it out")
             + ("" if typed else f", or ++{key}=... to have it all the same"),
             severity="warning" if typed else "error",

@@ -94,6 +94,8 @@ def _near(value: str, known: Iterable[str], otherwise: str) -> str:
 @rule(versions="<v0.8.0")
 def known_names(c: View) -> Iterator[Found]:
     """A setting that chooses by name has a name that this version knows."""
+    if "+" in c.release:
+        return  # a branch that was imported may know more
     for names in NAMES:
         value = c.get(names.key)
         if not isinstance(value, str) or not names.read(c):
@@ -150,6 +152,8 @@ def _datasets(c: View) -> Iterator[tuple[str, Any]]:
 @rule(versions="<v0.8.0")
 def known_datasets(c: View) -> Iterator[Found]:
     """A data set is one that this version has, a file's, or (from v0.7.0 on) a class's dotted path."""
+    if "+" in c.release:
+        return
     known = DATASETS_V0_5 if c.version < (0, 6, 0) else DATASETS_V0_6 if c.version < (0, 7, 0) else DATASETS_V0_7
     for key, name in dict.fromkeys(pair for pair in _datasets(c) if isinstance(pair[1], str)):
         if name in known or ("." in name and c.version >= (0, 7, 0)):
