@@ -37,6 +37,7 @@ _GENERATION = (
     "policy.generation.vllm_kwargs.max_num_seqs",
     f"{_VLLM}.gpu_memory_utilization",
     f"{_VLLM}.tensor_parallel_size",
+    "cluster.gpus_per_node",
 )
 
 
