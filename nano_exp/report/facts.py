@@ -64,7 +64,7 @@ class Launches:
         """GPUs of one run of each array of a launch; none are counted for runs of the launching machine itself."""
         try:
             manifest = files.read_json(runs.launch_dir(self.results, launch) / "manifest.json")
-            return [None if manifest["where"] == "local" else _gpus(array) for array in manifest["arrays"]]
+            return [None if manifest.get("where") == "local" else _gpus(array) for array in manifest["arrays"]]
         except (Damaged, OSError, KeyError, TypeError):
             return []
 

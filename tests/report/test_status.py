@@ -300,3 +300,12 @@ def test_an_order_that_is_not_there_is_answered_with_the_nearest(results: Path) 
     with pytest.raises(UserError) as caught:
         status.ordered([], "rewrad")
     assert caught.value.fix == "--sort reward"
+
+
+def test_runs_of_the_launching_machine_count_no_gpu_hours(results: Path) -> None:
+    folder = sent(results)
+    tried(folder, 1, {"kind": "done", "seconds": 1800.0})
+    assert line(results).gpu_hours == pytest.approx(8)
+    manifest = next((results / runs.LAUNCHES).glob("*/manifest.json"))
+    files.write_json(manifest, {**files.read_json(manifest), "where": "local"})
+    assert line(results).gpu_hours is None
