@@ -209,8 +209,8 @@ def _environment(manifest: dict[str, Any]) -> Path | None:
 def _row(run: Run, now: State, manifest: dict[str, Any]) -> Row:
     """The run as its last launch sent it: its site, Slurm settings and placement go with that launch's parameters."""
     config = run.config()
-    entry = next((e for e in manifest.get("arrays") or [] if str(run.dir) in e["runs"]), None)
-    if entry is not None:
-        config = freeze.sent_with(config, entry)
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged manifest says nothing
+        entry = next((entry for entry in manifest["arrays"] if str(run.dir) in entry["runs"]), None)
+        config = freeze.sent_with(config, entry) if entry is not None else config
     frozen = Frozen(run.name, str(run.record["digest"]), tuple(run.overrides), config)
     return Row(frozen, run.id, run.dir, config, now, submit=True, is_new=False)
