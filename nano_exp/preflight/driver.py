@@ -152,6 +152,14 @@ def gym_needs_server(c: View) -> Iterator[Found]:
     if not c.gym:
         return
     own = "mcore_generation_config" if c.get("policy.generation.backend") == "megatron" else "vllm_cfg"
+    if own != "vllm_cfg" and c.version < (0, 7, 0):
+        # "In order to use NeMo-Gym, you must use vllm generation backend" (grpo.py)
+        yield Found(
+            ("env.should_use_nemo_gym", "policy.generation.backend"),
+            "before v0.7.0 NeMo Gym works with vLLM alone",
+            "policy.generation.backend=vllm",
+        )
+        return
     # NeMo RL's script turns both on for vLLM, whatever is written (environments/nemo_gym.py, setup_nemo_gym_config).
     written = "; NeMo RL turns it on, so that another config is run than is written" if own == "vllm_cfg" else ""
     for name in ("async_engine", "expose_http_server"):

@@ -88,6 +88,7 @@ CASES = [
         (f"{GEN}.backend=megatron", f"++{GEN}.mcore_generation_config.expose_http_server=true"),
         (f"++{GEN}.mcore_generation_config.async_engine=true",),
     ),
+    Case("gym_needs_server", NINE, (f"{GEN}.backend=megatron",), (f"{GEN}.backend=vllm",), version="v0.6.0"),
     *(
         Case("async_grpo", TWELVE, (*ASYNC, bad), (cure,))
         for bad, cure in (
