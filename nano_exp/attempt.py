@@ -68,10 +68,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-class Halted(Refuse):
-    """The launch was stopped before this run started."""
-
-
 def _array(text: str) -> int | str:
     return text if text == canary.WORD else int(text)
 
@@ -98,7 +94,8 @@ def find(launch: Path, array: int | str, task: int | None) -> Order:
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     try:
         entry = manifest[canary.WORD] if isinstance(array, str) else manifest["arrays"][array]
-        where, _ = manifest["where"] == "local", (dict(entry["site"]), dict(entry["slurm"]))
+        freeze.sent_with({}, entry)  # what it lacks is found here
+        where = manifest["where"] == "local"
         env_file = Path(manifest["env_file"]) if manifest.get("env_file") else None
         whose = (Path(entry["runs"][task]), launch.name, launch, manifest, array == canary.WORD)
         return Order(*whose, where, entry, entry["checkout_commit"], env_file)
@@ -167,11 +164,11 @@ def execute(order: Order, stop: Stop) -> int:
 
 
 def _require_going_on(order: Order, run: runs.Run) -> None:
-    """A run of a launch that was stopped does not start; one that had started goes on. Raises Halted."""
+    """A run of a launch that was stopped does not start; one that had started goes on. Raises Refuse."""
     why = "" if order.local or order.manifest.get("by_hand") else halt.reason(order.dir)
     if why and not halt.has_started(run, order.launch):
         halt.cancelled(run, why, slurm_owner().job)
-        raise Halted(f"run {run.id} does not start: {why}")
+        raise Refuse(f"run {run.id} does not start: {why}")
 
 
 def _tell_launch(order: Order, config: dict[str, Any], end: dict[str, Any], say: Say) -> None:

@@ -245,12 +245,9 @@ def recover_rows(engine: Engine, run_dir: Path, attempt: int) -> None:
 
     Those after it whose engine never began are looked past.
     """
-    stdout = run_dir / "attempts" / str(attempt) / "stdout.log"
-    while attempt > 1 and not stdout.is_file():
-        attempt -= 1
-        stdout = run_dir / "attempts" / str(attempt) / "stdout.log"
-    folder = stdout.parent
-    if (folder / "end.json").exists() or not stdout.is_file():
+    logs = (run_dir / "attempts" / str(number) / "stdout.log" for number in range(attempt, 0, -1))
+    stdout = next((log for log in logs if log.is_file()), None)
+    if stdout is None or stdout.with_name("end.json").exists():
         return
     known = {_row_key(row) for row in runs.read_metrics(run_dir)}
     with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as metrics:

@@ -237,16 +237,22 @@ _OPTIONAL = ("recipe", "sweeps")
 
 def _left_out(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
     if override.is_delete() or (not override.is_sweep_override() and override.value() is None):
-        options = config_loader.get_group_options(group, results_filter=ObjectType.CONFIG)
-        shown = ", ".join(o for o in options if group == "nemo_rl" or not o.startswith(_INNER_OPTIONS))
-        yield UserError(
-            str(override.input_line), f"every run has one of: {shown}", f"{group}=..., or leave it out for the default"
-        )
+        why = f"every run has one of: {', '.join(_shown(group, _options(config_loader, group)))}"
+        yield UserError(str(override.input_line), why, f"{group}=..., or leave it out for the default")
+
+
+def _options(config_loader: ConfigLoader, group: str) -> list[str]:
+    return list(config_loader.get_group_options(group, results_filter=ObjectType.CONFIG))
+
+
+def _shown(group: str, options: Sequence[str]) -> list[str]:
+    """The options that are meant to be typed."""
+    return [o for o in options if group == "nemo_rl" or not o.startswith(_INNER_OPTIONS)]
 
 
 def _bad_options(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
-    options = config_loader.get_group_options(group, results_filter=ObjectType.CONFIG)
-    shown = [o for o in options if group == "nemo_rl" or not o.startswith(_INNER_OPTIONS)]
+    options = _options(config_loader, group)
+    shown = _shown(group, options)
     for value in choices_of(override):
         for choice in value if isinstance(value, list) else [value]:
             if choice is None or choice in options or "/" in str(choice) or (group == "recipe" and own.is_path(choice)):

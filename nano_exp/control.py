@@ -149,13 +149,13 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
         env_file = launch.read_environment(_environment(manifests[-1]))
         secrets.refuse({"hydra.launcher": parameters}, "the retry")  # again: now env.yaml's values are known
         place = where.pop()
-        if place == "slurm" and "timeout_min" not in parameters:
-            raise UserError(
-                "the time limit of the last launch is not known",
-                "its manifest cannot be read, and Slurm's own default would be too short or endless",
-                f"{PREFIX}timeout_min=240",
-            )
         if place == "slurm":
+            if "timeout_min" not in parameters:
+                raise UserError(
+                    "the time limit of the last launch is not known",
+                    "its manifest cannot be read, and Slurm's own default would be too short or endless",
+                    f"{PREFIX}timeout_min=240",
+                )
             slurm.require()
         ready = launch.dispatch(rows, place, parameters, results, env_file, asked=terms.kept(manifests[-1]))
     if place == "local":

@@ -98,37 +98,6 @@ def identified(overrides: Sequence[str], resolved: dict[str, Any], launch_folder
 _SECTIONS = ("run", "slurm", "site", "engine", "nemo_rl", "cluster", "grpo", "policy")
 
 
-#: The launcher's own numbers: from which on they are good.
-_COUNTS = {
-    "cpus_per_node": 1,
-    "parallel_local": 1,
-    "max_attempts": 1,
-    "max_idle_attempts": 1,
-}
-
-
-def _require_own_values(config: Mapping[str, Any]) -> None:
-    """What nano-exp itself reads of a config, where a value of another kind has no meaning."""
-    for key, least in _COUNTS.items():
-        value = config["slurm"].get(key)
-        if type(value) is not int or value < least:
-            raise UserError(
-                f"slurm.{key}={value!r}", f"it is a whole number, at least {least}", f"slurm.{key}={max(least, 1)}"
-            )
-    if not isinstance(config["slurm"].get("requeue"), bool):
-        raise UserError(
-            f"slurm.requeue={config['slurm'].get('requeue')!r}", "it is true or false", "slurm.requeue=true"
-        )
-    if not isinstance(config["site"].get("env") or {}, Mapping):
-        raise UserError(f"site.env={config['site']['env']!r}", "it names variables", "+site.env.NAME=VALUE")
-    if not config["run"].get("results"):
-        raise UserError(
-            f"run.results={config['run'].get('results')!r}",
-            "runs need a folder (an empty NANO_EXP_RESULTS is none either)",
-            "run.results=results",
-        )
-
-
 def _require_sections(config: Mapping[str, Any]) -> None:
     for section in ("checkpointing", "logger"):
         if section in config and not isinstance(config[section], Mapping):
@@ -142,6 +111,29 @@ def _require_sections(config: Mapping[str, Any]) -> None:
                 f"every run has a section {section}",
                 f"leave ~{section} (or {section}=...) out of the command",
             )
+
+
+#: Of the section slurm: each counts something of which there is at least one.
+_COUNTS = ("cpus_per_node", "parallel_local", "max_attempts", "max_idle_attempts")
+
+
+def _require_own_values(config: Mapping[str, Any]) -> None:
+    """What nano-exp itself reads of a config, where a value of another kind has no meaning."""
+    for key in _COUNTS:
+        value = config["slurm"].get(key)
+        if type(value) is not int or value < 1:
+            raise UserError(f"slurm.{key}={value!r}", "it is a whole number, at least 1", f"slurm.{key}=1")
+    requeue = config["slurm"].get("requeue")
+    if not isinstance(requeue, bool):
+        raise UserError(f"slurm.requeue={requeue!r}", "it is true or false", "slurm.requeue=true")
+    if not isinstance(config["site"].get("env") or {}, Mapping):
+        raise UserError(f"site.env={config['site']['env']!r}", "it names variables", "+site.env.NAME=VALUE")
+    if not config["run"].get("results"):
+        raise UserError(
+            f"run.results={config['run'].get('results')!r}",
+            "runs need a folder (an empty NANO_EXP_RESULTS is none either)",
+            "run.results=results",
+        )
 
 
 def with_values(config: Mapping[str, Any], changes: Mapping[Keys, Any]) -> dict[str, Any]:
@@ -196,12 +188,11 @@ def _broken(error: OmegaConfBaseException, cfg: DictConfig) -> UserError:
         fix = f"set {wanted}=... or correct {key}" + (f" (nearest key: {near[0]})" if near else "")
         return UserError(f"{key} is {text}", f"there is no key '{wanted}' to take the value from", fix)
     if isinstance(error, InterpolationResolutionError):
+        values = dict(identity.flatten(raw(cfg))) if "TypeError" in first else {}
         for name in re.findall(r"\$\{([\w.]+)\}", text):  # a word where arithmetic wants a number
-            value = dict(identity.flatten(raw(cfg))).get(name)
-            if "TypeError" in first and isinstance(value, str):
-                return UserError(
-                    f"{name}={value}", f"{key} is {text}, which needs a number there", f"{name}=<a number>"
-                )
+            if isinstance(values.get(name), str):
+                why = f"{key} is {text}, which needs a number there"
+                return UserError(f"{name}={values[name]}", why, f"{name}=<a number>")
         return UserError(f"{key} is {text}", first, f"give {key} a plain value: {key}=...")
     return UserError(f"{key}: {first}", "its value cannot be computed", f"give {key} a plain value: {key}=...")
 

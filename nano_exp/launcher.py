@@ -115,20 +115,20 @@ def refuse_several_sweeps(loader: ConfigLoader, typed: Sequence[Override]) -> No
     """A launch has one sweep: of two, one would give the name and the constraints, and the other lose its own."""
     named = [o for o in typed if o.key_or_group == "sweeps" and not o.is_delete()]
     if len(named) > 1:
-        raise UserError(
-            " ".join(str(o.input_line) for o in named),
-            "a launch has one sweep: its name, its axes, its constraints",
-            f"{named[0].input_line}, and more axes typed beside it, as in: -m sweeps=lr grpo.seed=1,2",
-        )
+        raise _one_sweep(" ".join(str(o.input_line) for o in named), str(named[0].input_line))
     for override in named:
         choices = [c for some in compose.choices_of(override) for c in (some if isinstance(some, list) else [some])]
         if not isinstance(override.value(), str):
             mistyped = next(compose.diagnose(loader, [str(override.input_line)]), None)
-            raise mistyped or UserError(
-                str(override.input_line),
-                "a launch has one sweep: its name, its axes, its constraints",
-                f"sweeps={choices[0]}, and more axes typed beside it, as in: -m sweeps=lr grpo.seed=1,2",
-            )
+            raise mistyped or _one_sweep(str(override.input_line), f"sweeps={choices[0]}")
+
+
+def _one_sweep(typed: str, one: str) -> UserError:
+    return UserError(
+        typed,
+        "a launch has one sweep: its name, its axes, its constraints",
+        f"{one}, and more axes typed beside it, as in: -m sweeps=lr grpo.seed=1,2",
+    )
 
 
 #: Keys of a site that stand in the batch script, which Hydra composes once for all points.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,7 @@ def diagnose(
         stalled=stalled,
         full_disk=full_disk(attempt_dir),
     )
-    found = triage.diagnose(evidence)
-    return replace(found, remedy=found.remedy.replace("logs RUN", f"logs {attempt_dir.parent.parent.name}"))
+    return triage.diagnose(evidence)
 
 
 def full_disk(folder: Path) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
+from nano_exp.errors import nearest
 from nano_exp.preflight.late import LATE
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
@@ -88,7 +88,7 @@ NAMES = (
 
 
 def _near(value: str, known: Iterable[str], otherwise: str) -> str:
-    return next(iter(get_close_matches(value, sorted(known), 1, 0.5)), otherwise)
+    return next(iter(nearest(value, sorted(known), n=1)), otherwise)
 
 
 @rule(versions="<v0.8.0")

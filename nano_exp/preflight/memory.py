@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from nano_exp.errors import UserError
 from nano_exp.planner import gpus, judge
 from nano_exp.planner.phases import GENERATION, SHARE
+from nano_exp.preflight import generation, vllm
 from nano_exp.preflight.place import gpu_types
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
@@ -31,14 +32,8 @@ def memory_fits(c: View) -> Iterator[Found]:
         )
 
 
-_VLLM = "policy.generation.vllm_cfg"
 #: What the memory of vLLM's phases hangs on.
-_GENERATION = (
-    "policy.generation.vllm_kwargs.max_num_seqs",
-    f"{_VLLM}.gpu_memory_utilization",
-    f"{_VLLM}.tensor_parallel_size",
-    "cluster.gpus_per_node",
-)
+_GENERATION = (generation.MAX_SEQS, f"{vllm.CFG}.gpu_memory_utilization", vllm.TP, "cluster.gpus_per_node")
 
 
 def _keys(c: View, phase: str) -> tuple[str, ...]:
@@ -46,7 +41,7 @@ def _keys(c: View, phase: str) -> tuple[str, ...]:
     if phase in (SHARE, GENERATION):
         return _GENERATION
     micro = "policy.logprob_batch_size" if phase == "logprob" else "policy.train_micro_batch_size"
-    return (c.tp_key, micro, "policy.max_total_sequence_length", "cluster.gpus_per_node")
+    return (c.tp_key, micro, generation.LENGTH, "cluster.gpus_per_node")
 
 
 def _of_partition(c: View) -> str:

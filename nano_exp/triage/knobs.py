@@ -27,6 +27,10 @@ class Knobs:
         found = self._find(key)
         return None if found is _ABSENT else found
 
+    def logs(self) -> str:
+        """The command that shows what the engine said."""
+        return f"nano-exp logs {self.get('run.id') or 'RUN'} --stream err"
+
     def whole(self, key: str) -> int | None:
         found = self.get(key)
         return found if isinstance(found, int) and not isinstance(found, bool) else None

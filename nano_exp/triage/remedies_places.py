@@ -156,7 +156,7 @@ def segfault(knobs: Knobs, found: Found, phase: str) -> str:
 
 @remedy("unknown")
 def unknown(knobs: Knobs, found: Found, phase: str) -> str:
-    return "read the end of its log: `nano-exp logs RUN --stream err`"
+    return f"read the end of its log: `{knobs.logs()}`"
 
 
 # --- the cluster ----------------------------------------------------------------------------------------------------

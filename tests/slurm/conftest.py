@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from launching import Lab, opened
 from minicluster_tool import PREFIX, MiniCluster, brought_up, tool
 
 
@@ -49,3 +50,10 @@ def _slurm_environment(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
                 monkeypatch.delenv(stale)
             for variable in ("SLURM_CONF", "PATH"):
                 monkeypatch.setenv(variable, cluster.env[variable])
+
+
+@pytest.fixture
+def lab(minicluster: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
+    """A folder to launch from, on the session's cluster."""
+    with opened(minicluster, tmp_path / "launch") as made:
+        yield made

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from launching import HOLD, SMALL, Lab, assert_executed_once, checkpoints, kinds, metrics, opened, setting, train_steps
-from minicluster_tool import MiniCluster
+from launching import HOLD, SMALL, Lab, assert_executed_once, checkpoints, kinds, metrics, setting, train_steps
 
 pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture
-def lab(minicluster: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
-    with opened(minicluster, tmp_path / "launch") as made:
-        yield made
 
 
 def test_cancelled_runs_are_tried_again_with_other_resources_and_done_ones_left_alone(lab: Lab) -> None:

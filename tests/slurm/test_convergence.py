@@ -32,12 +32,6 @@ pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture
-def lab(minicluster: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
-    with opened(minicluster, tmp_path / "launch") as made:
-        yield made
-
-
-@pytest.fixture
 def other(minicluster: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
     """A second folder, for the run that nobody disturbs."""
     with opened(minicluster, tmp_path / "other") as made:

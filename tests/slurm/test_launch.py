@@ -34,12 +34,6 @@ from nano_exp.identity import flatten
 pytestmark = pytest.mark.slurm
 
 
-@pytest.fixture
-def lab(minicluster: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
-    with opened(minicluster, tmp_path / "launch") as made:
-        yield made
-
-
 # --- the published rows ---------------------------------------------------------------------------------------------
 
 #: model, cluster -> nodes

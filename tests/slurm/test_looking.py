@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import HOLD, SMALL, Lab, opened, setting
-from minicluster_tool import MiniCluster
+from launching import HOLD, SMALL, Lab, setting
 
 pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture
-def lab(minicluster: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
-    with opened(minicluster, tmp_path / "launch") as made:
-        yield made
 
 
 def by_task(lab: Lab) -> dict[int, dict[str, Any]]:

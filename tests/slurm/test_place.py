@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from launching import NANO_12B, Lab, opened
-from minicluster_tool import MiniCluster
+from launching import NANO_12B, Lab
 
 pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture
-def lab(minicluster: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
-    with opened(minicluster, tmp_path / "launch") as made:
-        yield made
 
 
 def test_a_real_slurm_is_asked_and_a_wrong_place_stops_the_launch(lab: Lab) -> None:

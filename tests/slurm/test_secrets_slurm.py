@@ -6,12 +6,10 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from core_case import holding, sha256_line
-from launching import SMALL, Lab, assert_executed_once, opened, setting
-from minicluster_tool import MiniCluster
+from launching import SMALL, Lab, assert_executed_once, setting
 
 pytestmark = pytest.mark.slurm
 
@@ -19,12 +17,6 @@ CANARY = "canary-20d9af5e"
 FILE = {"HF_TOKEN": f"{CANARY}-hf", "JUDGE": f"{CANARY}-judge", "PIN": "070533119"}
 INHERITED = {"WANDB_API_KEY": "c0ffee20d9af5e0123456789abcdef0123456789", "MY_PASSWORD": f"{CANARY}-password"}
 SECRETS = (CANARY, *FILE.values(), *INHERITED.values())
-
-
-@pytest.fixture
-def lab(minicluster: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
-    with opened(minicluster, tmp_path / "launch") as made:
-        yield made
 
 
 @contextmanager
