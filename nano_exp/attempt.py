@@ -286,6 +286,8 @@ def _train(
         kind = "failed"
     end = describe(kind, ended.code, last_step, int(config["grpo"]["max_num_steps"]), stop.signal)
     end["setup_s"] = setup_seconds(run.dir, began)
+    if words := runs.nonfinite(runs.read_metrics(run.dir)):
+        end.update(nonfinite=words, why="; ".join(filter(None, [end["why"], words])))
     if kind == "failed":
         end.update(_failure(attempt_dir, config, end, ended.stall, say))
     return end

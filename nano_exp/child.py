@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import shutil
 import signal
@@ -219,7 +218,7 @@ def _follow(engine: Engine, stdout: Path, ctx: Context, ended: threading.Event) 
         if superseded(ctx):
             return
         with contextlib.suppress(OSError), runs.open_metrics(ctx.run_dir) as file:  # a full disk does not stop training
-            file.write(json.dumps(row) + "\n")
+            file.write(runs.metrics_line(row))
 
 
 def _lines(path: Path, ended: threading.Event) -> Iterator[str]:
@@ -253,7 +252,7 @@ def recover_rows(engine: Engine, run_dir: Path, attempt: int) -> None:
     with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as metrics:
         for row in engine.follow(lines):
             if _row_key(row) not in known:
-                metrics.write(json.dumps({**row, "time": stdout.stat().st_mtime}) + "\n")
+                metrics.write(runs.metrics_line({**row, "time": stdout.stat().st_mtime}))
 
 
 def _row_key(row: dict[str, Any]) -> tuple[int, bool]:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ class Sample:
     ----------
     rate: steps per second over the newest rows; None before there are two
     saying: before the first step, the newest line of the engine's output (warm start, loading, ...)
+    nonfinite: the last step's metrics that were NaN or infinite
     """
 
     step: int = 0
@@ -31,26 +32,36 @@ class Sample:
     accuracy: float | None = None
     rate: float | None = None
     saying: str = ""
+    nonfinite: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Newest:
-    """The newest values in metrics.jsonl: the last step's reward, and the last validation's accuracy, if any."""
+    """The newest values in metrics.jsonl: the last step's reward, and the last validation's accuracy, if any.
+
+    Parameters
+    ----------
+    nonfinite: the last step's metrics that were NaN or infinite
+    """
 
     step: int = 0
     reward: float | None = None
     accuracy: float | None = None
+    nonfinite: tuple[str, ...] = ()
 
 
 def newest(run_dir: Path) -> Newest:
     """From the end of metrics.jsonl, as far back as it takes: validation is rare and rows are long."""
-    lines: list[bytes] = []
-    reward = accuracy = None
+    step = reward = accuracy = None
     for lines in _ever_more_lines(run_dir / runs.METRICS):
-        reward, accuracy = _last(lines, "train/reward"), _last(lines, "validation/accuracy")
+        step, reward = _last(lines, "train/reward", _is_there), _last(lines, "train/reward")
+        accuracy = _last(lines, "validation/accuracy")
         if reward and accuracy:
             break
-    return Newest(reward[0] if reward else 0, reward and reward[1], accuracy and accuracy[1])
+    if step is None:
+        return Newest(accuracy=_value(accuracy, "validation/accuracy"))
+    names = runs.nonfinite_names(step)
+    return Newest(step["step"], _value(reward, "train/reward"), _value(accuracy, "validation/accuracy"), names)
 
 
 def _ever_more_lines(path: Path) -> Iterator[list[bytes]]:
@@ -69,14 +80,28 @@ def _ever_more_lines(path: Path) -> Iterator[list[bytes]]:
         return
 
 
-def _last(lines: Sequence[bytes], key: str) -> tuple[int, float] | None:
-    """(step, value) of the last row that has a number under this key."""
+Row = Mapping[str, Any]
+
+
+def _value(row: Row | None, key: str) -> float | None:
+    return runs.number(row.get(key)) if row else None
+
+
+def _is_number(row: Row, key: str) -> bool:
+    return _value(row, key) is not None
+
+
+def _is_there(row: Row, key: str) -> bool:
+    """Null counts: the step is done although its reward was not finite."""
+    return key in row and (row[key] is None or _is_number(row, key))
+
+
+def _last(lines: Sequence[bytes], key: str, wanted: Callable[[Row, str], bool] = _is_number) -> Row | None:
+    """The last row with a number, or with what is wanted, under this key."""
     word = f'"{key}"'.encode()
     for line in reversed(lines):
-        if word in line and (row := runs.metrics_row(line)) is not None:
-            value = runs.number(row.get(key))
-            if value is not None:
-                return row["step"], value
+        if word in line and (row := runs.metrics_row(line)) is not None and wanted(row, key):
+            return row
     return None
 
 
@@ -86,11 +111,11 @@ def sample(run_dir: Path) -> Sample:
     if not now.step:
         return Sample(0, None, now.accuracy, None, _newest_line(run_dir))
     rows = runs.read_metrics(run_dir, tail_bytes=64 * 1024)
-    window = [r for r in rows if runs.number(r.get("train/reward")) is not None][-20:]
+    window = [r for r in rows if _is_there(r, "train/reward")][-20:]
     rate = None
     if len(window) > 1 and _time(window[-1]) > _time(window[0]):
         rate = (window[-1]["step"] - window[0]["step"]) / (_time(window[-1]) - _time(window[0]))
-    return Sample(now.step, now.reward, now.accuracy, rate)
+    return Sample(now.step, now.reward, now.accuracy, rate, nonfinite=now.nonfinite)
 
 
 def _newest_line(run_dir: Path) -> str:
@@ -122,6 +147,8 @@ def text(run_id: str, now: Sample, max_steps: int) -> str:
         parts.append(f"reward {now.reward:.3f}")
     if now.accuracy is not None:
         parts.append(f"validation {now.accuracy:.3f}")
+    if now.nonfinite:
+        parts.append(f"{now.nonfinite[0]} is not finite")
     if now.rate:
         parts.append(f"{now.rate:.1f} steps/s" if now.rate >= 0.1 else f"{duration(1 / now.rate)} a step")
         parts.append(f"{duration((max_steps - now.step) / now.rate)} left")

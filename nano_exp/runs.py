@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -381,7 +382,7 @@ def cut_metrics(run_dir: Path, last_step: int) -> None:
     except FileNotFoundError:
         return
     if lines[-1] or len(kept) != len(lines) - 1:  # rows to drop, or damage, or half a last line
-        files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        files.write_text(path, "".join(metrics_line(row) for row in kept))
 
 
 def open_metrics(run_dir: Path) -> TextIO:
@@ -394,13 +395,47 @@ def open_metrics(run_dir: Path) -> TextIO:
     return file
 
 
+def metrics_line(row: Mapping[str, Any]) -> str:
+    """A row as its line of metrics.jsonl, with full precision."""
+    return json.dumps(finite(row), allow_nan=False) + "\n"
+
+
+def finite(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row as JSON can have it: NaN and infinite values are None, and `nonfinite` lists their names."""
+    names = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+    return {**row, **dict.fromkeys(names), "nonfinite": names} if names else row
+
+
 def metrics_row(line: bytes) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None for one that is damaged or was not written to its end."""
     try:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    return dict(finite(row)) if b"NaN" in line or b"Infinity" in line else row  # others' files, and older ones
+
+
+def nonfinite_names(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The metrics of a row that were NaN or infinite."""
+    names = row.get("nonfinite")
+    return tuple(str(name) for name in names) if isinstance(names, list) else ()
+
+
+def nonfinite(rows: Iterable[Mapping[str, Any]]) -> str:
+    """`train/loss was not finite in 3 steps, first in step 12`; nothing where every number was finite."""
+    steps: dict[str, list[int]] = {}
+    for row in rows:
+        for name in nonfinite_names(row):
+            steps.setdefault(name, []).append(row["step"])
+    if not steps:
+        return ""
+    names = sorted(steps, key=lambda name: (name != "train/loss", steps[name][0]))
+    times, first = len(steps[names[0]]), steps[names[0]][0]
+    where = f"in step {first}" if times == 1 else f"in {times} steps, first in step {first}"
+    others = f" (and {len(names) - 1} other metrics)" if len(names) > 1 else ""
+    return f"{names[0]} was not finite {where}{others}"
 
 
 def metric_before_after(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float] | None:

@@ -1,8 +1,9 @@
 """Where an engine's numbers go: metrics.jsonl in the run's folder, and W&B.
 
 metrics.jsonl has one JSON object a line, {"step": N, "time": unix seconds, "prefix/metric": value, ...}; `step` is the
-number of finished steps. W&B gets the same rows, offline unless WANDB_API_KEY or WANDB_MODE says otherwise. The key
-stays in the environment: it is neither read here nor written anywhere.
+number of finished steps. What was NaN or infinite is null, and the row's `nonfinite` lists its name. W&B gets the same
+rows, offline unless WANDB_API_KEY or WANDB_MODE says otherwise. The key stays in the environment: it is neither read
+here nor written anywhere.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from nano_exp import runs
 from nano_exp.secrets import redact
 
 #: How long W&B's server may take to answer before a run is recorded offline.
@@ -68,14 +70,9 @@ class MetricsFile:
         self._clock = clock
 
     def write(self, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Append a row. Floats are written in full precision.
-
-        Raises
-        ------
-        ValueError: a value is not finite (JSON has no such number)
-        """
+        """Append a row (runs.metrics_line)."""
         row = {"step": step, "time": self._clock(), **metrics}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.write(runs.metrics_line(row))
         self._file.flush()
         return row
 

@@ -34,6 +34,7 @@ from nano_exp import child, executors, files, freeze, runs, state, submit
 from nano_exp import claim as claiming
 from nano_exp.asked import job_lookup
 from nano_exp.errors import UserError
+from nano_exp.report import status
 from nano_exp.runs import Owner
 
 STEPS = 4
@@ -118,6 +119,23 @@ def test_an_attempt_executes_its_run_to_the_end(tmp_path: Path, checkout: Path) 
     # A pure projection of the frozen config: nothing else reaches the engine.
     config = runs.load(run).config()
     assert files.read_yaml(folder / "nemo_rl.yaml") == freeze.engine_config(config)
+
+
+def test_a_run_that_is_done_with_a_loss_that_is_nan_says_so(tmp_path: Path, checkout: Path) -> None:
+    launch = launched(tmp_path, checkout)
+    run = run_of(launch)
+    assert attempt(launch.dir, STANDIN_FAIL_AT_STEP="3", STANDIN_FAULT="nan").returncode == 0
+    assert "NaN" not in (run / runs.METRICS).read_text()
+    assert [row.get("nonfinite") for row in runs.read_metrics(run) if "train/loss" in row] == [
+        None,
+        None,
+        ["train/loss"],
+        ["train/loss"],
+    ]
+    end = files.read_json(run / "attempts" / "1" / "end.json")
+    assert (end["kind"], end["why"]) == ("done", "train/loss was not finite in 2 steps, first in step 3")
+    (line,) = status.lines(run.parent.parent, [], Answer([]))
+    assert (line.state, line.why) == ("done", end["why"])
 
 
 def test_a_run_that_is_done_is_not_executed_again(tmp_path: Path, checkout: Path) -> None:

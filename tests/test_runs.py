@@ -362,6 +362,33 @@ def test_half_a_line_is_cut_even_where_no_row_goes(tmp_path: Path) -> None:
     assert [row["step"] for row in runs.read_metrics(folder)] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([0.1, 0.2], ""),
+        ([0.1, float("nan")], "train/loss was not finite in step 2"),
+        ([0.1, float("inf"), 0.3, float("-inf")], "train/loss was not finite in 2 steps, first in step 2"),
+    ],
+)
+def test_what_was_not_finite_is_said(tmp_path: Path, losses: list[float], words: str) -> None:
+    folder = make_run(tmp_path)
+    with runs.open_metrics(folder) as file:
+        for step, loss in enumerate(losses, 1):
+            file.write(runs.metrics_line({"step": step, "train/loss": loss, "train/reward": 0.5}))
+    rows = runs.read_metrics(folder)
+    assert runs.nonfinite(rows) == words
+    runs.cut_metrics(folder, len(losses) - 1)
+    assert runs.read_metrics(folder) == rows[:-1]
+
+
+def test_bare_nan_of_another_writer_is_read_as_null(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    (folder / "metrics.jsonl").write_text('{"step": 3, "train/loss": NaN, "x": -Infinity, "y": 1}\n')
+    assert runs.read_metrics(folder) == [
+        {"step": 3, "train/loss": None, "x": None, "y": 1, "nonfinite": ["train/loss", "x"]}
+    ]
+
+
 def test_first_and_last_value_of_a_metric() -> None:
     rows = [{"step": 1, "a": 0.5}, {"step": 2}, {"step": 3, "a": 1, "b": "x"}]
     assert runs.metric_before_after(rows, "a") == (0.5, 1.0)

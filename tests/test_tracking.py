@@ -28,9 +28,25 @@ def test_a_row_is_one_json_object_in_full_precision(tmp_path: Path) -> None:
     file = tracking.MetricsFile(path)
     row = file.write(3, {"x": 1 / 3})
     assert json.loads(path.read_text().splitlines()[2]) == row
-    with pytest.raises(ValueError, match="JSON"):
-        file.write(4, {"x": float("nan")})
     file.close()
+
+
+def test_what_is_not_finite_is_null_beside_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = tracking.MetricsFile(path, clock=lambda: 5.0)
+    file.write(4, {"train/loss": float("nan"), "train/grad_norm": float("-inf"), "train/reward": 0.5})
+    file.close()
+    values = {"train/loss": None, "train/grad_norm": None, "train/reward": 0.5}
+    assert strict(path) == [{"step": 4, "time": 5.0, **values, "nonfinite": ["train/loss", "train/grad_norm"]}]
+
+
+def strict(path: Path) -> list[dict[str, object]]:
+    """Rows as a reader has them that knows JSON and nothing else."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
 def test_rows_after_a_step_and_torn_lines_go(tmp_path: Path) -> None:

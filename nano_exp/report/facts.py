@@ -16,7 +16,7 @@ from nano_exp.runs import Attempt, Event, Run
 #: Of run.json.
 RECORD = ("digest", "overrides", "user", "created", "max_steps", "launch")
 #: Of an attempt's end, and of a diagnosis in it.
-END = ("kind", "why", "seconds", "last_step", "exit_code")
+END = ("kind", "why", "seconds", "last_step", "exit_code", "nonfinite")
 DIAGNOSIS = ("cause", "title", "remedy", "fault", "bad_node")
 #: A manifest that says more is damaged.
 MOST_GPUS = 10**6
@@ -143,6 +143,7 @@ def pack(facts: Facts) -> list[Any]:
 def unpack(run_dir: Path, packed: list[Any]) -> Facts:
     """The way back. Raises TypeError, ValueError or AttributeError on anything that `pack` did not make."""
     record, events, damaged, tried, started, last, newest, job, gpus = packed
+    step, reward, accuracy, nonfinite = newest
     return Facts(
         Run(run_dir, record, [Event(*event) for event in events], damaged),
         [
@@ -151,7 +152,7 @@ def unpack(run_dir: Path, packed: list[Any]) -> Facts:
         ],
         dict(started),
         last,
-        progress.Newest(*newest),
+        progress.Newest(step, reward, accuracy, tuple(nonfinite)),
         job,
         gpus,
     )

@@ -136,6 +136,7 @@ def _line(facts: Facts, now: State, ends: Mapping[str, str], moment: float) -> L
     if stalled is not None:
         why = f"stalled: no step after {newest.step} for {progress.duration(stalled)} or longer"
     why = ends.get(_job_key(facts, now), why) if ends else why
+    why = "; ".join(filter(None, [why, _nonfinite(facts, now, end)]))
     again = run.last("requeue")
     goes_on = again is not None and last is not None and again.data.get("attempt") == last.number
     max_steps = run.record.get("max_steps")
@@ -162,6 +163,15 @@ def _line(facts: Facts, now: State, ends: Mapping[str, str], moment: float) -> L
         dir=str(run.dir),
         damaged=run.damaged,
     )
+
+
+def _nonfinite(facts: Facts, now: State, end: Mapping[str, Any]) -> str:
+    """What was NaN or infinite: in the newest step of a run that executes, in any step of one that is done.
+
+    A failure's cause says more, and the end of one that stopped says it already."""
+    if now.kind == "running" and facts.newest.nonfinite:
+        return f"{facts.newest.nonfinite[0]} is not finite in step {facts.newest.step}"
+    return str(end.get("nonfinite") or "") if now.kind == "done" else ""
 
 
 def _stalled(facts: Facts, now: State) -> float | None:

@@ -122,6 +122,20 @@ def test_a_run_that_stalls_says_since_when_until_a_step_comes(results: Path) -> 
     assert (found.stalled_s, found.why) == (None, "")
 
 
+def test_a_loss_that_is_not_finite_is_said_while_it_runs_and_when_it_is_done(results: Path) -> None:
+    folder = sent(results)
+    attempt = tried(folder)
+    with runs.open_metrics(folder) as file:
+        file.write(runs.metrics_line({"step": 2, "train/reward": 0.5}))
+        file.write(runs.metrics_line({"step": 3, "train/reward": float("nan"), "train/loss": float("nan")}))
+    found = line(results, f"12_0|RUNNING|{JOB}|None")
+    assert (found.state, found.step, found.reward) == ("running", 3, 0.5)
+    assert found.why == "train/reward is not finite in step 3"
+    files.write_json(attempt / "end.json", {"kind": "done", "why": "", "nonfinite": "train/loss was not finite"})
+    found = line(results, "")
+    assert (found.state, found.why) == ("done", "train/loss was not finite")
+
+
 def test_another_job_that_has_the_number_by_now_is_not_taken_for_the_runs(results: Path) -> None:
     folder = sent(results)
     assert line(results, "12_0|RUNNING|somebody else's|None").state == "unstarted"

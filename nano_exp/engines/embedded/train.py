@@ -150,6 +150,7 @@ class Run:
             with timer.measure("total_step_time"):
                 train, _ = self.trainer.step(self.finished, self.keep_going)
                 if not all(abs(train[name]) < float("inf") for name in ("loss", "grad_norm")):
+                    self._write(step, _prefixed("train", train))
                     raise UserError(
                         f"step {step}: train/loss={train['loss']} and train/grad_norm={train['grad_norm']}",
                         "training has diverged, and every later step would be without meaning",

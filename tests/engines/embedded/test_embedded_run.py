@@ -291,6 +291,7 @@ def test_divergence_ends_the_run_with_a_message(runner: Any, small_config: Make)
     config = small_config({"policy.optimizer.kwargs.lr": 1e30, "policy.scheduler": None})
     assert runner.run(config) == 1
     assert "training has diverged" in runner.output() and "Traceback" not in runner.output()
+    assert "train/loss" in runner.rows()[-1]["nonfinite"], "the step that diverged is logged, as JSON"
 
 
 def test_the_command_line_refuses_without_a_traceback(small_config: Make, tmp_path: Path) -> None:
