@@ -122,7 +122,7 @@ def _explained(error: Exception) -> UserError:
     from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
 
-    from nano_exp import compose
+    from nano_exp import compose, mistakes
 
     if str(error).startswith("No trials are completed"):
         return UserError(
@@ -138,7 +138,7 @@ def _explained(error: Exception) -> UserError:
             "--cfg with -m", "--cfg shows one composed config, and -m asks for several", "leave -m and the commas out"
         )
     with compose.loader() as config_loader:
-        return compose.explain(error, config_loader, arguments.overrides)
+        return mistakes.explain(error, config_loader, arguments.overrides)
 
 
 def not_our_path() -> UserError:

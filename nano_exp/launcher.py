@@ -26,7 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import app, compose, family, files, search, sweep
+from nano_exp import app, compose, family, files, mistakes, search, sweep
 from nano_exp.errors import UserError
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -77,7 +77,7 @@ class NanoExpSweeper(Sweeper):
                 hydra_context=hydra_context, task_function=task_function, config=config
             )
         except (OmegaConfBaseException, InstantiationException) as error:
-            mistyped = next(compose.diagnose(self.loader, compose.typed(config)), None)
+            mistyped = next(mistakes.diagnose(self.loader, compose.typed(config)), None)
             raise mistyped or UserError(
                 f"hydra.launcher: {str(error).splitlines()[0]}",
                 "what is asked of Slurm reads the site's settings",
@@ -119,7 +119,7 @@ def refuse_several_sweeps(loader: ConfigLoader, typed: Sequence[Override]) -> No
     for override in named:
         choices = [c for some in compose.choices_of(override) for c in (some if isinstance(some, list) else [some])]
         if not isinstance(override.value(), str):
-            mistyped = next(compose.diagnose(loader, [str(override.input_line)]), None)
+            mistyped = next(mistakes.diagnose(loader, [str(override.input_line)]), None)
             raise mistyped or _one_sweep(str(override.input_line), f"sweeps={choices[0]}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from core_case import config_loader, everything_below, launch, point
 
-from nano_exp import compose
+from nano_exp import compose, mistakes
 from nano_exp.errors import UserError
 
 NINE = ("model=nano_9b", "cluster=1n8g")
@@ -138,7 +138,7 @@ def test_a_model_without_any_recipe_is_told_every_pair() -> None:
 
 
 def test_inner_options_are_not_offered() -> None:
-    said = str(compose.explain(ValueError("x"), config_loader(), ["data=mat"]))
+    said = str(mistakes.explain(ValueError("x"), config_loader(), ["data=mat"]))
     assert "data=math" in said
     assert "default/" not in said
 
@@ -174,7 +174,7 @@ MISTYPED = {
 
 @pytest.mark.parametrize(("overrides", "found", "fix"), MISTYPED.values(), ids=MISTYPED.keys())
 def test_what_was_mistyped_is_found_among_all_overrides(overrides: list[str], found: str, fix: str) -> None:
-    said = compose.explain(ValueError("x"), config_loader(), overrides)
+    said = mistakes.explain(ValueError("x"), config_loader(), overrides)
     assert said.found.startswith(found)
     assert said.fix.startswith(fix) or fix in said.fix.split(" (or:")[0]
 
@@ -188,14 +188,14 @@ def test_a_pair_without_a_recipe_is_told_the_shapes_that_have_one(shape: str) ->
 
 
 def test_a_secret_is_refused_before_a_typo_is_explained() -> None:
-    said = str(compose.explain(ValueError("x"), config_loader(), ["model=nano_9", f"++a.token={CANARY}"]))
+    said = str(mistakes.explain(ValueError("x"), config_loader(), ["model=nano_9", f"++a.token={CANARY}"]))
     assert "a.token" in said
     assert CANARY not in said
 
 
 @pytest.mark.parametrize("override", ["~grpo.nope", "~nope"])
 def test_taking_away_what_is_not_there(override: str) -> None:
-    said = compose.explain(ValueError("x"), config_loader(), [override])
+    said = mistakes.explain(ValueError("x"), config_loader(), [override])
     assert said.found == override
     assert "no such key" in said.why
 
@@ -203,12 +203,12 @@ def test_taking_away_what_is_not_there(override: str) -> None:
 def test_keys_that_a_chosen_group_brings_are_known() -> None:
     """num_processes is a key of data=workplace_assistant alone: with it the typo is the other override."""
     overrides = [*NINE, "env.nemo_gym.code_gen.resources_servers.code_gen.num_processes=8", "grpo.sed=1"]
-    assert compose.explain(ValueError("x"), config_loader(), overrides).found == "grpo.sed=1"
+    assert mistakes.explain(ValueError("x"), config_loader(), overrides).found == "grpo.sed=1"
 
 
 def test_an_added_key_is_not_a_typo() -> None:
     assert (
-        list(compose.diagnose(config_loader(), ["+grpo.new=1", "++grpo.newer=2", "model=nano_9b", "cluster=1n8g"]))
+        list(mistakes.diagnose(config_loader(), ["+grpo.new=1", "++grpo.newer=2", "model=nano_9b", "cluster=1n8g"]))
         == []
     )
 

@@ -9,7 +9,7 @@ import pytest
 from core_case import ROOT, config_loader, frozen, point, standin
 from omegaconf import OmegaConf
 
-from nano_exp import compose, freeze, secrets
+from nano_exp import compose, freeze, mistakes, secrets
 from nano_exp.errors import UserError
 
 CANARY = "canary-5f1d0c"
@@ -194,7 +194,7 @@ def test_a_config_file_that_reads_a_secret_is_refused_without_reading_it(
 
 @pytest.mark.parametrize("override", [f"++a.api_key={CANARY}", f"a.api_key={CANARY}", f"+a.b=x=HF_TOKEN={CANARY}"])
 def test_explaining_a_failed_composition_does_not_show_it_either(override: str) -> None:
-    said = str(compose.explain(ValueError("x"), config_loader(), ["model=nano_9", override]))
+    said = str(mistakes.explain(ValueError("x"), config_loader(), ["model=nano_9", override]))
     assert CANARY not in said
 
 

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import app, compose, launcher, secrets, sweep
+from nano_exp import app, compose, launcher, mistakes, secrets, sweep
 from nano_exp.compose import Point
 from nano_exp.errors import UserError
 from nano_exp.family import Sibling, freeze_all
@@ -70,7 +70,7 @@ def expanded(overrides: Sequence[str]) -> Wanted:
             own = parser.parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
             typed = parser.parse_overrides(compose.typed(master))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise _own(error) or compose.explain(error, loader, overrides) from error
+            raise _own(error) or mistakes.explain(error, loader, overrides) from error
         assert sweeper.launcher is not None  # its setup has made one
         sweeper.launcher.launch(launcher.expand(own, typed), 0)
     return wanted
