@@ -56,12 +56,14 @@ class Known:
     commit: of the checkout that they were read from
     keys: dotted key -> its type; `[]` stands for any element of a list, `.*` for any key of a mapping
     recipe_keys: every dotted key, sections included, that one of the version's own GRPO recipes carries
+    unread: those of them that GRPO does not read: left over, or an evaluation's
     """
 
     version: str
     commit: str | None
     keys: Mapping[str, Key]
     recipe_keys: frozenset[str] = field(default_factory=frozenset)
+    unread: frozenset[str] = field(default_factory=frozenset)
 
 
 def option(version: str) -> str:
@@ -125,4 +127,5 @@ def from_data(data: Mapping[str, Any]) -> Known:
         )
         for key, entry in data["keys"].items()
     }
-    return Known(str(data["version"]), data["commit"], keys, frozenset(data["recipe_keys"]))
+    carried, unread = frozenset(data["recipe_keys"]), frozenset(data.get("unread", ()))
+    return Known(str(data["version"]), data["commit"], keys, carried, unread)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from nano_exp.preflight.finding import text
 from nano_exp.preflight.known import KnownKeys
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
@@ -33,13 +34,28 @@ PASSED_ON = {"logger.wandb": "wandb.init", "policy.megatron_cfg.optimizer": "Meg
 
 @rule()
 def unknown_key(c: View) -> Iterator[Found]:
-    """A key that neither the version's types nor its recipes have is not read (a warning where `+` asked for it)."""
+    """A key that neither the version's types nor its recipes have is not read (a warning where `+` asked for it).
+
+    Nor is one that recipes carry and GRPO does not read, an evaluation's for instance: in a recipe it does no harm,
+    typed it would leave the run as it is without a word.
+    """
     known = _known(c)
     if known is None:
         return
     for key in known.unknown(tuple(c.leaves)):
         near = known.nearest(key)
         typed = c.how_typed(key)
+        if key in known.raw.unread:
+            if typed is not None:
+                leaf = key.rpartition(".")[2]
+                meant = near if near and near.rpartition(".")[2] == leaf else ""
+                yield Found(
+                    (key,),
+                    f"recipes of NeMo RL {known.raw.version} carry this key, and GRPO does not read it: the run would "
+                    "be the same without it",
+                    f"{meant}={text(c.get(key))} (which it reads), or leave it out" if meant else "leave it out",
+                )
+            continue
         reader = next((reader for section, reader in PASSED_ON.items() if key.startswith(f"{section}.")), "")
         then = f"passed on to {reader}, which stops at what it does not know" if reader else "ignored, silently"
         yield Found(

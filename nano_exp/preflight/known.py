@@ -30,9 +30,9 @@ class KnownKeys:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Every known key, inner ones too."""
+        """Every known key, inner ones too, without what recipes carry and GRPO does not read."""
         found: set[str] = set()
-        for key in (*self.raw.keys, *self.raw.recipe_keys):
+        for key in (*self.raw.keys, *(self.raw.recipe_keys - self.raw.unread)):
             parts = key.split(".")
             found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
         return frozenset(found)

@@ -43,6 +43,27 @@ def test_an_unknown_key_that_was_asked_for_is_a_warning(prefix: str) -> None:
     assert "grpo.num_prompts_per_step" in found.fix
 
 
+@pytest.mark.parametrize(
+    ("typed", "row", "version", "meant"),
+    [
+        ("++data.dataset_name=squad", TWELVE, "v0.7.0", "data.train.dataset_name=squad"),
+        ("++data.prompt_file=p.txt", TWELVE, "v0.7.0", "data.train.prompt_file=p.txt"),
+        ("++policy.generation.vllm_cfg.max_num_seqs=64", TWELVE, "v0.7.0", "vllm_kwargs.max_num_seqs=64"),
+        ("++grpo.penalize_invalid_tool_call=true", NINE, "v0.7.0", "leave it out"),
+        ("++grpo.num_val_generations_per_prompt=4", ("nemo_rl=v0_6", *TWELVE), "v0.6.0", "leave it out"),
+    ],
+)
+def test_a_key_of_recipes_that_grpo_does_not_read_is_refused_when_typed(
+    typed: str, row: tuple[str, ...], version: str, meant: str
+) -> None:
+    """Typed it would leave the run as it is; in a recipe of NVIDIA's it does no harm."""
+    (found,) = said("unknown_key", row, (typed,), version)
+    assert found.severity == "error" and "GRPO does not read it" in found.cause
+    assert meant in found.fix
+    seen = View(config(row, (typed,), version), row, Facts(environ={}))
+    assert not list(RULES["unknown_key"].findings(seen)), "from a file"
+
+
 def test_the_right_name_in_another_section_is_what_was_meant() -> None:
     (found,) = said("unknown_key", TWELVE, ("++policy.num_generations_per_prompt=8",))
     assert "grpo.num_generations_per_prompt" in found.fix

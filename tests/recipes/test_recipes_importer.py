@@ -10,7 +10,7 @@ import yaml
 
 from nano_exp import cli, compose, versions
 from nano_exp.errors import UserError
-from nano_exp.recipes import compare, importer
+from nano_exp.recipes import compare, importer, known, types
 
 MEGATRON = "grpo-nano-v2-12b-1n8g-megatron"
 
@@ -154,6 +154,27 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.
     assert cli.main(["recipes", "import", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "is no folder" in said and "says no version" in said
+
+
+@pytest.mark.parametrize(
+    ("carried", "read"),
+    [
+        ("policy.size", True),  # its word stands in the source
+        ("policy.left_over", False),
+        ("policy.left_over.size", False),  # below what is not read
+        ("policy.megatron_cfg.scheduler.theirs", True),  # handed on whole
+        ("env.mine.theirs", True),  # free by its type
+        ("data.train.theirs", False),
+        ("data.size", False),  # a word of the source, in a section whose types name all that is read
+        ("grpo.only_evaluated", False),  # a word of an evaluation's source alone
+    ],
+)
+def test_a_key_that_recipes_carry_and_grpo_does_not_read_is_told(carried: str, read: bool, tmp_path: Path) -> None:
+    checkout = checkout_case.make(tmp_path)
+    (checkout / "nemo_rl/evals").mkdir()
+    (checkout / "nemo_rl/evals/eval.py").write_text("config['only_evaluated']")
+    typed = types.read(checkout)
+    assert (carried not in known.unread(checkout, typed, [carried])) == read
 
 
 # --- two versions side by side ---
