@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from nano_exp import (
     canary,
     child,
+    ending,
     engines,
     environment,
     files,
@@ -35,6 +36,7 @@ from nano_exp import (
 )
 from nano_exp.child import Say, Stop, Superseded
 from nano_exp.claim import AlreadyDone, Refuse, claim, slurm_owner
+from nano_exp.ending import Ending
 from nano_exp.engines import Context, nemo_rl_checkout, nodes
 from nano_exp.errors import UserError
 from nano_exp.runs import Owner
@@ -43,6 +45,8 @@ from nano_exp.secrets import redact
 #: How long an attempt on another node than its predecessor's waits for that one to notice, where site.fence_s is not
 #: set. Slurm took the node for dead, and it may still execute.
 FENCE_S = 60.0
+#: How long Slurm is asked for its KillWait before the engine starts, seconds.
+KILL_WAIT_ASKED_S = 10.0
 #: Exit code of an attempt that did nothing because the run is done, or because the next attempt has it already.
 NOTHING_TO_DO = 0
 #: Exit code (EX_TEMPFAIL) in Slurm of a run that ended whole with steps left and does not go on, that its launch keeps
@@ -129,11 +133,12 @@ def execute(order: Order, stop: Stop) -> int:
         say = partial(_say, log)
         say(f"attempt {number} of run {run.id} on {owner.host}" + (f", job {owner.job}" if owner.job else ""))
         until = None if order.local else deadline()
+        ahead = Ending(run_dir, number, owner, stop, until, config["slurm"], began, say)
         try:
             if order.env_file is not None:
                 say(environment.enter(order.env_file))
             _bury_lost(run_dir, config, number, owner, stop, say)
-            end = _train(run, config, order.checkout_commit, attempt_dir, number, until, stop, say)
+            end = _train(run, config, order.checkout_commit, attempt_dir, ahead)
         except Superseded as error:
             say(str(error))
             return NOTHING_TO_DO
@@ -145,14 +150,13 @@ def execute(order: Order, stop: Stop) -> int:
 
             log.write(redact(traceback.format_exc()))
             end = {"kind": "failed", "why": f"attempt: {type(error).__name__}: {error}", "exit_code": 70}
-        stopped = requeue.what_it_meant(stop, owner, until)
-        if end["kind"] == "stopped" and stopped == "cancelled":
-            end.update(kind="cancelled", why=f"scancel; {end['why']}")
-        end = {"attempt": number, "seconds": round(time.time() - began, 3), **end, "stopped": stopped}
+        if stop.signal:
+            ahead.cut_off()
+        end = ahead.whole(end)
         end["why"] = redact(str(end.get("why") or ""))  # words of the engine's, and of the nodes' logs, stand in it
         say(f"{end['kind']}" + (f": {end['why']}" if end.get("why") else ""))
-        runs_end(run_dir, attempt_dir, end)
-        if owner.job is not None and requeue.go_on(run_dir, end, stopped, owner, stop, until, config["slurm"], say):
+        ending.write(run_dir, attempt_dir, end)
+        if end["kind"] != "done" and _goes_on(ahead, end):
             return 0
         if not order.local:
             _tell_launch(order, config, end, say)
@@ -189,11 +193,11 @@ def _tell_launch(order: Order, config: dict[str, Any], end: dict[str, Any], say:
         say(f"the launch was not told of this end: {type(error).__name__}: {error}")
 
 
-def runs_end(run_dir: Path, attempt_dir: Path, end: dict[str, Any]) -> None:
-    """Write the attempt's end: first the file that decides, then the event that tells."""
-    runs.release(attempt_dir)
-    files.write_json(attempt_dir / "end.json", {**end, "time": time.time()}, durable=True)
-    runs.record_event(run_dir, "end", end=end)
+def _goes_on(ahead: Ending, end: dict[str, Any]) -> bool:
+    owner, stop = ahead.owner, ahead.stop
+    if owner.job is None or ahead.goes_on:
+        return ahead.goes_on
+    return requeue.go_on(ahead.run_dir, end, ahead.stopped, owner, stop, ahead.until, ahead.section, ahead.say)
 
 
 def _say(log: TextIO, line: str) -> None:
@@ -220,9 +224,14 @@ def _bury_lost(run_dir: Path, config: dict[str, Any], number: int, owner: Owner,
     before = next((a for a in runs.attempts(run_dir) if a.number == number - 1), None)
     if before is None or before.end is not None:
         return
-    found = postmortem.lost(before, config)
-    say(f"attempt {before.number} left no word of its end: {found.title}")
-    runs.record_event(run_dir, "lost", attempt=before.number, diagnosis=found.as_dict())
+    end = ending.of_killed(runs.load(run_dir), before, owner)
+    if end is not None:
+        say(f"attempt {before.number} was killed while its engine ended: {end['why']}")
+        ending.write(run_dir, before.dir, end)
+    else:
+        found = postmortem.lost(before, config, owner)
+        say(f"attempt {before.number} left no word of its end: {found.title}")
+        runs.record_event(run_dir, "lost", attempt=before.number, diagnosis=found.as_dict())
     elsewhere = before.owner.host if before.owner is not None and before.owner.host != owner.host else ""
     if elsewhere and owner.job is not None:
         seconds = config["site"].get("fence_s")
@@ -241,16 +250,14 @@ def _train(
     config: dict[str, Any],
     commit: str | None,
     attempt_dir: Path,
-    number: int,
-    until: float | None,
-    stop: Stop,
-    say: Say,
+    ahead: Ending,
 ) -> dict[str, Any]:
+    number, stop, say = ahead.number, ahead.stop, ahead.say
     rule = watchdog.Rule.of(config["site"])
     _check_engine_commit(run, config, commit, say)
     engine = engines.get(config["engine"]["name"])
     earlier = [a.end for a in runs.attempts(run.dir) if a.end]
-    ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", until, learned_setup(earlier))
+    ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", ahead.until, learned_setup(earlier))
     engine_config = freeze.engine_config(config)
     for key, value in engine.overlay(config, ctx).items():
         freeze.set_dotted(engine_config, key, value)
@@ -270,9 +277,15 @@ def _train(
         resumes_from=resumes_from,
     )
     say("start " + " ".join(command.argv))
-    began = time.time()
+    began, max_steps = time.time(), int(config["grpo"]["max_num_steps"])
+    grace_s = child.grace(None if ahead.owner.job is None else slurm.kill_wait(KILL_WAIT_ASKED_S))
+
+    def announce() -> None:
+        killed = describe("stopped", -signal.SIGKILL, engine.last_step(config, ctx), max_steps, stop.signal)
+        ahead.announce(killed, grace_s / 4)
+
     with peaks.recorded(attempt_dir, config):
-        ended = child.execute(engine, command, ctx, stop, rule, say)
+        ended = child.execute(engine, command, ctx, stop, rule, say, child.Notice(grace_s, announce))
     last_step = engine.last_step(config, ctx)
     kind = engine.end_of(
         config,
@@ -284,7 +297,9 @@ def _train(
     )
     if ended.stall is not None and not stop.signal and kind != "done":
         kind = "failed"
-    end = describe(kind, ended.code, last_step, int(config["grpo"]["max_num_steps"]), stop.signal)
+    elif kind == "failed" and ahead.cut_off():  # its last words are those of processes that were being ended
+        kind = "stopped"
+    end = describe(kind, ended.code, last_step, max_steps, stop.signal)
     end["setup_s"] = setup_seconds(run.dir, began)
     if words := runs.nonfinite(runs.read_metrics(run.dir)):
         end.update(nonfinite=words, why="; ".join(filter(None, [end["why"], words])))
@@ -354,7 +369,8 @@ def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: i
     if kind == "done":
         why = "" if last_step >= max_steps else f"ended by itself at step {last_step} of at most {max_steps}"
     elif kind == "stopped":
-        why = f"{signal.Signals(stopped_by).name}; {kept}" if stopped_by else f"saved before the time limit; {kept}"
+        how = "saved before the time limit" if code == 0 else "its processes were ended"
+        why = f"{signal.Signals(stopped_by).name if stopped_by else how}; {kept}"
     else:
         what = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         why = f"engine: {what}; {kept}"

@@ -22,8 +22,10 @@ from nano_exp import engines, runs, watchdog
 from nano_exp.engines import Command, Context, Engine
 from nano_exp.errors import UserError
 
-#: After SIGTERM the engine has this long to end whole, seconds; below Slurm's usual KillWait of 30.
-GRACE_S = 20.0
+#: Slurm's KillWait where nobody says otherwise: seconds from its SIGTERM to its SIGKILL.
+KILL_WAIT_S = 30.0
+#: Of that, what the attempt keeps for its own end, seconds; half of it where it is short.
+OWN_END_S = 10.0
 POLL_S = 0.2
 #: How often files on the shared file system are looked at, seconds.
 LOOK_S = 1.0
@@ -53,6 +55,31 @@ class Stop:
         self.signal = number
 
 
+def grace(kill_wait: float | None) -> float:
+    """How long the engine has to end whole after SIGTERM, seconds.
+
+    Parameters
+    ----------
+    kill_wait: the cluster's; None where it is not known
+    """
+    known = KILL_WAIT_S if kill_wait is None else kill_wait
+    return max(known - OWN_END_S, known / 2)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a stop leaves time for, and who is to hear of it.
+
+    Parameters
+    ----------
+    grace_s: after SIGTERM the engine has this long to end whole, seconds
+    told: called once, after the engine was asked to end (or has ended by the same signal) and before it is waited for
+    """
+
+    grace_s: float = grace(None)
+    told: Callable[[], None] = lambda: None
+
+
 @dataclass(frozen=True)
 class Ended:
     """How the engine ended: its exit code (negative for a signal), and the stall that it was ended for."""
@@ -61,7 +88,9 @@ class Ended:
     stall: watchdog.Stall | None = None
 
 
-def execute(engine: Engine, command: Command, ctx: Context, stop: Stop, rule: watchdog.Rule, say: Say) -> Ended:
+def execute(
+    engine: Engine, command: Command, ctx: Context, stop: Stop, rule: watchdog.Rule, say: Say, notice: Notice
+) -> Ended:
     """Start the engine in its own process group, follow its output, pass a stop on, and wait for its end.
 
     Raises
@@ -92,7 +121,7 @@ def execute(engine: Engine, command: Command, ctx: Context, stop: Stop, rule: wa
     follower = threading.Thread(target=_follow, args=(engine, paths["stdout"], ctx, ended), daemon=True)
     follower.start()
     try:
-        return _Watch(process, command, ctx, stop, rule, say).wait()
+        return _Watch(process, command, ctx, stop, rule, say, notice).wait()
     finally:
         _kill_group(process)
         ended.set()
@@ -130,8 +159,10 @@ class _Watch:
         stop: Stop,
         rule: watchdog.Rule,
         say: Say,
+        notice: Notice,
     ) -> None:
         self.process, self.command, self.ctx, self.stop, self.rule, self.say = process, command, ctx, stop, rule, say
+        self.notice, self.noticed = notice, False
         self.kill_at: float | None = None
         self.began = time.time()
         self.stall: watchdog.Stall | None = None
@@ -147,15 +178,22 @@ class _Watch:
                 self._look()
             time.sleep(POLL_S)
         self._require_own()
+        self._notify()  # the same signal may have ended it first
         return Ended(code, self.stall)
+
+    def _notify(self) -> None:
+        if self.stop.signal and not self.noticed:
+            self.noticed = True
+            self.notice.told()
 
     def _pass_stop_on(self) -> None:
         if self.kill_at is None and (self.stop.signal or self.stall is not None):
             why = signal.Signals(self.stop.signal).name if self.stop.signal else "stalled"
-            self.say(f"{why}: asking the engine to end, at most {GRACE_S:.0f} s")
-            self.kill_at = time.monotonic() + GRACE_S
+            self.say(f"{why}: asking the engine to end, at most {self.notice.grace_s:g} s")
+            self.kill_at = time.monotonic() + self.notice.grace_s
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
+        self._notify()
         if self.kill_at is not None and time.monotonic() > self.kill_at:
             self.say("the engine did not end: killing it")
             _kill_group(self.process)
@@ -244,10 +282,10 @@ def recover_rows(engine: Engine, run_dir: Path, attempt: int) -> None:
 
     Those after it whose engine never began are looked past.
     """
-    logs = (run_dir / "attempts" / str(number) / "stdout.log" for number in range(attempt, 0, -1))
-    stdout = next((log for log in logs if log.is_file()), None)
-    if stdout is None or stdout.with_name("end.json").exists():
+    began = [a for a in runs.attempts(run_dir) if a.number <= attempt and (a.dir / "stdout.log").is_file()]
+    if not began or (began[-1].end is not None and not began[-1].end.get("cut_off")):
         return
+    stdout = began[-1].dir / "stdout.log"
     known = {_row_key(row) for row in runs.read_metrics(run_dir)}
     with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as metrics:
         for row in engine.follow(lines):

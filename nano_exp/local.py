@@ -15,7 +15,7 @@ from nano_exp.plan import Row
 from nano_exp.submit import Launch
 
 POLL_S = 0.3
-#: After the second Ctrl-C, or when an attempt does not end, it is killed. Its own engine gets less (attempt.GRACE_S).
+#: After the second Ctrl-C, or when an attempt does not end, it is killed. Its own engine gets less (child.grace).
 GRACE_S = 30.0
 
 
@@ -110,5 +110,5 @@ def how_ended(run_dir: Path) -> str:
     tried = runs.attempts(run_dir)
     if not tried:
         return "failed"
-    end = tried[-1].end
+    end = tried[-1].end or runs.announced(runs.load(run_dir), tried[-1].number)
     return str(end.get("kind", "failed")) if end else "lost"

@@ -54,11 +54,19 @@ def full_disk(folder: Path) -> str:
 
 def slurm_record(job: str | None) -> triage.SlurmRecord | None:
     """The newest ended incarnation of a job as accounting has it; None without a job or without accounting."""
-    ended = slurm.accounting([job]).get(job) if job else None
+    ended = slurm.accounting([job], requeued=True).get(job) if job else None
     return triage.SlurmRecord.of(ended.state, ended.exit_code, ended.nodes) if ended else None
 
 
-def lost(attempt: runs.Attempt, config: Mapping[str, Any]) -> triage.Diagnosis:
-    """Why an attempt vanished without a word: its node died, it was killed, or its time was over."""
+def lost(attempt: runs.Attempt, config: Mapping[str, Any], next_owner: runs.Owner) -> triage.Diagnosis:
+    """Why an attempt vanished without a word: its node died, it was killed, or its time was over.
+
+    Parameters
+    ----------
+    next_owner: of the attempt after it; the same job means that Slurm started it again, with or without accounting
+    """
     job = attempt.owner.job if attempt.owner else None
-    return diagnose(attempt.dir, config, None, record=slurm_record(job))
+    record = slurm_record(job)
+    if record is None and job is not None and job == next_owner.job:
+        record = triage.SlurmRecord("REQUEUED")
+    return diagnose(attempt.dir, config, None, record=record)

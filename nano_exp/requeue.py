@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ TRIES_S = 600.0
 POLL_S = 5.0
 
 
-def what_it_meant(stop: Stop, owner: Owner, until: float | None) -> again.Stopped:
-    """What the signal that came meant, as far as Slurm tells."""
-    if not stop.signal or owner.job is None:
+def what_it_meant(stop: Stop, owner: Owner, until: float | None, timeout_s: float = slurm.TIMEOUT_S) -> again.Stopped:
+    """What the signal that came meant, as far as Slurm tells.
+
+    Without one: what Slurm is ending the job for. A step of it is ended before the attempt is told, at times.
+    """
+    if owner.job is None:
         return ""
     try:
-        known = slurm.control(owner.job)
+        known = slurm.control(owner.job, timeout_s)
     except slurm.NoAnswer:
         known = None
-    return again.meaning(known, owner.restart, until, time.time())
+    meant = again.meaning(known, owner.restart, until, time.time())
+    return meant if stop.signal or meant != "cancelled" else ""
 
 
 def go_on(
@@ -45,30 +50,64 @@ def go_on(
     stopped: what the signal meant that had come by the attempt's end
     stop: a scancel that comes meanwhile is heeded
     """
-    run = runs.load(run_dir)
-    tried = runs.attempts(run_dir)
-    sent = run.last("submit")
-    of_this = int(end["attempt"]) - int(sent.data.get("after_attempt") or 0 if sent else 0)
-    decision = again.decide(end, stopped, saved_steps(run, tried), again.Limits.of(section), of_this)
+    decision = _decision(run_dir, end, stopped, section)
     if not decision.by:
         if decision.why:
             say(f"not started again: {decision.why}")
             runs.record_event(run_dir, "note", text=f"not started again: {decision.why}")
         return False
-    avoid = f", without {decision.avoid}" if decision.avoid else ""
-    runs.record_event(
-        run_dir, "requeue", attempt=end["attempt"], by=decision.by, why=decision.why, avoid=decision.avoid
-    )
+    _record(run_dir, end, decision, say)
     if decision.by == "slurm":
-        say(decision.why)
         return True
-    say(f"starting again{avoid}: {decision.why}")
     heeded = bool(end.get("signal"))  # it was asked for already what that signal meant
     failed = _requeue(owner, decision.avoid, until, say, lambda: bool(stop.signal) and not heeded)
     if failed:
-        say(f"could not be started again: {failed}; nano-exp retry {run.id} does it")
+        say(f"could not be started again: {failed}; nano-exp retry {run_dir.name} does it")
         runs.record_event(run_dir, "note", attempt=end["attempt"], text=f"could not be started again: {failed}")
     return not failed
+
+
+def at_once(
+    run_dir: Path,
+    end: dict[str, Any],
+    stopped: again.Stopped,
+    owner: Owner,
+    section: dict[str, Any],
+    timeout_s: float,
+    say: Say,
+) -> bool:
+    """Have Slurm start the job again where Slurm is ending it and will not, before the engine has ended.
+
+    SIGKILL may come first. What fails here is tried again at the attempt's end (`go_on`). Returns whether it was asked.
+    """
+    if owner.job is None or stopped not in ("time_limit", "preempted"):
+        return False
+    decision = _decision(run_dir, end, stopped, section)
+    if decision.by != "attempt":
+        return False
+    _record(run_dir, end, decision, say)
+    try:
+        slurm.requeue(owner.job, timeout_s)
+    except (slurm.NoAnswer, UserError) as error:
+        say(f"not yet: {error}")
+        return False
+    return True
+
+
+def _decision(run_dir: Path, end: dict[str, Any], stopped: again.Stopped, section: dict[str, Any]) -> again.Decision:
+    run = runs.load(run_dir)
+    sent = run.last("submit")
+    of_this = int(end["attempt"]) - int(sent.data.get("after_attempt") or 0 if sent else 0)
+    tried = [replace(a, end=end) if a.number == end["attempt"] else a for a in runs.attempts(run_dir)]
+    return again.decide(end, stopped, saved_steps(run, tried), again.Limits.of(section), of_this)
+
+
+def _record(run_dir: Path, end: dict[str, Any], decision: again.Decision, say: Say) -> None:
+    runs.record_event(
+        run_dir, "requeue", attempt=end["attempt"], by=decision.by, why=decision.why, avoid=decision.avoid
+    )
+    avoid = f", without {decision.avoid}" if decision.avoid else ""
+    say(decision.why if decision.by == "slurm" else f"starting again{avoid}: {decision.why}")
 
 
 def _requeue(owner: Owner, avoid: str, until: float | None, say: Say, signalled: Callable[[], bool]) -> str:

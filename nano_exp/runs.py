@@ -30,8 +30,8 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a run; `kind` is submit, refused, start, engine, end, requeue, lost, stalled, cancel
-    or note."""
+    """One thing that happened to a run; `kind` is submit, refused, start, engine, ending, end, requeue, lost, stalled,
+    cancel or note."""
 
     time: float
     kind: str
@@ -241,6 +241,16 @@ def _maybe(path: Path) -> dict[str, Any] | None:
     except (Damaged, OSError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def announced(run: Run, attempt: int) -> Mapping[str, Any] | None:
+    """The end that an attempt which was told to end foresaw, while its engine still ended; None where it was not.
+
+    It is the attempt's end where the attempt was killed before it could write a better one.
+    """
+    event = run.last("ending")
+    end = event.data.get("end") if event is not None else None
+    return end if isinstance(end, Mapping) and end.get("attempt") == attempt else None
 
 
 def as_owner(data: Any) -> Owner | None:

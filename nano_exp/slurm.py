@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -330,7 +330,7 @@ class Ended:
     nodes: str = ""
 
 
-def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None) -> dict[str, Ended]:
+def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None, requeued: bool = False) -> dict[str, Ended]:
     """`12` or `12_3` -> its end as sacct has it, in one call; empty where there is no accounting.
 
     sacct is asked only to say why: nothing is decided on it alone, so its absence is no error.
@@ -338,6 +338,7 @@ def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None) -> d
     Parameters
     ----------
     names: job -> its name, where known: Slurm uses its numbers again, and another job of that number is not meant
+    requeued: an incarnation that was started again counts as an end too (state REQUEUED)
     """
     wanted = sorted(set(jobs))
     if not wanted:
@@ -348,7 +349,8 @@ def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None) -> d
         done = _run(["sacct", "-X", "-n", "-P", "-D", "-j", ids, "--format=JobID,State,ExitCode,NodeList,JobName"])
     except NoAnswer:
         return {}
-    found = parse_accounting(done.stdout if done.returncode == 0 else "", names or {})
+    ended = ENDED | {"REQUEUED"} if requeued else ENDED
+    found = parse_accounting(done.stdout if done.returncode == 0 else "", names or {}, ended)
     return {job: found[job] for job in wanted if job in found}
 
 
@@ -358,12 +360,17 @@ MOST_ASKED = 8000
 NAMELESS = "allocation"
 
 
-def parse_accounting(text: str, names: Mapping[str, str]) -> dict[str, Ended]:
-    """Lines of sacct -D, `JobID|State|ExitCode|NodeList|JobName`: each job's newest end, if its name is right."""
+def parse_accounting(text: str, names: Mapping[str, str], ended: Container[str] = ENDED) -> dict[str, Ended]:
+    """Lines of sacct -D, `JobID|State|ExitCode|NodeList|JobName`: each job's newest end, if its name is right.
+
+    Parameters
+    ----------
+    ended: the states that are an end
+    """
     found: dict[str, Ended] = {}
     for line in text.splitlines():
         parts = line.split("|", 4)
-        if len(parts) < 5 or not parts[1] or parts[1].split()[0] not in ENDED:
+        if len(parts) < 5 or not parts[1] or parts[1].split()[0] not in ended:
             continue
         job, state, exit_code, nodes, name = parts
         if name in (names.get(job, name), NAMELESS):
@@ -418,6 +425,21 @@ def parse_array_limit(text: str) -> int | None:
     return max(1, min(int("".join(found)) for found in re.findall(limits, text, re.MULTILINE)))
 
 
+def kill_wait(timeout_s: float) -> float | None:
+    """Seconds from the SIGTERM with which the cluster ends a job to its SIGKILL; None where Slurm does not say."""
+    try:
+        done = _run(["scontrol", "show", "config"], timeout_s)
+    except NoAnswer:
+        return None
+    return parse_kill_wait(done.stdout) if done.returncode == 0 else None
+
+
+def parse_kill_wait(text: str) -> float | None:
+    """KillWait in `scontrol show config`, seconds."""
+    found = re.search(r"^KillWait\s*=\s*(\d+)", text, re.MULTILINE)
+    return float(found[1]) if found else None
+
+
 def throttle(array: str, tasks: int) -> str:
     """Have a job array run at most this many (above 0) tasks at once; what went wrong, or nothing."""
     try:
@@ -456,9 +478,9 @@ class Control:
     throttle: int | None = None
 
 
-def control(job: str) -> Control:
+def control(job: str, timeout_s: float = TIMEOUT_S) -> Control:
     """One job (`12`, `12_3`), from scontrol. Raises NoAnswer."""
-    done = _run(["scontrol", "--all", "--oneliner", "show", "job", job])
+    done = _run(["scontrol", "--all", "--oneliner", "show", "job", job], timeout_s)
     if done.returncode != 0 or not done.stdout.strip():
         raise NoAnswer(words(done.stderr) or f"scontrol ended with {done.returncode}")
     return parse_control(done.stdout)
@@ -483,7 +505,7 @@ def _whole(text: str, default: int) -> int:
     return int(text) if text.isdigit() else default
 
 
-def requeue(job: str) -> None:
+def requeue(job: str, timeout_s: float = TIMEOUT_S) -> None:
     """Have Slurm start a running job again: it is ended and waits in the queue anew. Called from inside of it.
 
     Raises
@@ -491,7 +513,7 @@ def requeue(job: str) -> None:
     NoAnswer: the controller cannot be reached
     UserError: Slurm refused
     """
-    done = _run(["scontrol", "requeue", job])
+    done = _run(["scontrol", "requeue", job], timeout_s)
     said = words(done.stderr)
     if done.returncode == 0 or "pending" in said.lower():  # pending: Slurm had decided so already
         return

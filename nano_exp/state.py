@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nano_exp import runs, slurm
 from nano_exp.runs import Attempt, Event, Owner, Run
@@ -14,7 +15,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "pending": ("waiting in the queue", "leave"),
     "running": ("an attempt is executing", "leave"),
     "done": ("all its steps are finished", "leave"),
-    "stopped": ("ended whole with steps left: time limit or Ctrl-C", "submit"),
+    "stopped": ("ended with steps left: time limit, preemption, requeue or Ctrl-C", "submit"),
     "failed": ("its last attempt failed", "submit"),
     "lost": ("its last attempt vanished: killed, or its node died", "submit"),
     "unstarted": ("submitted, then left the queue before it started", "submit"),
@@ -129,7 +130,7 @@ def state(
     if newest is not None and newest.kind == "cancel" and (last is None or last.end is not None):
         return State("cancelled", str(newest.data.get("why") or ""), _owner_name(last), n)
     if last is not None and (sent is None or n > sent.after_attempt):
-        return _after_attempt(last, queue, _name_of_its_job(run, sent, last, jobs))
+        return _after_attempt(run, last, queue, _name_of_its_job(run, sent, last, jobs))
     if sent is None:
         refused = run.last("refused")
         return State("refused", str(refused.data.get("why", "")) if refused else "never submitted", "", n)
@@ -193,19 +194,24 @@ def _name_of_its_job(run: Run, sent: Submission | None, last: Attempt, jobs: Cal
     return job_name(sent.launch, sent.array, run.name) if number and last.owner.job == sent.job(number) else ""
 
 
-def _after_attempt(last: Attempt, queue: Callable[[], slurm.Queue | None], job: str) -> State:
+def _after_attempt(run: Run, last: Attempt, queue: Callable[[], slurm.Queue | None], job: str) -> State:
     """The state when nothing is queued: as the last attempt ended, or whether its owner, a job of that name, lives."""
     name = _owner_name(last)
     if last.end is not None:
-        kind = str(last.end.get("kind"))
-        why = str(last.end.get("why", ""))
-        return State(kind if kind in ("stopped", "cancelled") else "failed", why, name, last.number)
+        return _ended(last.end, name, last.number)
     alive = owner_alive(last.owner, queue, job)
     if alive:
         return State("running", "", name, last.number)
     if alive is None:
         return State("unknown", "its attempt was started elsewhere, and may still run there", name, last.number)
+    if end := runs.announced(run, last.number):
+        return _ended(end, name, last.number)
     return State("lost", "its attempt ended without a word: killed, or its node died", name, last.number)
+
+
+def _ended(end: Mapping[str, Any], name: str, attempt: int) -> State:
+    kind = str(end.get("kind"))
+    return State(kind if kind in ("stopped", "cancelled") else "failed", str(end.get("why", "")), name, attempt)
 
 
 def owner_alive(owner: Owner | None, queue: Callable[[], slurm.Queue | None], name: str = "") -> bool | None:

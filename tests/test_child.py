@@ -37,9 +37,19 @@ def shell(script: str) -> Command:
     return Command(["/bin/sh", "-c", script], {"PATH": "/usr/bin:/bin"}, Path("/"))
 
 
-def execute(ctx: Context, script: str, stop: FakeStop, rule: watchdog.Rule = NEVER) -> tuple[child.Ended, list[str]]:
+def execute(
+    ctx: Context, script: str, stop: FakeStop, rule: watchdog.Rule = NEVER, notice: child.Notice | None = None
+) -> tuple[child.Ended, list[str]]:
     said: list[str] = []
-    ended = child.execute(embedded, shell(script), ctx, stop, rule, said.append)  # type: ignore[arg-type]
+    ended = child.execute(
+        embedded,
+        shell(script),
+        ctx,
+        stop,  # type: ignore[arg-type]
+        rule,
+        said.append,
+        notice or child.Notice(),
+    )
     return ended, said
 
 
@@ -50,13 +60,26 @@ def test_the_engine_s_exit_code_is_what_comes_back(tmp_path: Path) -> None:
     assert (tmp_path / "run/attempts/1/stderr.log").read_text() == "err\n"
 
 
-def test_an_engine_that_will_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "GRACE_S", 0.3)
-    ended, said = execute(context(tmp_path), STUBBORN, FakeStop(signal.SIGTERM))
+def test_an_engine_that_will_not_end_is_killed(tmp_path: Path) -> None:
+    ended, said = execute(context(tmp_path), STUBBORN, FakeStop(signal.SIGTERM), notice=child.Notice(0.3))
     # Asked before its trap was set it dies of the SIGTERM, else of the SIGKILL that follows.
     assert ended.code in (-signal.SIGKILL, -signal.SIGTERM)
     assert "SIGTERM: asking the engine to end" in said[0]
     assert said[-1] == "the engine did not end: killing it" or ended.code == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("script", [STUBBORN, "exit 143"], ids=["before its end is waited for", "it has ended too"])
+def test_a_stop_is_told_once_whether_the_engine_still_runs(tmp_path: Path, script: str) -> None:
+    told: list[bool] = []
+    ctx = context(tmp_path)
+    notice = child.Notice(0.5, lambda: told.append((ctx.attempt_dir / "stdout.log").is_file()))
+    execute(ctx, script, FakeStop(signal.SIGTERM), notice=notice)
+    assert told == [True]
+
+
+@pytest.mark.parametrize(("kill_wait", "grace"), [(None, 20), (30, 20), (2, 1), (20, 10), (300, 290), (0, 0)])
+def test_the_grace_stays_below_the_clusters_kill_wait(kill_wait: float | None, grace: float) -> None:
+    assert child.grace(kill_wait) == grace
 
 
 def test_an_attempt_that_another_has_followed_kills_its_engine_and_writes_nothing(tmp_path: Path) -> None:

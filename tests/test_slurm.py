@@ -34,6 +34,14 @@ def test_the_smallest_limit_of_an_array_counts(text: str, limit: int | None) -> 
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("KillOnBadExit           = 0\nKillWait                = 30 sec\n", 30), ("KillWait = 2\n", 2), ("", None)],
+)
+def test_how_long_slurm_waits_before_it_kills(text: str, seconds: float | None) -> None:
+    assert slurm.parse_kill_wait(text) == seconds
+
+
+@pytest.mark.parametrize(
     ("code", "stderr", "wrong"),
     [
         (0, "", ""),

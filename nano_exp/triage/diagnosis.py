@@ -26,6 +26,7 @@ OUTSIDE = {
     "TIMEOUT": "time_limit",
     "DEADLINE": "time_limit",
     "PREEMPTED": "preempted",
+    "REQUEUED": "requeued",
     "NODE_FAIL": "node_fail",
     "BOOT_FAIL": "node_fail",
     "CANCELLED": "cancelled",
@@ -124,8 +125,8 @@ def _outside(evidence: Evidence, logs: list[Log]) -> tuple[str, str, Line | None
         if OUTSIDE[state] != cause:
             node = ""
         cause = OUTSIDE[state]
-        # sacct calls a job CANCELLED that was preempted by cancelling.
-        if cause == "cancelled" and said is not None and said.slurm and said.slurm[0] == "preempted":
+        # sacct calls a job CANCELLED that was preempted by cancelling; without it, REQUEUED is all that is known.
+        if cause in ("cancelled", "requeued") and said is not None and said.slurm and said.slurm[0] == "preempted":
             cause = "preempted"
     elif state in ("FAILED", "COMPLETED") and cause in ("cancelled", "stopped"):
         return None  # a step was ended because another task of it failed
@@ -295,7 +296,7 @@ def _make(
     said = " ".join(found.detail.split())[:200] if found.detail not in (node, known) else ""
     where = ", ".join(w for w in (f"rank {rank}" if rank is not None else "", known and f"node {known}") if w)
     title = cause.title
-    if PHASES[phase] and name not in ("cancelled", "preempted", "stopped", "no_steps"):
+    if PHASES[phase] and name not in ("cancelled", "preempted", "requeued", "stopped", "no_steps"):
         title += f" {PHASES[phase]}"
     title += f" ({where})" if where else ""
     title += f": {said}" if said else ""

@@ -205,6 +205,11 @@ def preempted(knobs: Knobs, found: Found, phase: str) -> str:
     return "launch again: it resumes; site.qos= or site.partition= that is not preempted"
 
 
+@remedy("requeued")
+def requeued(knobs: Knobs, found: Found, phase: str) -> str:
+    return "nothing: the next attempt resumes from the last checkpoint"
+
+
 @remedy("cancelled", "stopped")
 def cancelled(knobs: Knobs, found: Found, phase: str) -> str:
     return "launch again when it shall go on: it resumes from the last checkpoint"

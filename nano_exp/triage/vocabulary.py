@@ -78,6 +78,7 @@ _TABLE = (
     # Slurm's word, or a signal.
     Cause("time_limit", "the allocation's time limit", "infrastructure"),
     Cause("preempted", "preempted by another job", "infrastructure"),
+    Cause("requeued", "Slurm started the job again", "infrastructure"),
     Cause("node_fail", "a node failed", "infrastructure", blames_node=True),
     Cause("stalled", "no new step for many times the usual", "infrastructure"),
     Cause("cancelled", "cancelled", "user"),
