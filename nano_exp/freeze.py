@@ -188,13 +188,30 @@ def _broken(error: OmegaConfBaseException, cfg: DictConfig) -> UserError:
         fix = f"set {wanted}=... or correct {key}" + (f" (nearest key: {near[0]})" if near else "")
         return UserError(f"{key} is {text}", f"there is no key '{wanted}' to take the value from", fix)
     if isinstance(error, InterpolationResolutionError):
-        values = dict(identity.flatten(raw(cfg))) if "TypeError" in first else {}
-        for name in re.findall(r"\$\{([\w.]+)\}", text):  # a word where arithmetic wants a number
+        values = dict(identity.flatten(raw(cfg)))
+        zero = _zero(text, values) if "ZeroDivision" in first else None
+        if zero is not None:
+            return UserError(f"{zero}={values[zero]}", f"{key} is divided by it", f"{zero}=<a number above 0>")
+        for name in re.findall(_READS, text) if "TypeError" in first else ():  # a word where arithmetic wants a number
             if isinstance(values.get(name), str):
                 why = f"{key} is {text}, which needs a number there"
                 return UserError(f"{name}={values[name]}", why, f"{name}=<a number>")
         return UserError(f"{key} is {text}", first, f"give {key} a plain value: {key}=...")
     return UserError(f"{key}: {first}", "its value cannot be computed", f"give {key} a plain value: {key}=...")
+
+
+#: The keys that an interpolation takes values from.
+_READS = r"\$\{([\w.]+)\}"
+
+
+def _zero(text: str, values: Mapping[str, Any]) -> str | None:
+    """The key with a plain 0 that an interpolation reads, itself or through others."""
+    for name in re.findall(_READS, text):
+        value = values.get(name)
+        found = name if value == 0 else _zero(value, values) if isinstance(value, str) else None
+        if found is not None:
+            return found
+    return None
 
 
 def _text_at(cfg: DictConfig, key: str) -> Any:

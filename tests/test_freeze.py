@@ -68,6 +68,12 @@ def test_a_word_where_a_number_is_computed_is_named_as_it_was_typed(tmp_path: Pa
     assert "optimizer.min_lr is ${ratio:${optimizer.lr}, 10}" in said.why
 
 
+def test_a_zero_that_is_divided_by_is_named_as_it_was_typed(tmp_path: Path) -> None:
+    """conf derives min_lr from lr, and a schedule's start from the two."""
+    error = refusal(tmp_path, "model=nano_12b", "cluster=2n8g", "optimizer.lr=0")
+    assert (error.found, error.fix) == ("optimizer.lr=0", "optimizer.lr=<a number above 0>")
+
+
 def test_the_key_nearest_to_a_broken_one_is_offered(tmp_path: Path) -> None:
     assert "grpo.max_num_steps" in refusal(tmp_path, "grpo.seed=${grpo.max_num_step}").fix
 

@@ -24,6 +24,7 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     model,
     generation,
     tools,
+    wandb_names,
     engine,
     place,
     memory,

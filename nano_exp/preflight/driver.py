@@ -146,12 +146,18 @@ def fp8_kv_cache(c: View) -> Iterator[Found]:
             yield Found((key, other), why, f"{fix}, or {other}={instead}")
 
 
+def _always_async(c: View) -> bool:
+    """From v0.8 on "Megatron Inference always uses its async engine" (grpo.py, async_grpo_train), colocated too; so
+    does Dynamo, which is newer than v0.7.0."""
+    return c.version >= (0, 8, 0) and c.get("policy.generation.backend") in ("megatron", "dynamo")
+
+
 @rule(10)
 def gym_needs_server(c: View) -> Iterator[Found]:
     """NeMo Gym talks to the model over HTTP."""
     if not c.gym:
         return
-    own = "mcore_generation_config" if c.get("policy.generation.backend") == "megatron" else "vllm_cfg"
+    own = c.engine_section
     if own != "vllm_cfg" and c.version < (0, 7, 0):
         # "In order to use NeMo-Gym, you must use vllm generation backend" (grpo.py)
         yield Found(
@@ -160,6 +166,8 @@ def gym_needs_server(c: View) -> Iterator[Found]:
             "policy.generation.backend=vllm",
         )
         return
+    if _always_async(c):
+        return  # and a server
     # NeMo RL's script turns both on for vLLM, whatever is written (environments/nemo_gym.py, setup_nemo_gym_config).
     written = "; NeMo RL turns it on, so that another config is run than is written" if own == "vllm_cfg" else ""
     for name in ("async_engine", "expose_http_server"):
@@ -179,7 +187,7 @@ def async_grpo(c: View) -> Iterator[Found]:
     """Asynchronous GRPO generates beside the training, with samples of an older policy."""
     if not c.on("grpo.async_grpo.enabled"):
         return
-    own = "mcore_generation_config" if c.get("policy.generation.backend") == "megatron" else "vllm_cfg"
+    own = c.engine_section
     for key, good, why in (
         (f"policy.generation.{own}.async_engine", True, "trajectories are collected from the asynchronous engine"),
         ("loss_fn.use_importance_sampling_correction", True, "samples of an older policy need the correction"),
@@ -189,6 +197,8 @@ def async_grpo(c: View) -> Iterator[Found]:
         ("grpo.reward_shaping.enabled", False, "asynchronous GRPO does not have it"),
         ("data.use_multiple_dataloader", False, "asynchronous GRPO does not have it"),
     ):
+        if key.startswith("policy.generation.") and _always_async(c):
+            continue
         value = c.colocated if key.endswith("colocated.enabled") else c.on(key)
         if value is not good:
             yield Found(

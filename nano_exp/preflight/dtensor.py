@@ -78,6 +78,23 @@ def replicated_shards(c: View) -> Iterator[Found]:
         )
 
 
+@rule()
+def save_format_needs_v2(c: View) -> Iterator[Found]:
+    """A format of the saved weights is DTensor v2's to choose.
+
+    `raise ValueError("model_save_format must be None or omitted if using DTensorPolicyWorker (_v2=False).")`
+    (lm_policy.py, save_checkpoint, all versions), for Megatron too, where it looks at the same key.
+    """
+    key = "checkpointing.model_save_format"
+    if c.on("checkpointing.enabled") and c.get(key) is not None and not c.get(f"{CFG}._v2", False):
+        yield Found(
+            (key, f"{CFG}._v2"),
+            "found out at the first save, after hours of training: NeMo RL takes a format only with DTensor's second "
+            "worker, and stops",
+            f"{key}=null, or ++{CFG}._v2=true",
+        )
+
+
 @rule(37)
 def hybrid_on_dtensor_v1(c: View) -> Iterator[Found]:
     """The first DTensor worker shards Nemotron-H by a plan of its own, without sequence parallel."""

@@ -28,8 +28,9 @@ def _known(c: View) -> KnownKeys | None:
     return c.facts.keys(c.release)
 
 
-#: Sections that are handed on whole (utils/logger.py, models/megatron/setup.py).
-PASSED_ON = {"logger.wandb": "wandb.init", "policy.megatron_cfg.optimizer": "Megatron's OptimizerConfig"}
+#: Sections that are handed on whole (models/megatron/setup.py); logger.wandb, which is too, has its rules in
+#: wandb_names.
+PASSED_ON = {"policy.megatron_cfg.optimizer": "Megatron's OptimizerConfig"}
 
 
 @rule()
@@ -42,7 +43,7 @@ def unknown_key(c: View) -> Iterator[Found]:
     known = _known(c)
     if known is None:
         return
-    for key in known.unknown(tuple(c.leaves)):
+    for key in known.unknown(tuple(key for key in c.leaves if not key.startswith("logger.wandb."))):
         near = known.nearest(key)
         typed = c.how_typed(key)
         if key in known.raw.unread:
@@ -74,12 +75,15 @@ def value_type(c: View) -> Iterator[Found]:
     if known is None:
         return
     checks, checked, good = known.checks, c.version >= CHECKED, c.facts.good_values
+    off = _off_sections(c, known)
     for key, value in c.leaves.items():
         if good.get(key, good) is value:
             continue
         check = checks.get(key)
         if check is None or check(value) or (value is None and key in FILLED_IN):
             good[key] = value
+            continue
+        if key.startswith(off):
             continue
         if not checked and c.how_typed(key) is None:
             continue
@@ -92,6 +96,11 @@ def value_type(c: View) -> Iterator[Found]:
             f"{key}=<{known.types(key)}>",
             severity="error" if checked else "warning",
         )
+
+
+def _off_sections(c: View, known: KnownKeys) -> tuple[str, ...]:
+    """Prefixes of the keys in sections that are off, where the types ask for nothing but that."""
+    return tuple(f"{section}." for section in known.switched if c.get(f"{section}.enabled") is False)
 
 
 def _numeric(value: str) -> bool:
@@ -108,8 +117,9 @@ def required_keys(c: View) -> Iterator[Found]:
     known = _known(c)
     if known is None:
         return
+    off = _off_sections(c, known)
     for key in known.required(""):
-        if key in c.leaves or key in c.inner or key in CHECKPOINTING or key in FILLED_IN:
+        if key in c.leaves or key in c.inner or key in CHECKPOINTING or key in FILLED_IN or key.startswith(off):
             continue
         parent = key.rpartition(".")[0]
         if (parent and parent not in c.inner and c.leaves.get(parent) != {}) or (
@@ -213,8 +223,9 @@ def no_effect(c: View) -> Iterator[Found]:
     for key in c.typed:
         for section, read, idle, why, instead in IDLE:
             if (key == section or key.startswith(f"{section}.")) and key not in read and idle(c):
-                if key == section and not c.get(section, True):
-                    break  # an override that empties the section is how it is switched off
+                emptied = key == section and not c.get(section, True)
+                if emptied or (key.endswith(".enabled") and c.get(key) is False):
+                    break  # that is how a section is switched off
                 said = "" if c.has(key) and key not in c.inner else f"{key}=..."
                 yield Found((key,) if not said else (), f"it does nothing: {why}", instead, said)
                 break

@@ -81,6 +81,15 @@ class KnownKeys:
         )
 
     @cached_property
+    def switched(self) -> tuple[str, ...]:
+        """Sections whose types ask for nothing else where they are `enabled: false` (`MegatronConfigDisabled`)."""
+        return tuple(
+            key.removesuffix(".enabled")
+            for key, entry in self.raw.keys.items()
+            if key.endswith(".enabled") and "enum(False)" in entry.types and len(entry.declared_in) > 1
+        )
+
+    @cached_property
     def checks(self) -> dict[str, Callable[[Any], bool]]:
         """Key -> whether a value has one of the key's types."""
         return {

@@ -12,6 +12,7 @@ from nano_exp.preflight.view import View, divisor, product
 PROMPTS, GENERATIONS = "grpo.num_prompts_per_step", "grpo.num_generations_per_prompt"
 GBS, MBS, LBS = "policy.train_global_batch_size", "policy.train_micro_batch_size", "policy.logprob_batch_size"
 DIVISIBLE, LENGTH = "policy.make_sequence_length_divisible_by", "policy.max_total_sequence_length"
+ROUND = "policy.dynamic_batching.sequence_length_round"
 LATE = "found out after the first rollout: "
 
 
@@ -86,15 +87,29 @@ def filtered_sampling_and_tensor_parallel(c: View) -> Iterator[Found]:
     multiple = c.number(DIVISIBLE)
     if not filtered or c.tp is None or c.tp < 2 or multiple is None or multiple < 1:
         return
-    loose = c.packing or c.dynamic  # then a micro batch may be one row
-    rows = (1,) if loose else (c.mbs or 1, c.lbs or 1)
-    if any(batch * multiple % c.tp for batch in rows):
+    keys = ("policy.generation.top_p", "policy.generation.top_k", c.tp_key, DIVISIBLE)
+    fix = f"{DIVISIBLE}={_next_multiple(multiple, c.tp)}"
+    # With packing and dynamic batching a micro batch may be one row.
+    rows = (1,) if c.packing or c.dynamic else (c.mbs or 1, c.lbs or 1)
+    if not any(batch * multiple % c.tp for batch in rows):
+        return
+    rounded = c.number(ROUND) if c.dynamic else None
+    if rounded is not None and rounded % c.tp == 0:
         yield Found(
-            ("policy.generation.top_p", "policy.generation.top_k", c.tp_key, DIVISIBLE),
-            f"{LATE}a micro batch's tokens must be a multiple of the tensor parallel size {c.tp}, and lengths are only "
-            f"padded to multiples of {multiple}",
-            f"{DIVISIBLE}={_next_multiple(multiple, c.tp)}",
+            keys,
+            f"{LATE}a micro batch's tokens must be a multiple of the tensor parallel size {c.tp}; dynamic batching "
+            f"rounds them up to multiples of {rounded}, but for the longest sequence of a batch, whose length is only "
+            f"padded to a multiple of {multiple}",
+            fix,
+            severity="warning",
         )
+        return
+    yield Found(
+        keys,
+        f"{LATE}a micro batch's tokens must be a multiple of the tensor parallel size {c.tp}, and lengths are only "
+        f"padded to multiples of {multiple}",
+        fix,
+    )
 
 
 @rule(30, versions=">=v0.6.0")
@@ -115,12 +130,13 @@ def packing_alignment(c: View) -> Iterator[Found]:
         )
 
 
-@rule(30)
+@rule(30, severity="warning")
 def packing_room(c: View) -> Iterator[Found]:
     """A micro batch that is packed, or dynamic, has room for the longest sequence.
 
     Dynamic batching pads a sequence to sequence_length_round, but never beyond the batch's own width, and then has
-    `assert max_seqlen_this_shard_indice <= max_tokens_per_microbatch` (batched_data_dict.py, all versions).
+    `assert max_seqlen_this_shard_indice <= max_tokens_per_microbatch` (batched_data_dict.py, all versions). A warning,
+    as recipes of NVIDIA's count on answers that stay shorter.
     """
     longest, multiple = c.number(LENGTH), c.number(DIVISIBLE) or 1
     if not (c.packing or c.dynamic) or longest is None:
@@ -130,7 +146,7 @@ def packing_room(c: View) -> Iterator[Found]:
         kind = "sequence_packing"
     else:
         kind = "dynamic_batching"
-        padded = min(padded, _next_multiple(longest, max(1, c.number(f"policy.{kind}.sequence_length_round") or 1)))
+        padded = min(padded, _next_multiple(longest, max(1, c.number(ROUND) or 1)))
     names = ["train_mb_tokens", "logprob_mb_tokens"]
     if c.on("loss_fn.force_on_policy_ratio") and c.on("grpo.skip_reference_policy_logprobs_calculation"):
         names.pop()  # no log probabilities are computed beside the training's
@@ -140,7 +156,8 @@ def packing_room(c: View) -> Iterator[Found]:
         if room is not None and room < padded:
             yield Found(
                 (key, LENGTH),
-                f"{LATE}a sequence may have {padded} tokens with its padding, and a micro batch holds {room}",
+                f"found out when such a sequence comes, hours into the run: one may have {padded} tokens with its "
+                f"padding, and a micro batch holds {room}",
                 f"{key}={padded}",
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nano_exp.errors import nearest
@@ -38,7 +38,13 @@ class Names:
     late: str = ""
     read: Callable[[View], bool] = lambda c: True
     lower: bool = False
+    synonyms: dict[str, str] = field(default_factory=dict)
 
+
+#: torch's names of number types, and what they are called elsewhere.
+DTYPES = ("bfloat16", "float16", "float32")
+SHORT = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
+SHORT |= {f"torch.{name}": name for name in DTYPES}
 
 NAMES = (
     Names(
@@ -84,6 +90,26 @@ NAMES = (
         "model_cfg.attention_backend = AttnBackend[attention_backend]",  # models/megatron/setup.py
         read=lambda c: c.megatron,
     ),
+    Names(
+        "policy.precision",
+        {(0, 5, 0): DTYPES},
+        'dtype_map[config["precision"]]',  # models/megatron/setup.py; STRING_TO_DTYPE, models/automodel/setup.py
+        synonyms=SHORT,
+    ),
+    Names(
+        "policy.megatron_cfg.pipeline_dtype",
+        {(0, 5, 0): DTYPES},
+        'dtype_map[config["megatron_cfg"]["pipeline_dtype"]]',  # models/megatron/setup.py
+        read=lambda c: c.megatron,
+        synonyms=SHORT,
+    ),
+    Names(
+        "policy.generation.vllm_cfg.precision",
+        {(0, 5, 0): (*DTYPES, "auto", "half", "float", "fp8")},
+        'dtype=self.cfg["vllm_cfg"]["precision"]',  # generation/vllm/vllm_worker.py, to vLLM, whose names these are
+        read=lambda c: c.vllm,
+        synonyms=SHORT,
+    ),
 )
 
 
@@ -105,7 +131,7 @@ def known_names(c: View) -> Iterator[Found]:
             yield Found(
                 (names.key,),
                 f"{names.late}{c.release} knows {', '.join(known)}; others end at `{names.source}`",
-                f"{names.key}={_near(value.lower(), known, known[0])}",
+                f"{names.key}={names.synonyms.get(value.lower()) or _near(value.lower(), known, known[0])}",
             )
 
 

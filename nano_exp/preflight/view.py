@@ -209,8 +209,8 @@ class View:
 
     @cached_property
     def policy_nodes(self) -> int | None:
-        """Nodes that are left beside a reward model."""
-        if self.nodes is None:
+        """Nodes that are left beside a reward model; None where teachers take some too: their number is not read."""
+        if self.nodes is None or self.on("on_policy_distillation.non_colocated_teachers.enabled"):
             return None
         return self.nodes if self.nodes == 1 else self.nodes - self.reward_model[0]
 
@@ -286,8 +286,14 @@ class View:
     @cached_property
     def async_engine(self) -> bool:
         """Whether the generation backend in use runs asynchronously; vLLM always does for NeMo Gym."""
-        own = "mcore_generation_config" if self.get("policy.generation.backend") == "megatron" else "vllm_cfg"
+        own = self.engine_section
         return (self.gym and own == "vllm_cfg") or self.on(f"policy.generation.{own}.async_engine")
+
+    @cached_property
+    def engine_section(self) -> str:
+        """The generation backend's own section of policy.generation."""
+        backend = self.get("policy.generation.backend", "vllm")
+        return "mcore_generation_config" if backend == "megatron" else f"{backend}_cfg"
 
     @cached_property
     def vtp(self) -> int | None:

@@ -218,3 +218,12 @@ def test_nothing_is_said_of_samples_where_nothing_validates_or_gym_counts_them()
     assert not said("validation_batches", TWELVE, (*off, "grpo.max_val_samples=64"))
     assert not said("validation_batches", NINE, ("grpo.val_batch_size=256", "grpo.max_val_samples=1"))
     assert not said("validation_batches", TWELVE, ("grpo.max_val_samples=300",))
+
+
+@pytest.mark.parametrize("rule", ["async_grpo", "gym_needs_server"])
+@pytest.mark.parametrize("backend", ["megatron", "dynamo"])
+def test_from_v0_8_on_some_backends_are_always_asynchronous(rule: str, backend: str) -> None:
+    bad = (*ASYNC, f"{GEN}.backend={backend}", "loss_fn.use_importance_sampling_correction=true")
+    assert not said(rule, NINE, bad, "v0.8.0")
+    if backend == "megatron":
+        assert said(rule, NINE, bad, "v0.7.0")

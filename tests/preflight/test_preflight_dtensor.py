@@ -8,6 +8,8 @@ from preflight_case import THIRTY, TWELVE, TWELVE_2, Case, assert_case, said
 D = "policy.dtensor_cfg"
 V1 = f"{D}._v2=false"
 CASES = [
+    Case("save_format_needs_v2", TWELVE_2, (f"{D}._v2=false",), ("checkpointing.model_save_format=null",)),
+    Case("save_format_needs_v2", THIRTY, (f"~{D}._v2",), (f"{D}._v2=true",)),
     Case(
         "dtensor_packing_and_context",
         TWELVE_2,
@@ -65,6 +67,11 @@ def test_the_second_worker_has_none_of_the_first_ones_limits() -> None:
     assert not said("heads_on_dtensor_v1", TWELVE_2, ("model.model_type=llama", f"{D}.tensor_parallel_size=16"))
 
 
+def test_a_format_is_not_looked_at_where_nothing_is_saved() -> None:
+    assert not said("save_format_needs_v2", TWELVE_2, (f"{D}._v2=false", "checkpointing.enabled=false"))
+
+
 def test_megatron_is_not_asked_for_dtensors_settings() -> None:
     for case in CASES:
-        assert not said(case.rule, TWELVE, case.bad)
+        if case.rule != "save_format_needs_v2":  # NeMo RL looks at the same key before Megatron saves
+            assert not said(case.rule, TWELVE, case.bad)

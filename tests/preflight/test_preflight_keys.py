@@ -119,6 +119,28 @@ def test_before_v0_7_types_are_advice_on_what_was_typed() -> None:
     assert not said("value_type", TWELVE, ("grpo.num_prompts_per_step=eight",), "v0.1.0")
 
 
+@pytest.mark.parametrize(
+    ("row", "typed"),
+    [
+        (NINE, f"{D}.lora_cfg.enabled=false"),
+        (TWELVE, "policy.sequence_packing={enabled: false}"),
+        (TWELVE_2, f"{M}.optimizer.clip_grad=null"),
+        (TWELVE_2, f"~{M}.optimizer"),
+        (TWELVE, f"{D}.cpu_offload=null"),
+    ],
+    ids=str,
+)
+def test_a_section_that_is_off_is_not_judged(row: tuple[str, ...], typed: str) -> None:
+    """Its types ask for `enabled: false` and nothing else."""
+    assert not any(said(rule, row, (typed,)) for rule in ("required_keys", "value_type"))
+    assert not said("no_effect", row, (typed,)) or not typed.endswith(".enabled=false")
+
+
+def test_the_same_section_is_judged_where_it_is_on() -> None:
+    assert said("required_keys", TWELVE_2, (f"++{D}.lora_cfg={{enabled: true}}",))
+    assert said("value_type", TWELVE, (f"{M}.optimizer.clip_grad=null",))
+
+
 def test_an_empty_section_lacks_what_it_must_have() -> None:
     assert said("required_keys", TWELVE, (f"{M}.scheduler={{}}",))
 

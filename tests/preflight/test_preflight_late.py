@@ -33,6 +33,17 @@ CASES = [
         TWELVE_2,
         ("policy.generation.top_k=50", "policy.dtensor_cfg.tensor_parallel_size=2"),
         (f"{PAD}=2",),
+        severity="warning",  # dynamic batching rounds lengths up to 64
+    ),
+    Case(
+        "filtered_sampling_and_tensor_parallel",
+        TWELVE_2,
+        (
+            "policy.generation.top_k=50",
+            "policy.dtensor_cfg.tensor_parallel_size=2",
+            f"{DYNAMIC}.sequence_length_round=1",
+        ),
+        (f"{PAD}=2",),
     ),
     Case("packing_alignment", THIRTY_2, (f"{PAD}=4",), (f"{PAD}=8",)),
     Case(

@@ -33,6 +33,12 @@ NAMES = [
     Case("known_names", TWELVE, (f"{TYPE}=ice-pop", f"{RATIO}=2"), (f"{TYPE}=icepop",), version="v0.6.0"),
     Case("known_names", THIRTY_2, (f"{PACK}.algorithm=first_fit",), (f"{PACK}.algorithm=first_fit_shuffle",)),
     Case("known_names", TWELVE, (f"{ATTENTION}=flash2",), (f"{ATTENTION}=flash",)),
+    *(
+        Case("known_names", TWELVE, (f"{key}={typed}",), (f"{key}={meant}",), version=version)
+        for key in ("policy.precision", "policy.megatron_cfg.pipeline_dtype", "policy.generation.vllm_cfg.precision")
+        for typed, meant in (("bf16", "bfloat16"), ("fp16", "float16"), ("torch.float32", "float32"))
+        for version in VERSIONS
+    ),
 ]
 DATASETS = [
     Case(
