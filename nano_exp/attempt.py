@@ -257,6 +257,7 @@ def _train(
     _check_engine_commit(run, config, commit, say)
     engine = engines.get(config["engine"]["name"])
     earlier = [a.end for a in runs.attempts(run.dir) if a.end]
+    _leave_wandb_offline(earlier, say)
     ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", ahead.until, learned_setup(earlier))
     engine_config = freeze.engine_config(config)
     for key, value in engine.overlay(config, ctx).items():
@@ -318,6 +319,14 @@ def _failure(
         say(str(failure))
     say(f"cause: {found.title}\n  " + "\n  ".join([*found.lines, f"fix: {found.remedy}"]))
     return {"why": f"{failure.found if failure else found.title}; {end['why']}", "diagnosis": found.as_dict()}
+
+
+def _leave_wandb_offline(earlier: list[dict[str, Any]], say: Say) -> None:
+    """An attempt after one that W&B's server kept from starting records offline, unless WANDB_MODE is set."""
+    last = earlier[-1].get("diagnosis") if earlier else None
+    if last and last.get("cause") == "wandb_unreachable" and "WANDB_MODE" not in os.environ:
+        os.environ["WANDB_MODE"] = "offline"
+        say("W&B could not be reached by the attempt before: this one records offline (wandb sync its folder later)")
 
 
 def learned_setup(ends: list[Any]) -> float | None:

@@ -32,6 +32,9 @@ OUTSIDE = {
     "CANCELLED": "cancelled",
     "OUT_OF_MEMORY": "host_oom",
 }
+#: What Ray raises where something did not come in time: a warning before it may say why.
+WAITED = ("GetTimeoutError", "TimeoutError", "RayActorError", "ActorDiedError", "ActorUnavailableError",
+          "WorkerCrashedError", "RaySystemError", "RayTimeoutError")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,20 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if evidence.full_disk and not outside and not any(_before(hit, "cancelled") for hit in hits):
         found = Found(evidence.full_disk, subject=evidence.full_disk)
         return _make("disk_full", found, _driver_phase(logs), "", None, _tail(out.stream, 3), evidence)
-    hit = judge.choose(logs, hits)
+    hit = judge.choose(logs, _without_weak(hits, logs, case))
     if outside and (hit is None or hit.cause == outside[0]):
         return _from_slurm(outside, hit, evidence, logs, hits)
     if hit is not None:
         return _from_hit(hit, hits, evidence, logs)
     return _without_sign(evidence, logs)
+
+
+def _without_weak(hits: list[Hit], logs: list[Log], case: Case) -> list[Hit]:
+    """Without warnings that the run survived, or that are not what ended it."""
+    raised = next((log.raised for log in logs if log.raised and log.raised.driver), None)
+    if not case.setup_done and (raised is None or raised.root.kind in WAITED):
+        return hits
+    return [hit for hit in hits if not CAUSES[hit.cause].weak]
 
 
 # --- Slurm's word ---------------------------------------------------------------------------------------------------
@@ -193,11 +204,14 @@ def _rank(hit: Hit) -> int | None:
 
 
 def _lines(hit: Hit, same: Iterable[Hit], logs: list[Log]) -> list[str]:
-    """The line itself, what follows it from the same process, and the next processes that say the same."""
+    """Where its chain began, the line itself, what follows it, and the next processes that say the same."""
     stream = next(log.stream for log in logs if log.stream.name == hit.stream)
-    lines = [hit.line.shown]
+    raised = next((log.raised for log in logs if log.stream is stream), None)
+    root = raised.root.last if raised and raised.last is hit.line else hit.line
+    lines = list(dict.fromkeys([root.shown, hit.line.shown]))
     if not hit.line.level:
-        lines += [other.shown for other in further(stream, hit.line, 5) if not other.text.lstrip().startswith("File ")]
+        more = (other for other in further(stream, hit.line, 5) if not other.text.lstrip().startswith("File "))
+        lines += [other.shown for other in more if not other.noise]
     lines += [other.line.shown for other in same if other is not hit]
     return lines
 
@@ -256,14 +270,15 @@ def _own_words(stream: Stream) -> tuple[str, str, str] | None:
 
 
 def _from_exception(error: Raised, evidence: Evidence, logs: list[Log]) -> Diagnosis:
-    """Its innermost exception, where it was raised, and what that came from."""
-    phase = phases.of(error.functions, error.call, error.first.who) or _driver_phase(logs)
-    where = [f"{file}: {name}" for file, name in zip(error.files[-3:], error.functions[-3:], strict=True)]
-    lines = [error.last.shown, *error.message.split("\n")[1:], *reversed(where)]
-    if error.cause is not None:
-        lines.insert(1, f"caused by {error.cause.text}")
-    said = error.text if error.cause is None else f"{error.text} (from {error.cause.text})"
-    return _make("unknown", Found(said), phase, error.ip, error.rank, lines, evidence)
+    """The exception that its chain began with, where that was raised, and what it became."""
+    root = error.root
+    phase = phases.of((*root.functions, *error.functions), error.call, error.first.who) or _driver_phase(logs)
+    where = [f"{file}: {name}" for file, name in zip(root.files[-3:], root.functions[-3:], strict=True)]
+    became = [f"then {error.text}"] if root is not error else []
+    lines = [root.last.shown, *root.message.split("\n")[1:], *became, *reversed(where)]
+    said = " ".join([root.text, *(f"({words})" for words in became)])
+    rank = root.rank if root.rank is not None else error.rank
+    return _make("unknown", Found(said), phase, root.ip or error.ip, rank, lines, evidence)
 
 
 def _plain(cause: str, evidence: Evidence) -> Diagnosis:
@@ -274,9 +289,9 @@ def _tail(stream: Stream, most: int) -> list[str]:
     """The last lines that say anything."""
     found: list[str] = []
     for n in range(len(stream) - 1, max(len(stream) - 200, -1), -1):
-        shown = stream.line(n).shown
-        if shown.strip():
-            found.append(shown)
+        line = stream.line(n)
+        if line.shown.strip() and not line.noise:
+            found.append(line.shown)
             if len(found) == most:
                 break
     return found[::-1]

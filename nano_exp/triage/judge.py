@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from nano_exp.triage import phases, signs_cluster, signs_gpu, signs_setup  # the modules register their signs
 from nano_exp.triage.loglines import Line, Stream
 from nano_exp.triage.signs import FINAL_SIGNS, LINE_SIGNS, Case, Found
-from nano_exp.triage.tracebacks import Raised, final
+from nano_exp.triage.tracebacks import Raised, at_exit, final
 from nano_exp.triage.vocabulary import CAUSES, ORDER
 
 __all__ = ["Hit", "Log", "choose", "read", "signs_cluster", "signs_gpu", "signs_setup"]
@@ -98,6 +98,10 @@ def read(stream: Stream, config: Mapping[str, object]) -> Log:
         log.hits = [hit for hit in log.hits if hit.line.n > log.results[-1]]
     if nan_since is not None:
         log.hits.append(_hit("nan", Found("the loss of a step", phase="train"), stream, nan_since, nan_since))
+    ignored = at_exit(stream, log.headers)
+    if ignored:
+        log.headers = [n for n in log.headers if n not in {raised.first.n for raised in ignored}]
+        log.hits = [hit for hit in log.hits if not any(raised.spans(hit.line) for raised in ignored)]
     log.raised = final(stream, log.headers)
     return log
 

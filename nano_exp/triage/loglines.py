@@ -42,6 +42,8 @@ _TORCH_RANK = re.compile(r"^\[(?:rank|default)(\d+)\]:[ \t]?")
 _LOGGING = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL):[\w.]+:")
 _STAMP = re.compile(r"\b\d{4}-(\d\d-\d\d)[T ](\d\d:\d\d:\d\d)")
 _LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL", "C": "CRITICAL"}
+#: Lines that fill a log and say nothing of an end: Ray's metrics agent, where it is not installed.
+_NOISE = re.compile(r"Error fetching metrics from ")
 _REPEATED = re.compile(r"\s*\[repeated \d+x across cluster\].*$")
 
 
@@ -53,7 +55,7 @@ class Line:
     ----------
     n: its number in the stream, from 0
     text: the line without prefixes; its indentation is kept
-    shown: the whole line without colours
+    shown: what a diagnosis shows of it: without colours and without whose line it is (node and rank are said once)
     who, pid, ip, rank: from the prefixes, "" or None where they say nothing; who is "" for the driver
     level: "", DEBUG, INFO, WARNING, ERROR, CRITICAL
     time: seconds since the year's beginning by the log's own clock, or None
@@ -74,6 +76,10 @@ class Line:
     def source(self) -> tuple[str, str]:
         """The process that printed it: lines of several processes are interleaved in one stream."""
         return (self.pid, self.ip) if self.pid else (self.who, self.ip)
+
+    @property
+    def noise(self) -> bool:
+        return _NOISE.search(self.text) is not None
 
     @property
     def indented(self) -> bool:
@@ -99,7 +105,7 @@ def clean(raw: str) -> str:
 
 def parse(n: int, raw: str) -> Line:
     """Read one line. Never raises."""
-    shown = text = clean(raw)
+    text = clean(raw)
     repeated = "[repeated " in text
     if repeated:
         text = _REPEATED.sub("", text)
@@ -120,6 +126,7 @@ def parse(n: int, raw: str) -> Line:
         ip = ip or (found_ip[1] if found_ip else "")
         if found_rank:
             rank = int((found_rank[1] or found_rank[2])[:9])
+    shown = text
     for _ in range(3):
         if match := _VLLM.match(text):
             level, time = match[1], _seconds(match[2], match[3], time)

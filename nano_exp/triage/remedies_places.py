@@ -88,6 +88,48 @@ def token_invalid(knobs: Knobs, found: Found, phase: str) -> str:
     return "export HF_TOKEN=... (a valid one) before launching; it stays in the environment"
 
 
+@remedy("wandb_refused")
+def wandb_refused(knobs: Knobs, found: Found, phase: str) -> str:
+    entity = knobs.get("logger.wandb.entity")
+    what = f"logger.wandb.entity is {entity}: it" if entity else "logger.wandb.entity and project"
+    return f"{what} must be a place that WANDB_API_KEY may write to; or logger.wandb_enabled=false"
+
+
+OFFLINE = "WANDB_MODE", "offline"
+
+
+@remedy("wandb_unreachable")
+def wandb_unreachable(knobs: Knobs, found: Found, phase: str) -> str:
+    return f"launch again; or {knobs.env(*OFFLINE)} and `wandb sync` of its offline-run folder later"
+
+
+@remedy("wandb_service")
+def wandb_service(knobs: Knobs, found: Found, phase: str) -> str:
+    return f"{knobs.env('WANDB__SERVICE_WAIT', '300')} (seconds; the node is busy), or logger.wandb_enabled=false"
+
+
+@remedy("rate_limited")
+def rate_limited(knobs: Knobs, found: Found, phase: str) -> str:
+    if "wandb" in found.subject:
+        return f"launch again later; or {knobs.env(*OFFLINE)} and `wandb sync` of its offline-run folder"
+    if "huggingface" in found.subject or not found.subject:
+        return (
+            "download the model and the data once into site.hf_home (`hf download NAME`), then "
+            f"{knobs.env('HF_HUB_OFFLINE', '1')}; HF_TOKEN raises the limit"
+        )
+    return f"fewer requests at once to {found.subject}: grpo.num_prompts_per_step, or runs beside each other"
+
+
+@remedy("network")
+def network(knobs: Knobs, found: Found, phase: str) -> str:
+    if "huggingface" in found.subject:
+        return (
+            "launch again; without a network there: `hf download NAME` into site.hf_home first, and "
+            f"{knobs.env('HF_HUB_OFFLINE', '1')}"
+        )
+    return f"launch again; if it comes back, `curl -I https://{found.subject or 'HOST'}` on that node"
+
+
 @remedy("data_missing")
 def data_missing(knobs: Knobs, found: Found, phase: str) -> str:
     if knobs.get("data.train.data_path"):
@@ -104,11 +146,14 @@ def config_refused(knobs: Knobs, found: Found, phase: str) -> str:
     return "change the keys that the message names; `nano-exp render ...` shows what NeMo RL gets"
 
 
+def fewer_prompts(knobs: Knobs) -> str:
+    prompts = knobs.whole("grpo.num_prompts_per_step")
+    return knobs.set("grpo.num_prompts_per_step", prompts // 2) if prompts and prompts > 1 else ""
+
+
 @remedy("no_steps")
 def no_steps(knobs: Knobs, found: Found, phase: str) -> str:
-    prompts = knobs.whole("grpo.num_prompts_per_step")
-    less = knobs.set("grpo.num_prompts_per_step", max(prompts // 2, 1)) if prompts and prompts > 1 else ""
-    return either(less, "a larger data set")
+    return either(fewer_prompts(knobs), "a larger data set")
 
 
 @remedy("nan")
@@ -179,6 +224,63 @@ def port_in_use(knobs: Knobs, found: Found, phase: str) -> str:
         move = f"{knobs.set('cluster.master_port_range_low', low + 4000)} "
         return either("launch again", move + knobs.set("cluster.master_port_range_high", high + 4000))
     return "launch again: something else on that node holds it"
+
+
+@remedy("node_limits")
+def node_limits(knobs: Knobs, found: Found, phase: str) -> str:
+    flag, limit, key = ("-u", "processes", "NPROC") if found.subject == "nproc" else ("-n", "open files", "NOFILE")
+    return (
+        f"the node's limit of {limit} is too low (`ulimit -H{flag[1]}` there; NeMo RL wants 65535): its admins raise "
+        f"Limit{key} of slurmd, or /etc/security/limits.conf"
+    )
+
+
+@remedy("ray_start")
+def ray_start(knobs: Knobs, found: Found, phase: str) -> str:
+    patience = knobs.env("RAY_worker_register_timeout_seconds", "300")
+    return f"launch again; if it comes back: {patience}, and an environment on a local disk (site.python=)"
+
+
+@remedy("peer_timeout")
+def peer_timeout(knobs: Knobs, found: Found, phase: str) -> str:
+    if phase == "checkpoint":
+        return (
+            "slow storage, not the config: checkpointing.checkpoint_dir=/a/faster/disk; the save that was cut does "
+            "not count: launched again, it resumes from the one before"
+        )
+    return nccl(knobs, found, phase)
+
+
+@remedy("gym_server")
+def gym_server(knobs: Knobs, found: Found, phase: str) -> str:
+    return either(
+        f"read that server's own lines before it: `{knobs.logs()}`",
+        f"against host memory, which kills without a word: {fewer_prompts(knobs) or 'fewer grpo.num_prompts_per_step'}",
+    )
+
+
+@remedy("container")
+def container(knobs: Knobs, found: Found, phase: str) -> str:
+    return "site.container.image= must be an image that this node can read, and its mounts folders that are there"
+
+
+@remedy("step_failed")
+def step_failed(knobs: Knobs, found: Found, phase: str) -> str:
+    return "launch again without that node; tell its admins (`scontrol show node`, slurmd's log there)"
+
+
+@remedy("step_refused")
+def step_refused(knobs: Knobs, found: Found, phase: str) -> str:
+    said = found.detail.lower()
+    if "processors" in said or "cpus" in said:
+        return "slurm.cpus_per_node= at most what a node's job may have (`scontrol show job` names it)"
+    if "gres" in said or "generic resource" in said:
+        return "cluster.gpus_per_node= at most what the job has (`scontrol show job`, TRES)"
+    if "mem" in said:
+        return "hydra.launcher.mem_gb=0 (all of the node's memory), or 'site.srun=[\"--mem=0\"]'"
+    if "container" in said:
+        return "site.entry=pyxis needs Slurm's pyxis plugin on this cluster: site.entry=apptainer or bare without it"
+    return "site.srun=[FLAGS] adds flags to the step, as this cluster's own examples of srun have them"
 
 
 @remedy("ray_resources")

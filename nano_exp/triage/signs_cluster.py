@@ -6,7 +6,7 @@ import re
 
 from nano_exp.triage import phases
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import Case, Found, at, exception, final_sign, line_sign, pattern_sign
+from nano_exp.triage.signs import Case, Found, at, exception, final_sign, line_sign, pattern_sign, survived
 from nano_exp.triage.tracebacks import Raised
 
 # --- host memory ----------------------------------------------------------------------------------------------------
@@ -57,6 +57,23 @@ def cpu_allocator(line: Line, stream: Stream) -> Found | None:
     return Found(f"PyTorch asked for {int(size[1]) / 2**30:.1f} GiB")
 
 
+_NO_THREAD = re.compile(
+    r"can't start new thread|pthread_create failed|"
+    r"\b(?:fork|clone|thread): (?:retry: )?Resource temporarily unavailable"
+)
+
+
+@line_sign("node_limits", "Too many open files", "start new thread", "pthread_create failed", "temporarily unavailable")
+def node_limits(line: Line, stream: Stream) -> Found | None:
+    """EMFILE and ENFILE, as Python and Ray's C++ say them; no further thread or process."""
+    if _NO_THREAD.search(line.text):
+        return at(line, stream, "no further process", subject="nproc")
+    said = exception(line, stream) is not None or line.level in ("ERROR", "CRITICAL")
+    if "Too many open files" not in line.text or survived(line) or not said:
+        return None
+    return at(line, stream, "too many open files", subject="nofile")
+
+
 # --- Ray ------------------------------------------------------------------------------------------------------------
 
 _ADDRESS = r"(?P<node>\d{1,3}(?:\.\d{1,3}){3})"
@@ -92,7 +109,11 @@ pattern_sign(
     "ray_mismatch", "Version mismatch", r"Version mismatch: The cluster was started with", "versions of Ray or Python"
 )
 
-_EXIT_DETAIL = re.compile(r"Worker exit type: (\w+)")
+pattern_sign(
+    "ray_start", "not registered within", r"workers? .*not registered within the timeout", "a worker did not register"
+)
+pattern_sign("ray_start", "register worker", r"(?:Failed|Unable) to register worker\b", "a worker did not register")
+pattern_sign("ray_start", "timed out during startup", r"^(?:\w*Error: )?The current node timed out during startup", "")
 
 
 @line_sign("ray_worker_lost", "died unexpectedly before finishing", "worker died or was killed while executing")
@@ -167,21 +188,73 @@ pattern_sign(
 
 # --- ports ----------------------------------------------------------------------------------------------------------
 
-_PORT = re.compile(r"(?:port[: ]+|:)(\d{2,5})\b")
+_PORT = re.compile(r"(?:port(?: number| is)?[: ]+|:)(\d{2,5})\b")
 _OURS = re.compile(r"Ray is trying|^nano-exp: port ")
 
 
-@line_sign("port_in_use", "ddress already in use", "EADDRINUSE", "is already in use", "is already running")
+@line_sign(
+    "port_in_use",
+    "ddress already in use",
+    "EADDRINUSE",
+    "is already in use",
+    "is already running",
+    "start the grpc server",
+    "No available ports",
+    "used by other components",
+)
 def port(line: Line, stream: Stream) -> Found | None:
     ours = re.search(
         r"Errno 98\]|ZMQError: Address already in use|code: -98, name: EADDRINUSE|[Pp]ort \d+ is already in use|"
-        r"Ray is trying to start at \S+, but is already running|^nano-exp: port \d+ of ",
+        r"Ray is trying to start at \S+, but is already running|^nano-exp: port \d+ of |"
+        r"Failed to start the grpc server\. The specified port is|No available ports|"
+        r"is trying to use a port number \d+ that is used by other components",
         line.text,
     )
     if ours is None or (line.level == "" and exception(line, stream) is None and not _OURS.search(line.text)):
         return None
     found = _PORT.search(line.text)
     return at(line, stream, f"port {found[1]}" if found else "", subject=found[1] if found else "")
+
+
+# --- waiting for others ---------------------------------------------------------------------------------------------
+
+pattern_sign(
+    "peer_timeout",
+    "Timed out waiting",
+    r"gloo/.*Timed out waiting (\d+?)(?:000)?ms for \w+ operation to complete",
+    "nothing came for {0} s",
+)
+pattern_sign("peer_timeout", "pair closure", r"gloo/.*Application timeout caused pair closure", "")
+pattern_sign(
+    "peer_timeout",
+    "wait timeout after",
+    r"^(?:[\w.]+Error: )(?:\[\d+\] is setting up.*|.*)wait timeout after (\d+?)(?:000)?ms, keys: ",
+    "no word for {0} s",
+)
+
+# --- NeMo Gym -------------------------------------------------------------------------------------------------------
+
+pattern_sign("gym_server", "finished unexpectedly!", r"^RuntimeError: Process `([^`]+)` finished unexpectedly!", "{0}")
+pattern_sign("gym_server", "finished unexpectedly!", r"^RuntimeError: (Head server) finished unexpectedly!", "{0}")
+pattern_sign(
+    "gym_server",
+    "querying NeMo Gym",
+    r"^\w+Error: Hit a non-successful response when querying NeMo Gym for rollouts: (.*)",
+    "{0}",
+)
+pattern_sign(
+    "gym_server", "NeMo", r"^\w+Error: (NeMo[ -]Gym returned (?:only )?\d+ rollout.*? requested|row\(s\))", "{0}"
+)
+
+
+@line_sign("gym_server", "Cannot connect to host")
+def gym_server_gone(line: Line, stream: Stream) -> Found | None:
+    """Gym's servers and its client talk over HTTP between the run's own nodes."""
+    found = exception(line, stream)
+    match = re.match(r"Cannot connect to host ([\w.-]+:\d+) ", found[1]) if found else None
+    if match is None or "Gym" not in line.who:
+        return None
+    return at(line, stream, f"no answer at {match[1]}", phase="generation")
 
 
 # --- vLLM's processes -----------------------------------------------------------------------------------------------
@@ -221,6 +294,33 @@ pattern_sign(
 )
 pattern_sign("segfault", "Bus error", r"^srun: error: (?P<node>[\w.-]+): tasks? [\d,-]+: (Bus error)", "{1}")
 pattern_sign("killed", "Killed", r"^srun: error: (?P<node>[\w.-]+): tasks? [\d,-]+: (Killed)$", "SIGKILL")
+
+# --- Slurm's steps ---------------------------------------------------------------------------------------------------
+
+pattern_sign(
+    "step_refused",
+    "to create step",
+    r"(?i)^srun: error: Unable to create step(?: for job \d+)?: (?P<subject>.*)",
+    "{subject}",
+)
+pattern_sign(
+    "step_refused",
+    "to confirm allocation",
+    r"^srun: error: Unable to confirm allocation for job \S+: (?P<subject>.*)",
+    "{subject}",
+)
+pattern_sign("step_refused", "srun: fatal:", r"^srun: fatal: (?P<subject>.*)", "{subject}")
+pattern_sign("step_refused", "srun: ", r"^srun: ((?:unrecognized|invalid|ambiguous) option.*)", "{0}")
+pattern_sign("step_refused", "srun: error: Invalid", r"^srun: error: (?P<subject>Invalid .*)", "{subject}")
+pattern_sign(
+    "step_failed",
+    "Task launch for",
+    r"^srun: error: Task launch for (?:StepId=)?\S+ failed on node (?P<node>[\w.-]+): (.*)",
+    "{1}",
+)
+pattern_sign("step_failed", "Application launch failed", r"^srun: error: Application launch failed: (.*)", "{0}")
+pattern_sign("container", "pyxis: ", r"^slurmstepd: error: pyxis: (.*)", "{0}")
+pattern_sign("container", "FATAL: ", r"^FATAL: +((?:container|[Uu]nable to|[Cc]ould not|[Ww]hile).*)", "{0}")
 
 # --- Slurm's words --------------------------------------------------------------------------------------------------
 

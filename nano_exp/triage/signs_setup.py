@@ -126,6 +126,76 @@ def token(line: Line, stream: Stream) -> Found | None:
     return Found(name, phase="setup", subject=name)
 
 
+# --- servers outside ------------------------------------------------------------------------------------------------
+
+_HOST = re.compile(r"host='([\w.-]+)'|https?://([\w.-]+)|Failed to resolve '([\w.-]+)'|host ([\w.-]+):\d+")
+_REFUSED = re.compile(
+    r"returned error 4(?:03|04)\b|permission denied|entity .* not found|project not found", re.IGNORECASE
+)
+
+
+def _host(text: str) -> str:
+    match = _HOST.search(text)
+    return next((group for group in match.groups() if group), "") if match else ""
+
+
+@line_sign("wandb_unreachable", "CommError", "Run initialization has timed out")
+def wandb_start(line: Line, stream: Stream) -> Found | None:
+    """wandb.init got no answer, or a refusal: a key or an entity that may not write there."""
+    found = exception(line, stream)
+    if found is None:
+        return None
+    if "error 429" in found[1]:
+        return Found("W&B", subject="api.wandb.ai", cause="rate_limited")
+    if "error 401" in found[1]:
+        return Found("WANDB_API_KEY", phase="setup", subject="WANDB_API_KEY", cause="token_invalid")
+    if _REFUSED.search(found[1]):
+        return Found(found[1].partition(": {")[0], phase="setup", cause="wandb_refused")
+    return Found(found[1].partition(". Please")[0], phase="setup")
+
+
+@line_sign("wandb_service", "ServicePollForTokenError", "WandbService", "start wandb-core")
+def wandb_service(line: Line, stream: Stream) -> Found | None:
+    """wandb-core, the process that W&B starts beside each program, gave no port in time or went away."""
+    found = exception(line, stream)
+    return Found(found[1], phase="setup") if found else None
+
+
+@line_sign("rate_limited", "429", "Too Many Requests", "RateLimitError")
+def rate_limited(line: Line, stream: Stream) -> Found | None:
+    """Hugging Face's hub, or a judge's API, refuses more requests; what was tried again and went on is none."""
+    found = exception(line, stream)
+    if found is None or survived(line):
+        return None
+    if not re.search(
+        r"\b429\b.*Too Many Requests|Too Many Requests.*\b429\b|Error code: 429\b|status=429\b", line.text
+    ):
+        return None
+    host = _host(line.text)
+    return at(line, stream, host, subject=host)
+
+
+@line_sign(
+    "network",
+    "Max retries exceeded",
+    "NameResolutionError",
+    "name resolution",
+    "Server Error",
+    "Read timed out",
+    "ConnectTimeout",
+    "Network is unreachable",
+)
+def network(line: Line, stream: Stream) -> Found | None:
+    """No route, no name, no answer, or a server's own error (HTTP 5xx)."""
+    found = exception(line, stream)
+    if found is None or survived(line):
+        return None
+    if "Server Error" in line.text and not re.search(r"\b5\d\d Server Error: .* for url", line.text):
+        return None
+    host = _host(line.text)
+    return at(line, stream, host, subject=host)
+
+
 # --- the tool parser ------------------------------------------------------------------------------------------------
 
 

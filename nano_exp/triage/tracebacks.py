@@ -17,6 +17,11 @@ CALL_AT = re.compile(r"\(pid=\d+, ip=([\w.:-]+)")
 _CHAIN = ("The above exception was the direct cause", "During handling of the above exception")
 #: What a message's further lines end at: another traceback, other programs' lines, what comes at exit.
 _NOT_MORE = (HEADER, *_CHAIN, "▶", "  ✓", "Exception ignored", "wandb", "slurmstepd:", "srun:", "Exception in thread")
+#: What Python prints above the traceback of a finalizer or of an atexit function.
+_AT_EXIT = ("Exception ignored", "Error in atexit")
+_SHUTDOWN = re.compile(r"(?:at|after) interpreter shutdown")
+#: So many of a log's tracebacks are looked at, from its end.
+MOST = 200
 #: How far a traceback is followed, lines of all processes.
 REACH = 1500
 
@@ -62,6 +67,15 @@ class Raised:
     @property
     def driver(self) -> bool:
         return not self.first.who
+
+    @property
+    def root(self) -> Raised:
+        """Where the chain began."""
+        return self.cause.root if self.cause else self
+
+    def spans(self, line: Line) -> bool:
+        """Whether a line is one of its traceback's."""
+        return self.first.n < line.n <= self.last.n and line.source == self.first.source
 
 
 def read(stream: Stream, start: int) -> Raised | None:
@@ -122,18 +136,36 @@ def further(stream: Stream, line: Line, most: int = 12) -> list[Line]:
     return found
 
 
+def at_exit(stream: Stream, headers: list[int]) -> list[Raised]:
+    """The tracebacks of finalizers and atexit functions: what is left undone when the program has ended already.
+
+    NeMo RL's Policy.__del__ ends Ray's workers, and says "preexec_fn not supported at interpreter shutdown" then.
+    """
+    found = []
+    for start in headers[-MOST:]:
+        above = stream.before(stream.line(start), 1)
+        raised = read(stream, start)
+        if raised is not None and (
+            (above and above[0].text.startswith(_AT_EXIT))
+            or "__del__" in (name.rpartition(".")[2] for name in raised.functions[:1])
+            or _SHUTDOWN.search(raised.message)
+        ):
+            found.append(raised)
+    return found
+
+
 def final(stream: Stream, headers: list[int]) -> Raised | None:
     """The exception that ended the driver, or else the last that any process printed.
 
     Parameters
     ----------
-    headers: line numbers of tracebacks in this stream, ascending
+    headers: line numbers of tracebacks in this stream, ascending, without those of `at_exit`
 
-    What the driver prints after its end (at exit, in finalizers) is no cause: an uncaught exception comes first.
+    An uncaught exception comes before what the driver caught and printed.
     """
     last_driver: Raised | None = None
     last_any: Raised | None = None
-    for start in reversed(headers[-200:]):
+    for start in reversed(headers[-MOST:]):
         raised = read(stream, start)
         if raised is None:
             continue

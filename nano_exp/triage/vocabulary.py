@@ -20,6 +20,7 @@ class Cause:
     echo: what others' faults look like from here (a worker that vanished): anything with a reason of its own wins
     outside: it also happens to processes that are killed from outside; not believed when Slurm ended the job
     blames_node: the next attempt should avoid the node
+    weak: a warning that is often survived: believed only where set-up never ended, and nothing else says why
     """
 
     name: str
@@ -28,6 +29,7 @@ class Cause:
     echo: bool = False
     outside: bool = False
     blames_node: bool = False
+    weak: bool = False
 
 
 _TABLE = (
@@ -37,6 +39,7 @@ _TABLE = (
     Cause("fabric", "NVLink or its fabric manager failed", "infrastructure", blames_node=True),
     Cause("cuda_init", "CUDA does not start on a node", "infrastructure", blames_node=True),
     Cause("stale_files", "the file system dropped its files", "infrastructure", blames_node=True),
+    Cause("node_limits", "a node's limit of open files or processes is reached", "infrastructure", blames_node=True),
     # Memory.
     Cause("cuda_oom", "CUDA out of memory", "config"),
     Cause("vllm_mamba_blocks", "vLLM: max_num_seqs exceeds the Mamba cache blocks", "config"),
@@ -50,6 +53,7 @@ _TABLE = (
     Cause("token_invalid", "a token is missing or refused", "user"),
     Cause("model_gated", "the model is gated: its terms are not accepted", "user"),
     Cause("model_missing", "the model was not found", "user"),
+    Cause("wandb_refused", "W&B refused the run", "user"),
     Cause("data_missing", "a data file or data set was not found", "user"),
     Cause("config_refused", "the engine refused the config", "config"),
     Cause("no_steps", "the training data give not a single batch", "config"),
@@ -62,7 +66,13 @@ _TABLE = (
     Cause("permission", "permission denied", "user"),
     Cause("file_missing", "a file was not found", "user"),
     Cause("node_setup", "the site's set-up lines failed on a node", "user"),
+    Cause("container", "a container did not start", "user"),
+    Cause("step_refused", "Slurm refused to make a step", "user"),
     # The cluster.
+    Cause("step_failed", "Slurm could not start a step on a node", "infrastructure", blames_node=True),
+    Cause("rate_limited", "a server refused further requests for now (HTTP 429)", "infrastructure"),
+    Cause("wandb_service", "W&B's own process on the node did not start", "infrastructure"),
+    Cause("wandb_unreachable", "W&B could not be reached", "infrastructure"),
     Cause("port_in_use", "a port is in use", "infrastructure", blames_node=True),
     Cause("ray_resources", "Ray did not get the GPUs or CPUs", "infrastructure"),
     Cause("ray_head_lost", "Ray's head is lost", "infrastructure", outside=True),
@@ -71,8 +81,12 @@ _TABLE = (
     Cause("nccl_error", "NCCL failed", "infrastructure", outside=True),
     Cause("segfault", "a process crashed", "code", outside=True),
     # Echoes: something else did it, and nothing says what.
+    Cause("network", "a server could not be reached", "infrastructure", echo=True),
+    Cause("peer_timeout", "a process waited too long for the others", "infrastructure", echo=True, outside=True),
     Cause("nccl_peer_lost", "NCCL lost a peer", "infrastructure", echo=True, outside=True),
     Cause("vllm_dead", "vLLM's engine died", "unknown", echo=True, outside=True),
+    Cause("gym_server", "a NeMo Gym server died or failed", "unknown", echo=True, outside=True),
+    Cause("ray_start", "Ray's workers did not start in time", "infrastructure", echo=True, weak=True),
     Cause("ray_worker_lost", "a Ray worker vanished", "infrastructure", echo=True, outside=True),
     Cause("killed", "killed without a word", "infrastructure", echo=True, outside=True),
     # Slurm's word, or a signal.

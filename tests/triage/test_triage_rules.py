@@ -276,6 +276,53 @@ def test_the_uncaught_one_wins_over_what_comes_at_exit() -> None:
     assert raised(main + at_exit).text == "KeyError: 3"
 
 
+DELETED = """Exception ignored in: <function Policy.__del__ at 0x7f11ac2d5c60>
+Traceback (most recent call last):
+  File "/opt/nemo-rl/nemo_rl/models/policy/lm_policy.py", line 990, in __del__
+    self.worker_group.shutdown(cleanup_method="shutdown")
+  File "/usr/lib/python3.12/subprocess.py", line 1885, in _execute_child
+    self.pid = _fork_exec(
+RuntimeError: preexec_fn not supported at interpreter shutdown
+"""
+ATEXIT = "Error in atexit._run_exitfuncs:\n" + FRAME + "OSError: [Errno 28] No space left on device: '/x'\n"
+
+
+@pytest.mark.parametrize("last", [DELETED, DELETED.partition("\n")[2], ATEXIT])
+def test_what_is_raised_at_exit_is_never_the_cause(last: str) -> None:
+    printed = FRAME + "LookupError: nothing there\n"  # caught and printed: the program then exits by itself
+    found = diagnose(Evidence(stderr=printed + "\n" + last, exit_code=1))
+    assert (found.cause, found.lines[0]) == ("unknown", "LookupError: nothing there")
+    alone = diagnose(Evidence(stderr="the end\n" + last, exit_code=3))
+    assert alone.cause == "unknown" and "exit code 3" in alone.title
+
+
+def test_a_chain_is_shown_from_its_root() -> None:
+    chain = (
+        FRAME
+        + "FileNotFoundError: [Errno 2] No such file or directory: '/data/x.jsonl'\n"
+        + "\nThe above exception was the direct cause of the following exception:\n\n"
+        + FRAME
+        + "RuntimeError: the data set cannot be made\n"
+        + "\nDuring handling of the above exception, another exception occurred:\n\n"
+        + FRAME
+        + "SetupError: setup failed\n"
+    )
+    found = diagnose(Evidence(stderr=chain, exit_code=1))
+    assert (found.cause, found.lines[0]) == (
+        "data_missing",
+        "FileNotFoundError: [Errno 2] No such file or directory: '/data/x.jsonl'",
+    )
+    unknown = diagnose(Evidence(stderr=chain.replace("FileNotFoundError", "LookupError"), exit_code=1))
+    assert unknown.cause == "unknown" and unknown.title.endswith("(then SetupError: setup failed)")
+    assert unknown.lines[0].startswith("LookupError")
+
+
+def test_noise_colours_and_workers_prefixes_are_not_shown() -> None:
+    noise = "\x1b[36m(pid=9)\x1b[0m Error fetching metrics from 10.0.0.3:-1: Connection refused\n" * 9
+    said = "\x1b[36m(Worker[rank=1] pid=7, ip=10.0.0.3)\x1b[0m the last words\n"
+    assert diagnose(Evidence(stderr=said + noise, exit_code=3)).lines == ("the last words",)
+
+
 def test_messages_of_several_lines_end_where_they_end() -> None:
     error = raised(FRAME + "ValueError: a\nb\nc\n\nd\n")
     assert error.message == "a\nb\nc"
