@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -321,10 +322,10 @@ def _failure(
     return {"why": f"{failure.found if failure else found.title}; {end['why']}", "diagnosis": found.as_dict()}
 
 
-def _leave_wandb_offline(earlier: list[dict[str, Any]], say: Say) -> None:
+def _leave_wandb_offline(earlier: list[Mapping[str, Any]], say: Say) -> None:
     """An attempt after one that W&B's server kept from starting records offline, unless WANDB_MODE is set."""
     last = earlier[-1].get("diagnosis") if earlier else None
-    if last and last.get("cause") == "wandb_unreachable" and "WANDB_MODE" not in os.environ:
+    if last and last.get("cause") == "wandb_unreachable" and not os.environ.get("WANDB_MODE"):
         os.environ["WANDB_MODE"] = "offline"
         say("W&B could not be reached by the attempt before: this one records offline (wandb sync its folder later)")
 

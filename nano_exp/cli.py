@@ -15,6 +15,7 @@ RESULTS_ENV = "NANO_EXP_RESULTS"
 #: The modules of the commands (nano_exp/commands/__init__.py says what is in one), in the order of --help.
 COMMANDS = (
     "nano_exp.commands.look",
+    "nano_exp.commands.explain",
     "nano_exp.commands.control",
     "nano_exp.commands.check",
     "nano_exp.commands.render",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -183,6 +184,23 @@ def test_a_failed_attempt_says_so_and_the_next_one_goes_on(
     assert [a.end["kind"] for a in runs.attempts(run) if a.end] == ["failed", "done"]
     assert learned(run) == uninterrupted
     assert (run / "attempts" / "latest").resolve().name == "2"
+
+
+@pytest.mark.parametrize(
+    ("cause", "mode", "then"),
+    [("wandb_unreachable", "", "offline"), ("wandb_unreachable", "online", "online"), ("killed", "", "")],
+)
+def test_the_attempt_after_one_that_wandb_kept_from_starting_records_offline(
+    tmp_path: Path, checkout: Path, cause: str, mode: str, then: str
+) -> None:
+    launch = launched(tmp_path, checkout, "grpo.max_num_steps=1")
+    run = run_of(launch)
+    make_attempt(run, 1, dead_process(), {"kind": "failed", "diagnosis": {"cause": cause, "title": "x"}})
+    done = attempt(launch.dir, WANDB_MODE=mode, WANDB_API_KEY="k" * 40, STANDIN_HASH="WANDB_MODE")
+    assert done.returncode == 0, done.stdout + done.stderr
+    digest = hashlib.sha256(then.encode()).hexdigest()
+    assert digest[:8] in (run / "attempts" / "2" / "stdout.log").read_text()
+    assert ("records offline" in done.stdout) == (then == "offline")
 
 
 def test_an_engine_that_cannot_start_is_a_failed_attempt_with_what_to_type(tmp_path: Path, checkout: Path) -> None:

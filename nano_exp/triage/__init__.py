@@ -7,6 +7,7 @@ signs_*      what shows a cause: one small function each
 phases       in which part of a step it happened
 judge        which of several signs came first
 remedies     what to type
+printed      the config that NeMo RL prints, for logs of which nothing else is known
 slurm_record what Slurm says of the job
 """
 

@@ -234,6 +234,8 @@ def _without_sign(evidence: Evidence, logs: list[Log]) -> Diagnosis:
     signal = code - 128 if code is not None and 128 < code < 192 else (evidence.slurm.signal if evidence.slurm else 0)
     raised = [log.raised for log in logs if log.raised]
     error = next((e for e in raised if e.uncaught and e.driver), raised[0] if raised else None)
+    if error is not None and evidence.logs_alone and not error.driver:
+        error = None  # other processes raise what is caught
     if error is not None and signal not in (9, 11, 7):
         return _from_exception(error, evidence, logs)
     if signal == 9:
@@ -252,6 +254,8 @@ def _without_sign(evidence: Evidence, logs: list[Log]) -> Diagnosis:
     if code in (126, 127):
         lines = _tail(logs[0].stream, 3)
         return _make("no_program", Found(f"exit code {code}"), "setup", "", None, lines, evidence)
+    if evidence.logs_alone:
+        return _plain("none", evidence)
     if code is None:
         said = "nobody saw its end: killed, or its node died"
         return _make("killed", Found(said), _driver_phase(logs), "", None, _tail(logs[0].stream, 3), evidence)

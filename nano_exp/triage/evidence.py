@@ -23,6 +23,7 @@ class Evidence:
     stopped_by: the signal ("SIGTERM") that the attempt got and passed on, or ""
     addresses: IP address -> node name, where it is known; Ray names nodes by address
     stalled: the watchdog's words, where it ended the attempt
+    logs_alone: nothing else is known, neither an exit code nor whether it failed at all
     full_disk: the path of the results where their disk is full: the logs then lack their last words; or ""
     """
 
@@ -36,3 +37,4 @@ class Evidence:
     addresses: Mapping[str, str] = field(default_factory=dict)
     stalled: str = ""
     full_disk: str = ""
+    logs_alone: bool = False

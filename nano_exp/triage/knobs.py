@@ -28,8 +28,9 @@ class Knobs:
         return None if found is _ABSENT else found
 
     def logs(self) -> str:
-        """The command that shows what the engine said."""
-        return f"nano-exp logs {self.get('run.id') or 'RUN'} --stream err"
+        """The command that shows what the engine said, behind a colon; nothing for a job without a run."""
+        run = self.get("run.id")
+        return f": `nano-exp logs {run} --stream err`" if run else ""
 
     def whole(self, key: str) -> int | None:
         found = self.get(key)

@@ -191,7 +191,7 @@ def no_kv_cache(knobs: Knobs, found: Found, phase: str) -> str:
 
 @remedy("vllm_dead")
 def vllm_dead(knobs: Knobs, found: Found, phase: str) -> str:
-    return either(f"read the lines of EngineCore before its end: `{knobs.logs()}`", generation_share(knobs))
+    return either(f"read the lines of EngineCore before its end{knobs.logs()}", generation_share(knobs))
 
 
 @remedy("tool_parser")

@@ -201,7 +201,7 @@ def segfault(knobs: Knobs, found: Found, phase: str) -> str:
 
 @remedy("unknown")
 def unknown(knobs: Knobs, found: Found, phase: str) -> str:
-    return f"read the end of its log: `{knobs.logs()}`"
+    return f"read the end of its log{knobs.logs()}"
 
 
 # --- the cluster ----------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def peer_timeout(knobs: Knobs, found: Found, phase: str) -> str:
 @remedy("gym_server")
 def gym_server(knobs: Knobs, found: Found, phase: str) -> str:
     return either(
-        f"read that server's own lines before it: `{knobs.logs()}`",
+        f"read that server's own lines before it{knobs.logs()}",
         f"against host memory, which kills without a word: {fewer_prompts(knobs) or 'fewer grpo.num_prompts_per_step'}",
     )
 
