@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from pace import limit
 
 from nano_exp import compose, plan, runs, slurm, submit
 from nano_exp.freeze import Frozen, freeze
@@ -123,11 +124,14 @@ def attempt_env(launched: Path, **env: str) -> dict[str, str]:
 def _run(
     argv: list[str], folder: Path, timeout: float, env: Mapping[str, str | None]
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        argv, cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=limit(timeout)
+    )
 
 
 def wait_for(reached: Callable[[], Any], what: str, seconds: float = 30) -> Any:
     """The first true value of `reached`; fails the test when none comes."""
+    seconds = limit(seconds)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if value := reached():

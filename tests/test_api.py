@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from core_case import ROOT, dead_process, environment, make_attempt, make_run
+from pace import limit
 
 import nano_exp
 from nano_exp.errors import UserError
@@ -89,7 +90,12 @@ def test_the_documented_example_runs_without_pandas(results: Path) -> None:
     code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL))
     code += "\nimport sys\nassert not {'pandas', 'torch', 'wandb', 'hydra'} & set(sys.modules)\n"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=results.parent, env=environment(), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=results.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=limit(60),
     )
     assert done.returncode == 0, done.stderr
     assert "r1 done  2/2 0.30" in done.stdout

@@ -29,6 +29,7 @@ from core_case import (
     start_attempt,
     wait_for,
 )
+from pace import limit
 
 from nano_exp import attempt as module
 from nano_exp import child, executors, files, freeze, runs, state, submit
@@ -274,11 +275,11 @@ def test_a_signal_ends_an_attempt_whole_and_the_next_one_goes_on(
 ) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS="0.3")
+    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(0.3)))
     wait_for(lambda: len(steps(run)) >= 1, "a first step")
     children = descendants(process.pid)
     process.send_signal(number)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=limit(20))
     assert process.returncode == 0, out
     now = state_of(run)
     assert now.kind == "stopped"
@@ -295,13 +296,13 @@ def test_a_killed_attempt_takes_its_engine_with_it_and_the_next_one_goes_on(
 ) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS="0.6")
+    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(0.6)))
     wait_for(lambda: len(steps(run)) >= 1, "a first step")
     children = descendants(process.pid)
     process.kill()
     process.communicate()
     assert children
-    wait_for(lambda: not [pid for pid in children if runs.process_start(pid)], "the engine's end", 1)
+    wait_for(lambda: not [pid for pid in children if runs.process_start(pid)], "the engine's end", 5)
     assert state_of(run).kind == "lost"
     # It may have been killed between reading a step in the engine's output and writing it down.
     (run / "metrics.jsonl").write_text('{"step": 1, "tra')
@@ -314,10 +315,10 @@ def test_an_attempt_saves_and_ends_before_its_allocation_does(
 ) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    ends = str(int(time.time()) + 3)
-    done = attempt(launch.dir, SLURM_JOB_END_TIME=ends, STANDIN_STEP_SECONDS="0.7")
+    ends = str(int(time.time() + limit(3)))
+    done = attempt(launch.dir, SLURM_JOB_END_TIME=ends, STANDIN_STEP_SECONDS=str(limit(0.7)))
     assert done.returncode == 0, done.stdout
-    assert time.time() < float(ends) + 1
+    assert time.time() < float(ends) + limit(1)
     now = state_of(run)
     assert now.kind == "stopped"
     assert "saved before the time limit" in now.why
@@ -329,7 +330,11 @@ def test_an_attempt_saves_and_ends_before_its_allocation_does(
 
 def test_a_run_that_stops_for_good_is_no_success_to_a_job_that_waits_for_it(tmp_path: Path, checkout: Path) -> None:
     launch = launched(tmp_path, checkout, "slurm.requeue=false")
-    ids = {"SLURM_JOB_ID": "12", "SLURM_JOB_END_TIME": str(int(time.time()) + 3), "STANDIN_STEP_SECONDS": "0.7"}
+    ids = {
+        "SLURM_JOB_ID": "12",
+        "SLURM_JOB_END_TIME": str(int(time.time() + limit(3))),
+        "STANDIN_STEP_SECONDS": str(limit(0.7)),
+    }
     done = attempt(launch.dir, PATH=f"{tmp_path}:/usr/bin:/bin", **ids)
     assert state_of(run_of(launch)).kind == "stopped", done.stdout
     assert done.returncode == module.NOT_DONE
@@ -341,7 +346,7 @@ def test_a_run_that_stops_for_good_is_no_success_to_a_job_that_waits_for_it(tmp_
 def test_a_second_attempt_does_nothing_while_the_first_is_alive(tmp_path: Path, checkout: Path) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    first = start_attempt(launch.dir, STANDIN_STEP_SECONDS="1.5")
+    first = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(1.5)))
     try:
         wait_for(lambda: len(steps(run)) >= 1, "a first step")
         second = attempt(launch.dir)
@@ -352,7 +357,7 @@ def test_a_second_attempt_does_nothing_while_the_first_is_alive(tmp_path: Path, 
         assert note is not None
         assert "did not execute it" in note.data["text"]
     finally:
-        out, _ = first.communicate(timeout=90)
+        out, _ = first.communicate(timeout=limit(90))
     assert first.returncode == 0, out
     assert steps(run) == [1, 2, 3, 4]
 
@@ -379,8 +384,8 @@ def test_an_attempt_that_was_followed_while_it_waited_leaves_the_metrics_alone(
 def test_of_attempts_started_at_once_one_executes(tmp_path: Path, checkout: Path) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    started = [start_attempt(launch.dir, STANDIN_STEP_SECONDS="0.3") for _ in range(4)]
-    said = [process.communicate(timeout=60)[0] for process in started]
+    started = [start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(0.3))) for _ in range(4)]
+    said = [process.communicate(timeout=limit(60))[0] for process in started]
     assert sorted(process.returncode for process in started) == [0, *[module.NOT_DONE] * 3], said
     assert sum("is being executed by" in text for text in said) == 3
     assert [a.number for a in runs.attempts(run)] == [1]
@@ -492,7 +497,7 @@ def test_only_the_launchs_own_copy_of_the_code_runs(tmp_path: Path, checkout: Pa
         env=environment(PYTHONPATH=str(elsewhere), STANDIN_STEP_SECONDS="0.01"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=limit(60),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("the copy ran\n")
@@ -503,14 +508,14 @@ def test_only_the_launchs_own_copy_of_the_code_runs(tmp_path: Path, checkout: Pa
 def test_what_keeps_the_attempt_apart_does_not_reach_the_engine(tmp_path: Path, checkout: Path) -> None:
     """Under PYTHONSAFEPATH a script does not find the files beside it: NeMo RL's and NeMo Gym's would fail."""
     launch = launched(tmp_path, checkout)
-    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS="0.3")
+    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(0.3)))
     try:
         wait_for(lambda: steps(run_of(launch)), "a first step")
         engine = descendants(process.pid)[0]
         env = dict(e.split("=", 1) for e in Path(f"/proc/{engine}/environ").read_text().split("\0") if "=" in e)
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=limit(20))
     assert "PYTHONSAFEPATH" not in env
     assert str(launch.dir) not in env.get("PYTHONPATH", "")
 
@@ -617,7 +622,7 @@ def test_lines_of_a_growing_file_come_whole(tmp_path: Path) -> None:
             time.sleep(0.02)
         file.write("ee")
     ended.set()
-    thread.join(timeout=5)
+    thread.join(timeout=limit(5))
     assert got == ["one", "two", "three"]
 
 

@@ -26,6 +26,7 @@ from core_case import (
     nano_exp,
     wait_for,
 )
+from pace import limit
 
 from nano_exp import cli, runs
 from nano_exp.report import logs, status, table
@@ -171,7 +172,7 @@ def test_a_reader_that_goes_away_is_no_error(store: Path, arguments: list[str]) 
     assert process.stderr is not None
     process.stdout.close()
     err = process.stderr.read().decode()
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=limit(30)) == 0
     assert "BrokenPipe" not in err
     assert "Traceback" not in err
 
@@ -325,9 +326,9 @@ def test_a_log_that_grows_is_followed_into_the_next_attempt(tmp_path: Path) -> N
     emoji = "📊".encode()
     with (first / "stdout.log").open("ab", buffering=0) as file:
         file.write(b"one\n" + emoji[:2])
-        wait_for(lambda: "one" in out.getvalue(), "the first line", 5)
+        wait_for(lambda: "one" in out.getvalue(), "the first line")
         file.write(emoji[2:] + b"\n")
-        wait_for(lambda: "📊" in out.getvalue(), "a character that came in two parts", 5)
+        wait_for(lambda: "📊" in out.getvalue(), "a character that came in two parts")
     (first / "end.json").write_text('{"kind": "stopped"}')
     time.sleep(0.1)
     assert thread.is_alive(), "the run is not over"
@@ -339,10 +340,10 @@ def test_a_log_that_grows_is_followed_into_the_next_attempt(tmp_path: Path) -> N
         file.write("two\n")
         file.flush()
         staged.rename(second)
-    wait_for(lambda: "three" in out.getvalue(), "the next attempt", 5)
+    wait_for(lambda: "three" in out.getvalue(), "the next attempt")
     (second / "end.json").write_text('{"kind": "done"}')
     over.set()
-    thread.join(timeout=5)
+    thread.join(timeout=limit(5))
     assert ended == [0]
     assert out.getvalue() == "one\n📊\ntwo\nthree\n"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from core_case import ROOT, Answer, environment, everything_below, make_attempt, point, prepared, standin
+from pace import limit
 
 from nano_exp import files, inside, runs, show, slurm, state, submit
 from nano_exp.asked import job_lookup
@@ -240,7 +241,7 @@ def script(folder: Path, name: str, *arguments: str, **env: str) -> subprocess.C
     scontrol.chmod(0o755)
     whole = {**environment(), "PATH": f"{spool}:{os.environ['PATH']}", "NANO_EXP_PYTHON": sys.executable, **env}
     argv = ["bash", str(copy), *arguments]
-    return subprocess.run(argv, cwd=folder, env=whole, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, cwd=folder, env=whole, capture_output=True, text=True, timeout=limit(60), check=False)
 
 
 def job(folder: Path, **env: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ from core_case import (
     start_launch,
     wait_for,
 )
+from pace import limit
 
 from nano_exp import files, identity, plan, runs, state
 from nano_exp import launch as launching
@@ -121,12 +122,12 @@ def test_a_dry_run_whose_reader_goes_away_is_no_error(tmp_path: Path) -> None:
     assert process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=limit(30)) == 0
 
 
 def test_a_launch_imports_nothing_heavy(tmp_path: Path) -> None:
     argv = [sys.executable, "-X", "importtime", str(LAUNCH), "dry_run=true"]
-    done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=limit(60))
     assert done.returncode == 0, done.stderr[-500:]
     imported = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "hydra" in imported
@@ -193,7 +194,7 @@ def test_submit_false_where_nothing_could_be_sent_or_waited_for(tmp_path: Path, 
 def test_without_sbatch_it_is_said_at_once(tmp_path: Path, checkout: Path) -> None:
     began = time.monotonic()
     done = launch(tmp_path, *standin(checkout), PATH=str(tmp_path / "nothing"))
-    assert time.monotonic() - began < 10, "a second where nothing else runs"
+    assert time.monotonic() - began < limit(10), "a second where nothing else runs"
     assert done.returncode == 2
     assert done.stderr.startswith("error: no sbatch on PATH\n")
     assert done.stderr.count("\n") == 3
@@ -388,7 +389,7 @@ def test_ctrl_c_ends_the_run_whole_and_the_same_command_completes_it(
     process, run = slow
     attempt = owner_of(run)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=limit(30))
     assert process.returncode == 130, out
     assert "Traceback" not in out
     assert f"{run.name}: stopped (SIGTERM; checkpoint of step" in out
@@ -406,7 +407,7 @@ def test_ctrl_c_ends_the_run_whole_and_the_same_command_completes_it(
 def test_ctrl_c_while_modules_load_is_no_traceback(tmp_path: Path, checkout: Path) -> None:
     (tmp_path / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     process = start_launch(tmp_path, *here(checkout), PYTHONPATH=str(tmp_path))
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=limit(30))
     assert (process.returncode, out) == (-signal.SIGINT, "")
 
 
@@ -415,12 +416,12 @@ def test_ctrl_c_twice_kills(slow: tuple[subprocess.Popen[str], Path]) -> None:
     attempt = owner_of(run)
     os.kill(attempt, signal.SIGSTOP)  # it will not end by itself
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.5)
+    time.sleep(limit(0.5))
     os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=limit(20))
     assert process.returncode == 130, out
     assert "Ctrl-C again: killing" in out
-    wait_for(lambda: runs.process_start(attempt) is None, "the attempt's end", 5)
+    wait_for(lambda: runs.process_start(attempt) is None, "the attempt's end")
     assert state_of(runs.load(run)).kind == "lost"
 
 
@@ -438,7 +439,7 @@ def test_a_killed_launcher_loses_no_run_and_none_is_started_twice(
     assert "plan: 1 run (1 running), 0 to submit" in again.stdout
     assert "nothing to submit" in again.stdout
     assert "lost" not in again.stdout
-    wait_for(lambda: state_of(runs.load(run)).kind == "done", "the run's end without its launcher", 15)
+    wait_for(lambda: state_of(runs.load(run)).kind == "done", "the run's end without its launcher")
     assert [a.number for a in runs.attempts(run)] == [1]
     assert steps(run) == [1, 2, 3]
 

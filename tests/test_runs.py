@@ -16,6 +16,7 @@ import pytest
 from core_case import DIGEST, Answer, aged, dead_process, everything_below, intend, make_attempt, make_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pace import limit
 
 from nano_exp import files, plan, runs, state
 from nano_exp.errors import UserError
@@ -77,9 +78,9 @@ def race(target: Callable[..., None], count: int, *arguments: Any) -> list[Any]:
     started = [context.Process(target=target, args=(*arguments, barrier, n, out)) for n in range(count)]
     for process in started:
         process.start()
-    found = [out.get(timeout=60) for _ in started]
+    found = [out.get(timeout=limit(60)) for _ in started]
     for process in started:
-        process.join(timeout=60)
+        process.join(timeout=limit(60))
         assert process.exitcode == 0
     return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pace import limit
 
 from nano_exp.engines import Command, Context, nemo_rl
 
@@ -100,7 +101,7 @@ def start(command: Command) -> subprocess.Popen[str]:
 def run(config: dict[str, Any], tmp: Path, number: int = 1, deadline: float | None = None) -> tuple[int, str, str]:
     """One attempt to its end: exit code, stdout, stderr."""
     process = start(nemo_rl.command(config, make_context(config, tmp, number, deadline)))
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=limit(30))
     return process.returncode, out, err
 
 

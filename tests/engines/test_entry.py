@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from nemo_rl_case import make_config, make_context
+from pace import limit
 
 from nano_exp.engines import entry, nemo_rl, nodes
 from nano_exp.errors import UserError
@@ -140,7 +141,9 @@ def test_a_secret_that_the_engine_gets_is_not_written_into_its_script(
 def test_set_up_lines_of_a_bare_node_run_before_the_driver(tmp_path: Path) -> None:
     config = make_config(tmp_path, site__node_setup=["export STANDIN_STEPS_PER_EPOCH=2", "echo from the site"])
     command = nemo_rl.command(config, make_context(config, tmp_path))
-    done = subprocess.run(command.argv, env=command.env, cwd=command.cwd, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        command.argv, env=command.env, cwd=command.cwd, capture_output=True, text=True, timeout=limit(30)
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("from the site\n") and "Step 2/2" in done.stdout and "Step 3/" not in done.stdout
     config["site"]["node_setup"] = ["false"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from nemo_rl_case import STANDIN, logged, make_config, make_context, put, run, start
+from pace import limit
 
 from nano_exp.engines import nemo_rl
 
@@ -111,7 +112,7 @@ def test_sigterm_saves_nothing(tmp_path: Path) -> None:
     assert process.stdout is not None
     next(line for line in process.stdout if "Step 2/" in line)
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=limit(10))
     assert process.returncode == -signal.SIGTERM and checkpoints(tmp_path) == []
     assert nemo_rl.end_of(config, process.returncode, 0, asked_to_stop=True) == "stopped"
 
@@ -119,12 +120,12 @@ def test_sigterm_saves_nothing(tmp_path: Path) -> None:
 def test_the_allocations_end_saves_and_stops(tmp_path: Path) -> None:
     config = standin_env(
         make_config(tmp_path, grpo__max_num_steps=1000, checkpointing__save_period=1000),
-        STEP_SECONDS=0.1,
+        STEP_SECONDS=limit(0.1),
         STEPS_PER_EPOCH=1000,
     )
     begun = time.time()
-    code, out, _ = run(config, tmp_path, deadline=begun + 6)
-    assert code == 0 and time.time() < begun + 6
+    code, out, _ = run(config, tmp_path, deadline=begun + limit(6))
+    assert code == 0 and time.time() < begun + limit(6)
     last = nemo_rl.last_step(config, make_context(config, tmp_path))
     assert last > 3 and checkpoints(tmp_path) == [last]
     assert nemo_rl.end_of(config, code, last, last, out) == "stopped"
@@ -253,7 +254,7 @@ def test_what_the_real_script_refuses(tmp_path: Path, path: str, value: object, 
         put(flat, path, value)
     ctx.config_path.write_text(yaml.safe_dump(flat))
     process = start(command)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=limit(20))
     assert process.returncode == 1 and said in err and "Traceback" in err
 
 

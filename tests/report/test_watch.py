@@ -18,6 +18,7 @@ from pathlib import Path
 import pyte
 import pytest
 from core_case import dead_process, environment, heed_ctrl_c, intend, make_attempt, make_run, nano_exp
+from pace import limit
 
 from nano_exp import runs
 from nano_exp.runs import Owner
@@ -56,7 +57,7 @@ class Terminal:
 
     def wait(self, *words: str, seconds: float = 30) -> str:
         """The screen's text once all these words are on it."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + limit(seconds)
         while time.monotonic() < until:
             if select.select([self.file], [], [], 0.05)[0]:
                 try:
@@ -70,14 +71,14 @@ class Terminal:
 
     def ended(self) -> int:
         """The exit code; what it still prints is read, else it could not end."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + limit(30)
         while self.process.poll() is None and time.monotonic() < until:
             if select.select([self.file], [], [], 0.05)[0]:
                 try:
                     self.stream.feed(os.read(self.file, 65536))
                 except OSError:
                     break
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=limit(10))
 
     def close(self) -> None:
         if self.process.poll() is None:

@@ -29,12 +29,13 @@ from typing import Any
 
 from launching import HOLD, SITE, SMALL, Lab, at, engine_yaml, metrics, setting
 from minicluster_tool import MiniCluster, brought_up
+from pace import limit, slowness
 
 from nano_exp import files, runs, show
 
 #: A run of six steps with a checkpoint after each; the same numbers whatever happens to it.
 RUN = (*SMALL, "grpo.max_num_steps=6", "site.fence_s=3")
-SLOW = setting("STEP_SECONDS", 1)
+SLOW = setting("STEP_SECONDS", limit(1))
 #: Works for some 40 s and then waits in its last step, so that it cannot be done before Slurm acts, however late Slurm
 #: is (a time limit is looked at every 30 s). An attempt that resumes does not wait.
 NOT_DONE_BEFORE = (
@@ -485,7 +486,7 @@ def cancelled_pending(lab: Lab) -> None:
 #: The flags of each cluster. Those that one fault harms do without a database where nothing hangs on it: it is slow to
 #: make; node loss is told with accounting.
 FLAGS = {"shared": ("--fast",), "cut": ("--fast",), "own": ("--fast", "--no-accounting")}
-#: Faults that run side by side on the shared cluster, and clusters that are up at once.
+#: Faults that run side by side on the shared cluster of a fast machine.
 AT_ONCE = 4
 
 
@@ -494,10 +495,9 @@ def undisturbed(cluster: MiniCluster, folder: Path) -> dict[str, Any]:
     lab = Lab(cluster, folder)
     try:
         other_ports = "engine.ports={gcs: 9920, client: 9921, dashboard: 8275, workers: [11001, 12000]}"
-        started = [lab.start(*RUN, "grpo.seed=42,43"), lab.start(*EMBEDDED), lab.start(*RAY, other_ports)]
-        for launcher in started:
-            launcher.said()
-        wait_done(lab)
+        for wish in ((*RUN, "grpo.seed=42,43"), EMBEDDED, (*RAY, other_ports)):  # one after the other: two are heavy
+            lab.launch(*wish)
+            wait_done(lab)
         return {run.id: metrics(run) for run in lab.runs()}
     finally:
         lab.close()
@@ -534,7 +534,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="nano-exp-faults-") as temporary, ExitStack() as stack:
         root = Path(temporary)
         shared = stack.enter_context(brought_up(*FLAGS["shared"]))
-        with ThreadPoolExecutor(AT_ONCE) as side, ThreadPoolExecutor(2) as own:
+        with ThreadPoolExecutor(max(2, round(AT_ONCE / slowness()))) as side, ThreadPoolExecutor(2) as own:
 
             def note(one: Fault, outcome: Outcome, lab: Lab) -> None:
                 with lock:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from minicluster_tool import MiniCluster
+from pace import limit
 
 from nano_exp import files, runs
 
@@ -79,6 +80,7 @@ class Launcher:
 
     def said(self, code: int | None = 0, seconds: float = 240) -> Said:
         """Wait for its end; another exit code than `code` fails the test with all that it said."""
+        seconds = limit(seconds)
         try:
             text, _ = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -145,7 +147,7 @@ class Lab:
         """`nano-exp ARGUMENTS` here; its stdout."""
         argv = [Path(sys.executable).with_name("nano-exp"), *arguments]
         done = subprocess.run(
-            argv, cwd=self.folder, env={**self.env, **env}, capture_output=True, text=True, timeout=60
+            argv, cwd=self.folder, env={**self.env, **env}, capture_output=True, text=True, timeout=limit(60)
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

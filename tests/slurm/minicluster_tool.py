@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # for the scripts of this folder; pytest has it
+from pace import limit
 
 TOOL = Path(__file__).parents[2] / "slurm" / "minicluster"
 PREFIX = "nano-exp-minicluster-"
@@ -31,7 +35,7 @@ class MiniCluster:
 
     def run(self, *argv: str | Path, check: bool = True, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         """A command with its output captured; a failing one fails the test with what it said."""
-        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=limit(timeout))
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(map(str, argv))} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done
@@ -57,6 +61,7 @@ class MiniCluster:
 
     def wait_for(self, what: str, reached: Callable[[], object], seconds: float = 90) -> None:
         """Wait until `reached()` is true; fails the test with `what` and the queue when it does not come."""
+        seconds = limit(seconds)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if reached():
@@ -67,7 +72,7 @@ class MiniCluster:
 
 def tool(*args: str, check: bool = False) -> subprocess.CompletedProcess[str]:
     """`slurm/minicluster ARGS`."""
-    done = subprocess.run([TOOL, *args], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([TOOL, *args], capture_output=True, text=True, timeout=limit(180))
     if check and done.returncode != 0:
         pytest.fail(f"minicluster {' '.join(args)} ended with {done.returncode}: {done.stdout}{done.stderr}")
     return done
@@ -100,7 +105,7 @@ def new_state() -> Path:
 def brought_up(*flags: str) -> Iterator[MiniCluster]:
     """A cluster with these flags of `up`, taken down at the end; a trace that is then left is an error."""
     state = new_state()
-    done = tool("up", "--state", str(state), *flags)
+    done = tool("up", "--state", str(state), "--timeout", f"{limit(60):.0f}", *flags)
     if done.returncode == 2:
         said = " ".join(f"slurm/minicluster cannot run here: {done.stderr}".split())
         if os.environ.get("NANO_EXP_REQUIRE_SLURM") == "1":

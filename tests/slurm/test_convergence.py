@@ -25,6 +25,7 @@ from launching import (
     train_steps,
 )
 from minicluster_tool import MiniCluster
+from pace import limit
 
 from nano_exp import files, runs
 
@@ -111,7 +112,7 @@ def test_launching_again_submits_the_difference_only(lab: Lab) -> None:
 
 def test_cancelled_and_timed_out_runs_go_on_with_the_numbers_of_an_undisturbed_one(lab: Lab, other: Lab) -> None:
     longer = (*SMALL, "grpo.max_num_steps=6", "grpo.val_period=2", "checkpointing.save_period=2", "slurm.requeue=false")
-    slow = setting("STEP_SECONDS", 0.5)
+    slow = setting("STEP_SECONDS", limit(0.5))
     started = [
         lab.start(*longer, "grpo.seed=1", slow),
         lab.start(*longer, "grpo.seed=2", HOLD),
@@ -147,7 +148,7 @@ def test_cancelled_and_timed_out_runs_go_on_with_the_numbers_of_an_undisturbed_o
 def test_a_requeued_job_is_the_next_attempt_of_the_same_run(lab: Lab, other: Lab) -> None:
     longer = (*SMALL, "grpo.max_num_steps=5", "grpo.seed=1,2")
     undisturbed = other.start(*longer)
-    lab.launch(*longer, setting("STEP_SECONDS", 0.5))
+    lab.launch(*longer, setting("STEP_SECONDS", limit(0.5)))
     run, sibling = lab.run(grpo__seed=1), lab.run(grpo__seed=2)
     job = lab.job(run)
     lab.wait_step(run, 2)
@@ -175,7 +176,7 @@ def test_an_attempt_that_is_killed_leaves_no_engine_and_its_run_goes_on(lab: Lab
     """Two of them: one run is launched again, the job of the other is requeued by hand after its end."""
     longer = (*SMALL, "grpo.max_num_steps=5", "grpo.seed=1,2")
     undisturbed = other.start(*longer)
-    lab.launch(*longer, setting("STEP_SECONDS", 0.5))
+    lab.launch(*longer, setting("STEP_SECONDS", limit(0.5)))
     launched, requeued = lab.run(grpo__seed=1), lab.run(grpo__seed=2)
     for run in (launched, requeued):
         # Right after the step's results are printed, before the attempt has read them: the next one has to.
@@ -255,10 +256,10 @@ def test_a_launcher_killed_at_any_instant_loses_nothing(killed: tuple[Lab, Futur
         assert_executed_once(run)
 
 
-#: Waits for the file `go` (30 s at most), then is sbatch: an sbatch that outlives the launcher that was killed.
-LATE = 'touch "{0}/began"; for i in $(seq 300); do [ -e "{0}/go" ] && exec $REAL "$@"; sleep 0.1; done; exit 1'
+#: Waits for the file `go` (5 minutes at most), then is sbatch: an sbatch that outlives the launcher that was killed.
+LATE = 'touch "{0}/began"; for i in $(seq 3000); do [ -e "{0}/go" ] && exec $REAL "$@"; sleep 0.1; done; exit 1'
 #: Is sbatch, keeps its answer to itself and hangs until the file `go` is there.
-SILENT = '$REAL "$@" >"{0}/answer"; touch "{0}/began"; for i in $(seq 300); do [ -e "{0}/go" ] && exit; sleep 0.1; done'
+SILENT = '$REAL "$@" >"{0}/answer"; touch "{0}/began"; for i in $(seq 3000); do [ -e "{0}/go" ] && exit; sleep .1; done'
 #: Is sbatch, and its answer is lost.
 LOST = '$REAL "$@" >/dev/null; echo "sbatch: error: Batch job submission failed: Socket timed out" >&2; exit 1'
 
@@ -335,7 +336,7 @@ def test_two_launchers_at_once_submit_each_run_once(lab: Lab) -> None:
 
 def test_of_several_jobs_for_one_run_one_executes_it(lab: Lab) -> None:
     """The batch script sent by hand again: while the run is pending, while it runs, and when it is done."""
-    lab.launch(*SMALL, HOLD, setting("STEP_SECONDS", 4))
+    lab.launch(*SMALL, HOLD, setting("STEP_SECONDS", limit(4)))
     run = lab.run()
     script = str(lab.launches()[0] / "array-0.sbatch")
     log = run.results / runs.LAUNCHES / run.record["launch"] / "slurm"
@@ -410,7 +411,7 @@ def test_without_a_controller_nothing_is_guessed_and_nothing_left(
 
 def test_a_run_saves_and_stops_before_its_allocation_ends(short_allocation: Lab) -> None:
     lab = short_allocation
-    lab.wait_ended(seconds=70)
+    lab.wait_ended()
     run = lab.run()
     assert kinds(run) == ["stopped"]
     by = at(engine_yaml(run), "checkpointing.checkpoint_must_save_by")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from minicluster_tool import TOOL, MiniCluster, brought_up, new_state, tool, traces
+from pace import limit
 
 pytestmark = pytest.mark.slurm
 
@@ -64,19 +65,19 @@ def test_slurm_refuses(minicluster: MiniCluster, flag: str, words: str) -> None:
 
 def test_a_requeued_job_starts_again_soon(minicluster: MiniCluster, tmp_path: Path) -> None:
     starts = tmp_path / "starts"
-    job = minicluster.sbatch(f"--output={tmp_path}/log", f"--wrap=echo $SLURM_RESTART_COUNT >> {starts}; sleep 60")
+    job = minicluster.sbatch(f"--output={tmp_path}/log", f"--wrap=echo $SLURM_RESTART_COUNT >> {starts}; sleep 600")
     minicluster.wait_for("first start", starts.exists)
     began = time.monotonic()
     minicluster.run("scontrol", "requeue", job)
     minicluster.wait_for("second start", lambda: len(starts.read_text().splitlines()) == 2)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < limit(15)
     assert starts.read_text().split() == ["1"]  # Slurm counts from the first restart
     minicluster.run("scancel", job)
 
 
 def test_the_urgent_partition_preempts_and_the_job_comes_back(minicluster: MiniCluster, tmp_path: Path) -> None:
     everything = ("-N2", "--exclusive", "--gres=gpu:8", f"--output={tmp_path}/%j")
-    low = minicluster.sbatch(*everything, "--wrap=sleep 60")
+    low = minicluster.sbatch(*everything, "--wrap=sleep 600")
     minicluster.wait_for("the low job runs", lambda: minicluster.job(low)["JobState"] == "RUNNING")
     high = minicluster.sbatch(*everything, "--partition=urgent", "--wrap=sleep 1")
     minicluster.wait_for("the urgent job is done", lambda: minicluster.job(high)["JobState"] == "COMPLETED")
@@ -103,7 +104,7 @@ def test_up_again_says_so_and_other_settings_are_refused(minicluster: MiniCluste
 def test_killed_daemons_are_seen_and_started_again_under_a_running_job(
     minicluster: MiniCluster, tmp_path: Path
 ) -> None:
-    job = minicluster.sbatch(f"--output={tmp_path}/log", "--nodelist=mini1", "--wrap=sleep 60")
+    job = minicluster.sbatch(f"--output={tmp_path}/log", "--nodelist=mini1", "--wrap=sleep 600")
     minicluster.wait_for("the job runs", lambda: minicluster.job(job)["JobState"] == "RUNNING")
     minicluster.wait_until_saved(job)
     for name in ("slurmctld", "slurmd:mini1"):
@@ -121,12 +122,12 @@ def test_killed_daemons_are_seen_and_started_again_under_a_running_job(
 
 
 def test_a_cut_node_is_lost_and_its_job_starts_on_the_other(minicluster: MiniCluster, tmp_path: Path) -> None:
-    job = minicluster.sbatch(f"--output={tmp_path}/log", "-N1", "--exclusive", "--wrap=sleep 90")
+    job = minicluster.sbatch(f"--output={tmp_path}/log", "-N1", "--exclusive", "--wrap=sleep 600")
     minicluster.wait_for("the job runs", lambda: minicluster.job(job)["JobState"] == "RUNNING")
     lost = minicluster.job(job)["BatchHost"]
     minicluster.tool("node-down", lost)
     try:
-        minicluster.wait_for("a restart", lambda: minicluster.job(job)["Restarts"] == "1", 40)
+        minicluster.wait_for("a restart", lambda: minicluster.job(job)["Restarts"] == "1")
         minicluster.wait_for("it runs again", lambda: minicluster.job(job)["JobState"] == "RUNNING")
         assert minicluster.job(job)["BatchHost"] != lost
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, SMALL, Lab, assert_executed_once, at, kinds, opened, setting, train_steps
 from minicluster_tool import MiniCluster
+from pace import limit
 
 from nano_exp import runs
 
@@ -37,7 +38,7 @@ def send(lab: Lab, *words: str) -> str:
     """sbatch in the launch folder, as typed; the job's id."""
     env = {**lab.env, "NANO_EXP_PYTHON": sys.executable}
     argv = ["sbatch", "--parsable", *words]
-    done = subprocess.run(argv, cwd=lab.folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, cwd=lab.folder, env=env, capture_output=True, text=True, timeout=limit(60), check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -52,7 +53,7 @@ ENDED = {"COMPLETED", "FAILED"}
 def test_train_sbatch_freezes_once_and_sweep_sbatch_runs_the_points_of_a_launch(lab: Lab) -> None:
     train = str(lab.root / "slurm" / "train.sbatch")
     mine = (*SMALL, "grpo.max_num_steps=8", "grpo.seed=9")
-    job = send(lab, *ONE_GPU, train, *mine, setting("STEP_SECONDS", 1))
+    job = send(lab, *ONE_GPU, train, *mine, setting("STEP_SECONDS", limit(1)))
     wrong = send(lab, *ONE_GPU, train, *mine, "cluster.num_nodes=2")
     points = (*SMALL, "grpo.seed=1,2,3")
     frozen = lab.launch(*points, "submit=false").text
