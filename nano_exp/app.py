@@ -94,8 +94,7 @@ def _require_optuna(arguments: Sequence[str]) -> None:
 
 def report(error: Exception) -> int:
     """A mistake in words; our own fault as a traceback, saying so."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from nano_exp import mistakes
 
     cause: BaseException | None = error
     while cause is not None:  # Hydra wraps what its plugins raise
@@ -103,7 +102,7 @@ def report(error: Exception) -> int:
             print(cause, file=sys.stderr)
             return cause.code
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, HydraException | OmegaConfBaseException | ValueError) and _from_composing(error):
+    if isinstance(error, mistakes.TYPED) and _from_composing(error):
         print(_explained(error), file=sys.stderr)
         return 2
     traceback.print_exc()

@@ -14,10 +14,8 @@ from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from nano_exp import resolvers
 from nano_exp.errors import UserError
@@ -155,6 +153,6 @@ def compose_points(config_loader: ConfigLoader, overrides: Sequence[Sequence[str
         try:
             words, note = auto.expand(config_loader, point) if auto.asked(point) else (point, "")
             points.append(Point(tuple(point), compose(config_loader, words), note))
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except mistakes.TYPED as error:
             raise mistakes.explain(error, config_loader, point) from error
     return points

@@ -30,7 +30,7 @@ from omegaconf import AnyNode, Container, DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import split_key
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import compose, freeze, resolvers, secrets
+from nano_exp import compose, freeze, resolvers, secrets, settings
 from nano_exp.compose import Point
 from nano_exp.freeze import Frozen, Keys
 from nano_exp.planner import auto
@@ -67,7 +67,9 @@ class Family:
     @cached_property
     def resolved(self) -> dict[str, Any]:
         """The first point's config as plain data, free of secrets."""
-        secrets.refuse(compose.raw(self._cfg))
+        plain = compose.raw(self._cfg)
+        secrets.refuse(plain)
+        settings.require(plain)
         found = freeze.resolve(self._cfg)
         secrets.refuse(found)
         return found

@@ -16,7 +16,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
-from nano_exp import identity, secrets
+from nano_exp import identity, secrets, settings
 from nano_exp.compose import Point, raw
 from nano_exp.errors import UserError, nearest
 from nano_exp.text import short_title
@@ -79,7 +79,9 @@ def freeze(point: Point, launch_folder: Path) -> Frozen:
     UserError: a secret, a missing value, an interpolation that leads nowhere, an unusable run.name
     """
     secrets.refuse_overrides(point.overrides)
-    secrets.refuse(raw(point.cfg))
+    plain = raw(point.cfg)
+    secrets.refuse(plain)
+    settings.require(plain)  # before what reads a value of another kind cannot be computed
     config = resolve(point.cfg)
     secrets.refuse(config)  # again: a variable with a harmless name may have held one
     return identified(point.overrides, config, launch_folder)
@@ -87,50 +89,17 @@ def freeze(point: Point, launch_folder: Path) -> Frozen:
 
 def identified(overrides: Sequence[str], resolved: dict[str, Any], launch_folder: Path) -> Frozen:
     """The last step of `freeze`: absolute paths, the name, the identity. Leaves `resolved` as it is."""
-    _require_sections(resolved)
-    _require_own_values(resolved)
+    settings.require(resolved)
+    _require_results(resolved)
     config = with_values(resolved, _absolute(resolved, launch_folder))
     kept = tuple(o for o in overrides if not _of_the_launch(o))
     return Frozen(_name(config), identity.digest(config), kept, config)
 
 
-#: Sections that every run has.
-_SECTIONS = ("run", "slurm", "site", "engine", "nemo_rl", "cluster", "grpo", "policy")
-
-
-def _require_sections(config: Mapping[str, Any]) -> None:
-    for section in ("checkpointing", "logger"):
-        if section in config and not isinstance(config[section], Mapping):
-            raise UserError(
-                f"{section}={config[section]!r}", "it is a section of keys", f"{section}.KEY=..., or leave it out"
-            )
-    for section in _SECTIONS:
-        if not isinstance(config.get(section), Mapping):
-            raise UserError(
-                f"{section} is {config[section]!r}" if section in config else f"no {section} in the config",
-                f"every run has a section {section}",
-                f"leave ~{section} (or {section}=...) out of the command",
-            )
-
-
-#: Of the section slurm: each counts something of which there is at least one.
-_COUNTS = ("cpus_per_node", "parallel_local", "max_attempts", "max_idle_attempts")
-
-
-def _require_own_values(config: Mapping[str, Any]) -> None:
-    """What nano-exp itself reads of a config, where a value of another kind has no meaning."""
-    for key in _COUNTS:
-        value = config["slurm"].get(key)
-        if type(value) is not int or value < 1:
-            raise UserError(f"slurm.{key}={value!r}", "it is a whole number, at least 1", f"slurm.{key}=1")
-    requeue = config["slurm"].get("requeue")
-    if not isinstance(requeue, bool):
-        raise UserError(f"slurm.requeue={requeue!r}", "it is true or false", "slurm.requeue=true")
-    if not isinstance(config["site"].get("env") or {}, Mapping):
-        raise UserError(f"site.env={config['site']['env']!r}", "it names variables", "+site.env.NAME=VALUE")
+def _require_results(config: Mapping[str, Any]) -> None:
     if not config["run"].get("results"):
         raise UserError(
-            f"run.results={config['run'].get('results')!r}",
+            f"run.results={settings.shown(config['run'].get('results'))}",
             "runs need a folder (an empty NANO_EXP_RESULTS is none either)",
             "run.results=results",
         )
@@ -188,14 +157,12 @@ def _broken(error: OmegaConfBaseException, cfg: DictConfig) -> UserError:
         fix = f"set {wanted}=... or correct {key}" + (f" (nearest key: {near[0]})" if near else "")
         return UserError(f"{key} is {text}", f"there is no key '{wanted}' to take the value from", fix)
     if isinstance(error, InterpolationResolutionError):
-        values = dict(identity.flatten(raw(cfg)))
-        zero = _zero(text, values) if "ZeroDivision" in first else None
+        zero = _zero(text, dict(identity.flatten(raw(cfg)))) if "ZeroDivision" in first else None
         if zero is not None:
-            return UserError(f"{zero}={values[zero]}", f"{key} is divided by it", f"{zero}=<a number above 0>")
-        for name in re.findall(_READS, text) if "TypeError" in first else ():  # a word where arithmetic wants a number
-            if isinstance(values.get(name), str):
-                why = f"{key} is {text}, which needs a number there"
-                return UserError(f"{name}={values[name]}", why, f"{name}=<a number>")
+            return UserError(f"{zero}=0", f"{key} is divided by it", f"{zero}=<a number above 0>")
+        for name in re.findall(_READS, text):
+            if found := _wrong_kind(raw(cfg), name, f"{key} is {text}"):
+                return found
         return UserError(f"{key} is {text}", first, f"give {key} a plain value: {key}=...")
     return UserError(f"{key}: {first}", "its value cannot be computed", f"give {key} a plain value: {key}=...")
 
@@ -212,6 +179,25 @@ def _zero(text: str, values: Mapping[str, Any]) -> str | None:
         if found is not None:
             return found
     return None
+
+
+def _wrong_kind(config: Mapping[str, Any], name: str, reader: str) -> UserError | None:
+    """A word where a reader's arithmetic wants a number, or a value where it wants a section."""
+    parts = name.split(".")
+    for depth in range(1, len(parts)):
+        above = ".".join(parts[:depth])
+        if (value := _at(config, tuple(parts[:depth]))) is not None and not isinstance(value, Mapping | list):
+            return UserError(
+                f"{above}={settings.shown(value)}", f"{reader}, which needs a section there", f"leave {above}=... out"
+            )
+    value = _at(config, tuple(parts))
+    if settings.NUMBER.fits(value) or (isinstance(value, str) and "${" in value):
+        return None
+    return UserError(
+        f"{name}={settings.shown(value)}",
+        f"{reader}, which needs a number there",
+        settings.instead(name, value, settings.NUMBER),
+    )
 
 
 def _text_at(cfg: DictConfig, key: str) -> Any:

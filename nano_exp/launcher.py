@@ -26,7 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import app, compose, family, files, mistakes, search, sweep
+from nano_exp import app, compose, family, files, mistakes, search, settings, sweep
 from nano_exp.errors import UserError
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -72,6 +72,7 @@ class NanoExpSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
+        self.refuse_mistakes(config)
         try:
             self.launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=hydra_context, task_function=task_function, config=config
@@ -84,6 +85,22 @@ class NanoExpSweeper(Sweeper):
                 "python launch.py --cfg hydra --package hydra.launcher shows what it reads",
             ) from error
 
+    def refuse_mistakes(self, config: DictConfig) -> None:
+        """Refuse what is better said before the batch script's settings are computed, and an axis is cut into points:
+        values of another kind, and axes over a key that there is not."""
+        typed = compose.typed(config)
+        try:
+            settings.require(compose.raw(config))
+        except UserError as error:
+            raise next(mistakes.diagnose(self.loader, typed), None) or error from error
+        groups = self.loader.list_groups("")
+        for override in OverridesParser.create(config_loader=self.loader).parse_overrides(typed):
+            key = override.key_or_group
+            if override.is_sweep_override() and not override.is_add() and not override.is_force_add():
+                known = key.split("/")[0].split("@")[0] in groups or not _missing(config, key)
+                if not known and (mistyped := next(mistakes.diagnose(self.loader, typed), None)):
+                    raise mistyped
+
     def sweep(self, arguments: list[str]) -> Any:
         parser = OverridesParser.create(config_loader=self.loader)
         own = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
@@ -94,6 +111,12 @@ class NanoExpSweeper(Sweeper):
             raise app.not_our_path()
         self.launcher.launch(expand(own, typed), initial_job_idx=0)
         return []
+
+
+def _missing(config: DictConfig, key: str) -> bool:
+    """Whether a master config, composed without the swept overrides, lacks a key."""
+    nothing = object()
+    return OmegaConf.select(config, key, default=nothing) is nothing
 
 
 def require_multirun(typed: Sequence[Override]) -> None:

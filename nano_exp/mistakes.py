@@ -3,21 +3,23 @@ key."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import secrets
-from nano_exp.compose import choices_of, plain, raw
-from nano_exp.errors import UserError, nearest
-from nano_exp.identity import flatten
+from nano_exp import files, secrets
+from nano_exp.advice import MOST_NAMES, Adviser, Suggestion
+from nano_exp.compose import CONF_DIR, choices_of
+from nano_exp.errors import UserError, nearest, short_for
 from nano_exp.recipes import own
+from nano_exp.synonyms import MEANT
 
 #: Groups whose options are picked by others or hold pieces, not something to type.
 _INNER_OPTIONS = ("default/", "v0_")
@@ -37,18 +39,30 @@ def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[s
         swept = text.split(" 1. To use it")[0].removeprefix("Ambiguous value for argument ").strip("'")
         fix = "give one value, or launch it with -m; a list that is one value has brackets: 'key=[a,b]'"
         return UserError(swept, "a comma makes a sweep, and this needs one config", fix)
+    if text.startswith("Error merging override "):  # a typed setting of Hydra's own: it names no key
+        override = text.removeprefix("Error merging override ")
+        cause = str(error.__cause__ or "").splitlines()
+        said = cause[0] if cause else "it does not take that"
+        return UserError(override, said, f"leave {override.partition('=')[0]}=... out")
     key = getattr(error, "full_key", None)
     if key:
         return UserError(
-            f"{key}: {text.split(' full_key:')[0]}", "the config cannot be composed with it", f"set {key}=..."
+            f"{key}: {text.split(' full_key:')[0]}",
+            "the config cannot be composed with it",
+            f"leave {key}=... out, or give it another value",
         )
     return UserError(
         text, "the config cannot be composed", "python launch.py --help lists the groups and their options"
     )
 
 
+#: What Hydra and OmegaConf raise where they do not expect what was typed.
+TYPED = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, LookupError, AssertionError)
+
+
 def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[UserError]:
-    """Look at each override by itself: does it parse, does its group, option or key exist?"""
+    """Look at each override by itself: does it parse, does its group, option or key exist, is its value of its kind?"""
+    yield from _torn(overrides)
     parser = OverridesParser.create(config_loader=config_loader)
     parsed: list[Override] = []
     for text in overrides:
@@ -66,11 +80,14 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
         if group in groups and not override.is_delete():
             yield from _bad_options(config_loader, group, override)
     chosen = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]
-    keys, theirs = _known_keys(config_loader, chosen)
+    adviser = Adviser(
+        config_loader,
+        [f"{o.key_or_group}={choices_of(o)[0]}" for o in chosen if not o.key_or_group.startswith("hydra")],
+    )
+    if adviser.cfg is None:
+        return
     for override in parsed:
         key = override.key_or_group
-        if key in groups or override.is_force_add() or override.is_add():
-            continue
         hydra = key.split(".")[0] == "hydra"
         if hydra and override.is_sweep_override():
             yield UserError(
@@ -78,13 +95,56 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
                 "Hydra's own settings, the launcher's among them, are those of a whole launch: they cannot be swept",
                 f"one launch for each value: {key}=...",
             )
-        if hydra and any(o.key_or_group.startswith("hydra/") for o in chosen):
+        if key in groups or (hydra and any(o.key_or_group.startswith("hydra/") for o in chosen)):
             continue  # the keys of another launcher or sweeper are not looked up
-        if keys is not None and key not in keys and key in theirs and not override.is_delete():
-            text = str(override.input_line)
-            yield UserError(text, "NeMo RL has this key, and the recipe does not: it has to be added", f"++{text}")
-        elif keys is not None and key not in keys:
-            yield _unknown_key(override, {k for k in keys if k.startswith("hydra.") == hydra}, groups)
+        yield from _bad_key(adviser, override)
+
+
+def _bad_key(adviser: Adviser, override: Override) -> Iterator[UserError]:
+    key, text = override.key_or_group, str(override.input_line)
+    there = adviser.at(key)
+    if override.is_delete():
+        yield from _bad_deletion(adviser, override)
+    elif key in adviser.keys and override.is_add() and not isinstance(there, dict):
+        yield UserError(text, "+ adds a key, and the config has this one", text.removeprefix("+"))
+    elif key in adviser.keys and isinstance(there, dict) and not _is_section(override):
+        yield _no_section(adviser, override)
+    elif key in adviser.keys or override.is_add() or override.is_force_add():
+        return
+    elif key in adviser.theirs and adviser.composes(f"++{text}"):
+        yield UserError(text, "NeMo RL has this key, and the recipe does not: it has to be added", f"++{text}")
+    else:
+        yield _unknown_key(adviser, override)
+
+
+def _is_section(override: Override) -> bool:
+    """Whether the value may stand where a section is: a mapping, or null, which takes it away."""
+    return all(value is None or isinstance(value, dict) for value in choices_of(override))
+
+
+def _no_section(adviser: Adviser, override: Override) -> UserError:
+    key, value = override.key_or_group, _value(override)
+    found = adviser.instead(key, value) if key in MEANT else Suggestion()
+    names = list(adviser.at(key))
+    shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+    return UserError(
+        str(override.input_line),
+        f"{key} is a section, and its keys are set one by one: {shown or 'it has none yet'}",
+        found.fix or f"{key if names else f'+{key}'}.<name>=<its value>, or leave {override.input_line} out",
+    )
+
+
+def _bad_deletion(adviser: Adviser, override: Override) -> Iterator[UserError]:
+    key = override.key_or_group
+    if key in adviser.keys:
+        return
+    above = key.rpartition(".")[0]
+    if isinstance(adviser.at(above), list):
+        why = f"{above} is a list, of which single items cannot be taken away"
+        yield UserError(f"~{key}", why, f"leave ~{key} out, or give the whole list: '{above}=[<the items that stay>]'")
+        return
+    near = [f"~{name}" for name in nearest(key, adviser.keys) if adviser.works(f"~{name}")]
+    yield UserError(f"~{key}", "there is no such key to take away", " or ".join(near) or f"leave ~{key} out")
 
 
 def all_groups(config_loader: ConfigLoader, parent: str = "") -> set[str]:
@@ -97,19 +157,44 @@ def all_groups(config_loader: ConfigLoader, parent: str = "") -> set[str]:
     return found
 
 
+def _torn(overrides: Sequence[str]) -> Iterator[UserError]:
+    """An override that a shell has torn at blanks: `lr= 1e-6`, `lr=1e-6, 5e-6`, `lr = 1e-6`."""
+    index = 0
+    while index < len(overrides):
+        end = index + 1
+        while end < len(overrides) and _goes_on(overrides[end - 1], overrides[end]):
+            end += 1
+        if end > index + 1:
+            joined = re.sub(r"=+", "=", "".join(overrides[index:end]), count=1)
+            several = "-m " if "," in joined and not re.search(r"[\[({]", joined) else ""
+            yield UserError(
+                " ".join(overrides[index:end]),
+                "there are blanks in it, at which the shell makes several words of it",
+                f"{several}{joined}",
+            )
+        index = end
+
+
+def _goes_on(word: str, following: str) -> bool:
+    """Whether the second word is a piece of the first one's override."""
+    return "=" not in following.lstrip("=") and (
+        (word.endswith(("=", ",")) and not following.startswith("~")) or following.startswith(("=", ","))
+    )
+
+
 def _unparsable(text: str) -> UserError:
     key, equals, value = text.partition("=")
     if not equals:
+        return _without_equals(text)
+    if value.lstrip().startswith("="):
         return UserError(
-            f"'{text}' has no =",
-            "an override is key=value (or ~key to take one away)",
-            f"{text}=VALUE, or leave it out",
+            text, "it has two = in a row, where one stands between key and value", f"{key}={value.lstrip(' =')}"
         )
     if value.endswith(","):
         return UserError(
             f"cannot read the value in {text}",
             "it ends in a comma, and no value follows",
-            text.rstrip(",") + " (or one more value)",
+            f"{text.rstrip(',')} (or one more value)",
         )
     if any(value.count(left) != value.count(right) for left, right in ("[]", "{}", "()")):
         return UserError(
@@ -122,6 +207,17 @@ def _unparsable(text: str) -> UserError:
         f"cannot read the value in {text}",
         "characters such as = ~ , : { } [ ] ( ) or a space need quotes inside the override",
         f"quote it for Hydra and for the shell: {quoted}",
+    )
+
+
+def _without_equals(text: str) -> UserError:
+    key, colon, value = text.partition(":")
+    if colon and value and re.fullmatch(r"[\w.+]+", key):
+        return UserError(text, "an override is key=value, with = and no colon", f"{key}={value.strip()}")
+    return UserError(
+        f"'{text}' has no =",
+        "an override is key=value (or ~key to take one away)",
+        f"{text}=<its value>, or leave it out",
     )
 
 
@@ -148,23 +244,51 @@ def _bad_options(config_loader: ConfigLoader, group: str, override: Override) ->
     options = _options(config_loader, group)
     shown = _shown(group, options)
     for value in choices_of(override):
-        for choice in value if isinstance(value, list) else [value]:
-            if choice is None or choice in options or "/" in str(choice) or (group == "recipe" and own.is_path(choice)):
-                continue
-            near = nearest(str(choice), shown)
-            best = near[0] if near else (shown[0] if shown else "...")
-            if group == "site" and not near:
-                yield UserError(
-                    f"site={choice}",
-                    f"there is no conf/site/{choice}.yaml; there are: {', '.join(shown)}",
-                    f"cp conf/site/default.yaml conf/site/{choice}.yaml, and fill in what your cluster needs",
-                )
-                continue
-            yield UserError(
-                f"{group}={choice}",
-                f"{group} has no option '{choice}'; it has: {', '.join(shown)}",
-                f"{group}={best}" + (f" (or: {', '.join(near[1:])})" if near[1:] else ""),
-            )
+        if isinstance(value, list) and group != "sweeps":  # the launcher has its own words for those
+            yield _several_options(group, override, value)
+        elif not (
+            value is None or isinstance(value, list) or value in options or (group == "recipe" and own.is_path(value))
+        ):
+            yield _no_option(group, str(value), shown)
+
+
+def _several_options(group: str, override: Override, values: Sequence[Any]) -> UserError:
+    joined = ",".join(map(str, values))
+    fix = f"{group}={joined}" if len(values) == 1 else f"-m {group}={joined}, for a run of each" if values else ""
+    return UserError(str(override.input_line), f"a run has one {group}", fix or f"leave {override.input_line} out")
+
+
+def _no_option(group: str, choice: str, shown: Sequence[str]) -> UserError:
+    """For an option that a group lacks. `shown`: those that it has."""
+    found = f"{group}={choice}"
+    if group == "model" and (option := _models().get(choice.lower())):
+        return UserError(
+            found, f"model= takes a name of conf/model, and {choice} is the weights of {option}", f"model={option}"
+        )
+    near = nearest(choice, shown)
+    short = short_for(choice, shown, anywhere=True)
+    near = near or ([short] if short else [])
+    why = f"{group} has no option '{choice}'; it has: {', '.join(shown) or 'none'}"
+    if near:
+        return UserError(found, why, " or ".join(f"{group}={name}" for name in near))
+    if group == "site" and re.fullmatch(r"\w[\w-]*", choice):
+        return UserError(
+            found,
+            f"there is no conf/site/{choice}.yaml; there are: {', '.join(shown)}",
+            f"cp conf/site/default.yaml conf/site/{choice}.yaml, and fill in what your cluster needs",
+        )
+    if group == "model" and "/" in choice:
+        why += "; other weights of one of these architectures are policy.model_name=..."
+    return UserError(found, why, f"one of these: {', '.join(f'{group}={name}' for name in shown)}")
+
+
+def _models() -> dict[str, str]:
+    """What a model is called on Hugging Face, in lower case, with and without its owner -> the option of conf/model."""
+    found: dict[str, str] = {}
+    for path in sorted((CONF_DIR / "model").glob("*.yaml")):
+        name = str((files.read_yaml(path).get("model") or {}).get("hf_id") or "").lower()
+        found |= {name: path.stem, name.rpartition("/")[2]: path.stem} if name else {}
+    return found
 
 
 def _bad_sweep(override: Override) -> Iterator[UserError]:
@@ -175,50 +299,24 @@ def _bad_sweep(override: Override) -> Iterator[UserError]:
         yield UserError(str(override.input_line), "no sweep is what a launch has by itself", "leave it out")
 
 
-def _known_keys(
-    config_loader: ConfigLoader, group_overrides: Sequence[Override]
-) -> tuple[set[str] | None, frozenset[str]]:
-    """Dotted keys (inner ones too) with the first option of each group override, None if even that does not compose;
-    and every key that its NeMo RL version has."""
-    words = [f"{o.key_or_group}={choices_of(o)[0]}" for o in group_overrides if not o.key_or_group.startswith("hydra")]
-    try:
-        cfg = plain(config_loader, words)
-    except (HydraException, OmegaConfBaseException):
-        return None, frozenset()
-    keys: set[str] = set()
-    for leaf in (key for key, _ in flatten(raw(cfg))):
-        parts = leaf.split(".")
-        keys.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-    return keys, _nemo_rl_keys(cfg)
+def _value(override: Override) -> str:
+    """The value as typed."""
+    text = str(override.input_line)
+    return text.split("=", 1)[1] if "=" in text else ""
 
 
-def _nemo_rl_keys(cfg: DictConfig) -> frozenset[str]:
-    """What the types or the recipes of the NeMo RL version have; nothing for the embedded engine."""
-    from nano_exp.preflight import known
-
-    config = raw(cfg)
-    try:
-        found = known.load(str(config["nemo_rl"]["version"])) if config["engine"]["name"] == "nemo_rl" else None
-    except (UserError, KeyError, TypeError):
-        found = None
-    return found.names if found is not None else frozenset()
-
-
-def _unknown_key(override: Override, keys: Iterable[str], groups: Iterable[str]) -> UserError:
-    key = override.key_or_group
-    leaf = key.rsplit(".", 1)[-1]
-    known = sorted(keys)
-    near = nearest(key, [*known, *groups])
-    same = sorted((k for k in known if k.rsplit(".", 1)[-1] == leaf), key=lambda k: (k.count("."), k))
-    # The right name in another section is likelier meant than a similar path, unless it is everywhere (`name`).
-    ordered = [*same, *near] if len(same) <= 4 else [*near, *same]
-    near = [k for k in dict.fromkeys(ordered) if not key.startswith(f"{k}.")]
-    value = override.input_line.split("=", 1)[1] if override.input_line and "=" in override.input_line else "..."
-    if override.is_delete():
-        return UserError(f"~{key}", "there is no such key to take away", f"~{near[0]}" if near else f"leave ~{key} out")
-    why = "the config has no such key"
-    if near:
-        fix = f"{near[0]}={value}" + (f" (or: {', '.join(near[1:3])})" if near[1:] else "")
-    else:
-        fix = f"look it up with --cfg job; to add a key that NeMo RL knows and the recipe lacks: ++{key}={value}"
-    return UserError(f"{key}={value}", why, fix)
+def _unknown_key(adviser: Adviser, override: Override) -> UserError:
+    key, value = override.key_or_group, _value(override)
+    found = adviser.instead(key, value)
+    above = key.rpartition(".")[0]
+    words = ["the config has no such key"]
+    if above in adviser.keys and not isinstance(adviser.at(above), dict):
+        words.append(f"and {above} is a value, which holds no keys")
+    elif found.refused:
+        words.append(f"and {found.refused}, which may be meant, does not take {value}")
+    elif not found.fix and (there := adviser.there(key)):
+        words.append(there)
+    lookup = f"--cfg job --package {above}" if isinstance(adviser.at(above), dict) and above else "--cfg job"
+    return UserError(
+        f"{key}={value}", "; ".join(words), found.fix or f"leave it out (the command with {lookup} shows the keys)"
+    )

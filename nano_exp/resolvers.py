@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -63,12 +65,25 @@ def register(cached: bool = True) -> None:
     """
     if cached:
         cache_parsing()
-    for name, function in {
-        "mul": lambda a, b: a * b,
-        "div": lambda a, b: a / b,
-        "max": lambda a, b: max(a, b),
-        "add": lambda a, b: a + b,
+    functions: dict[str, Callable[[Any, Any], Number]] = {
+        "mul": operator.mul,
+        "div": operator.truediv,
+        "max": max,
+        "add": operator.add,
         "ratio": ratio,
-    }.items():
+    }
+    for name, function in functions.items():
         if not OmegaConf.has_resolver(name):
-            OmegaConf.register_new_resolver(name, function)
+            OmegaConf.register_new_resolver(name, _of_numbers(function))
+
+
+def _of_numbers(function: Callable[[Any, Any], Number]) -> Callable[[Any, Any], Number]:
+    """Python multiplies a text by a number too, and adds lists."""
+
+    def computed(a: Any, b: Any) -> Number:
+        for value in (a, b):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{value!r} is no number")
+        return function(a, b)
+
+    return computed

@@ -271,7 +271,7 @@ def test_a_node_that_the_attempt_did_not_have(sent: Path, store: Path, capsys: p
     code, _, err = said(capsys, "logs", "r5", "--node", "gpu03", "--results", sent)
     assert code == 2
     assert three_parts(err)[2] == "the nodes of this attempt: gpu01, gpu02"
-    assert three_parts(err)[3].startswith("--node gpu0")
+    assert three_parts(err)[3] == "one of these: --node gpu01, --node gpu02"
     code, _, err = said(capsys, "logs", "r1b", "--node", "gpu01", "--results", store)
     assert code == 2
     assert "no logs of nodes" in three_parts(err)[1]

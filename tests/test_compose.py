@@ -41,24 +41,27 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
     "a group taken away": (("~model",), ("~model\n", "nano_9b", "leave it out for the default")),
     "the site taken away": (("~site",), ("~site\n", "default", "site=...")),
     "two sweeps": (("sweeps=lr", "sweeps=seeds"), ("sweeps=lr sweeps=seeds\n", "one sweep", "sweeps=lr, and")),
-    "no results": (("run.results=null",), ("run.results=None\n", "a folder", "run.results=results")),
-    "no section": (("logger=null",), ("logger=None\n", "a section", "logger.KEY=...")),
+    "no results": (("run.results=null",), ("run.results=null\n", "a folder", "run.results=results")),
+    "no section": (("logger=null",), ("logger=null\n", "a section", "leave logger=... out")),
     "no count": (
         ("slurm.cpus_per_node=abc",),
-        ("slurm.cpus_per_node='abc'\n", "whole number", "cpus_per_node=1"),
+        ("slurm.cpus_per_node=abc\n", "whole number", "leave slurm.cpus_per_node=... out"),
     ),
-    "no switch": (("slurm.requeue=3",), ("slurm.requeue=3\n", "true or false", "slurm.requeue=true")),
-    "no variables": (("site.env=foo",), ("site.env='foo'\n", "variables", "+site.env.NAME=VALUE")),
+    "no switch": (("slurm.requeue=3",), ("slurm.requeue=3\n", "true or false", "leave slurm.requeue=... out")),
+    "no variables": (
+        ("site.env=foo",),
+        ("site.env=foo\n", "its keys are set one by one", "+site.env.<name>=<its value>"),
+    ),
     "no launcher": (("hydra.launcher=",), ("hydra.launcher", "", "")),
     "a key of NeMo RL's that the recipe lacks": (
         (*NINE, "policy.dtensor_cfg.lora_cfg.dim=32"),
         ("policy.dtensor_cfg.lora_cfg.dim=32\n", "has to be added", "++policy.dtensor_cfg.lora_cfg.dim=32"),
     ),
-    "no =": (("grpo.max_num_steps",), ("'grpo.max_num_steps' has no =", "key=value", "grpo.max_num_steps=VALUE")),
+    "no =": (("grpo.max_num_steps",), ("'grpo.max_num_steps' has no =", "key=value", "grpo.max_num_steps=<its value>")),
     "= in a value": (("run.name=a=b",), ("run.name=a=b", "need quotes", "'run.name=\"a=b\"'")),
     "parallelism": (
         (*NINE, "parallelism=megatron_tp9"),
-        ("parallelism=megatron_tp9", "it has: auto, fsdp2,", "fix: parallelism=megatron_tp"),
+        ("parallelism=megatron_tp9", "it has: auto, fsdp2,", "fix: one of these: parallelism=auto, parallelism=fsdp2"),
     ),
     "no recipe": (
         ("model=nano_9b",),
@@ -160,7 +163,7 @@ MISTYPED = {
     "one of several": (["model=nano_9b,nano_9", "cluster=1n8g"], "model=nano_9", "model=nano_9b"),
     "beside a comma": (["grpo.sed=1", "optimizer.lr=1e-6,2e-6"], "grpo.sed=1", "grpo.seed=1"),
     "after a good override": (["model=nano_9b", "cluster=1n8g", "grpo.sed=1"], "grpo.sed=1", "grpo.seed=1"),
-    "quoted": (["'grpo.seed"], "''grpo.seed' has no =", "'grpo.seed=VALUE"),
+    "quoted": (["'grpo.seed"], "''grpo.seed' has no =", "'grpo.seed=<its value>"),
     "not closed": (
         ["optimizer.betas=[0.9"],
         "cannot read the value in optimizer.betas=[0.9",

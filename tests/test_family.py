@@ -106,9 +106,15 @@ def test_a_mistake_is_explained_as_for_one_point() -> None:
 
 
 def test_a_value_that_others_cannot_be_computed_from_is_explained() -> None:
-    points = sweep(*NINE, "optimizer.lr={a}", a=("1e-6", "word"))
+    points = sweep(*NINE, "grpo.num_generations_per_prompt={a}", a=("8", "word"))
     assert (said := quickly(points)) == slowly(points)
-    assert "optimizer.min_lr" in said[0]
+    assert "policy.train_global_batch_size" in said[0]
+
+
+def test_a_value_of_another_kind_in_a_later_point_is_refused() -> None:
+    points = sweep(*NINE, "slurm.max_attempts={a}", a=("8", "word"))
+    assert (said := quickly(points)) == slowly(points)
+    assert "slurm.max_attempts=word" in said[0]
 
 
 def test_a_secret_in_a_later_point_is_refused() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from nano_exp.errors import UserError, nearest
+from nano_exp.errors import UserError, choice, nearest
 
 MODULES = {
     "nemo_rl": "nano_exp.engines.nemo_rl",
@@ -102,11 +102,10 @@ def get(name: str) -> Engine:
     UserError: no engine has that name
     """
     if name not in MODULES:
-        near = nearest(str(name), MODULES) or sorted(MODULES)
         raise UserError(
             f"engine.name={name}",
             "there is no engine of that name",
-            f"choose one of {', '.join(sorted(MODULES))}: engine={near[0]}",
+            choice("engine=", nearest(str(name), MODULES), sorted(MODULES)),
         )
     return cast(Engine, importlib.import_module(MODULES[name]))
 

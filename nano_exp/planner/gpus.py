@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files
-from nano_exp.errors import UserError, nearest
+from nano_exp.errors import UserError, choice, nearest
 from nano_exp.planner.ranges import GIB, Range
 from nano_exp.planner.values import text
 
@@ -73,11 +73,11 @@ def gpu(name: str) -> Gpu:
     word = name.lower()
     found = gpus().get(word) or of_type(word, only=True)
     if found is None:
-        near = nearest(word, gpus()) or list(gpus())
+        near = nearest(word, gpus())
         raise UserError(
             f"GPU {name!r}",
             f"its memory is not known; known are {', '.join(gpus())}",
-            f"--gpu {near[0]} (or site.gpu={near[0]}), or add it to nano_exp/planner/gpus.yaml",
+            f"{choice('--gpu ', near, gpus())} (site.gpu=... for good), or add it to nano_exp/planner/gpus.yaml",
         )
     return found
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
+from nano_exp import settings, synonyms
 from nano_exp.preflight.finding import text
-from nano_exp.preflight.known import KnownKeys
+from nano_exp.preflight.known import FREE, KnownKeys
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
 
@@ -44,17 +46,16 @@ def unknown_key(c: View) -> Iterator[Found]:
     if known is None:
         return
     for key in known.unknown(tuple(key for key in c.leaves if not key.startswith("logger.wandb."))):
-        near = known.nearest(key)
         typed = c.how_typed(key)
+        meant = _meant(c, known, key) if typed is not None or key not in known.raw.unread else ()
+        shown = " or ".join(f"{name}={text(c.get(key))}" for name in meant)
         if key in known.raw.unread:
             if typed is not None:
-                leaf = key.rpartition(".")[2]
-                meant = near if near and near.rpartition(".")[2] == leaf else ""
                 yield Found(
                     (key,),
                     f"recipes of NeMo RL {known.raw.version} carry this key, and GRPO does not read it: the run would "
                     "be the same without it",
-                    f"{meant}={text(c.get(key))} (which it reads), or leave it out" if meant else "leave it out",
+                    f"{shown} (which it reads), or leave it out" if shown else "leave it out",
                 )
             continue
         reader = next((reader for section, reader in PASSED_ON.items() if key.startswith(f"{section}.")), "")
@@ -62,10 +63,50 @@ def unknown_key(c: View) -> Iterator[Found]:
         yield Found(
             (key,),
             f"NeMo RL {known.raw.version} has no such key, neither in its types nor in its recipes: it would be {then}",
-            (f"{near}=... (the nearest it has)" if near else "leave it out")
-            + ("" if typed else f", or ++{key}=... to have it all the same"),
-            severity="warning" if typed else "error",
+            (shown or "leave it out") + ("" if typed else f", or ++{key}=... to have it all the same"),
+            severity="warning" if typed and not meant else "error",
         )
+    for key, name in _misspelt(c, known):
+        yield Found(
+            (key,),
+            f"{key.rpartition('.')[0]} takes any key, and NeMo RL {known.raw.version} has {name} there, which is very "
+            "near: a slip would be handed on to what does not know it, or be ignored",
+            f"{name}={text(c.get(key))}",
+        )
+
+
+#: More keys than these that end in the same word say nothing.
+_FEW = 3
+
+
+def _meant(c: View, known: KnownKeys, key: str) -> tuple[str, ...]:
+    """What is likely meant by a key that is not read: keys that take its value, each as it would be typed here."""
+    passed_on = any(key.startswith(f"{section}.") for section in PASSED_ON)
+    meant = None if passed_on else synonyms.meant(key)
+    section, leaf = key.partition(".")[0], key.rpartition(".")[2]
+    same = [k for k in c.leaves if k.startswith(f"{section}.") and k.endswith(f".{leaf}") and k in known.names]
+    for names in (known.near(key), meant.keys if meant else (), same if len(same) <= _FEW else ()):
+        if found := tuple(filter(None, (_as_typed(c, known, name, c.get(key)) for name in names))):
+            return found
+    return ()
+
+
+def _as_typed(c: View, known: KnownKeys, name: str, value: Any) -> str:
+    """How a key is typed here, the launcher's own ones too; empty where it is none or does not take the value."""
+    own = name in settings.SETTINGS and name.split(".")[0] in c.config
+    check = settings.SETTINGS[name].fits if own else known.checks.get(name)
+    if not (own or known.knows(name)) or not (check is None or check(value)):
+        return ""
+    return name if own or c.has(name) else f"++{name}"
+
+
+def _misspelt(c: View, known: KnownKeys) -> Iterator[tuple[str, str]]:
+    """Typed keys of free-form sections that are one slip away from a key that NeMo RL has in the same section."""
+    for key, how in c.typed.items():
+        if how and key in c.leaves and key not in known.names and known.knows(key) and key.split(".")[0] not in FREE:
+            near = [name for name in known.near(key) if name.rpartition(".")[0] == key.rpartition(".")[0]]
+            if near:
+                yield key, near[0] if c.has(near[0]) else f"++{near[0]}"
 
 
 @rule()
@@ -76,24 +117,25 @@ def value_type(c: View) -> Iterator[Found]:
         return
     checks, checked, good = known.checks, c.version >= CHECKED, c.facts.good_values
     off = _off_sections(c, known)
+    wrong = []
     for key, value in c.leaves.items():
         if good.get(key, good) is value:
             continue
         check = checks.get(key)
         if check is None or check(value) or (value is None and key in FILLED_IN):
             good[key] = value
-            continue
-        if key.startswith(off):
-            continue
-        if not checked and c.how_typed(key) is None:
-            continue
+        elif not key.startswith(off) and (checked or c.how_typed(key) is not None):
+            wrong.append(key)
+    typed = [key for key in wrong if c.how_typed(key) is not None]
+    for key in typed or wrong:  # what is computed from a typed one is wrong with it
+        value = c.leaves[key]
         hint = ""
         if isinstance(value, str):
             hint = f" (a text that looks like a number is one: {key}=1.0e-6 without quotes)" if _numeric(value) else ""
         yield Found(
             (key,),
             f"NeMo RL {known.raw.version} declares it as {known.types(key)}{hint}",
-            f"{key}=<{known.types(key)}>",
+            settings.instead(key, value, settings.Kind(known.types(key), checks[key])),
             severity="error" if checked else "warning",
         )
 

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from nano_exp import versions
-from nano_exp.errors import nearest
+from nano_exp.errors import nearest, short_for
 
 #: Free-form whatever the types say: each environment has keys of its own.
 FREE = ("env",)
@@ -26,7 +26,7 @@ class KnownKeys:
         self.raw = raw
         self.required = cache(self._required)
         self.unknown = cache(self._unknown)
-        self.nearest = cache(self._nearest)
+        self.near = cache(self._near)
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -55,13 +55,16 @@ class KnownKeys:
         """Those of the keys that are not known. Points of a sweep have equal keys, so this is asked once."""
         return tuple(key for key in keys if not self.knows(key))
 
-    def _nearest(self, key: str) -> str | None:
-        """The known key that is likeliest meant: the same last word in another section, or a similar path."""
-        leaf = key.rpartition(".")[2]
-        same = [name for name in self.names if name.rpartition(".")[2] == leaf]
-        others = sorted(name for name in self.names if not key.startswith(f"{name}."))
-        near = nearest(key, same, n=1) if len(same) > 1 else same
-        return next(iter(near or nearest(key, others, n=1)), None)
+    def _near(self, key: str) -> tuple[str, ...]:
+        """The known keys that a key is a slip away from, or else the only one of its last word, or that has it as a
+        short form in the same section."""
+        above, _, leaf = key.rpartition(".")
+        others = sorted(name for name in self.names if not key.startswith(f"{name}.") and name != key)
+        if near := nearest(key, others):
+            return tuple(near)
+        short = short_for(leaf, [name.rpartition(".")[2] for name in others if name.rpartition(".")[0] == above])
+        same = [name for name in others if name.rpartition(".")[2] == leaf]
+        return (f"{above}.{short}",) if short and above else tuple(same) if len(same) == 1 else ()
 
     def _required(self, below: str, backend: str = "") -> tuple[str, ...]:
         """Keys below a key that the types require, each inside its parent.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nano_exp import arrays, slurm, submit
-from nano_exp.errors import UserError, nearest
+from nano_exp.errors import UserError, choice, nearest
 from nano_exp.planner import gpus
 from nano_exp.preflight.answers import Answers, Nodes
 from nano_exp.preflight.cost import checkpoints, gigabytes
@@ -57,11 +57,10 @@ def partition_there(c: View) -> Iterator[Found]:
     every = sorted({n.partition for n in c.facts.answers.nodes})
     for name in _partitions(c):
         if name not in every:
-            near = nearest(name, every, n=1) or every[:1]
             yield Found(
                 (),
                 f"there is no such partition for you here; there are: {', '.join(every)}",
-                f"site.partition={near[0] if near else '...'}",
+                choice("site.partition=", nearest(name, every), every),
                 f"partition {name}",
             )
     nodes = _nodes(c)
@@ -221,9 +220,11 @@ def account_there(c: View) -> Iterator[Found]:
         return
     own = sorted({a.account for a in answers.associations})
     if account not in own:
-        near = nearest(str(account), own, n=1) or own[:1]
         yield Found(
-            (), f"you may charge: {', '.join(own)}", f"site.account={near[0]}", f"account {account} is not yours"
+            (),
+            f"you may charge: {', '.join(own)}",
+            choice("site.account=", nearest(str(account), own), own),
+            f"account {account} is not yours",
         )
 
 
@@ -240,8 +241,12 @@ def qos_allows(c: View) -> Iterator[Found]:
         return
     own = sorted({name for a in answers.associations or () for name in a.qos})
     if own and qos not in own:
-        near = nearest(str(qos), own, n=1) or own[:1]
-        yield Found((), f"your QOS are: {', '.join(own)}", f"site.qos={near[0]}", f"QOS {qos} is not yours")
+        yield Found(
+            (),
+            f"your QOS are: {', '.join(own)}",
+            choice("site.qos=", nearest(str(qos), own), own),
+            f"QOS {qos} is not yours",
+        )
         return
     for known in answers.qos or ():
         limit = known.max_minutes

@@ -9,9 +9,7 @@ from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf.errors import OmegaConfBaseException
 
 from nano_exp import app, compose, launcher, mistakes, secrets, sweep
 from nano_exp.compose import Point
@@ -69,7 +67,7 @@ def expanded(overrides: Sequence[str]) -> Wanted:
             parser = OverridesParser.create(config_loader=loader)
             own = parser.parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
             typed = parser.parse_overrides(compose.typed(master))
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except mistakes.TYPED as error:
             raise _own(error) or mistakes.explain(error, loader, overrides) from error
         assert sweeper.launcher is not None  # its setup has made one
         sweeper.launcher.launch(launcher.expand(own, typed), 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nano_exp import files, runs, text
-from nano_exp.errors import UserError, nearest
+from nano_exp.errors import UserError, choice, nearest
 
 STREAMS = {"out": "stdout.log", "err": "stderr.log", "attempt": "attempt.log"}
 #: How many lines of stderr a failed attempt's log ends with.
@@ -47,9 +47,7 @@ def node_log(run: runs.Run, number: int | None, host: str) -> str:
             f"nano-exp logs {run.id}, or nano-exp logs {run.id} --stream err",
         )
     near = nearest(host, have)
-    raise UserError(
-        f"--node {host}", f"the nodes of this attempt: {', '.join(have)}", f"--node {near[0] if near else have[0]}"
-    )
+    raise UserError(f"--node {host}", f"the nodes of this attempt: {', '.join(have)}", choice("--node ", near, have))
 
 
 def show_log(run: runs.Run, number: int | None, log: str, out: TextIO) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from nano_exp import progress, state
 from nano_exp.asked import Asked
-from nano_exp.errors import UserError, nearest
+from nano_exp.errors import UserError, choice, nearest
 from nano_exp.report.advice import advice, ending
 from nano_exp.report.cache import Cache
 from nano_exp.report.facts import Facts
@@ -237,7 +237,7 @@ def filtered(found: Iterable[Line], states: str) -> list[Line]:
         raise UserError(
             f"--state {word}",
             f"no run can be in that state; there are {', '.join(sorted(known))}",
-            f"--state {near[0]}" if near else "--state failed,running",
+            choice("--state ", near, sorted(known)),
         )
     if "active" in wanted:
         wanted |= set(state.ACTIVE)
@@ -249,9 +249,7 @@ def ordered(found: Sequence[Line], by: str) -> list[Line]:
     word = by.removeprefix("-")
     if word not in SORTS:
         near = nearest(word, SORTS)
-        raise UserError(
-            f"--sort {by}", f"sorted by one of {', '.join(SORTS)}", f"--sort {near[0] if near else 'reward'}"
-        )
+        raise UserError(f"--sort {by}", f"sorted by one of {', '.join(SORTS)}", choice("--sort ", near, SORTS))
     value = SORTS[word]
     has = [line for line in found if _known(value(line))]
     words = word in ("name", "state")

@@ -38,16 +38,33 @@ def test_an_unknown_key_of_a_file_is_an_error_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("prefix", ["+", "++"])
 def test_an_unknown_key_that_was_asked_for_is_a_warning(prefix: str) -> None:
-    (found,) = said("unknown_key", TWELVE, (f"{prefix}grpo.num_prompt_per_step=8",))
-    assert found.severity == "warning"
-    assert "grpo.num_prompts_per_step" in found.fix
+    (found,) = said("unknown_key", TWELVE, (f"{prefix}grpo.something_new=8",))
+    assert (found.severity, found.fix) == ("warning", "leave it out")
+
+
+@pytest.mark.parametrize(
+    ("typed", "fix"),
+    [
+        ("++grpo.max_num_step=3", "grpo.max_num_steps=3"),
+        ("+grpo.num_prompt_per_step=8", "grpo.num_prompts_per_step=8"),
+        ("++learning_rate=1.0e-6", "optimizer.lr=1e-06"),
+        ("++grpo.lr=1.0e-6", "optimizer.lr=1e-06"),
+        ("++steps=7", "grpo.max_num_steps=7"),
+        ("++policy.hf_config_overrides.router_aux_loss_coeff=0.1", "++policy.hf_config_overrides.router_aux_loss_coef"),
+        ("++policy.generation.vllm_kwargs.max_num_seq=64", "policy.generation.vllm_kwargs.max_num_seqs=64"),
+    ],
+)
+def test_an_added_key_that_is_near_to_a_known_one_is_refused(typed: str, fix: str) -> None:
+    """`++` says that a key is meant as it is, and not that it has no slip."""
+    found = [one for one in said("unknown_key", TWELVE, (typed,)) if one.severity == "error"]
+    assert [one.fix.startswith(fix) for one in found] == [True], found
 
 
 @pytest.mark.parametrize(
     ("typed", "row", "version", "meant"),
     [
         ("++data.dataset_name=squad", TWELVE, "v0.7.0", "data.train.dataset_name=squad"),
-        ("++data.prompt_file=p.txt", TWELVE, "v0.7.0", "data.train.prompt_file=p.txt"),
+        ("++data.prompt_file=p.txt", TWELVE, "v0.7.0", "data.default.prompt_file=p.txt"),
         ("++policy.generation.vllm_cfg.max_num_seqs=64", TWELVE, "v0.7.0", "vllm_kwargs.max_num_seqs=64"),
         ("++grpo.penalize_invalid_tool_call=true", NINE, "v0.7.0", "leave it out"),
         ("++grpo.num_val_generations_per_prompt=4", ("nemo_rl=v0_6", *TWELVE), "v0.6.0", "leave it out"),

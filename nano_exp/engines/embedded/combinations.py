@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nano_exp.engines.embedded import keys, task
-from nano_exp.errors import UserError, nearest
+from nano_exp.errors import UserError, choice, nearest
 
 Leaves = dict[str, Any]
 Combination = Callable[[Leaves], None]
@@ -153,11 +153,10 @@ def known_metric(flat: Leaves) -> None:
     names = {"train": keys.TRAIN_METRICS, "val": keys.VALIDATION_METRICS}.get(prefix, ())
     if name not in names:
         every = [f"train:{one}" for one in keys.TRAIN_METRICS] + [f"val:{one}" for one in keys.VALIDATION_METRICS]
-        near = nearest(full, every, n=1) or ["val:accuracy"]
         raise UserError(
             f"checkpointing.metric_name={full}",
             "checkpoints are ranked by a metric of this engine, written train:<metric> or val:<metric>",
-            f"checkpointing.metric_name={near[0]}",
+            choice("checkpointing.metric_name=", nearest(full, every), every),
         )
 
 

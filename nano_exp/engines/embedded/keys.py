@@ -259,7 +259,7 @@ def refuse_unknown(key: str, value: Any) -> None:
     if key in SUPPORTED or value == {} or any(fnmatchcase(key, name) for name in NEUTRAL):
         return
     near = nearest(key, SUPPORTED, n=1)
-    fix = f"did you mean {near[0]}? Otherwise leave it out" if near else "leave it out"
+    fix = f"{near[0]}={r.show(value)}, or leave it out" if near else "leave it out"
     raise UserError(
         f"{key}={r.show(value)}",
         "the embedded engine has no such key; it might change the result, so it is refused and not ignored",

@@ -136,7 +136,7 @@ def test_check_imports_neither_torch_nor_transformers_nor_wandb() -> None:
         "print({'torch', 'transformers', 'wandb', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "did you mean grpo.seed" in done.stdout and done.stdout.endswith("set()\n")
+    assert "fix: grpo.seed=1" in done.stdout and done.stdout.endswith("set()\n")
 
 
 def test_the_overlay_counts_from_now_to_the_allocations_end(default_config: Make, tmp_path: Path) -> None:
