@@ -13,12 +13,13 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from nano_exp import (
+    batch,
     canary,
     child,
     ending,
@@ -64,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     stop = Stop()
     try:
-        return execute(find(given.launch, given.array, given.task), stop)
+        setup_failed = batch.failed(os.environ)
+        return execute(replace(find(given.launch, given.array, given.task), setup_failed=setup_failed), stop)
     except Refuse as refusal:
         print(f"nano-exp: {refusal}", flush=True)
         return NOTHING_TO_DO if isinstance(refusal, AlreadyDone) else NOT_DONE
@@ -90,6 +92,7 @@ class Order:
     entry: dict[str, Any]  # of its array: site, Slurm, placement
     checkout_commit: str | None
     env_file: Path | None = None
+    setup_failed: batch.Failed | None = None
 
 
 def find(launch: Path, array: int | str, task: int | None) -> Order:
@@ -136,10 +139,13 @@ def execute(order: Order, stop: Stop) -> int:
         until = None if order.local else deadline()
         ahead = Ending(run_dir, number, owner, stop, until, config["slurm"], began, say)
         try:
-            if order.env_file is not None:
-                say(environment.enter(order.env_file))
             _bury_lost(run_dir, config, number, owner, stop, say)
-            end = _train(run, config, order.checkout_commit, attempt_dir, ahead)
+            if order.setup_failed is not None:
+                end = _without_setup(attempt_dir, config, order.setup_failed, owner, say)
+            else:
+                if order.env_file is not None:
+                    say(environment.enter(order.env_file))
+                end = _train(run, config, order.checkout_commit, attempt_dir, ahead)
         except Superseded as error:
             say(str(error))
             return NOTHING_TO_DO
@@ -308,6 +314,15 @@ def _train(
     if kind == "failed":
         end.update(_failure(attempt_dir, config, end, ended.stall, say))
     return end
+
+
+def _without_setup(
+    attempt_dir: Path, config: dict[str, Any], setup: batch.Failed, owner: Owner, say: Say
+) -> dict[str, Any]:
+    """The end of an attempt whose batch script could not be set up; its engine is not started."""
+    (attempt_dir / "stderr.log").write_text(setup.told(owner.host))
+    end = {"kind": "failed", "why": f"site.setup: {setup}", "exit_code": setup.code or 1}
+    return {**end, "diagnosis": _failure(attempt_dir, config, end, None, say)["diagnosis"]}
 
 
 def _failure(

@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano_exp import arrays, canary, dependency, files, freeze, halt, runs, slurm, snapshot, state
-from nano_exp.engines import entry, nemo_rl_checkout
+from nano_exp import arrays, batch, canary, dependency, files, freeze, halt, runs, slurm, snapshot, state
+from nano_exp.engines import nemo_rl_checkout
 from nano_exp.errors import UserError
-from nano_exp.executors import ManifestSlurmExecutor
+from nano_exp.executors import ManifestSlurmExecutor, attempt_command
 from nano_exp.plan import Row
 from nano_exp.terms import Terms
 
@@ -184,9 +184,9 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     given.setdefault("cpus_per_task", form.cpus_per_node)
     if form.gpus_per_node and not given.get("gres") and not given.get("gpus_per_task"):
         given["gpus_per_node"] = form.gpus_per_node
-    setup = [*entry.batch_setup(array.rows[0].config["site"]), *(given.pop("setup", None) or [])]
+    setup = [*batch.setup(array.rows[0].config["site"]), *(given.pop("setup", None) or [])]
     if setup:
-        given["setup"] = setup
+        given["setup"] = batch.guarded(setup, attempt_command(launch.dir, array.word))
     given.update(
         job_name=array.job_name, nodes=form.nodes, tasks_per_node=1, use_srun=False, additional_parameters=extra
     )

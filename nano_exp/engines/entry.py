@@ -149,13 +149,3 @@ def script(template: str, settings: Mapping[str, str], python: Sequence[str], dr
     text = text.replace("@SETTINGS@", "\n".join([*exports, runner]))
     text = text.replace("@NODE_SETUP@", "\n".join(map(str, site.get("node_setup") or [":"])))
     return text.replace("@DRIVER@", shlex.join(driver))
-
-
-def batch_setup(site: Mapping[str, Any]) -> list[str]:
-    """Lines of the batch script before the attempt: the site's modules, then its own lines."""
-    modules = [str(name) for name in site.get("modules") or ()]
-    lines = []
-    if modules:
-        # Slurm's batch shell is not a login shell: on many sites `module` is defined by a login's profile alone.
-        lines += ["type module >/dev/null 2>&1 || . /etc/profile", f"module load {shlex.join(modules)} || exit 1"]
-    return [*lines, *map(str, site.get("setup") or ())]

@@ -326,7 +326,10 @@ def stalled(knobs: Knobs, found: Found, phase: str) -> str:
 
 @remedy("node_setup")
 def node_setup(knobs: Knobs, found: Found, phase: str) -> str:
-    return "correct the line of site.node_setup that failed; the node's whole log is in the attempt's nodes/"
+    allowed = "end it with `|| true` where it may fail"
+    if found.subject == "site.setup":
+        return f"correct that line of site.setup, site.modules or hydra.launcher.setup, or {allowed}"
+    return f"correct the line of site.node_setup that failed, or {allowed}; of several nodes, nodes/ has the log"
 
 
 @remedy("none")

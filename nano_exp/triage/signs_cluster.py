@@ -180,7 +180,12 @@ pattern_sign(
     "ray_head_lost", "nano-exp: Ray's head", r"^nano-exp: Ray's head on (?P<node>[\w.-]+) ended \((.*)\)", "{1}"
 )
 pattern_sign("ray_resources", "nano-exp: Ray has", r"^nano-exp: Ray has (.* GPUs, .* CPUs) after", "{0}")
-pattern_sign("node_setup", "node_setup failed", r"^nano-exp: site\.node_setup failed on (?P<node>[\w.-]+)", "")
+pattern_sign(
+    "node_setup", "node_setup failed", r"^nano-exp: (?P<subject>site\.node_setup) failed on (?P<node>[\w.-]+)", ""
+)
+pattern_sign(
+    "node_setup", "site.setup failed", r"^nano-exp: (?P<subject>site\.setup) failed on (?P<node>[\w.-]+): (.*)", "{2}"
+)
 pattern_sign(
     "killed", "the driver on", r"^nano-exp: the driver on (?P<node>[\w.-]+) was killed by signal (\d+)", "signal {1}"
 )

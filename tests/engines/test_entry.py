@@ -9,6 +9,7 @@ import yaml
 from nemo_rl_case import make_config, make_context
 from pace import limit
 
+from nano_exp import batch
 from nano_exp.engines import entry, nemo_rl, nodes
 from nano_exp.errors import UserError
 
@@ -198,9 +199,9 @@ def test_two_nodes_with_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_modules_come_before_the_sites_own_lines() -> None:
-    lines = entry.batch_setup({"modules": ["cuda/12.9", "uv"], "setup": ["ulimit -l unlimited"]})
-    assert lines[-2:] == ["module load cuda/12.9 uv || exit 1", "ulimit -l unlimited"]
-    assert entry.batch_setup({"setup": None}) == []
+    lines = batch.setup({"modules": ["cuda/12.9", "uv"], "setup": ["ulimit -l unlimited"]})
+    assert lines[-2:] == ["module load cuda/12.9 uv", "ulimit -l unlimited"]
+    assert batch.setup({"setup": None}) == []
 
 
 def test_a_recorded_failure_is_told_in_three_parts(tmp_path: Path) -> None:
