@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, overload
 
-from nano_exp import runs, text
+from nano_exp import axes, runs
 from nano_exp.asked import Asked
 from nano_exp.errors import UserError
 from nano_exp.report import status
@@ -66,7 +66,7 @@ class Run:
 
 
 class Runs(Sequence[Run]):
-    """Runs in the order of name and id; `runs["r3f9"]` is one by the first letters of its id."""
+    """Runs by name and, of one name, as they were launched; `runs["r3f9"]` is one by the first letters of its id."""
 
     def __init__(self, found: Sequence[Run], slurm_error: str = "") -> None:
         self._found = tuple(found)
@@ -98,13 +98,16 @@ class Runs(Sequence[Run]):
         return Runs([run for run in self if run.line.dir in kept], self.slurm_error)
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a run: what its overrides set, where not all runs have the same, and then status's columns."""
-        shared = text.shared_overrides([run.line.overrides for run in self])
+        """One row a run: its point, also where it was not typed, and then status's columns.
+
+        The point is the values on each axis of the runs of its name, and what was typed that not all runs here have.
+        """
+        shared = axes.shared([run.line.overrides for run in self])
         rows = []
         for run in self:
-            own = (o.lstrip("+~").partition("=") for o in run.line.overrides if o not in shared)
-            fields = {k: v for k, v in vars(run.line).items() if k not in ("overrides", "damaged")}
-            rows.append({**{key: _value(value) for key, _, value in own}, **fields})
+            own = axes.typed(override for override in run.line.overrides if override not in shared)
+            fields = {k: v for k, v in vars(run.line).items() if k not in ("overrides", "point", "damaged")}
+            rows.append({**own, **run.line.point, **fields})
         return rows
 
     def __repr__(self) -> str:
@@ -134,20 +137,6 @@ def load(path: str | PathLike[str] = "results") -> Runs:
 
 def _is_run(folder: Path) -> bool:
     return (folder / "run.json").is_file() or (folder / "events").is_dir()
-
-
-def _value(word: str) -> Any:
-    """An override's value as YAML has it: 1e-6 is a number, true a boolean."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(word)
-    except yaml.YAMLError:
-        return word
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 __all__ = ["Run", "Runs", "UserError", "load"]

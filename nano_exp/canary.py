@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nano_exp.freeze import Frozen, Keys, place, with_values
+from nano_exp.freeze import Keys, place, with_values
 from nano_exp.plan import Row
 from nano_exp.state import State
 
@@ -33,7 +34,7 @@ def of(row: Row, launch_dir: Path) -> Row:
         ("logger", "wandb_enabled"): False,
     }
     there = {path: value for path, value in changes.items() if isinstance(config.get(path[0]), dict)}
-    own = Frozen(frozen.name, frozen.digest, frozen.overrides, with_values(config, there))
+    own = replace(frozen, config=with_values(config, there))
     run_id = f"{row.id}-{WORD}"
     return Row(own, run_id, launch_dir / WORD / frozen.name / run_id, place(own, run_id), State("new"), True, True)
 

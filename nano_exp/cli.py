@@ -50,12 +50,13 @@ def parser() -> argparse.ArgumentParser:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """argparse takes a list of names on one side of an option only; here they may stand on both."""
     main_parser = parser()
+    words = _joined(list(sys.argv[1:] if argv is None else argv))
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next (nano-exp completion)
         import argcomplete
 
         argcomplete.autocomplete(main_parser)
-    _require_command(main_parser, list(sys.argv[1:] if argv is None else argv))
-    given, rest = main_parser.parse_known_args(argv)
+    _require_command(main_parser, words)
+    given, rest = main_parser.parse_known_args(words)
     for name in ("what", "overrides"):
         if isinstance(getattr(given, name, None), list):
             getattr(given, name).extend(word for word in rest if not word.startswith("-"))
@@ -63,6 +64,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         main_parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return given
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`--sort -reward` as one word: argparse takes a value that begins with - for another option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--sort" and word.startswith("-"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _require_command(main_parser: argparse.ArgumentParser, words: list[str]) -> None:

@@ -6,9 +6,9 @@ recipe. `nano_exp.mistakes` has the words for what cannot be composed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from nano_exp import resolvers
+from nano_exp import axes, resolvers
 from nano_exp.errors import UserError
 from nano_exp.recipes import own
 
@@ -52,9 +52,12 @@ def compose(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig
     UserError: the (model, cluster) pair has no published recipe
     HydraException, OmegaConfBaseException: as Hydra raises them; `mistakes.explain` turns them into a UserError
     """
+    return point(overrides, _whole(config_loader, overrides)).cfg
+
+
+def _whole(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
     own.register(overrides, CONF_DIR)
-    cfg = plain(config_loader, overrides)
-    return without_launch(cfg)
+    return plain(config_loader, overrides)
 
 
 def without_launch(cfg: DictConfig) -> DictConfig:
@@ -131,11 +134,35 @@ def typed(master: DictConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a launch: its overrides as typed, its composed, unresolved config, and what was chosen for it."""
+    """One point of a launch.
+
+    Parameters
+    ----------
+    overrides: as typed
+    cfg: composed, unresolved
+    note: what was chosen for it (parallelism=auto)
+    choices: group -> its option, typed or not; of groups that say what a run computes
+    """
 
     overrides: tuple[str, ...]
     cfg: DictConfig
     note: str = ""
+    choices: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def point(overrides: Sequence[str], whole: DictConfig, note: str = "") -> Point:
+    """A point from what Hydra composed, its own node among it.
+
+    Raises
+    ------
+    UserError: the (model, cluster) pair has no published recipe
+    """
+    chosen = {
+        group: option
+        for group, option in whole.hydra.runtime.choices.items()
+        if axes.of_the_run(group) and "@" not in group
+    }
+    return Point(tuple(overrides), without_launch(whole), note, chosen)
 
 
 def compose_points(config_loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[Point]:
@@ -149,10 +176,10 @@ def compose_points(config_loader: ConfigLoader, overrides: Sequence[Sequence[str
     from nano_exp.planner import auto
 
     points = []
-    for point in overrides:
+    for one in overrides:
         try:
-            words, note = auto.expand(config_loader, point) if auto.asked(point) else (point, "")
-            points.append(Point(tuple(point), compose(config_loader, words), note))
+            words, note = auto.expand(config_loader, one) if auto.asked(one) else (one, "")
+            points.append(point(one, _whole(config_loader, words), note))
         except mistakes.TYPED as error:
-            raise mistakes.explain(error, config_loader, point) from error
+            raise mistakes.explain(error, config_loader, one) from error
     return points

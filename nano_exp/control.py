@@ -12,12 +12,30 @@ from typing import Any
 
 import yaml
 
-from nano_exp import environment, files, freeze, halt, launch, plan, runs, secrets, show, slurm, state, submit, terms
+from nano_exp import (
+    axes,
+    environment,
+    files,
+    freeze,
+    grid,
+    halt,
+    launch,
+    plan,
+    runs,
+    secrets,
+    show,
+    slurm,
+    state,
+    submit,
+    terms,
+    text,
+)
 from nano_exp.errors import UserError
-from nano_exp.freeze import Frozen, short_title
+from nano_exp.freeze import Frozen
 from nano_exp.plan import Row
 from nano_exp.runs import Run
 from nano_exp.state import State
+from nano_exp.text import short_title
 
 PREFIX = "hydra.launcher."
 
@@ -78,8 +96,15 @@ def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> i
 
 
 def _show_active(active: Sequence[tuple[Run, State]]) -> None:
-    cells = [(run.name, run.id, now.kind, now.job, short_title(run.overrides)) for run, now in active]
-    print(show.table(("name", "run", "state", "job", "what"), cells))
+    columns = {
+        "name": [run.name for run, _ in active],
+        "run": [run.id for run, _ in active],
+        "state": [now.kind for _, now in active],
+        "job": [now.job for _, now in active],
+    }
+    points = axes.points([axes.typed(run.overrides) for run, _ in active], lambda i, key: active[i][0].value(key))
+    titles = [short_title(run.overrides) if len(active) == 1 else "" for run, _ in active]
+    print(grid.text(grid.grid(columns, points, text.terminal_width(), ("name",), indent="  "), titles))
 
 
 def _canaries(cancelled: Sequence[Run]) -> list[str]:
@@ -157,6 +182,7 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
                     f"{PREFIX}timeout_min=240",
                 )
             slurm.require()
+        show.rows(rows)
         ready = launch.dispatch(rows, place, parameters, results, env_file, asked=terms.kept(manifests[-1]))
     if place == "local":
         launch.run_here(ready, 1)
@@ -212,5 +238,5 @@ def _row(run: Run, now: State, manifest: dict[str, Any]) -> Row:
     with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged manifest says nothing
         entry = next((entry for entry in manifest["arrays"] if str(run.dir) in entry["runs"]), None)
         config = freeze.sent_with(config, entry) if entry is not None else config
-    frozen = Frozen(run.name, str(run.record["digest"]), tuple(run.overrides), config)
+    frozen = Frozen(run.name, str(run.record["digest"]), tuple(run.overrides), config, run.choices)
     return Row(frozen, run.id, run.dir, config, now, submit=True, is_new=False)

@@ -60,6 +60,7 @@ class Family:
     """
 
     def __init__(self, first: Point, keys: Sequence[str]) -> None:
+        self.choices = first.choices
         self._cfg = copy.deepcopy(first.cfg)
         self._nodes = {tuple(key.split(".")): _plain_node(self._cfg, key) for key in keys}
         self._reading = _reading(self._cfg, set(self._nodes))
@@ -159,7 +160,7 @@ def compose_points(
     if any(auto.asked(point) for point in overrides):
         return _with_auto(config_loader, overrides)
     if master is not None and [list(one) for one in overrides] == [compose.typed(master)]:
-        return [Point(tuple(overrides[0]), compose.without_launch(master))]
+        return [compose.point(overrides[0], master)]
     try:
         parsed = _parse(config_loader, overrides)
     except (HydraException, OmegaConfBaseException):
@@ -273,4 +274,4 @@ def freeze_all(points: Sequence[Point | Sibling], launch_folder: Any) -> list[Fr
 def _freeze(point: Sibling, launch_folder: Any) -> Frozen:
     secrets.refuse({".".join(map(str, path)): value for path, value in point.changes.items()})
     config = freeze.with_values(point.family.resolved, point.changes)
-    return freeze.identified(point.overrides, config, launch_folder)
+    return freeze.identified(point.overrides, config, launch_folder, point.family.choices)

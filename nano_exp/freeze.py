@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
-from nano_exp import identity, secrets, settings
+from nano_exp import axes, identity, secrets, settings
 from nano_exp.compose import Point, raw
 from nano_exp.errors import UserError, nearest
 from nano_exp.text import short_title
@@ -63,12 +63,14 @@ class Frozen:
     digest: SHA-256 of its identity, hex
     overrides: as typed, without the switches of the launch
     config: resolved; paths that hold the run's id are filled by `place`
+    choices: group -> its option, typed or not
     """
 
     name: str
     digest: str
     overrides: tuple[str, ...]
     config: dict[str, Any]
+    choices: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def freeze(point: Point, launch_folder: Path) -> Frozen:
@@ -84,16 +86,18 @@ def freeze(point: Point, launch_folder: Path) -> Frozen:
     settings.require(plain)  # before what reads a value of another kind cannot be computed
     config = resolve(point.cfg)
     secrets.refuse(config)  # again: a variable with a harmless name may have held one
-    return identified(point.overrides, config, launch_folder)
+    return identified(point.overrides, config, launch_folder, point.choices)
 
 
-def identified(overrides: Sequence[str], resolved: dict[str, Any], launch_folder: Path) -> Frozen:
+def identified(
+    overrides: Sequence[str], resolved: dict[str, Any], launch_folder: Path, choices: Mapping[str, str | None]
+) -> Frozen:
     """The last step of `freeze`: absolute paths, the name, the identity. Leaves `resolved` as it is."""
     settings.require(resolved)
     _require_results(resolved)
     config = with_values(resolved, _absolute(resolved, launch_folder))
     kept = tuple(o for o in overrides if not _of_the_launch(o))
-    return Frozen(_name(config), identity.digest(config), kept, config)
+    return Frozen(_name(config), identity.digest(config), kept, config, choices)
 
 
 def _require_results(config: Mapping[str, Any]) -> None:
@@ -355,13 +359,9 @@ def overrides_key(overrides: Sequence[str]) -> tuple[str, ...]:
     for override in overrides:
         key, _, value = override.strip().partition("=")
         bare = key.lstrip("+")
-        if bare.split(".")[0] in ("hydra", "site") or (not identity.counts(bare) and bare.split(".")[0] not in _KNOBS):
+        if bare != "sweeps" and not axes.of_the_run(bare):  # a sweep's file may set what its runs have in common
             continue
         with contextlib.suppress(ValueError):
             value = repr(float(value))
         wishes.append(f"{bare}={value}")
     return tuple(sorted(wishes))
-
-
-#: Left out of the identity, yet what a user asks for with them is a wish about the run.
-_KNOBS = ("optimizer", "model")

@@ -65,7 +65,7 @@ def read(
     wanted, skipped = sweep.split(freeze_all(points, folder), constraints)
     switches = {key: _switch(wanted, key) for key in SWITCHES}
     where = str(wanted[0].config["slurm"]["where"])
-    show.skipped(skipped)
+    show.skipped(skipped, wanted)
     show.notes([point.note for point in points if point.note])
     _require_one(wanted)
     _require_place(where)

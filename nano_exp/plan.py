@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Row:
     merged: how many points of the launch were this same run
     changes: for `changed`: key -> (as it was, as it is now)
     twin: for `new`: another name that has a run of the same config
+    place: in the order of the launch
     """
 
     frozen: Frozen
@@ -42,6 +43,7 @@ class Row:
     merged: int = 1
     changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     twin: str = ""
+    place: int = 0
 
     @property
     def results(self) -> Path:
@@ -79,7 +81,7 @@ def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
     _refuse_to_guess(rows, asked)
     if fresh:
         _refuse_active(rows)
-    return Plan(tuple(rows))
+    return Plan(tuple(replace(row, place=place) for place, row in enumerate(rows)))
 
 
 class _Stored:

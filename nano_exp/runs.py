@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from nano_exp import files
+from nano_exp import axes, files
+from nano_exp.axes import Value
 from nano_exp.files import Damaged
 
 LAUNCHES = ".launches"
@@ -73,6 +74,12 @@ class Run:
         return [o for o in listed if isinstance(o, str)] if isinstance(listed, list) else []
 
     @property
+    def choices(self) -> dict[str, str | None]:
+        """Group -> its chosen option, typed or not, as run.json has them; nothing where it does not say."""
+        listed = self.record.get("choices")
+        return {str(k): v for k, v in listed.items() if isinstance(v, str | None)} if isinstance(listed, dict) else {}
+
+    @property
     def user(self) -> str | None:
         """Who made it; None where run.json does not say."""
         user = self.record.get("user")
@@ -99,6 +106,13 @@ class Run:
         if not isinstance(config, dict):
             raise Damaged("config.yaml is empty")
         return config
+
+    def value(self, key: str) -> Value:
+        """What it has for a key that it was launched without; axes.UNKNOWN where its files do not say."""
+        try:
+            return axes.at(self.config(), self.choices, key)
+        except (Damaged, OSError):
+            return axes.UNKNOWN
 
 
 def number(value: Any) -> float | None:

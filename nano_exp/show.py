@@ -10,33 +10,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files, freeze, progress, runs, slurm, snapshot, submit, sweep
+from nano_exp import axes, files, freeze, grid, progress, runs, slurm, snapshot, submit, sweep, text
+from nano_exp.freeze import Frozen
 from nano_exp.plan import Plan, Row
 from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
 from nano_exp.runs import metric_before_after
-from nano_exp.text import own_overrides, relative, shared_overrides, table
+from nano_exp.text import relative, table
 
 #: How many rows a plan shows before it says how many more there are.
 MAX_ROWS = 40
 
 
 def plan(made: Plan) -> None:
-    """The plan as a table: each run with its state and why, and what is done about it."""
+    """The plan as a table: each run with its state, its point and why, and what is done about it."""
     counts = Counter(row.state.kind for row in made.rows)
     total = f"{len(made.rows)} run" + ("s" if len(made.rows) != 1 else "")
     print(f"plan: {total} ({', '.join(f'{n} {kind}' for kind, n in counts.items())}), {len(made.to_submit)} to submit")
-    shared = shared_overrides([row.frozen.overrides for row in made.rows])
-    if shared:
-        print(f"  all with: {' '.join(shared)}")
-    shown = made.rows[:MAX_ROWS]
-    cells = [
-        (r.id, r.state.kind, "submit" if r.submit else "-", own_overrides(r.frozen.overrides, shared) + _why(r))
-        for r in shown
-    ]
-    print(table(("run", "state", "", "overrides"), cells))
-    if len(made.rows) > MAX_ROWS:
-        print(f"  ... and {len(made.rows) - MAX_ROWS} more")
+    rows(made.rows)
     for row in made.rows:
         if row.merged > 1:
             print(f"  {row.id}: {row.merged} points of this launch are equal and are one run")
@@ -48,25 +39,55 @@ def plan(made: Plan) -> None:
     sys.stdout.flush()
 
 
+def rows(found: Sequence[Row]) -> None:
+    """Runs of a launch, a column for each axis; what all of them have stands above."""
+    shared = axes.shared([row.frozen.overrides for row in found])
+    if shared:
+        print(f"  all with: {' '.join(shared)}")
+    shown = found[:MAX_ROWS]
+    columns = {
+        "run": [row.id for row in shown],
+        "state": [row.state.kind for row in shown],
+        "": ["submit" if row.submit else "-" for row in shown],
+    }
+    points = _points([row.frozen for row in found])[:MAX_ROWS]
+    made = grid.grid(columns, points, text.terminal_width(), indent="  ")
+    alone = "" if len(found) > 1 else " ".join(found[0].frozen.overrides) or "(defaults)"
+    print(grid.text(made, [alone + _why(row, "  " if alone else "") for row in shown], "overrides" if alone else ""))
+    if len(found) > MAX_ROWS:
+        print(f"  ... and {len(found) - MAX_ROWS} more")
+
+
+def _points(found: Sequence[Frozen]) -> list[dict[str, axes.Value]]:
+    """The point of each config of a launch; what goes to another place or under another name is told apart too."""
+    given = [axes.typed(one.overrides, place=True) for one in found]
+    return axes.points(given, lambda index, key: axes.at(found[index].config, found[index].choices, key))
+
+
 def notes(said: Sequence[str]) -> None:
     """What was chosen for the points (parallelism=auto), equal choices once."""
     for note, times in Counter(said).items():
         print(note + (f" (for {times} points)" if times > 1 else ""))
 
 
-def skipped(found: Sequence[sweep.Skipped]) -> None:
-    """Each constraint that was broken, with the points that broke it."""
-    by_rule: dict[sweep.Constraint, list[sweep.Skipped]] = {}
-    for one in found:
-        by_rule.setdefault(one.broken, []).append(one)
-    for rule, points in by_rule.items():
-        count = f"{len(points)} point" + ("s" if len(points) > 1 else "")
+def skipped(found: Sequence[sweep.Skipped], kept: Sequence[Frozen]) -> None:
+    """Each constraint that was broken, with the points that broke it: their values on all axes of the launch.
+
+    Parameters
+    ----------
+    kept: the other points
+    """
+    points = _points([*(one.frozen for one in found), *kept])
+    by_rule: dict[sweep.Constraint, list[dict[str, axes.Value]]] = {}
+    for one, point in zip(found, points, strict=False):
+        by_rule.setdefault(one.broken, []).append(point)
+    for rule, broke in by_rule.items():
+        count = f"{len(broke)} point" + ("s" if len(broke) > 1 else "")
         print(f"skipped: {count} without {rule.require}\n  why: {rule.because}")
-        shared = shared_overrides([one.frozen.overrides for one in found])
-        for one in points[:MAX_ROWS]:
-            print(f"    {own_overrides(one.frozen.overrides, shared)}")
-        if len(points) > MAX_ROWS:
-            print(f"    ... and {len(points) - MAX_ROWS} more")
+        made = grid.grid({}, broke[:MAX_ROWS], text.terminal_width(), indent="    ")
+        print(grid.text(made, [""] * len(made.rows)))
+        if len(broke) > MAX_ROWS:
+            print(f"    ... and {len(broke) - MAX_ROWS} more")
 
 
 def expected(made: Plan, start: str, parameters: Mapping[str, Any]) -> None:
@@ -77,9 +98,9 @@ def expected(made: Plan, start: str, parameters: Mapping[str, Any]) -> None:
             print(f"  {line}")
 
 
-def _why(row: Row) -> str:
+def _why(row: Row, gap: str) -> str:
     details = [w for w in (row.state.why, row.state.job and f"job {row.state.job}") if w]
-    return f"  [{', '.join(details)}]" if details else ""
+    return f"{gap}[{', '.join(details)}]" if details else ""
 
 
 def _twins(made: Plan) -> None:
@@ -102,25 +123,25 @@ def _value(value: Any) -> str:
 
 
 def submitted(ready: submit.Launch) -> None:
-    """Each run that has a job, with its log and the next command."""
-    rows = [(array, i, row) for array in ready.arrays if array.job for i, row in enumerate(array.rows)]
-    if not rows:
+    """The jobs that the runs of the plan above became, where their logs will be, and the next command."""
+    sent = [array for array in ready.arrays if array.job]
+    if not sent:
         return
-    shared = shared_overrides([row.frozen.overrides for _, _, row in rows])
     print(f"\nsubmitted as launch {ready.id}:")
-    if shared:
-        print(f"  all with: {' '.join(shared)}")
-    cells = [
-        (row.id, array.job_of(i), log_path(row), own_overrides(row.frozen.overrides, shared))
-        for array, i, row in rows[:MAX_ROWS]
-    ]
-    print(table(("run", "job", "log (from its start)", "overrides"), cells))
-    if len(rows) > MAX_ROWS:
-        print(f"  ... and {len(rows) - MAX_ROWS} more; nano-exp status lists them")
+    print(table(("job", "runs", "log (from its start)"), [_sent(array) for array in sent]))
     for line in _before(ready):
         print(f"  {line}")
+    first = sent[0].rows[0]
     where = results_flag(ready.results)
-    print(f"\nnext: nano-exp status {rows[0][2].frozen.name}{where}    or    nano-exp logs -f {cells[0][0]}{where}")
+    print(f"\nnext: nano-exp status {first.frozen.name}{where}    or    nano-exp logs -f {first.id}{where}")
+
+
+def _sent(array: submit.Array) -> tuple[str, str, str]:
+    first, last = array.rows[0], array.rows[-1]
+    if len(array.rows) == 1:
+        return array.job, first.id, log_path(first)
+    name = relative(first.dir.parent / "RUN" / LOG)
+    return f"{array.job_of(0)} to {array.job_of(len(array.rows) - 1)}", f"{first.id} to {last.id}, as above", name
 
 
 def _before(ready: submit.Launch) -> list[str]:
@@ -157,9 +178,13 @@ def sbatch_command(launch_dir: Path, array: int) -> str:
     return shlex.join(["sbatch", *options, relative(sweep), relative(launch_dir), str(array)])
 
 
+#: Where the engine's output will be in a run's folder: the attempts' link to the newest one.
+LOG = "attempts/latest/stdout.log"
+
+
 def log_path(row: Row) -> str:
-    """Where the engine's output will be: the attempts' link to the newest one."""
-    return relative(row.dir / "attempts" / "latest" / "stdout.log")
+    """A run's log, as one would type it from here."""
+    return relative(row.dir / LOG)
 
 
 def results_flag(results: Path) -> str:

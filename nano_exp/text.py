@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+
+def width(said: str) -> int:
+    """Columns of a terminal that a text takes: wide characters and emoji two each, marks over others none."""
+    if said.isascii():
+        return len(said)
+    marks = ("Mn", "Me", "Cf")
+    return sum(
+        0 if unicodedata.category(c) in marks else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in said
+    )
+
+
+def padded(said: str, columns: int) -> str:
+    """Filled up with blanks to so many columns of a terminal."""
+    return said + " " * (columns - width(said))
+
+
+def shortened(said: str, room: int) -> str:
+    """As much as there is room for, with an ellipsis where something is missing."""
+    if width(said) <= room:
+        return said
+    kept = said[: max(0, room - 1)]
+    while kept and width(kept) > room - 1:
+        kept = kept[:-1]
+    return kept.rstrip() + "…" if room > 0 else ""
+
+
+def terminal_width() -> int | None:
+    """Of the terminal that is printed on; None where there is none, and lines may be as long as they are."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "  ") -> str:
     """Columns as wide as their widest cell; the last one is not padded."""
     cells = [[str(c) for c in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    widths = [max(width(row[i]) for row in cells) for i in range(len(header))]
+    lines = [indent + "  ".join(padded(c, w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join(lines)
 
 
@@ -20,18 +53,6 @@ def relative(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def shared_overrides(lists: Sequence[Sequence[str]]) -> list[str]:
-    """The overrides that every run has, in the first one's order; none for a single run."""
-    if len(lists) < 2:
-        return []
-    return [o for o in lists[0] if all(o in other for other in lists[1:])]
-
-
-def own_overrides(overrides: Sequence[str], shared: Sequence[str]) -> str:
-    """What sets one run apart, as typed."""
-    return " ".join(o for o in overrides if o not in shared) or ("(nothing else)" if shared else "(defaults)")
 
 
 def short_title(overrides: Sequence[str]) -> str:

@@ -251,7 +251,10 @@ def test_a_plan_is_shown_with_what_sets_its_runs_apart(tmp_path: Path, capsys: p
     show.plan(make(tmp_path, [same, SEED], [same, "grpo.seed=8"], [same, "grpo.seed=8.0"]))
     out = capsys.readouterr().out
     assert out.startswith("plan: 2 runs (1 failed, 1 new), 2 to submit\n  all with: grpo.val_period=5\n")
-    assert "grpo.seed=7  [because, job" in out
+    header, seven, eight = out.splitlines()[2:5]
+    assert header.split() == ["run", "state", "seed"]
+    assert seven.split()[1:5] == ["failed", "submit", "7", "[because,"]
+    assert eight.split()[1:] == ["new", "submit", "8"]
     assert "2 points of this launch are equal" in out
 
 

@@ -29,6 +29,6 @@ def _check(given: argparse.Namespace) -> int:
     facts = gather.facts(wanted.frozen, wanted.parameters, submitting=False)
     report = preflight.examine(wanted.frozen, facts, ignore)
     if wanted.skipped and not given.json:
-        launched.skipped(wanted.skipped)
+        launched.skipped(wanted.skipped, wanted.frozen)
     print(show.as_json(report) if given.json else show.as_text(report))
     return 2 if report.errors else 0

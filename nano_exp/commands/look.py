@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import shutil
 import sys
 
 from nano_exp.commands import Commands, folder, of_runs
@@ -50,7 +49,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 
 def _status(given: argparse.Namespace) -> int:
-    from nano_exp import progress
+    from nano_exp import progress, text
     from nano_exp.asked import Asked
     from nano_exp.report import status, table
 
@@ -67,8 +66,7 @@ def _status(given: argparse.Namespace) -> int:
     elif not found:
         print(f"no run here is {given.state.replace(',', ' or ')}", file=sys.stderr)
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print(table.table(found, asked.error, width))
+        print(table.table(found, asked.error, text.terminal_width()))
     return 0
 
 

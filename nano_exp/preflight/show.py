@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from nano_exp import axes
 from nano_exp.errors import UserError
 from nano_exp.preflight.registry import RULES, Rule
 from nano_exp.preflight.run import Group, Report
-from nano_exp.text import own_overrides, shared_overrides
 
 #: How many forms of one rule's finding are shown before it says how many more there are.
 MAX_FORMS = 3
@@ -56,8 +56,8 @@ def _points(report: Report, indices: tuple[int, ...]) -> str:
     """Which points, by what sets the first of them apart."""
     if len(indices) == len(report.points):
         return "all"
-    shared = shared_overrides(report.points)
-    shown = [own_overrides(report.points[index], shared) for index in indices[:2]]
+    shared = axes.shared(report.points)
+    shown = [" ".join(o for o in report.points[index] if o not in shared) or "the defaults" for index in indices[:2]]
     rest = len(indices) - len(shown)
     return " | ".join(shown) + (f" | and {rest} more" if rest else "")
 

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nano_exp import axes, runs
+from nano_exp.axes import Value
 from nano_exp.report import facts
 from nano_exp.report.facts import Facts, Launches, Signature
 from nano_exp.report.select import Folder
@@ -41,6 +43,8 @@ class Cache:
         self._packed: dict[str, list[Any]] = {}
         #: "job name" -> state, exit code and nodes in Slurm's accounting; what has ended does not change
         self.accounting: dict[str, list[str]] = {}
+        #: "name/id" -> key -> value of its frozen config; only of those that did not set an axis of their sweep
+        self._values: dict[str, dict[str, Value]] = {}
         self._load()
 
     def _load(self) -> None:
@@ -48,6 +52,7 @@ class Cache:
             whole = json.loads(self.path.read_bytes())
             if whole["version"] == VERSION and isinstance(whole["runs"], dict):
                 self._packed = whole["runs"]
+                self._values = {key: dict(known) for key, known in whole["values"].items()}
                 self.accounting = {k: v for k, v in whole["accounting"].items() if [type(w) for w in v] == [str] * 3}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # none yet, or damaged: it is written anew
@@ -78,6 +83,18 @@ class Cache:
             return None
         return self._known[key]
 
+    def value(self, found: Facts, key: str) -> Value:
+        """What a run that did not set a key has; "?" where its files do not say. A frozen config never changes."""
+        run = found.run
+        known = self._values.setdefault(f"{run.name}/{run.id}", {})
+        if key not in known:
+            said = runs.load(run.dir, events=False).value(key)
+            if said == axes.UNKNOWN:
+                return said
+            known[key] = said
+            self.read_anew += 1
+        return known[key]
+
     def save(self, present: Iterable[Folder]) -> None:
         """Write the file, where that is worth it. Does nothing where the results cannot be written.
 
@@ -97,9 +114,9 @@ class Cache:
                     # The file system's own time at which this began: its clock may be another than this host's.
                     began = os.fstat(file.fileno()).st_mtime - (time.time() - self.began)
                     kept = {key: entry for key in keys if (entry := self._entry(key, began)) is not None}
-                    json.dump(
-                        {"version": VERSION, "runs": kept, "accounting": self.accounting}, file, separators=(",", ":")
-                    )
+                    values = {key: self._values[key] for key in keys if self._values.get(key)}
+                    whole = {"version": VERSION, "runs": kept, "accounting": self.accounting, "values": values}
+                    json.dump(whole, file, separators=(",", ":"))
                 aside.replace(self.path)
             finally:
                 aside.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from nano_exp.files import Damaged
 from nano_exp.runs import Attempt, Event, Run
 
 #: Of run.json.
-RECORD = ("digest", "overrides", "user", "created", "max_steps", "launch")
+RECORD = ("digest", "overrides", "user", "created", "max_steps", "launch", "place")
 #: Of an attempt's end, and of a diagnosis in it.
 END = ("kind", "why", "seconds", "last_step", "exit_code", "nonfinite")
 DIAGNOSIS = ("cause", "title", "remedy", "fault", "bad_node")

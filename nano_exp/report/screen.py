@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nano_exp import progress, text
-from nano_exp.report import status
+from nano_exp import axes, grid, progress, text
+from nano_exp.report import spark, status
+from nano_exp.report.spark import BARS
 from nano_exp.report.status import Line
-from nano_exp.report.table import hours, number, shortened
+from nano_exp.report.table import hours, number, title
 
 #: Key -> what it does, in the order of the bottom line.
 KEYS = {
@@ -22,8 +23,9 @@ KEYS = {
     "a": "active only",
 }
 ORDERS = ("name", "state", "reward", "step", "age")
-#: Widths in characters: the least of the words, and of a sparkline.
-WORDS, SPARK = 12, 10
+#: Widths in characters: of the words, and of a sparkline that other columns make room for; what it is at least and at
+#: most where they leave another one.
+WORDS, SPARK, LEAST_SPARK, MOST_SPARK = 12, 10, 4, 24
 
 
 @dataclass
@@ -37,7 +39,8 @@ class Screen:
     first: the first row that is visible
     asking: what is asked about, the question that the next key answers with y or anything else, and the run
     message: shown until the next key
-    reward_line: run folder and width -> its sparkline
+    rewards: a run's rewards so far
+    bars: what sparklines are made of, lowest first
     """
 
     title: str
@@ -50,9 +53,9 @@ class Screen:
     message: str = ""
     slurm_error: str = ""
     looked: float = 0.0
-    reward_line: Callable[[Line, int], str] = lambda line, width: ""
+    rewards: Callable[[Line], Sequence[float]] = lambda line: ()
+    bars: str = BARS
     _lines: tuple[list[Line] | None, tuple[bool, str], list[Line]] = (None, (False, ""), [])
-    _shared: tuple[list[Line] | None, set[str]] = (None, set())
 
     @property
     def lines(self) -> list[Line]:
@@ -63,15 +66,6 @@ class Screen:
             shown = status.ordered(found, self.order)
             self._lines = self.found, (self.active_only, self.order), shown
         return shown
-
-    @property
-    def shared(self) -> set[str]:
-        """The overrides that all runs have."""
-        of, shared = self._shared
-        if of is not self.found:
-            shared = set(text.shared_overrides([line.overrides for line in self.found]))
-            self._shared = self.found, shared
-        return shared
 
     @property
     def line(self) -> Line | None:
@@ -137,18 +131,26 @@ class Screen:
         shown = self.lines
         here = next((i for i, line in enumerate(shown) if line.dir == self.selected), 0)
         rows = room(height)
-        self.first = min(max(self.first, here - rows + 1), here, max(0, len(shown) - rows))
-        visible = shown[self.first : self.first + rows]
-        header, cells = self._table(visible, width)
-        drawn = [(self._title(width), "title"), (header, "header")]
+        header, cells = self._table(self._visible(here, rows), width)
+        if (extra := len(header) - 1) and rows > extra:
+            rows -= extra
+            header, cells = self._table(self._visible(here, rows), width)
+        visible = self._visible(here, rows)
+        drawn = [(self._title(width), "title"), *((said, "header") for said in header)]
         for i, (line, cell) in enumerate(zip(visible, cells, strict=True)):
             drawn.append((cell, ("selected " if self.first + i == here else "") + line.state))
         if not shown:
             drawn.append(("nothing is pending or running (a shows all)" if self.active_only else "no runs", "dim"))
-        bottom = self._bottom(shown, here)[-max(1, height - 2 - rows) :]
+        bottom = self._bottom(shown, here)[-max(1, height - 1 - len(header) - rows) :]
         drawn += [("", "")] * (height - len(bottom) - len(drawn))
         drawn = drawn[: max(0, height - len(bottom))] + bottom
-        return [(shortened(said, width), style) for said, style in drawn[:height]]
+        return [(text.shortened(said, width), style) for said, style in drawn[:height]]
+
+    def _visible(self, here: int, rows: int) -> list[Line]:
+        """The rows around the cursor, as few moved as it takes."""
+        shown = self.lines
+        self.first = min(max(self.first, here - rows + 1), here, max(0, len(shown) - rows))
+        return shown[self.first : self.first + rows]
 
     def _title(self, width: int) -> str:
         counts = Counter(line.state for line in self.found)
@@ -163,7 +165,7 @@ class Screen:
         what = why = following = ""
         if shown:
             line = shown[here]
-            what = f"{line.name}/{line.run}  {text.short_title(line.overrides)}"
+            what = f"{line.name}/{line.run}  {self._point(line)}"
             why = f"  {line.run}: {line.state}" + (f", {line.why}" if line.why else "")
             following = "; ".join(p for p in (line.next, f"job {line.job}" if line.job else "", *line.damaged) if p)
         if self.asking is not None:
@@ -177,8 +179,13 @@ class Screen:
             last = (position + "  ".join(f"{key} {what}" for key, what in KEYS.items()), "dim")
         return [(what, "dim"), (why, "dim"), (f"  {following}" if following else "", "dim"), last]
 
-    def _table(self, visible: Sequence[Line], width: int) -> tuple[str, list[str]]:
-        columns: dict[str, list[str]] = {
+    def _point(self, line: Line) -> str:
+        names = axes.names(list(line.point))
+        return " ".join(f"{names[key]}={axes.said(one)}" for key, one in line.point.items()) or title(line)
+
+    def _table(self, visible: Sequence[Line], width: int) -> tuple[list[str], list[str]]:
+        """The lines of the header, and one for each run: a column for each axis, and the rewards on one scale."""
+        columns = {
             "name": [line.name for line in visible],
             "run": [line.run for line in visible],
             "state": ["stalled" if line.stalled_s is not None else line.state for line in visible],
@@ -188,19 +195,29 @@ class Screen:
             "GPU-h": [hours(line.gpu_hours) for line in visible],
             "age": [_age(line.age_s) for line in visible],
         }
+        titles = [title(line) for line in visible]
+        words = WORDS + 2 if any(titles) else 0
         one_name = len({line.name for line in self.found}) == 1
-        for name in (*(("name",) if one_name else ()), "age", "GPU-h", "valid.", "name", ""):
-            taken = sum(max(map(len, (header, *cells))) + 2 for header, cells in columns.items())
-            if taken + SPARK + 2 + WORDS <= width:
-                break
-            columns.pop(name, None)
-        bars = max(0, min(24, (width - taken) // 2 - 2))
-        columns["rewards"] = [self.reward_line(line, bars) for line in visible] if bars >= 4 else ["" for _ in visible]
-        what = [text.short_title([o for o in line.overrides if o not in self.shared]) for line in visible]
-        if bars < 4:
-            columns.pop("rewards")
-        whole = text.table((*columns, "what"), zip(*columns.values(), what, strict=True), indent="").split("\n")
-        return whole[0], whole[1:]
+        give_up = (*(("name",) if one_name else ()), "age", "GPU-h", "valid.", "name")
+        made = grid.grid(
+            columns,
+            [line.point for line in visible],
+            width - words - SPARK - 2,
+            give_up,
+            before="reward",
+            below=False,
+        )
+        left = width - text.width(made.header[-1]) - 2
+        bars = min(MOST_SPARK, left - words if words else left)
+        if bars < LEAST_SPARK:
+            return made.header, [f"{row[0]}  {words}" for row, words in zip(made.rows, titles, strict=True)]
+        lines = spark.sparks([self.rewards(line) for line in visible], bars, self.bars)
+        scale = f"rewards {lines.low:.2g} to {lines.high:.2g}" if any(lines.lines) else "rewards"
+        cells = [
+            f"{row[0]}  {text.padded(drawn, bars)}  {words}"
+            for row, drawn, words in zip(made.rows, lines.lines, titles, strict=True)
+        ]
+        return [*made.header[:-1], f"{made.header[-1]}  {scale}"], cells
 
 
 def _age(seconds: float | None) -> str:

@@ -16,18 +16,42 @@ ASCII_BARS = "_.:-=+*#"
 MOST = 1e100
 
 
-def spark(values: Sequence[float], width: int, bars: str = BARS) -> str:
-    """At most `width` characters, each the mean of its share of the values, from the least to the greatest of them."""
+@dataclass(frozen=True)
+class Sparks:
+    """Sparklines of several runs.
+
+    Parameters
+    ----------
+    lines: one for each run, empty where it has no values
+    low, high: what the lowest and the highest bar stand for, in all of them
+    """
+
+    lines: list[str]
+    low: float = 0.0
+    high: float = 0.0
+
+
+def sparks(rows: Sequence[Sequence[float]], width: int, bars: str = BARS) -> Sparks:
+    """Each row as at most `width` characters, each the mean of its share of the values, all on one scale."""
+    means = [_means(values, width) for values in rows]
+    every = [mean for row in means for mean in row]
+    if not every:
+        return Sparks(["" for _ in rows])
+    low, high = min(every), max(every)
+    return Sparks(["".join(bars[_height(m, low, high, len(bars))] for m in row) for row in means], low, high)
+
+
+def _means(values: Sequence[float], width: int) -> list[float]:
     finite = [v for v in values if abs(v) < MOST]
-    if not finite or width < 1:
-        return ""
     count = min(width, len(finite))
+    if count < 1:
+        return []
     edges = [len(finite) * i // count for i in range(count + 1)]
-    means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, high = min(means), max(means)
-    if high <= low:
-        return bars[len(bars) // 2] * count
-    return "".join(bars[round((m - low) / (high - low) * (len(bars) - 1))] for m in means)
+    return [sum(finite[a:b]) / (b - a) for a, b in pairwise(edges)]
+
+
+def _height(mean: float, low: float, high: float, count: int) -> int:
+    return round((mean - low) / (high - low) * (count - 1)) if high > low else count // 2
 
 
 @dataclass

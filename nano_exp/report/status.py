@@ -10,16 +10,22 @@ import pwd
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nano_exp import progress, state
+from nano_exp import axes, progress, state
 from nano_exp.asked import Asked
+<<<<<<< HEAD
 from nano_exp.errors import UserError, choice, nearest
+=======
+from nano_exp.axes import Value
+from nano_exp.errors import UserError, nearest
+>>>>>>> 28105be (Tables of runs have a column for each axis, also for a run that did not type it)
 from nano_exp.report.advice import advice, ending
 from nano_exp.report.cache import Cache
 from nano_exp.report.facts import Facts
-from nano_exp.report.select import folders, select
+from nano_exp.report.select import Folder, folders, select
 from nano_exp.state import State
 
 
@@ -36,6 +42,7 @@ class Line:
     cause, remedy: of the last attempt's failure: a key of triage.CAUSES, and what to type against it
     stalled_s: for how long there was no new step when the watchdog looked last; None where it does not stall
     next: what to type, or what happens by itself; may be empty
+    point: key -> value on each axis of the runs of its name, typed or not; empty where they have none
     """
 
     name: str
@@ -55,6 +62,7 @@ class Line:
     stalled_s: float | None
     next: str
     overrides: list[str]
+    point: dict[str, Value]
     user: str | None
     created: float
     dir: str
@@ -77,11 +85,38 @@ def look(cache: Cache, wanted: Sequence[str], asked: Asked, now: float | None = 
     chosen = select(cache.results, wanted)
     found = cache.get(chosen)
     asked.include(facts.run for facts in found)
-    pairs = [(facts, _state(facts, asked)) for facts in found]
+    pairs = [(facts, _state(facts, asked)) for facts in sorted(found, key=_launched)]
     ends = _endings(pairs, cache, asked)
-    made = [_line(facts, now_state, ends, moment) for facts, now_state in pairs]
-    cache.save(chosen if not wanted else folders(cache.results))
+    every = folders(cache.results) if wanted else chosen
+    points = _points(cache, found, every)
+    made = [_line(facts, now_state, points[str(facts.run.dir)], ends, moment) for facts, now_state in pairs]
+    cache.save(every)
     return made
+
+
+def _points(cache: Cache, found: Sequence[Facts], every: Sequence[Folder]) -> dict[str, dict[str, Value]]:
+    """Run folder -> its point, among all runs of its name, also those that are not looked at."""
+    names = {facts.run.name for facts in found}
+    whole = found if len(found) == len(every) else cache.get(folder for folder in every if folder.name in names)
+    points: dict[str, dict[str, Value]] = {}
+    by_name: dict[str, list[Facts]] = {}
+    for facts in sorted(whole, key=_launched):
+        by_name.setdefault(facts.run.name, []).append(facts)
+    for same in by_name.values():
+        made = axes.points([axes.typed(f.run.overrides) for f in same], partial(_of, cache, same))
+        points |= {str(facts.run.dir): point for facts, point in zip(same, made, strict=True)}
+    return points
+
+
+def _of(cache: Cache, same: Sequence[Facts], index: int, key: str) -> Value:
+    return cache.value(same[index], key)
+
+
+def _launched(facts: Facts) -> tuple[str, str, int, float, str]:
+    """Orders runs by name, and those of a name as they were launched: a sweep's as its axes have them."""
+    run = facts.run
+    place = run.record.get("place")
+    return run.name, str(run.record.get("launch")), place if isinstance(place, int) else 0, run.created, run.id
 
 
 def _state(facts: Facts, asked: Asked) -> State:
@@ -123,7 +158,7 @@ def _user(said: str) -> str:
 # --- one line -------------------------------------------------------------------------------------------------------
 
 
-def _line(facts: Facts, now: State, ends: Mapping[str, str], moment: float) -> Line:
+def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, str], moment: float) -> Line:
     run, newest = facts.run, facts.newest
     last = facts.attempts[-1] if facts.attempts else None
     end: Mapping[str, Any] = last.end if last is not None and last.end is not None else {}
@@ -158,6 +193,7 @@ def _line(facts: Facts, now: State, ends: Mapping[str, str], moment: float) -> L
         stalled_s=stalled,
         next=advice(run.id, now, diagnosis, goes_on, stalled is not None),
         overrides=run.overrides,
+        point=point,
         user=run.user,
         created=run.created,
         dir=str(run.dir),
@@ -210,9 +246,9 @@ def _modified(path: str) -> float:
 
 # --- which, and in which order --------------------------------------------------------------------------------------
 
-#: --sort's words -> what a line is sorted by, greatest first unless it is a word; what has no value comes last.
-SORTS: dict[str, Callable[[Line], float | str | None]] = {
-    "name": lambda line: f"{line.name}/{line.run}",
+#: --sort's words -> what a line is sorted by.
+SORTS: dict[str, Callable[[Line], Value]] = {
+    "name": lambda line: line.name,  # the runs of one stay as they were launched
     "state": lambda line: line.state,
     "step": lambda line: line.step,
     "reward": lambda line: line.reward,
@@ -245,6 +281,7 @@ def filtered(found: Iterable[Line], states: str) -> list[Line]:
 
 
 def ordered(found: Sequence[Line], by: str) -> list[Line]:
+<<<<<<< HEAD
     """Greatest first, words from a to z; a leading - turns it round. Raises UserError for another word than SORTS'."""
     word = by.removeprefix("-")
     if word not in SORTS:
@@ -255,10 +292,39 @@ def ordered(found: Sequence[Line], by: str) -> list[Line]:
     words = word in ("name", "state")
     has.sort(key=lambda line: value(line) or 0 if not words else str(value(line)), reverse=words == by.startswith("-"))
     return has + [line for line in found if not _known(value(line))]
+=======
+    """Greatest first, words from a to z, what has no value last; a leading - turns it round.
+
+    Parameters
+    ----------
+    by: a word of SORTS, or an axis: its key, or its name in the table
+
+    Raises
+    ------
+    UserError: neither
+    """
+    word, turned = by.removeprefix("-"), by.startswith("-")
+    value = _sorter(found, word)
+    numbers = [(number, line) for line in found if isinstance(number := value(line), int | float) and number == number]
+    words = [(str(said), line) for line in found if isinstance(said := value(line), str)]
+    none = [line for line in found if not isinstance(said := value(line), int | float | str) or said != said]
+    numbers.sort(key=lambda pair: pair[0], reverse=not turned)
+    words.sort(key=lambda pair: pair[0])
+    return [line for _, line in [*numbers, *(reversed(words) if turned else words)]] + none
+>>>>>>> 28105be (Tables of runs have a column for each axis, also for a run that did not type it)
 
 
-def _known(value: float | str | None) -> bool:
-    return value is not None and value == value
+def _sorter(found: Sequence[Line], word: str) -> Callable[[Line], Value]:
+    keys = list(dict.fromkeys(key for line in found for key in line.point))
+    named = axes.names(keys)
+    if word in SORTS:
+        return SORTS[word]
+    for key, name in named.items():
+        if word in (key, name):
+            return lambda line: line.point.get(key)
+    there = [*SORTS, *named.values()]
+    near = nearest(word, there)
+    raise UserError(f"--sort {word}", f"sorted by one of {', '.join(there)}", f"--sort {near[0] if near else 'reward'}")
 
 
 # --- for scripts ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from nano_exp.errors import UserError
 from nano_exp.report import logs, status
 from nano_exp.report.cache import Cache
 from nano_exp.report.screen import Screen
-from nano_exp.report.spark import ASCII_BARS, BARS, Rewards, spark
+from nano_exp.report.spark import ASCII_BARS, BARS, Rewards
 from nano_exp.report.status import Line
 
 #: Seconds between two looks at the store, and between two questions to Slurm: its controller serves everybody.
@@ -143,15 +143,15 @@ class Terminal:
 
     def __init__(self, look: Look) -> None:
         self.look = look
-        self.bars = BARS if "UTF-8" in locale.nl_langinfo(locale.CODESET).upper() else ASCII_BARS
         self.rewards: dict[str, Rewards] = {}
         self._drawn: tuple[float, str] | None = None
         title = " ".join(look.wanted) or text.relative(look.results)
-        self.screen = Screen(title, reward_line=self._reward_line)
+        utf8 = "UTF-8" in locale.nl_langinfo(locale.CODESET).upper()
+        self.screen = Screen(title, rewards=self._rewards, bars=BARS if utf8 else ASCII_BARS)
 
-    def _reward_line(self, line: Line, width: int) -> str:
+    def _rewards(self, line: Line) -> list[float]:
         known = self.rewards.setdefault(line.dir, Rewards(Path(line.dir) / runs.METRICS))
-        return spark(known.read() if line.step else [], width, self.bars)
+        return known.read() if line.step else []
 
     def run(self, window: curses.window) -> None:
         self._prepare(window)

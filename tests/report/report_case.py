@@ -22,6 +22,7 @@ LINE = Line(
     stalled_s=None,
     next="",
     overrides=["model=nano_9b", "optimizer.lr=1e-6", "grpo.num_generations_per_prompt=8"],
+    point={"optimizer.lr": 1e-6, "grpo.num_generations_per_prompt": 8},
     user=None,
     created=0.0,
     dir="/r",

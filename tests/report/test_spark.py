@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nano_exp.report.spark import ASCII_BARS, BARS, Rewards, spark
+from nano_exp.report.spark import ASCII_BARS, BARS, Rewards, sparks
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,19 @@ from nano_exp.report.spark import ASCII_BARS, BARS, Rewards, spark
     ],
 )
 def test_a_sparkline(values: list[float], width: int, drawn: str) -> None:
-    assert spark(values, width) == drawn
+    assert sparks([values], width).lines == [drawn]
 
 
-@given(st.lists(st.floats(), max_size=60), st.integers(0, 20))
-def test_any_values_fit_and_none_fails(values: list[float], width: int) -> None:
-    assert len(spark(values, width)) <= width
-    assert set(spark(values, width, ASCII_BARS)) <= set(ASCII_BARS)
+def test_all_runs_share_one_scale() -> None:
+    drawn = sparks([[0.0, 0.1], [], [0.9, 1.0]], 10)
+    assert drawn.lines == ["▁▂", "", "▇█"]
+    assert (drawn.low, drawn.high) == (0.0, 1.0)
+
+
+@given(st.lists(st.lists(st.floats(), max_size=60), max_size=3), st.integers(0, 20))
+def test_any_values_fit_and_none_fails(rows: list[list[float]], width: int) -> None:
+    assert all(len(line) <= width for line in sparks(rows, width).lines)
+    assert set("".join(sparks(rows, width, ASCII_BARS).lines)) <= set(ASCII_BARS)
     assert len(BARS) == len(ASCII_BARS) == 8
 
 

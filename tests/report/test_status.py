@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -299,8 +300,6 @@ def test_lines_are_filtered_by_state(results: Path) -> None:
     [
         ("reward", ["r2", "r1", "r0", "r3"]),
         ("-reward", ["r1", "r2", "r0", "r3"]),
-        ("name", ["r0", "r1", "r2", "r3"]),
-        ("-name", ["r3", "r2", "r1", "r0"]),
         ("state", ["r1", "r2", "r0", "r3"]),
         ("step", ["r2", "r1", "r0", "r3"]),
         ("gpu-hours", ["r2", "r1", "r0", "r3"]),
@@ -308,6 +307,26 @@ def test_lines_are_filtered_by_state(results: Path) -> None:
 )
 def test_lines_are_ordered_and_what_has_no_value_comes_last(results: Path, by: str, ids: list[str]) -> None:
     assert [line.run for line in status.ordered(lines_of(results), by)] == ids
+
+
+def test_runs_stand_as_they_were_launched_and_are_ordered_by_an_axis(results: Path) -> None:
+    for place, lr in enumerate(("5e-6", "1e-6", "1e-5")):
+        record = {"launch": "L", "place": place, "overrides": [f"optimizer.lr={lr}"]}
+        make_run(results, name="lr", run=f"r{9 - place}", record=record)
+    base = make_run(results, name="lr", run="r0", record={"launch": "M"}, config={"optimizer": {"lr": 2e-6}})
+    found = status.lines(results, ["lr"], Answer([]))
+
+    def ids(by: str) -> list[str]:
+        return [line.run for line in status.ordered(found, by)]
+
+    assert ids("name") == ["r9", "r8", "r7", "r0"]
+    assert ids("-name") == ["r0", "r7", "r8", "r9"]
+    assert ids("lr") == ids("optimizer.lr") == ["r7", "r9", "r0", "r8"]
+    assert ids("-lr") == ["r8", "r0", "r9", "r7"]
+    assert [line.point for line in status.lines(results, ["r0"], Answer([]))] == [{"optimizer.lr": 2e-6}], "of its name"
+    (base / "config.yaml").unlink()
+    (results / ".cache" / f"status-{os.getuid()}.json").unlink(missing_ok=True)
+    assert status.lines(results, ["r0"], Answer([]))[0].point == {"optimizer.lr": "?"}
 
 
 def test_an_order_that_is_not_there_is_answered_with_the_nearest(results: Path) -> None:

@@ -124,7 +124,8 @@ def test_a_watch_from_start_to_end(terminal: Terminal, store: Path) -> None:
     terminal.wait("3/4", "0.625")
     # another size
     terminal.resize(120, 30)
-    terminal.wait("seed=2")
+    header, *rows = terminal.wait("GPU-h", "1/3").split("\n")[1:5]
+    assert [line.split()[4] for line in (header, *rows)] == ["seed", "0", "1", "2"]
     terminal.resize(50, 10)
     shown = terminal.wait("q quit")
     assert max(len(line.rstrip()) for line in shown.split("\n")) <= 50
