@@ -16,12 +16,8 @@ from typing import Any
 
 from nano_exp import axes, progress, state
 from nano_exp.asked import Asked
-<<<<<<< HEAD
-from nano_exp.errors import UserError, choice, nearest
-=======
 from nano_exp.axes import Value
-from nano_exp.errors import UserError, nearest
->>>>>>> 28105be (Tables of runs have a column for each axis, also for a run that did not type it)
+from nano_exp.errors import UserError, choice, nearest
 from nano_exp.report.advice import advice, ending
 from nano_exp.report.cache import Cache
 from nano_exp.report.facts import Facts
@@ -281,18 +277,6 @@ def filtered(found: Iterable[Line], states: str) -> list[Line]:
 
 
 def ordered(found: Sequence[Line], by: str) -> list[Line]:
-<<<<<<< HEAD
-    """Greatest first, words from a to z; a leading - turns it round. Raises UserError for another word than SORTS'."""
-    word = by.removeprefix("-")
-    if word not in SORTS:
-        near = nearest(word, SORTS)
-        raise UserError(f"--sort {by}", f"sorted by one of {', '.join(SORTS)}", choice("--sort ", near, SORTS))
-    value = SORTS[word]
-    has = [line for line in found if _known(value(line))]
-    words = word in ("name", "state")
-    has.sort(key=lambda line: value(line) or 0 if not words else str(value(line)), reverse=words == by.startswith("-"))
-    return has + [line for line in found if not _known(value(line))]
-=======
     """Greatest first, words from a to z, what has no value last; a leading - turns it round.
 
     Parameters
@@ -311,7 +295,6 @@ def ordered(found: Sequence[Line], by: str) -> list[Line]:
     numbers.sort(key=lambda pair: pair[0], reverse=not turned)
     words.sort(key=lambda pair: pair[0])
     return [line for _, line in [*numbers, *(reversed(words) if turned else words)]] + none
->>>>>>> 28105be (Tables of runs have a column for each axis, also for a run that did not type it)
 
 
 def _sorter(found: Sequence[Line], word: str) -> Callable[[Line], Value]:
@@ -324,7 +307,7 @@ def _sorter(found: Sequence[Line], word: str) -> Callable[[Line], Value]:
             return lambda line: line.point.get(key)
     there = [*SORTS, *named.values()]
     near = nearest(word, there)
-    raise UserError(f"--sort {word}", f"sorted by one of {', '.join(there)}", f"--sort {near[0] if near else 'reward'}")
+    raise UserError(f"--sort {word}", f"sorted by one of {', '.join(there)}", choice("--sort ", near, there))
 
 
 # --- for scripts ----------------------------------------------------------------------------------------------------
