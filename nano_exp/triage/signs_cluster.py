@@ -248,7 +248,10 @@ pattern_sign(
     "{0}",
 )
 pattern_sign(
-    "gym_server", "NeMo", r"^\w+Error: (NeMo[ -]Gym returned (?:only )?\d+ rollout.*? requested|row\(s\))", "{0}"
+    "gym_server",
+    "Gym returned",
+    r"^\w+Error: (NeMo[ -]Gym returned (?:only )?\d+ rollout.*?(?:requested|row\(s\)))",
+    "{0}",
 )
 
 
