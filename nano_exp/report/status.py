@@ -35,7 +35,7 @@ class Line:
     reward, validation_accuracy: the newest ones
     gpu_hours: of all attempts so far, those that still run until now; None where nothing tells
     age_s: seconds since the newest thing that happened to the run
-    cause, remedy: of the last attempt's failure: a key of triage.CAUSES, and what to type against it
+    cause, remedy: of the last attempt's failure: a key of triage.causes(), and what to type against it
     stalled_s: for how long there was no new step when the watchdog looked last; None where it does not stall
     next: what to type, or what happens by itself; may be empty
     point: key -> value on each axis of the runs of its name, typed or not; empty where they have none

@@ -14,6 +14,6 @@ slurm_record what Slurm says of the job
 from nano_exp.triage.diagnosis import Diagnosis, diagnose
 from nano_exp.triage.evidence import Evidence
 from nano_exp.triage.slurm_record import SlurmRecord
-from nano_exp.triage.vocabulary import CAUSES, Cause
+from nano_exp.triage.vocabulary import Cause, causes
 
-__all__ = ["CAUSES", "Cause", "Diagnosis", "Evidence", "SlurmRecord", "diagnose"]
+__all__ = ["Cause", "Diagnosis", "Evidence", "SlurmRecord", "causes", "diagnose"]

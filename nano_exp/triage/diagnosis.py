@@ -14,7 +14,7 @@ from nano_exp.triage.judge import Hit, Log
 from nano_exp.triage.loglines import Line, Stream
 from nano_exp.triage.signs import Case, Found
 from nano_exp.triage.tracebacks import Raised, further
-from nano_exp.triage.vocabulary import CAUSES, PHASES, Fault
+from nano_exp.triage.vocabulary import PHASES, Fault, causes
 
 __all__ = ["Diagnosis", "diagnose", "remedies_memory", "remedies_places"]  # the last two register their remedies
 
@@ -43,7 +43,7 @@ class Diagnosis:
 
     Parameters
     ----------
-    cause: a key of vocabulary.CAUSES
+    cause: a key of vocabulary.causes()
     title: one line for people
     phase: a key of vocabulary.PHASES
     node: where it happened, a name or an address; "" when nothing says
@@ -117,7 +117,7 @@ def _without_weak(hits: list[Hit], logs: list[Log], case: Case) -> list[Hit]:
     raised = next((log.raised for log in logs if log.raised and log.raised.driver), None)
     if not case.setup_done and (raised is None or raised.root.kind in WAITED):
         return hits
-    return [hit for hit in hits if not CAUSES[hit.cause].weak]
+    return [hit for hit in hits if not causes()[hit.cause].weak]
 
 
 # --- Slurm's word ---------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _outside(evidence: Evidence, logs: list[Log]) -> tuple[str, str, Line | None
 
 def _before(hit: Hit, outside: str) -> bool:
     """Whether a sign counts although the attempt was ended from outside."""
-    cause = CAUSES[hit.cause]
+    cause = causes()[hit.cause]
     fault = hit.found.fault or cause.fault
     if hit.cause == outside:
         return True
@@ -307,7 +307,7 @@ def _tail(stream: Stream, most: int) -> list[str]:
 def _make(
     name: str, found: Found, phase: str, node: str, rank: int | None, lines: Iterable[str], evidence: Evidence
 ) -> Diagnosis:
-    cause = CAUSES[name]
+    cause = causes()[name]
     fault = found.fault or cause.fault
     phase = phase if phase in PHASES else "unknown"
     known, bad = _node(node, evidence)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from nano_exp.triage import phases, signs_cluster, signs_gpu, signs_setup  # the modules register their signs
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import FINAL_SIGNS, LINE_SIGNS, Case, Found
+from nano_exp.triage.signs import FINAL_SIGNS, Case, Found, line_signs
 from nano_exp.triage.tracebacks import Raised, at_exit, final
-from nano_exp.triage.vocabulary import CAUSES, ORDER
+from nano_exp.triage.vocabulary import causes, order
 
 __all__ = ["Hit", "Log", "choose", "read", "signs_cluster", "signs_gpu", "signs_setup"]
 
@@ -40,7 +40,7 @@ class Hit:
 
     @property
     def echo(self) -> bool:
-        return CAUSES[self.cause].echo
+        return causes()[self.cause].echo
 
 
 @dataclass
@@ -64,7 +64,7 @@ def read(stream: Stream, config: Mapping[str, object]) -> Log:
     """One pass over the lines."""
     log = Log(stream)
     counts: dict[str, int] = {}
-    needles = [(needle, sign) for sign in LINE_SIGNS for needle in sign.needles]
+    needles = [(needle, sign) for sign in line_signs() for needle in sign.needles]
     nan_since: Line | None = None
     for n, raw in enumerate(stream.raw):
         signs = [sign for needle, sign in needles if needle in raw]
@@ -151,12 +151,12 @@ def choose(logs: list[Log], hits: list[Hit]) -> Hit | None:
     """
     own = [hit for hit in hits if not hit.echo]
     if not own:
-        return min(hits, key=lambda hit: (ORDER[hit.cause], hit.line.n), default=None)
+        return min(hits, key=lambda hit: (order()[hit.cause], hit.line.n), default=None)
     leaders = [
         min(mine, key=lambda hit: hit.line.n)
         for log in logs
         if (mine := [h for h in own if h.stream == log.stream.name])
     ]
     if all(hit.time is not None for hit in leaders):
-        return min(leaders, key=lambda hit: (hit.time if hit.time is not None else math.inf, ORDER[hit.cause]))
-    return min(leaders, key=lambda hit: ORDER[hit.cause])
+        return min(leaders, key=lambda hit: (hit.time if hit.time is not None else math.inf, order()[hit.cause]))
+    return min(leaders, key=lambda hit: order()[hit.cause])

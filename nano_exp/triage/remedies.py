@@ -6,23 +6,26 @@ docs/cluster.md and docs/about/tips-and-tricks.md; vLLM's own messages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from nano_exp.triage.knobs import Knobs
 from nano_exp.triage.signs import Found
-from nano_exp.triage.vocabulary import CAUSES
+from nano_exp.triage.vocabulary import causes
 
 Remedy = Callable[[Knobs, Found, str], str]
 REMEDIES: dict[str, Remedy] = {}
 
 
-def remedy(*causes: str) -> Callable[[Remedy], Remedy]:
-    """Register what to type against these causes: a function of the knobs, of what was found, and of the phase."""
-    assert set(causes) <= set(CAUSES)
+def remedy(*names: str) -> Callable[[Remedy], Remedy]:
+    """Register what to type against causes whose row has no remedy.
+
+    A function of the knobs, of what was found, and of the phase.
+    """
 
     def register(function: Remedy) -> Remedy:
-        REMEDIES.update(dict.fromkeys(causes, function))
+        REMEDIES.update(dict.fromkeys(names, function))
         return function
 
     return register
@@ -30,10 +33,19 @@ def remedy(*causes: str) -> Callable[[Remedy], Remedy]:
 
 def of(cause: str, config: Mapping[str, Any], found: Found, phase: str, node: str = "") -> str:
     """The remedy, one line; where a node is to blame, how to avoid it comes first."""
-    said = REMEDIES[cause](Knobs(config), found, phase)
-    if node and CAUSES[cause].blames_node:
+    template = causes()[cause].remedy
+    if template is None:
+        said = REMEDIES[cause](Knobs(config), found, phase)
+    else:
+        words = {"subject": found.subject, "logs": Knobs(config).logs()}
+        said = _PLACE.sub(lambda place: words[place[1]] or place[2] or "", template)
+    if node and causes()[cause].blames_node:
         return f"hydra.launcher.exclude={node}; {said}"
     return said
+
+
+#: {name} or {name|what stands there where nothing is known}, in a template of causes.yaml.
+_PLACE = re.compile(r"\{(subject|logs)(?:\|([^{}]*))?\}")
 
 
 def either(*choices: str) -> str:

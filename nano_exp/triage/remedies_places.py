@@ -47,23 +47,6 @@ def keep_fewer(knobs: Knobs) -> str:
     return knobs.set("checkpointing.save_period", 2 * (knobs.whole("checkpointing.save_period") or 10))
 
 
-@remedy("stale_files")
-def stale_files(knobs: Knobs, found: Found, phase: str) -> str:
-    return "launch again: it resumes from the last checkpoint; if it comes back, the file system needs its admins"
-
-
-@remedy("permission")
-def permission(knobs: Knobs, found: Found, phase: str) -> str:
-    return (
-        f"`ls -ld {found.subject or 'PATH'}` on that node; run.results=, site.hf_home= and site.env choose other places"
-    )
-
-
-@remedy("file_missing")
-def file_missing(knobs: Knobs, found: Found, phase: str) -> str:
-    return f"every node must see {found.subject or 'it'}: a path on the shared file system, or a mount of the container"
-
-
 # --- models and data ------------------------------------------------------------------------------------------------
 
 
@@ -96,16 +79,6 @@ def wandb_refused(knobs: Knobs, found: Found, phase: str) -> str:
 
 
 OFFLINE = "WANDB_MODE", "offline"
-
-
-@remedy("wandb_unreachable")
-def wandb_unreachable(knobs: Knobs, found: Found, phase: str) -> str:
-    return f"launch again; or {knobs.env(*OFFLINE)} and `wandb sync` of its offline-run folder later"
-
-
-@remedy("wandb_service")
-def wandb_service(knobs: Knobs, found: Found, phase: str) -> str:
-    return f"{knobs.env('WANDB__SERVICE_WAIT', '300')} (seconds; the node is busy), or logger.wandb_enabled=false"
 
 
 @remedy("rate_limited")
@@ -175,21 +148,6 @@ def kernel(knobs: Knobs, found: Found, phase: str) -> str:
     return knobs.env("CUDA_LAUNCH_BLOCKING", "1") + " once: the traceback then shows the failing operation"
 
 
-@remedy("import_error")
-def import_error(knobs: Knobs, found: Found, phase: str) -> str:
-    return "site.python=/path/to/python of NeMo RL's environment (site.checkout's own: `uv sync` there)"
-
-
-@remedy("no_program")
-def no_program(knobs: Knobs, found: Found, phase: str) -> str:
-    return "site.python=/path/to/python as the compute node sees it; site.setup for `module load` lines"
-
-
-@remedy("ray_mismatch")
-def ray_mismatch(knobs: Knobs, found: Found, phase: str) -> str:
-    return "site.python= must be the same environment on every node (NeMo RL wants one Python and one Ray everywhere)"
-
-
 @remedy("segfault")
 def segfault(knobs: Knobs, found: Found, phase: str) -> str:
     if "Bus error" in found.detail:
@@ -199,22 +157,7 @@ def segfault(knobs: Knobs, found: Found, phase: str) -> str:
     )
 
 
-@remedy("unknown")
-def unknown(knobs: Knobs, found: Found, phase: str) -> str:
-    return f"read the end of its log{knobs.logs()}"
-
-
 # --- the cluster ----------------------------------------------------------------------------------------------------
-
-
-@remedy("gpu_lost", "gpu_ecc", "fabric", "cuda_init")
-def hardware(knobs: Knobs, found: Found, phase: str) -> str:
-    return "launch again without that node; tell its admins (`nvidia-smi -q`, `dmesg | grep Xid` there)"
-
-
-@remedy("node_fail", "ray_node_lost", "ray_head_lost", "ray_worker_lost", "nccl_peer_lost", "killed")
-def again(knobs: Knobs, found: Found, phase: str) -> str:
-    return "launch again: it resumes from the last checkpoint"
 
 
 @remedy("port_in_use")
@@ -248,7 +191,7 @@ def peer_timeout(knobs: Knobs, found: Found, phase: str) -> str:
             "slow storage, not the config: checkpointing.checkpoint_dir=/a/faster/disk; the save that was cut does "
             "not count: launched again, it resumes from the one before"
         )
-    return nccl(knobs, found, phase)
+    return f"launch again; if it comes back: {knobs.env('NCCL_DEBUG', 'INFO')} and compare the ranks' last lines"
 
 
 @remedy("gym_server")
@@ -257,16 +200,6 @@ def gym_server(knobs: Knobs, found: Found, phase: str) -> str:
         f"read that server's own lines before it{knobs.logs()}",
         f"against host memory, which kills without a word: {fewer_prompts(knobs) or 'fewer grpo.num_prompts_per_step'}",
     )
-
-
-@remedy("container")
-def container(knobs: Knobs, found: Found, phase: str) -> str:
-    return "site.container.image= must be an image that this node can read, and its mounts folders that are there"
-
-
-@remedy("step_failed")
-def step_failed(knobs: Knobs, found: Found, phase: str) -> str:
-    return "launch again without that node; tell its admins (`scontrol show node`, slurmd's log there)"
 
 
 @remedy("step_refused")
@@ -290,38 +223,11 @@ def ray_resources(knobs: Knobs, found: Found, phase: str) -> str:
     return "launch again; if it comes back, a node gives fewer GPUs than cluster.gpus_per_node asks for"
 
 
-@remedy("nccl_timeout", "nccl_error")
-def nccl(knobs: Knobs, found: Found, phase: str) -> str:
-    return f"launch again; if it comes back: {knobs.env('NCCL_DEBUG', 'INFO')} and compare the ranks' last lines"
-
-
 @remedy("time_limit")
 def time_limit(knobs: Knobs, found: Found, phase: str) -> str:
     period = knobs.whole("checkpointing.save_period")
     often = knobs.set("checkpointing.save_period", max(period // 2, 1)) if period and period > 1 else ""
     return either("launch again: it resumes from the last checkpoint", "hydra.launcher.timeout_min=MINUTES", often)
-
-
-@remedy("preempted")
-def preempted(knobs: Knobs, found: Found, phase: str) -> str:
-    return "launch again: it resumes; site.qos= or site.partition= that is not preempted"
-
-
-@remedy("requeued")
-def requeued(knobs: Knobs, found: Found, phase: str) -> str:
-    return "nothing: the next attempt resumes from the last checkpoint"
-
-
-@remedy("cancelled", "stopped")
-def cancelled(knobs: Knobs, found: Found, phase: str) -> str:
-    return "launch again when it shall go on: it resumes from the last checkpoint"
-
-
-@remedy("stalled")
-def stalled(knobs: Knobs, found: Found, phase: str) -> str:
-    return (
-        "read the stacks in the attempt's folder; launch again: it resumes; site.stall_minutes=N for a longer patience"
-    )
 
 
 @remedy("node_setup")
@@ -330,8 +236,3 @@ def node_setup(knobs: Knobs, found: Found, phase: str) -> str:
     if found.subject == "site.setup":
         return f"correct that line of site.setup, site.modules or hydra.launcher.setup, or {allowed}"
     return f"correct the line of site.node_setup that failed, or {allowed}; of several nodes, nodes/ has the log"
-
-
-@remedy("none")
-def none(knobs: Knobs, found: Found, phase: str) -> str:
-    return ""

@@ -1,21 +1,23 @@
-"""What shows a cause: small functions, registered by a decorator. Adding one touches one file and its test.
+"""What shows a cause: a pattern in causes.yaml, or a small function here, registered by a decorator.
 
-There are two kinds. A `line_sign` looks at single lines while the log is read; its needles are plain words, one of
-which a line must contain. A `final_sign` looks at the exception that ended the driver, because its kind (a missing
-file, a failed assertion, a missing module) also occurs, harmlessly, in rollouts, tools and samples.
+Adding one touches one file and its test. There are two kinds of functions. A `line_sign` looks at single lines while
+the log is read; its needles are plain words, one of which a line must contain. A `final_sign` looks at the exception
+that ended the driver, because its kind (a missing file, a failed assertion, a missing module) also occurs, harmlessly,
+in rollouts, tools and samples.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from nano_exp.triage import phases
 from nano_exp.triage.loglines import Line, Stream
 from nano_exp.triage.tracebacks import CALL, CALL_AT, FRAME, HEADER, REPR_RANK, Raised
-from nano_exp.triage.vocabulary import CAUSES, Fault
+from nano_exp.triage.vocabulary import Fault, Pattern, causes
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,6 @@ FINAL_SIGNS: list[FinalSign] = []
 
 def line_sign(cause: str, *needles: str, any_level: bool = False) -> Callable[[LineCheck], LineCheck]:
     """Register a function that reads a cause from a line which contains one of `needles`."""
-    assert cause in CAUSES and needles
 
     def register(check: LineCheck) -> LineCheck:
         LINE_SIGNS.append(LineSign(cause, needles, check, any_level))
@@ -85,7 +86,6 @@ def line_sign(cause: str, *needles: str, any_level: bool = False) -> Callable[[L
 
 def final_sign(cause: str, *kinds: str) -> Callable[[FinalCheck], FinalCheck]:
     """Register a function that reads a cause from the exception that ended the driver, of one of `kinds`."""
-    assert cause in CAUSES and kinds
 
     def register(check: FinalCheck) -> FinalCheck:
         FINAL_SIGNS.append(FinalSign(cause, kinds, check))
@@ -119,25 +119,28 @@ def at(line: Line, stream: Stream, detail: str = "", **more: Any) -> Found:
     return Found(detail, **{"phase": phases.of(functions, call, line.who), "rank": rank, "node": ip, **more})
 
 
-def pattern_sign(cause: str, needle: str, pattern: str, detail: str = "", any_level: bool = False) -> None:
-    """Register a line sign that is one regular expression; `detail` is expanded with its groups ("{0}", "{node}").
+@cache
+def line_signs() -> Sequence[LineSign]:
+    """All signs that look at lines: the patterns of causes.yaml, then the functions of signs_*.py."""
+    rows = [(cause.name, row) for cause in causes().values() for row in cause.signs]
+    return (*(LineSign(name, (row.needle,), _by_pattern(row), row.any_level) for name, row in rows), *LINE_SIGNS)
 
-    Groups named node, rank, subject fill those fields.
-    """
-    compiled = re.compile(pattern)
+
+def _by_pattern(row: Pattern) -> LineCheck:
+    compiled = re.compile(row.pattern)
 
     def check(line: Line, stream: Stream) -> Found | None:
         match = compiled.search(line.text)
         if match is None:
             return None
         names = {key: value for key, value in match.groupdict().items() if value}
-        said = detail.format(*("" if g is None else g for g in match.groups()), **names) if detail else ""
+        said = row.detail.format(*("" if g is None else g for g in match.groups()), **names) if row.detail else ""
         more: dict[str, Any] = {key: names[key] for key in ("node", "subject") if key in names}
         if "rank" in names:
             more["rank"] = int(names["rank"][:9])
         return at(line, stream, said, **more)
 
-    line_sign(cause, needle, any_level=any_level)(check)
+    return check
 
 
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Z]\w*)(?:\(\w+\))?: (.*)", re.ASCII)

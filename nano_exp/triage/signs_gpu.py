@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import Found, at, exception, line_sign, pattern_sign, survived
+from nano_exp.triage.signs import Found, at, exception, line_sign, survived
 
 _TRIED = re.compile(r"Tried to allocate ([\d.]+ [KMGT]iB)")
 _FREE_ON_START = re.compile(r"Free memory on device.*?\(([\d.]+)/([\d.]+) GiB\) on startup is less than desired")
@@ -121,18 +121,6 @@ def cuda_error(line: Line, stream: Stream) -> Found | None:
     return None
 
 
-pattern_sign(
-    "gpu_lost",
-    "Unable to determine the device handle",
-    r"Unable to determine the device handle for (GPU\S*).*(?:lost|Unknown Error)",
-    "{0}",
-)
-pattern_sign(
-    "fabric", "abric", r"(?i)(fabric ?manager.*(?:not running|failed|is not initialized))", "{0}", any_level=True
-)
-pattern_sign("cuda_assert", "Assertion", r"^\S+\.cu:\d+: .*: block: \[.*thread: \[.*\] (Assertion .* failed)", "{0}")
-
-
 # --- NCCL -----------------------------------------------------------------------------------------------------------
 
 
@@ -146,20 +134,6 @@ def watchdog(line: Line, _stream: Stream) -> Found | None:
     rank = re.search(r"\[Rank (\d{1,9})\]", line.text)
     said = f"{what[1]} after {int(after[1]) // 1000} s" if what and after else ""
     return Found(said, rank=int(rank[1]) if rank else None)
-
-
-pattern_sign(
-    "nccl_timeout",
-    "watchdog got stuck for",
-    r"ProcessGroupNCCL's watchdog got stuck for (\d+) seconds",
-    "watchdog stuck for {0} s",
-)
-pattern_sign(
-    "nccl_timeout",
-    "clients joined",
-    r"Timed out after (\d+) seconds waiting for clients\. (\d+/\d+) clients joined",
-    "{1} processes met within {0} s",
-)
 
 
 @line_sign("nccl_error", "ncclSystemError", "ncclInternalError", "ncclInvalidUsage", "ncclUnhandledCudaError")
@@ -182,22 +156,4 @@ def nccl_error(line: Line, stream: Stream) -> Found | None:
     return at(line, stream, f"{match[1]}{': ' + last if last else ''}")
 
 
-pattern_sign("nccl_error", "NET/IB", r"NCCL WARN NET/IB ?: (.*(?:error|status=\d+).*)", "{0}")
-pattern_sign("nccl_peer_lost", "ncclRemoteError", r"^ncclRemoteError: ", "a process at the other end ended")
-pattern_sign("nccl_peer_lost", "onnection closed by", r"gloo/.*Connection closed by peer \[(?P<node>[\w.:]+?)\]", "")
-
 # --- NaN ------------------------------------------------------------------------------------------------------------
-
-pattern_sign(
-    "nan",
-    "found NaN in local",
-    r"[Rr]ank (?P<rank>\d+).*(found NaN in local (?:grad norm|forward loss)[\w #]*)",
-    "{1}",
-)
-pattern_sign("nan", "Unexpected result nan", r"Unexpected result nan on rank (?P<rank>\d+) at iteration #(\d+)", "")
-pattern_sign(
-    "nan",
-    "probability tensor contains",
-    r"^RuntimeError: (probability tensor contains either `inf`, `nan` or element < 0)",
-    "{0}",
-)

@@ -12,7 +12,7 @@ from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from omegaconf import OmegaConf
 
 from nano_exp import compose
-from nano_exp.triage import CAUSES, remedies
+from nano_exp.triage import causes, remedies
 from nano_exp.triage.knobs import Knobs
 from nano_exp.triage.remedies_memory import smaller_divisor
 from nano_exp.triage.signs import Found
@@ -53,7 +53,7 @@ def test_what_a_remedy_says_can_be_typed(recipe: tuple[list[str], dict[str, Any]
     base, config = recipe
     knobs = Knobs(config)
     typed: dict[str, str] = {}
-    for cause in CAUSES:
+    for cause in causes():
         for phase in PHASES:
             for found in FOUND:
                 for key, value in overrides_in(remedies.of(cause, config, found, phase)):
@@ -75,7 +75,7 @@ def test_what_a_remedy_says_can_be_typed(recipe: tuple[list[str], dict[str, Any]
 def test_nothing_that_the_config_already_has(recipe: tuple[list[str], dict[str, Any]]) -> None:
     _, config = recipe
     knobs = Knobs(config)
-    for cause in CAUSES:
+    for cause in causes():
         for phase in PHASES:
             for key, value in overrides_in(remedies.of(cause, config, Found(), phase)):
                 now = knobs.get(key.removeprefix("++"))
@@ -85,7 +85,7 @@ def test_nothing_that_the_config_already_has(recipe: tuple[list[str], dict[str, 
 def test_only_the_backend_that_trains_is_named(recipe: tuple[list[str], dict[str, Any]]) -> None:
     _, config = recipe
     other = {"megatron_cfg": "policy.dtensor_cfg.", "dtensor_cfg": "policy.megatron_cfg."}[Knobs(config).backend]
-    for cause in CAUSES:
+    for cause in causes():
         for phase in PHASES:
             assert other not in remedies.of(cause, config, Found(), phase)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_triage_corpus import CASES, evidence, expected, well_formed
 
-from nano_exp.triage import CAUSES, Evidence, SlurmRecord, diagnose, remedies
+from nano_exp import files
+from nano_exp.triage import Evidence, SlurmRecord, causes, diagnose, remedies
 from nano_exp.triage.loglines import Stream, parse
-from nano_exp.triage.signs import LINE_SIGNS, Found
+from nano_exp.triage.signs import FINAL_SIGNS, LINE_SIGNS, Found, line_signs
 from nano_exp.triage.slurm_record import expand_nodes
 from nano_exp.triage.tracebacks import final
+from nano_exp.triage.vocabulary import FLAGS, TABLE, Fault
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
 FRAME = 'Traceback (most recent call last):\n  File "/opt/nemo-rl/x.py", line 3, in train\n    y = f(x)\n'
@@ -23,7 +27,7 @@ FRAME = 'Traceback (most recent call last):\n  File "/opt/nemo-rl/x.py", line 3,
 
 WORDS = st.sampled_from(
     [
-        *sorted({needle for sign in LINE_SIGNS for needle in sign.needles}),
+        *sorted({needle for sign in line_signs() for needle in sign.needles}),
         "Traceback (most recent call last):",
         '  File "a.py", line 1, in <module>',
         "ray.exceptions.RayTaskError(ValueError): ray::A.b() (pid=1, ip=10.0.0.1, repr=A[rank=1])",
@@ -204,14 +208,36 @@ def test_no_secret_leaves_the_log() -> None:
 # --- the vocabulary -------------------------------------------------------------------------------------------------
 
 
-def test_every_cause_has_a_remedy_and_a_sign_or_a_code() -> None:
-    assert set(remedies.REMEDIES) == set(CAUSES)
-    for name in CAUSES:
-        assert isinstance(remedies.of(name, {}, Found(), "unknown"), str)
+def test_every_cause_has_one_remedy_a_row_or_a_function() -> None:
+    rows = {name for name, cause in causes().items() if cause.remedy is not None}
+    assert rows | set(remedies.REMEDIES) == set(causes())
+    assert not rows & set(remedies.REMEDIES)
+    for name in causes():
+        said = remedies.of(name, {}, Found(), "unknown")
+        assert isinstance(said, str) and "{" not in said, name
+
+
+def test_every_sign_is_one_of_a_known_cause() -> None:
+    assert {sign.cause for sign in (*LINE_SIGNS, *FINAL_SIGNS)} <= set(causes())
+
+
+def test_every_row_of_the_table_says_what_it_can_and_nothing_else() -> None:
+    for name, row in files.read_yaml(TABLE).items():
+        assert set(row) <= {"title", "fault", "flags", "remedy", "signs"}, name
+        assert row["fault"] in get_args(Fault) and set(row.get("flags", ())) <= set(FLAGS), name
+        for sign in row.get("signs", ()):
+            found = re.compile(sign["pattern"])
+            sign.get("detail", "").format(*[""] * found.groups, **dict.fromkeys(found.groupindex, ""))
+
+
+def test_a_template_says_what_the_sign_read_or_words_in_its_place() -> None:
+    assert remedies.of("permission", {}, Found(subject="/x"), "unknown").startswith("`ls -ld /x` on")
+    assert remedies.of("permission", {}, Found(), "unknown").startswith("`ls -ld PATH` on")
+    assert remedies.of("unknown", {"run": {"id": "r1"}}, Found(), "unknown").endswith("`nano-exp logs r1 --stream err`")
 
 
 def test_only_infrastructure_blames_a_node() -> None:
-    assert all(cause.fault == "infrastructure" for cause in CAUSES.values() if cause.blames_node)
+    assert all(cause.fault == "infrastructure" for cause in causes().values() if cause.blames_node)
     for name in (
         "cuda_oom",
         "config_refused",
@@ -222,7 +248,7 @@ def test_only_infrastructure_blames_a_node() -> None:
         "tool_parser",
         "import_error",
     ):
-        assert CAUSES[name].fault != "infrastructure"
+        assert causes()[name].fault != "infrastructure"
 
 
 # --- lines ----------------------------------------------------------------------------------------------------------
