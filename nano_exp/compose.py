@@ -71,8 +71,13 @@ def without_launch(cfg: DictConfig) -> DictConfig:
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")])
     OmegaConf.set_struct(kept, True)
     _require_named_recipe(kept, choices.get("recipe"), str(choices.get("nemo_rl")))
-    require_recipe(kept, str(choices.get("model")), str(choices.get("cluster")), str(choices.get("nemo_rl")))
+    model = str(choices.get("model")) if _is_typed(cfg, "model") else None
+    require_recipe(kept, model, str(choices.get("cluster")), str(choices.get("nemo_rl")))
     return kept
+
+
+def _is_typed(cfg: DictConfig, group: str) -> bool:
+    return any(override.lstrip("+").partition("=")[0] == group for override in typed(cfg))
 
 
 def plain(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
@@ -101,11 +106,23 @@ def _require_named_recipe(cfg: DictConfig, name: str | None, version: str) -> No
     )
 
 
-def require_recipe(cfg: DictConfig, model: str, cluster: str, version: str) -> None:
-    """The defaults list takes the recipe as optional (a sweep's master has none), so its absence is found here."""
+def require_recipe(cfg: DictConfig, model: str | None, cluster: str, version: str) -> None:
+    """The defaults list takes the recipe as optional (a sweep's master has none), so its absence is found here.
+
+    Parameters
+    ----------
+    model: None where it was not typed: then it is the cluster that is meant
+    """
     if OmegaConf.select(cfg, "nemo_rl.recipe", default=None) is not None:
         return
     pairs = recipes(version)
+    if model is None:
+        of_cluster = [f"model={m} cluster={c}" for m, c in pairs if c == cluster]
+        raise UserError(
+            f"cluster={cluster} and no model=",
+            "without model= it is the tiny model, which has no recipe of that shape",
+            f"one of these: {', '.join(of_cluster or [f'model={m} cluster={c}' for m, c in pairs])}",
+        )
     clusters = [c for m, c in pairs if m == model]
     if clusters:
         fix = " or ".join(f"model={model} cluster={c}" for c in clusters)

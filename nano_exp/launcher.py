@@ -90,7 +90,8 @@ class NanoExpSweeper(Sweeper):
         values of another kind, and axes over a key that there is not."""
         typed = compose.typed(config)
         try:
-            settings.require(compose.raw(config))
+            has_recipe = OmegaConf.select(config, "nemo_rl.recipe", default=None) is not None
+            settings.require(compose.raw(config), whole=has_recipe)
         except UserError as error:
             raise next(mistakes.diagnose(self.loader, typed), None) or error from error
         groups = self.loader.list_groups("")

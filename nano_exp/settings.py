@@ -96,17 +96,22 @@ OWN = {
 SECTIONS = ("run", "slurm", "site", "optimizer", "engine", "nemo_rl", "cluster", "grpo", "policy")
 
 
-def require(config: Mapping[str, Any]) -> None:
+def require(config: Mapping[str, Any], whole: bool = True) -> None:
     """Check a config's sections and the launcher's own keys, resolved or not: an interpolation is not looked at.
+
+    Parameters
+    ----------
+    whole: whether every section has to be there; without a recipe, as what a sweep's points share, some are not
 
     Raises
     ------
     UserError: a section that is none, a key that is not the launcher's, or a value of another kind
     """
     for section in ("checkpointing", "logger", "sweep", *SECTIONS):
-        _require_section(config, section)
+        if whole or section in config:
+            _require_section(config, section)
     for section in OWN:
-        if section != "engine" or config["engine"].get("name") == "nemo_rl":  # the other one judges its own keys
+        if section != "engine" or (config.get("engine") or {}).get("name") == "nemo_rl":  # the other judges its own
             for key, value in _values(config.get(section) or {}, section):
                 _require_value(key, value)
 

@@ -63,6 +63,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         (*NINE, "parallelism=megatron_tp9"),
         ("parallelism=megatron_tp9", "it has: auto, fsdp2,", "fix: one of these: parallelism=auto, parallelism=fsdp2"),
     ),
+    "the model forgotten": (
+        ("cluster=2n8g",),
+        ("cluster=2n8g and no model=", "the tiny model", "model=nano_9b cluster=2n8g"),
+    ),
     "no recipe": (
         ("model=nano_9b",),
         ("cluster=local has no recipe", "needs a Slurm cluster", "cluster=1n8g or model"),

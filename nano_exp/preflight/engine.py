@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nano_exp import engines
+from nano_exp import compose, engines, versions
 from nano_exp.errors import UserError
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
@@ -27,3 +27,20 @@ def nemo_rl_starts(c: View) -> Iterator[Found]:
 def embedded_engine(c: View) -> Iterator[Found]:
     """The embedded engine can run the config as it is written."""
     yield from _refusal(c)
+
+
+@rule(engine="embedded")
+def model_named(c: View) -> Iterator[Found]:
+    """A launch on Slurm's GPUs names its model: without model= it is the tiny one, made for a CPU."""
+    if not c.on_slurm or "model" in c.typed or "recipe" in c.typed:
+        return
+    shape = c.launcher("cluster")
+    nodes, gpus = shape.get("num_nodes"), shape.get("gpus_per_node")
+    there = [model for model, _ in compose.recipes(versions.option(c.release)) if model != c.model.get("name")]
+    yield Found(
+        (),
+        "without model= it is the tiny model of the embedded engine, which learns on a CPU: it would hold them for it",
+        f"one of these: {', '.join(f'model={name}' for name in dict.fromkeys(there))}; the tiny one after all: "
+        f"model={c.model.get('name')}",
+        f"no model= for {nodes} x {gpus} GPUs of Slurm",
+    )
