@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import unicodedata
@@ -63,3 +64,8 @@ def short_title(overrides: Sequence[str]) -> str:
         if not key.startswith(("run.", "site", "slurm.", "hydra", "logger.", "sweep")):
             parts.append(f"{key.rsplit('.', 1)[-1]}={value}")
     return " ".join(parts)
+
+
+def as_typed(value: object) -> str:
+    """A value as one would type it: null, true, [1, 2], words without quotes."""
+    return value if isinstance(value, str) and value else json.dumps(value, default=str)

@@ -7,12 +7,13 @@ imports neither torch nor wandb: the launch path and the attempt run without the
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from nano_exp.errors import UserError, choice, nearest
+from nano_exp.text import as_typed
 
 MODULES = {
     "nemo_rl": "nano_exp.engines.nemo_rl",
@@ -64,11 +65,37 @@ class Command:
     scratch: tuple[Path, ...] = ()
 
 
+class Mistake(UserError):
+    """One thing in a config that an engine cannot run.
+
+    Parameters
+    ----------
+    keys: the dotted keys involved, with their values
+    found: what was found, where that is not these keys' values
+    """
+
+    def __init__(self, keys: Mapping[str, Any], why: str, fix: str, found: str = "") -> None:
+        super().__init__(found or ", ".join(f"{key}={as_typed(value)}" for key, value in keys.items()), why, fix)
+        self.keys = tuple(keys)
+
+
+class Refused(UserError):
+    """Everything in a config that an engine cannot run; as a single error it is the first of it."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        super().__init__(mistakes[0].found, mistakes[0].why, mistakes[0].fix)
+        self.mistakes = tuple(mistakes)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.mistakes))
+
+
 class Engine(Protocol):
     """The functions of an engine module. `config` is always the run's frozen config as plain dicts and lists."""
 
     def check(self, config: dict[str, Any]) -> None:
-        """Refuse, with UserError, what this engine cannot run. Called at launch; imports no torch."""
+        """Refuse what this engine cannot run, with Refused where a config's keys are wrong, else with UserError. Called
+        at launch; imports no torch."""
 
     def overlay(self, config: dict[str, Any], ctx: Context) -> dict[str, object]:
         """Dotted key -> value for what the attempt alone knows (deadline, parser's path)."""

@@ -13,6 +13,9 @@ from nano_exp.preflight.view import View
 def _refusal(c: View) -> Iterator[Found]:
     try:
         engines.get(c.engine).check(dict(c.config))
+    except engines.Refused as refused:
+        for one in refused.mistakes:
+            yield Found(one.keys, one.why, one.fix, one.found)
     except UserError as error:
         yield Found((), error.why, error.fix, error.found)
 

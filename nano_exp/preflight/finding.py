@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Severity = Literal["error", "warning"]
-
-
-def text(value: Any) -> str:
-    """A value as one would type it: null, true, [1, 2], words without quotes."""
-    return value if isinstance(value, str) and value else json.dumps(value, default=str)
 
 
 @dataclass(frozen=True)

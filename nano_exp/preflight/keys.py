@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nano_exp import settings, synonyms
-from nano_exp.preflight.finding import text
 from nano_exp.preflight.known import FREE, KnownKeys
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
+from nano_exp.text import as_typed
 
 #: Null until the run has a folder, or until the attempt fills them in.
 FILLED_IN = (
@@ -48,7 +48,7 @@ def unknown_key(c: View) -> Iterator[Found]:
     for key in known.unknown(tuple(key for key in c.leaves if not key.startswith("logger.wandb."))):
         typed = c.how_typed(key)
         meant = _meant(c, known, key) if typed is not None or key not in known.raw.unread else ()
-        shown = " or ".join(f"{name}={text(c.get(key))}" for name in meant)
+        shown = " or ".join(f"{name}={as_typed(c.get(key))}" for name in meant)
         if key in known.raw.unread:
             if typed is not None:
                 yield Found(
@@ -71,7 +71,7 @@ def unknown_key(c: View) -> Iterator[Found]:
             (key,),
             f"{key.rpartition('.')[0]} takes any key, and NeMo RL {known.raw.version} has {name} there, which is very "
             "near: a slip would be handed on to what does not know it, or be ignored",
-            f"{name}={text(c.get(key))}",
+            f"{name}={as_typed(c.get(key))}",
         )
 
 

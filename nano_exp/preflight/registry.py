@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from nano_exp.preflight.finding import Finding, Severity, text
+from nano_exp.preflight.finding import Finding, Severity
+from nano_exp.text import as_typed
 
 if TYPE_CHECKING:
     from nano_exp.preflight.view import View
@@ -64,7 +65,7 @@ class Rule:
     def findings(self, view: View) -> Iterator[Finding]:
         """What the rule says of a config."""
         for found in self.check(view):
-            keys = tuple((key, text(view.get(key))) for key in found.keys)
+            keys = tuple((key, as_typed(view.value(key))) for key in found.keys)
             yield Finding(self.name, found.severity or self.severity, keys, found.cause, found.fix, found.said)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from nano_exp import axes
@@ -10,7 +11,7 @@ from nano_exp.errors import UserError
 from nano_exp.preflight.registry import RULES, Rule
 from nano_exp.preflight.run import Group, Report
 
-#: How many forms of one rule's finding are shown before it says how many more there are.
+#: How many forms of one rule's finding on the same keys are shown before it says how many more there are.
 MAX_FORMS = 3
 
 
@@ -38,14 +39,19 @@ def groups(report: Report, chosen: list[Group]) -> str:
 
 def _rule(report: Report, name: str, found: list[Group]) -> str:
     points = {index for group in found for index in group.points}
-    lines = []
-    for group in found[:MAX_FORMS]:
+    lines, forms = [], Counter[tuple[str, ...]]()
+    for group in found:
+        about = tuple(key for key, _ in group.finding.keys)
+        forms[about] += 1
+        if forms[about] > MAX_FORMS:
+            continue
         finding = group.finding
         lines += [f"{finding.severity}: {finding.found}", f"  why: {finding.cause}", f"  fix: {finding.fix}"]
         if len(found) > 1 and len(report.points) > 1:
             lines.append(f"  in: {_points(report, group.points)}")
-    if len(found) > MAX_FORMS:
-        lines.append(f"  ... and {len(found) - MAX_FORMS} more like it, with other values")
+    more = sum(max(count - MAX_FORMS, 0) for count in forms.values())
+    if more:
+        lines.append(f"  ... and {more} more like {'it' if len(forms) == 1 else 'these'}, with other values")
     where = f"; {len(points)} of {len(report.points)} points" if len(report.points) > 1 else ""
     if where and len(found) == 1:
         where += f": {_points(report, found[0].points)}"

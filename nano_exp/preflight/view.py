@@ -74,6 +74,15 @@ class View:
         """Whether the key is there, null or not."""
         return key in self.leaves or key in self.inner
 
+    def value(self, key: str) -> Any:
+        """What stands at a dotted key, the launcher's too: a leaf or a mapping; None where there is nothing."""
+        if key in self.leaves:
+            return self.leaves[key]
+        found: Any = self.config
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        return found
+
     def section(self, key: str) -> dict[str, Any]:
         """A mapping of NeMo RL's; empty where there is none."""
         found = self.inner.get(key)

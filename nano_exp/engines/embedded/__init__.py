@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from nano_exp.engines import Command, Context
-from nano_exp.engines.embedded import checkpoint, combinations, schedule
-from nano_exp.errors import UserError
+from nano_exp.engines import Command, Context, Mistake, Refused
+from nano_exp.engines.embedded import checkpoint, rules, schedule
 
 SAVE_MARGIN_S = 60.0
 """Seconds kept free before the allocation's end, for imports, the warm start and a last save."""
@@ -27,17 +26,21 @@ def check(config: dict[str, Any]) -> None:
 
     Raises
     ------
-    UserError: the first key or value that is unknown, unsupported or impossible; an interpreter that is not there
+    Refused: every key or value that is unknown, unsupported or impossible; an interpreter that is not there
     """
-    combinations.check(config)
+    found = rules.mistakes(config)
     site = config.get("site") or {}
     python = site.get("python")
     if python and not site.get("setup") and shutil.which(str(python)) is None:  # set-up lines may bring its mount
-        raise UserError(
-            f"site.python={python}",
-            "there is no such program on this host",
-            "leave site.python out to run with the launcher's own interpreter, or name one that has torch",
+        found.append(
+            Mistake(
+                {"site.python": python},
+                "there is no such program on this host",
+                "leave site.python out to run with the launcher's own interpreter, or name one that has torch",
+            )
         )
+    if found:
+        raise Refused(found)
 
 
 def overlay(config: dict[str, Any], ctx: Context) -> dict[str, object]:

@@ -12,36 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nano_exp.engines.embedded.settings import LossSettings, Sampling
+
 STD_EPSILON = 1e-6
 MEAN_EPSILON = 1e-8
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """The keys of `loss_fn` that this engine has, under their own names."""
-
-    reference_policy_kl_penalty: float = 0.01
-    reference_policy_kl_type: str = "k3"
-    kl_input_clamp_value: float | None = 20.0
-    kl_output_clamp_value: float | None = 10.0
-    ratio_clip_min: float = 0.2
-    ratio_clip_max: float = 0.2
-    ratio_clip_c: float | None = None
-    token_level_loss: bool = True
-    use_importance_sampling_correction: bool = False
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """policy.generation's temperature, top_p and top_k (None or -1: off)."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
-
-    @property
-    def filters(self) -> bool:
-        return self.top_p != 1.0 or (self.top_k is not None and self.top_k > 0)
 
 
 def baseline_and_std(rewards: Tensor, leave_one_out: bool) -> tuple[Tensor, Tensor]:

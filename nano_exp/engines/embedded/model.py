@@ -10,7 +10,8 @@ from transformers.cache_utils import DynamicCache
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHForCausalLM, NemotronHMamba2Mixer
 
-from nano_exp.engines.embedded.grpo import Sampling, sampled_logprobs
+from nano_exp.engines.embedded.grpo import sampled_logprobs
+from nano_exp.engines.embedded.settings import Sampling
 from nano_exp.engines.embedded.task import Vocabulary
 from nano_exp.errors import UserError
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nano_exp.engines.embedded.grpo import Sampling, filter_logits, token_logprobs
+from nano_exp.engines.embedded.grpo import filter_logits, token_logprobs
 from nano_exp.engines.embedded.model import Policy
+from nano_exp.engines.embedded.settings import Sampling
 from nano_exp.engines.embedded.task import Example, Vocabulary, reward
 
 

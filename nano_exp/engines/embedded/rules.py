@@ -1,154 +1,291 @@
-"""What may stand in a value: small predicates that say what is wrong. Used by keys.py's tables."""
+"""Every mistake in a config for this engine: keys and values by settings.py's table, then what values have in common.
+
+A rule on several keys is asked where each of them has a possible value of its own. Imports no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
-from nano_exp.engines.embedded import schedule
+from nano_exp.engines import Mistake
+from nano_exp.engines.embedded import task
+from nano_exp.engines.embedded.settings import KEYS, MODEL, PATTERNS, TRAIN_METRICS, VALIDATION_METRICS, leaves
+from nano_exp.errors import choice, nearest
+from nano_exp.text import as_typed
 
-#: Says why a value cannot be used, or None when it can.
-Rule = Callable[[Any], str | None]
-
-
-def anything(value: Any) -> str | None:
-    return None
-
-
-def boolean(value: Any) -> str | None:
-    return None if isinstance(value, bool) else "it must be true or false"
+SECTIONS = ("grpo", "loss_fn", "policy", "data", "env", "logger", "checkpointing", "cluster", "engine")
 
 
-def text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value else "it must be a text"
+def mistakes(config: dict[str, Any]) -> list[Mistake]:
+    """All that keeps this engine from running the config as it is written."""
+    given = dict(leaves(_own_sections(config)))
+    unknown = _unknown({key: value for key, value in given.items() if not _is_known(key, value)})
+    problems = {key: KEYS[key].kind(value) for key, value in given.items() if key in KEYS}
+    wrong = [
+        Mistake({key: given[key]}, problem, f"{key}=<another value>, or leave the override out")
+        for key, problem in problems.items()
+        if problem
+    ]
+    missing = [
+        Mistake({key: None}, "the embedded engine has no default for it", f"+{key}=<value>", f"{key} is missing")
+        for key, of in KEYS.items()
+        if key not in given and of.default is MISSING
+    ]
+    usable = {key: given.get(key, of.default) for key, of in KEYS.items() if not problems.get(key)}
+    values = Values({key: value for key, value in usable.items() if value is not MISSING})
+    return [*unknown, *wrong, *missing, *(mistake for rule in RULES for mistake in values.asked(rule))]
 
 
-def integer(low: int, high: int | None = None) -> Rule:
-    """A whole number from `low` to `high`."""
+def _own_sections(config: dict[str, Any]) -> dict[str, Any]:
+    """The engine's sections, and those that nobody has."""
+    others = set(config) - {*SECTIONS, "data_plane", "on_policy_distillation"}
+    if others:
+        # Only at launch are there sections that are not the engine's.
+        from nano_exp.freeze import LAUNCHER_KEYS
 
-    def rule(value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int):
-            return "it must be a whole number"
-        if value < low or (high is not None and value > high):
-            return f"it must be at least {low}" + ("" if high is None else f" and at most {high}")
-        return None
-
-    return rule
+        others &= set(LAUNCHER_KEYS)
+    return {name: value for name, value in config.items() if name not in others}
 
 
-def number(low: float | None = None, above: float | None = None, high: float | None = None) -> Rule:
-    """A number not under `low`, greater than `above`, not over `high`."""
-
-    def rule(value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-            return "it must be a number (1.0e-3, not 1e-3, is a number in YAML)"
-        if (low is not None and value < low) or (above is not None and value <= above):
-            return f"it must be at least {low}" if low is not None else f"it must be greater than {above}"
-        if high is not None and value > high:
-            return f"it must be at most {high}"
-        return None
-
-    return rule
+def _is_known(key: str, value: Any) -> bool:
+    return key in KEYS or value == {} or any(fnmatchcase(key, pattern) for pattern in PATTERNS)
 
 
-def nullable(rule: Rule) -> Rule:
-    """null, or what `rule` allows."""
-
-    def wrapped(value: Any) -> str | None:
-        if value is None:
-            return None
-        problem = rule(value)
-        return f"{problem}, or null" if problem else None
-
-    return wrapped
-
-
-def one_of(*allowed: Any) -> Rule:
-    def rule(value: Any) -> str | None:
-        if any(value == item and type(value) is type(item) for item in allowed):
-            return None
-        return "it must be one of " + ", ".join(show(item) for item in allowed)
-
-    return rule
+def _unknown(given: dict[str, Any]) -> Iterator[Mistake]:
+    """One mistake for each key; for each section of which the engine has nothing, one for all of it."""
+    why = "the embedded engine has no such key; it might change the result, so it is refused and not ignored"
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in given.items():
+        around = (key[: match.start()] for match in re.finditer(r"\.", key))
+        foreign = (name for name in around if not any(known.startswith(f"{name}.") for known in KEYS))
+        sections.setdefault(next(foreign, key), {})[key] = value
+    for name, keys in sections.items():
+        key, value = next(iter(keys.items()))
+        near = nearest(key, KEYS, n=1) if len(keys) == 1 else []
+        fix = f"leave {'it' if len(keys) == 1 else name} out"
+        fix = f"{near[0]}={as_typed(value)}, or {fix}" if near else fix
+        yield Mistake(keys, why, f"{fix}; NeMo RL itself runs with engine=nemo_rl")
 
 
-def only(allowed: Any, why: str) -> Rule:
-    """A key that upstream has and this engine supports at one value only."""
-
-    def rule(value: Any) -> str | None:
-        same = value == allowed and isinstance(value, bool) == isinstance(allowed, bool)
-        return None if same else f"{why}; this engine has {show(allowed)} only"
-
-    return rule
+class Unusable(Exception):
+    """A rule asked for a key whose value is missing or refused by itself."""
 
 
-def numbers(count: int, low: float, below: float) -> Rule:
-    """A list of `count` numbers from `low` and under `below`."""
+class Values(dict[str, Any]):
+    """The values of KEYS that are possible, defaults where a key is absent."""
 
-    def rule(value: Any) -> str | None:
-        good = isinstance(value, list) and len(value) == count
-        if good and all(number(low=low)(item) is None and item < below for item in value):
-            return None
-        return f"it must be a list of {count} numbers, each at least {low} and less than {below}"
+    def __missing__(self, key: str) -> Any:
+        if key in KEYS:
+            raise Unusable(key)
+        raise KeyError(key)
 
-    return rule
+    def asked(self, rule: Rule) -> Iterator[Mistake]:
+        """What a rule says, as far as it has values to judge."""
+        try:
+            yield from rule(self)
+        except Unusable:
+            return
 
-
-def pattern(value: Any) -> str | None:
-    if isinstance(value, str) and value and set(value) <= set("M*-E"):
-        return None
-    return "it must be a text of M (Mamba-2), * (attention), - (MLP) and E (mixture of experts), one for each layer"
-
-
-def top_k(value: Any) -> str | None:
-    if value is None or value == -1:
-        return None
-    return None if integer(1)(value) is None else "it must be null or -1 (off) or a whole number from 1"
+    def pick(self, *keys: str) -> dict[str, Any]:
+        return {key: self[key] for key in keys}
 
 
-def duration(value: Any) -> str | None:
-    if value is None:
-        return None
-    try:
-        if isinstance(value, str) and schedule.seconds(value) >= 0:
-            return None
-    except ValueError:
-        return 'it must be null or "DD:HH:MM:SS", as "00:03:45:00"'
-    return 'it must be null or "DD:HH:MM:SS", as "00:03:45:00"'
+Rule = Callable[[Values], Iterator[Mistake]]
+
+PROMPTS, GENERATIONS = "grpo.num_prompts_per_step", "grpo.num_generations_per_prompt"
+GLOBAL, MICRO = "policy.train_global_batch_size", "policy.train_micro_batch_size"
+SPLIT = "data.train.split_validation_size"
+VALIDATIONS = ("grpo.val_period", "grpo.val_at_start", "grpo.val_at_end")
+NEW, LENGTH = "policy.generation.max_new_tokens", "policy.max_total_sequence_length"
+RATE = "policy.optimizer.kwargs.lr"
+
+#: Keys whose product the last one has to divide, and why.
+DIVIDES = (
+    ((PROMPTS, GENERATIONS), GLOBAL, "a rollout is cut into whole global batches, one optimizer update each"),
+    ((GLOBAL,), MICRO, "a global batch is cut into whole micro batches"),
+    (
+        (PROMPTS, GENERATIONS),
+        "policy.logprob_batch_size",
+        "a rollout is cut into whole batches for its log probabilities",
+    ),
+    (
+        (f"{MODEL}.num_attention_heads",),
+        f"{MODEL}.num_key_value_heads",
+        "query heads share key and value heads equally",
+    ),
+    ((f"{MODEL}.mamba_num_heads",), f"{MODEL}.n_groups", "Mamba heads share groups equally"),
+)
 
 
-def scheduler(value: Any) -> str | None:
-    """NeMo RL's DTensor form: null, one torch scheduler, or a list of them with the milestones between."""
-    if value is None:
-        return None
-    entries = [value] if isinstance(value, dict) else value
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        return "it must be null, a scheduler, or a list of schedulers and their milestones"
-    parts = [entry for entry in entries if "name" in entry]
-    milestones = [entry["milestones"] for entry in entries if "milestones" in entry]
-    for part in parts:
-        known = schedule.SCHEDULERS.get(part["name"])
-        if known is None:
-            return f"{part['name']} is none of {', '.join(sorted(schedule.SCHEDULERS))}"
-        kwargs = part.get("kwargs") or {}
-        unknown = sorted(set(kwargs) - known[1])
-        if unknown:
-            return f"{part['name']} takes {', '.join(sorted(known[1]))}, not {', '.join(unknown)}"
-        bad = [name for name, item in kwargs.items() if number(low=0)(item)]
-        if bad:
-            return f"{part['name']}: {', '.join(bad)} must be a number, not negative"
-        if part["name"].endswith("CosineAnnealingLR") and number(above=0)(kwargs.get("T_max")):
-            return f"{part['name']} needs T_max, greater than 0"
-    flat = [mark for marks in milestones for mark in marks] if all(isinstance(m, list) for m in milestones) else None
-    if flat is None or len(flat) != len(parts) - 1 or any(integer(0)(mark) for mark in flat) or flat != sorted(flat):
-        return f"{len(parts)} schedulers need {len(parts) - 1} milestones in ascending order"
-    return None
+def several_generations(v: Values) -> Iterator[Mistake]:
+    if v[GENERATIONS] < 2:
+        leaves_out = v["grpo.use_leave_one_out_baseline"]
+        yield Mistake(
+            v.pick(GENERATIONS),
+            "an answer is compared with the other answers to its prompt; with one the baseline "
+            f"{'leaves out the only one' if leaves_out else 'is that one answer its own reward'}, "
+            "so every advantage is 0 and nothing is learned",
+            f"{GENERATIONS}=2 or more (16 was measured to learn)",
+        )
 
 
-def show(value: Any) -> str:
-    """A value as YAML writes it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
+def whole_parts(v: Values) -> Iterator[Mistake]:
+    for whole, part, why in DIVIDES:
+        yield from v.asked(partial(_divides, whole=whole, part=part, why=why))
+
+
+def _divides(v: Values, whole: tuple[str, ...], part: str, why: str) -> Iterator[Mistake]:
+    if v[part] is None or None in (sizes := [v[key] for key in whole]):
+        return  # an architecture's key that is left to transformers
+    total, size = math.prod(sizes), v[part]
+    if total % size:
+        fits = next(number for number in range(min(size, total), 0, -1) if total % number == 0)
+        count = f" ({total} answers)" if len(whole) > 1 else ""
+        yield Mistake(v.pick(part, *whole), f"{why}{count}", f"{part}={fits}")
+
+
+def enough_requests(v: Values) -> Iterator[Mistake]:
+    requests, _ = task.sizes(v[SPLIT])
+    if v[PROMPTS] > requests:
+        yield Mistake(
+            v.pick(PROMPTS),
+            f"the task has {requests} requests to train on, and a step takes different ones",
+            f"{PROMPTS}={requests} or less",
+        )
+        return
+    epochs, steps, per_epoch = v["grpo.max_num_epochs"], v["grpo.max_num_steps"], requests // v[PROMPTS]
+    if epochs is not None and epochs * per_epoch < steps:
+        yield Mistake(
+            v.pick("grpo.max_num_epochs", "grpo.max_num_steps"),
+            f"an epoch has {per_epoch} steps, so the data ends after step {epochs * per_epoch}",
+            f"grpo.max_num_epochs={-(-steps // per_epoch)}, or grpo.max_num_steps={epochs * per_epoch}",
+        )
+
+
+def validation(v: Values) -> Iterator[Mistake]:
+    if not any(v.pick(*VALIDATIONS).values()):
+        return
+    yield from v.asked(_held_out)
+    samples, size = v["grpo.max_val_samples"], v["grpo.val_batch_size"]
+    if samples is None or size is None or samples < size:
+        yield Mistake(
+            v.pick("grpo.max_val_samples", "grpo.val_batch_size"),
+            "a validation takes max_val_samples // val_batch_size whole batches, which is none",
+            f"grpo.val_batch_size={samples or 40} and grpo.max_val_samples={samples or 40}",
+        )
+
+
+def _held_out(v: Values) -> Iterator[Mistake]:
+    if not task.sizes(v[SPLIT])[1]:
+        yield Mistake(
+            v.pick(SPLIT),
+            "validation is on and no request is held out for it",
+            f"{SPLIT}=0.25, or grpo.val_period=0 with val_at_start and val_at_end false",
+        )
+
+
+def room_for_an_answer(v: Values) -> Iterator[Mistake]:
+    if v[NEW] < task.ANSWER_TOKENS:
+        yield Mistake(
+            v.pick(NEW),
+            f"a right answer has {task.ANSWER_TOKENS} tokens, so no answer could earn a reward",
+            f"{NEW}=12 ({task.ANSWER_TOKENS} or more)",
+        )
+    longest = task.longest_prompt()
+    if longest + v[NEW] > v[LENGTH]:
+        yield Mistake(
+            v.pick(LENGTH, NEW),
+            f"the longest prompt has {longest} tokens, so a sequence may have {longest + v[NEW]}",
+            f"{LENGTH}={longest + v[NEW]}, or {NEW}={max(task.ANSWER_TOKENS, v[LENGTH] - longest)}",
+        )
+
+
+def known_metric(v: Values) -> Iterator[Mistake]:
+    every = [*(f"train:{name}" for name in TRAIN_METRICS), *(f"val:{name}" for name in VALIDATION_METRICS)]
+    full = v["checkpointing.metric_name"]
+    if full is not None and full not in every:
+        yield Mistake(
+            v.pick("checkpointing.metric_name"),
+            "checkpoints are ranked by a metric of this engine, written train:<metric> or val:<metric>",
+            choice("checkpointing.metric_name=", nearest(full, every), every),
+        )
+
+
+def estimator_agrees(v: Values) -> Iterator[Mistake]:
+    for name in ("normalize_rewards", "use_leave_one_out_baseline"):
+        outer, own = f"grpo.{name}", f"grpo.adv_estimator.{name}"
+        if v[own] is not None and v[own] != v[outer]:
+            yield Mistake(
+                v.pick(outer, own),
+                "NeMo RL trains with adv_estimator's and the other says something else",
+                f"{outer}={str(v[own]).lower()}; the published configs tie the two together",
+            )
+
+
+def reference_needed(v: Values) -> Iterator[Mistake]:
+    skip, penalty = "grpo.skip_reference_policy_logprobs_calculation", "loss_fn.reference_policy_kl_penalty"
+    if v[skip] and v[penalty] != 0:
+        yield Mistake(
+            v.pick(skip, penalty),
+            "the penalty is computed from the reference policy's log probabilities",
+            f"{penalty}=0, or leave the first one out",
+        )
+
+
+def rate_falls(v: Values) -> Iterator[Mistake]:
+    entries = v["policy.scheduler"] or []
+    for entry in [entries] if isinstance(entries, dict) else entries:
+        low = (entry.get("kwargs") or {}).get("eta_min", 0)
+        if low > v[RATE]:
+            yield Mistake(
+                v.pick("policy.scheduler", RATE),
+                "the rate would rise from lr to its minimum",
+                "optimizer.min_lr=<at most optimizer.lr>; one knob moves both the optimizer and the scheduler",
+                f"policy.scheduler: eta_min={low} with {RATE}={v[RATE]}",
+            )
+
+
+def room_for_the_words(v: Values) -> Iterator[Mistake]:
+    words = len(task.Vocabulary())
+    if v[f"{MODEL}.vocab_size"] < words:
+        yield Mistake(
+            v.pick(f"{MODEL}.vocab_size"), f"the task has {words} tokens", f"{MODEL}.vocab_size={words} or more"
+        )
+
+
+def possible_experts(v: Values) -> Iterator[Mistake]:
+    if "E" not in v[f"{MODEL}.hybrid_override_pattern"]:
+        return
+    names = ("n_routed_experts", "n_group", "topk_group", "num_experts_per_tok")
+    keys = [f"{MODEL}.{name}" for name in names]
+    # transformers' defaults, where a key is left to it.
+    experts, groups, used, chosen = (v[key] or default for key, default in zip(keys, (8, 1, 1, 2), strict=True))
+    yield from _divides(v, (keys[0],), keys[1], "experts form equal groups")
+    in_group = experts // groups
+    if in_group < 2 or used > groups or chosen > used * in_group:
+        yield Mistake(
+            v.pick(*keys),
+            "a token chooses topk_group of n_group groups, each of two experts or more, and its experts among those",
+            f"{MODEL}.n_group=1 with topk_group=1 and num_experts_per_tok up to n_routed_experts",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    several_generations,
+    whole_parts,
+    enough_requests,
+    validation,
+    room_for_an_answer,
+    known_metric,
+    estimator_agrees,
+    reference_needed,
+    rate_falls,
+    room_for_the_words,
+    possible_experts,
+)

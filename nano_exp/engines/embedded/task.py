@@ -21,6 +21,7 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
 }
 ARGUMENTS = ("ana", "ben", "chloe", "dmitri", "elif", "farid", "grace", "hugo")
 TOOLS = tuple(PHRASINGS)
+REQUESTS = sum(map(len, PHRASINGS.values())) * len(ARGUMENTS)
 
 PAD, END, USER, ASSISTANT = "<pad>", "</s>", "<user>", "<assistant>"
 OPEN, CLOSE, LEFT, RIGHT = "<tool_call>", "</tool_call>", "(", ")"
@@ -83,6 +84,12 @@ def examples() -> list[Example]:
     ]
 
 
+def sizes(validation_share: float) -> tuple[int, int]:
+    """How many requests `split` gives to training and to validation."""
+    held_out = round(REQUESTS * validation_share)
+    return REQUESTS - held_out, held_out
+
+
 def split(validation_share: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Training and validation requests; no request is in both.
 
@@ -93,7 +100,7 @@ def split(validation_share: float, seed: int) -> tuple[list[Example], list[Examp
     """
     shuffled = examples()
     random.Random(f"{NAME} {seed}").shuffle(shuffled)
-    held_out = round(len(shuffled) * validation_share)
+    _, held_out = sizes(validation_share)
     return shuffled[held_out:], shuffled[:held_out]
 
 
@@ -103,8 +110,8 @@ def reward(example: Example, answer: str, finished: bool) -> float:
 
 
 def longest_prompt() -> int:
-    """Tokens of the longest prompt."""
-    return max(len(example.request.split()) + 2 for example in examples())
+    """Tokens of the longest prompt: its words (the name is one of them), <user> and <assistant>."""
+    return max(len(phrasing.split()) for phrasings in PHRASINGS.values() for phrasing in phrasings) + 2
 
 
 ANSWER_TOKENS = 7

@@ -154,7 +154,7 @@ class Run:
                     raise UserError(
                         f"step {step}: train/loss={train['loss']} and train/grad_norm={train['grad_norm']}",
                         "training has diverged, and every later step would be without meaning",
-                        f"a lower optimizer.lr (now {settings.optimizer['lr']}) or policy.max_grad_norm",
+                        f"a lower optimizer.lr (now {settings.optimizer.lr}) or policy.max_grad_norm",
                         code=1,
                     )
                 due = settings.val_period > 0 and step % settings.val_period == 0

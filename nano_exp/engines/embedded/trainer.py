@@ -66,8 +66,7 @@ class Trainer:
         self.model = build(
             settings.architecture, self.vocabulary, settings.seed, device, settings.precision, settings.recompute
         )
-        self.loss = grpo.LossSettings(**settings.loss)
-        self.sampling = grpo.Sampling(**settings.sampling)
+        self.loss, self.sampling = settings.loss, settings.sampling
         self.timer = Timer(device)
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         random.seed(settings.seed)
@@ -75,10 +74,16 @@ class Trainer:
         self.reference: dict[str, Tensor] | None = None
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        kwargs = dict(self.settings.optimizer)
-        kwargs["betas"] = tuple(kwargs["betas"])
+        own = self.settings.optimizer
         # The unfused update of a GPU holds another float32 copy of all weights while it runs.
-        return torch.optim.AdamW(self.model.parameters(), **kwargs, fused=self.device.type == "cuda" or None)
+        return torch.optim.AdamW(
+            self.model.parameters(),
+            lr=own.lr,
+            betas=(own.betas[0], own.betas[1]),
+            eps=own.eps,
+            weight_decay=own.weight_decay,
+            fused=self.device.type == "cuda" or None,
+        )
 
     @property
     def parameters(self) -> int:
@@ -120,7 +125,7 @@ class Trainer:
         with self.timer.measure("advantage_calculation"):
             grouped = answers.rewards.view(settings.prompts, settings.generations)
             advantage = grpo.advantages(grouped, settings.leave_one_out, settings.normalize).flatten()
-            low, high = settings.advantage_clip
+            low, high = settings.advantage_clip_low, settings.advantage_clip_high
             if low is not None or high is not None:
                 advantage = advantage.clamp(low, high)
             kept = (~answers.truncated).float() if settings.overlong_filtering else torch.ones_like(advantage)
@@ -132,7 +137,7 @@ class Trainer:
                 sample_mask=kept,
                 reference=reference,
             )
-        rate = schedule.learning_rate(finished, settings.optimizer["lr"], settings.scheduler)
+        rate = schedule.learning_rate(finished, settings.optimizer.lr, settings.scheduler)
         with self.timer.measure("policy_training"):
             trained = self._train(answers, batch, rate)
         return {**trained, **self._rollout_metrics(answers, batch, grouped)}
@@ -223,8 +228,9 @@ class Trainer:
         rewards: list[float] = []
         lengths: list[float] = []
         pairs: list[tuple[str, str]] = []
+        size = settings.val_batch_size or 0
         for number in range(settings.val_batches):
-            requests = self.validation_set[number * settings.val_batch_size : (number + 1) * settings.val_batch_size]
+            requests = self.validation_set[number * size : (number + 1) * size]
             if not requests:
                 break
             answers = rollout.generate(

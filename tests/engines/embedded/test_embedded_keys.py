@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from nano_exp.engines import embedded
-from nano_exp.engines.embedded import keys, task
+from nano_exp.engines import Refused, embedded
+from nano_exp.engines.embedded import settings, task
 from nano_exp.errors import UserError
 
 WORDS = len(task.Vocabulary())
@@ -116,6 +116,35 @@ def test_refused(default_config: Make, changes: dict[str, Any], found: str, fix:
     assert refusal.value.why and refusal.value.code == 2
 
 
+def test_all_mistakes_are_reported_at_once(default_config: Make) -> None:
+    """Keys, values, what is missing, and what values have in common where each of those is possible."""
+    config = default_config(
+        {
+            "grpo.sed": 1,
+            "policy.generation.vllm_cfg": {"precision": "fp8", "kwargs": {"x": 1}},
+            "policy.precision": "float16",
+            "grpo.num_prompts_per_step": 0,
+            "policy.train_micro_batch_size": 48,
+            "checkpointing.metric_name": "val:acuracy",
+            "site.python": "/no/such/python",
+        }
+    )
+    del config["grpo"]["seed"]
+    with pytest.raises(Refused) as refusal:
+        embedded.check(config)
+    assert [mistake.keys for mistake in refusal.value.mistakes] == [
+        ("grpo.sed",),
+        ("policy.generation.vllm_cfg.precision", "policy.generation.vllm_cfg.kwargs.x"),
+        ("grpo.num_prompts_per_step",),
+        ("policy.precision",),
+        ("grpo.seed",),
+        ("policy.train_micro_batch_size", "policy.train_global_batch_size"),
+        ("checkpointing.metric_name",),
+        ("site.python",),
+    ]
+    assert str(refusal.value).count("error: ") == str(refusal.value).count("  fix: ") == 8
+
+
 def test_a_missing_key_is_named(default_config: Make) -> None:
     config = default_config({})
     del config["grpo"]["seed"]
@@ -124,8 +153,8 @@ def test_a_missing_key_is_named(default_config: Make) -> None:
 
 
 def test_every_neutral_key_says_why_and_none_is_supported() -> None:
-    assert all(keys.NEUTRAL.values())
-    assert not set(keys.NEUTRAL) & set(keys.SUPPORTED)
+    assert all(settings.NEUTRAL)
+    assert not set(settings.PATTERNS) & set(settings.KEYS)
 
 
 def test_check_imports_neither_torch_nor_transformers_nor_wandb() -> None:

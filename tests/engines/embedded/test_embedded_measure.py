@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nano_exp.engines.embedded import cases, combinations, measure
+from nano_exp.engines.embedded import cases, measure, rules
 from nano_exp.planner import job, parameters
 
 Make = Callable[..., dict[str, Any]]
@@ -29,7 +29,7 @@ def records(out: Path) -> list[dict[str, Any]]:
 def test_every_case_is_a_config_that_the_engine_takes(default_config: Make, small: bool) -> None:
     every = cases.all_cases(small)
     for case in every:
-        combinations.check(cases.changed(default_config({}), cases.COMMON | case.changes))
+        assert not rules.mistakes(cases.changed(default_config({}), cases.COMMON | case.changes))
     assert len({(case.kind, case.name) for case in every}) == len(every)
 
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from nano_exp.engines import Context, embedded
-from nano_exp.engines.embedded import checkpoint, keys
+from nano_exp.engines.embedded import checkpoint, settings
 
 Make = Callable[..., dict[str, Any]]
 KILLED = -signal.SIGKILL
@@ -147,7 +147,7 @@ def test_rows_names_and_precision(runner: Any, small_config: Make) -> None:
     assert [row["step"] for row in training] == [1, 2, 3, 4, 5, 6, 7]
     assert [row["step"] for row in validation] == [0, 2, 4, 6, 7]
     names = {name.removeprefix("train/") for name in training[0] if name.startswith("train/")}
-    assert names == set(keys.TRAIN_METRICS)
+    assert names == set(settings.TRAIN_METRICS)
     assert {"validation/accuracy", "validation/avg_length", "timing/validation/total_validation_time"} <= set(
         validation[0]
     )
