@@ -34,6 +34,7 @@ from nano_exp import (
     runs,
     slurm,
     throttle,
+    turn,
     watchdog,
 )
 from nano_exp.child import Say, Stop, Superseded
@@ -125,6 +126,8 @@ def execute(order: Order, stop: Stop) -> int:
         raise files.Damaged(f"{run_dir}: {'; '.join(run.damaged)}")
     config = freeze.sent_with(run.config(), order.entry)
     _require_going_on(order, run)
+    if not order.local and not order.canary:
+        turn.require(order.dir, run, slurm_owner().job)
     number, attempt_dir, owner = claim(run, runs.this_process() if order.local else slurm_owner())
     _link_latest(attempt_dir)
     runs.reserve(attempt_dir)

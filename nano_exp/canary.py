@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nano_exp import runs
 from nano_exp.freeze import Keys, place, with_values
 from nano_exp.plan import Row
 from nano_exp.state import State
@@ -47,6 +48,15 @@ def failed(end: Mapping[str, Any]) -> str:
     return f"the canary {'failed' if end.get('kind') == 'failed' else 'was ' + str(end.get('kind'))}: {why}".rstrip(
         ": "
     )
+
+
+def succeeded(manifest: Mapping[str, Any]) -> bool:
+    """Whether a launch had a canary, and it came through."""
+    try:
+        folder = Path(manifest[WORD]["runs"][0])
+    except (KeyError, IndexError, TypeError):
+        return False
+    return any(attempt.end is not None and attempt.end.get("kind") == "done" for attempt in runs.attempts(folder))
 
 
 def clear(config: Mapping[str, Any]) -> None:

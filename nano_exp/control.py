@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import yaml
 
 from nano_exp import (
     axes,
+    canary,
     environment,
     files,
     freeze,
@@ -21,6 +24,7 @@ from nano_exp import (
     halt,
     launch,
     plan,
+    predecessors,
     runs,
     secrets,
     show,
@@ -31,13 +35,16 @@ from nano_exp import (
     text,
 )
 from nano_exp.errors import UserError
-from nano_exp.freeze import Frozen
+from nano_exp.freeze import TERMS, Frozen
 from nano_exp.plan import Row
 from nano_exp.runs import Run
 from nano_exp.state import State
+from nano_exp.terms import Terms
 from nano_exp.text import short_title
 
 PREFIX = "hydra.launcher."
+#: How many lines of one kind are shown before it is said how many more there are.
+MOST = 10
 
 
 def states(found: Sequence[Run]) -> list[tuple[Run, State]]:
@@ -74,6 +81,8 @@ def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> i
         print(f"nothing to cancel: none of {len(found)} run{'s' if len(found) != 1 else ''} is active")
         return 0
     _show_active(active)
+    for line in _left_behind([run for run, _ in active]):
+        print(f"  {line}")
     if len(active) > 1 and not yes and not confirm(f"cancel these {len(active)} runs?"):
         raise UserError(
             f"{len(active)} active runs, and no yes",
@@ -95,6 +104,26 @@ def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> i
     return 0
 
 
+def _left_behind(stopped: Sequence[Run]) -> list[str]:
+    """Who waits for these to end, and what becomes of that: a line each."""
+    names = {f"{run.name}/{run.id}" for run in stopped}
+    found = [
+        one
+        for one in predecessors.dependants(stopped[0].results, stopped)
+        if f"{one.run.name}/{one.run.id}" not in names
+    ]
+    asked = plan.Asked()
+    asked.include(one.run for one in found)
+    lines: list[str] = []
+    for one in found:
+        now = asked.state(one.run)
+        if now.kind == "pending":
+            vain = any(wait.how == "afterok" and wait.run in names for wait in one.waits)
+            then = "it does not start before they are done" if vain else "it starts when they have ended"
+            lines.append(f"{one.run.name}/{one.run.id} (pending, job {now.job}) comes after them: {then}")
+    return [*lines[:MOST], *([f"... and {len(lines) - MOST} more"] if len(lines) > MOST else [])]
+
+
 def _show_active(active: Sequence[tuple[Run, State]]) -> None:
     columns = {
         "name": [run.name for run, _ in active],
@@ -113,7 +142,7 @@ def _canaries(cancelled: Sequence[Run]) -> list[str]:
     for results, launched in {(run.results, _last_launch(run)) for run in cancelled}:
         job = runs.canary_job(results, launched)
         manifest = _manifest(results, launched) if job else {}
-        if manifest and not any(_waits(folder, launched) for folder in halt.run_dirs(manifest)):
+        if manifest and not any(_waits(folder, launched) for folder in _run_dirs(manifest)):
             found.append(job)
     return found
 
@@ -142,51 +171,160 @@ def _end_local(run: Run, now: State) -> None:
         os.kill(int(pid), signal.SIGTERM)
 
 
-def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
-    """Submit again what is neither done nor active, from its frozen config, with its last launch's resources.
+@dataclass(frozen=True)
+class Batch:
+    """Runs that are submitted again in one launch: those whose last launches had the same settings.
 
     Parameters
     ----------
-    overrides: hydra.launcher.KEY=VALUE: other resources for this submission
+    launches: all launches that ever sent its runs
+    """
+
+    rows: tuple[Row, ...]
+    launches: frozenset[str]
+    where: str
+    parameters: dict[str, Any]
+    env_file: Path | None
+    terms: Terms
+
+
+def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
+    """Submit again what is neither done nor active, from its frozen config, as its last launch sent it.
+
+    Parameters
+    ----------
+    overrides: hydra.launcher.KEY=VALUE, parallel=, after=, fail_fast=, canary=: other ones for this submission
 
     Raises
     ------
     UserError: another override (a run's config never changes), or the runs were launched to different places
     """
-    changes = launcher_overrides(overrides)
+    typed = [word for word in overrides if word.lstrip("+").partition("=")[0] in TERMS]
+    changes = launcher_overrides([word for word in overrides if word not in typed])
+    sent: list[tuple[Batch, submit.Launch]] = []
     with submit.lock(results):
         pairs = states(found)
         again = [(run, now) for run, now in pairs if now.action == "submit"]
         print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone (done, active or damaged)")
-        if not again:
-            return 0
-        of_launch = {launched: _manifest(results, launched) for launched in sorted({_last_launch(r) for r, _ in again})}
-        manifests = list(of_launch.values())
-        rows = [_row(run, now, of_launch[_last_launch(run)]) for run, now in again]
-        where = {str(m.get("where", "slurm")) for m in manifests}
-        if len(where) > 1:
-            raise UserError(
-                "some of these runs were launched to Slurm and some on this machine",
-                "one retry goes to one place",
-                "name the runs, or retry each name by itself",
-            )
-        parameters = {**(manifests[-1].get("parameters") or {}), **changes}
-        env_file = launch.read_environment(_environment(manifests[-1]))
-        secrets.refuse({"hydra.launcher": parameters}, "the retry")  # again: now env.yaml's values are known
-        place = where.pop()
-        if place == "slurm":
-            if "timeout_min" not in parameters:
-                raise UserError(
-                    "the time limit of the last launch is not known",
-                    "its manifest cannot be read, and Slurm's own default would be too short or endless",
-                    f"{PREFIX}timeout_min=240",
-                )
-            slurm.require()
-        show.rows(rows)
-        ready = launch.dispatch(rows, place, parameters, results, env_file, asked=terms.kept(manifests[-1]))
-    if place == "local":
-        launch.run_here(ready, 1)
+        for batch in batches(results, again, changes, typed):
+            sent.append((batch, _send(results, batch)))
+    for batch, ready in sent:
+        if batch.where == "local":
+            launch.run_here(ready, batch.terms.parallel or 1)
     return launch.exit_code
+
+
+def batches(
+    results: Path, again: Sequence[tuple[Run, State]], changes: Mapping[str, Any], typed: Sequence[str]
+) -> list[Batch]:
+    """Runs by how their last launches sent them, older launches first. Raises UserError."""
+    members: dict[str, list[tuple[Run, State]]] = {}
+    for run, now in again:
+        members.setdefault(_last_launch(run), []).append((run, now))
+    found: dict[str, Batch] = {}
+    for launched in sorted(members):
+        batch = _batch(results, launched, members[launched], changes, typed)
+        same = json.dumps([batch.where, batch.parameters, str(batch.env_file), batch.terms.as_dict()], sort_keys=True)
+        before = found.setdefault(same, batch)
+        if before is not batch:
+            found[same] = replace(before, rows=before.rows + batch.rows, launches=before.launches | batch.launches)
+    if len({batch.where for batch in found.values()}) > 1:
+        raise UserError(
+            "some of these runs were launched to Slurm and some on this machine",
+            "one retry goes to one place",
+            "name the runs, or retry each name by itself",
+        )
+    return list(found.values())
+
+
+def _batch(
+    results: Path,
+    launched: str,
+    members: Sequence[tuple[Run, State]],
+    changes: Mapping[str, Any],
+    typed: Sequence[str],
+) -> Batch:
+    """Runs of one launch, with its settings but for what is typed now."""
+    manifest = _manifest(results, launched)
+    asked = terms.kept(manifest, _after(results, launched, typed))
+    if canary.succeeded(manifest):
+        asked = replace(asked, canary=False)
+    return Batch(
+        tuple(_row(run, now, manifest) for run, now in members),
+        frozenset(str(e.data.get("launch")) for run, _ in members for e in run.events if e.kind == "submit"),
+        str(manifest.get("where", "slurm")),
+        {**(manifest.get("parameters") or {}), **changes},
+        _environment(manifest),
+        terms.changed(asked, typed),
+    )
+
+
+def _after(results: Path, launched: str, typed: Sequence[str]) -> list[str]:
+    """What a launch waits for, as words of `after=`; nothing where it is typed anew."""
+    if any(word.lstrip("+").startswith("after=") for word in typed):
+        return []
+    try:
+        return [wait.word for wait in predecessors.read(runs.launch_dir(results, launched))]
+    except (files.Damaged, OSError) as error:
+        raise UserError(
+            f"launch {launched}: {error}",
+            "its runs would start without what they come after",
+            "the same command with after=RUN, or with after=null",
+        ) from error
+
+
+def _send(results: Path, batch: Batch) -> submit.Launch:
+    """One launch of these runs. The results folder is locked."""
+    env_file = launch.read_environment(batch.env_file)
+    secrets.refuse({"hydra.launcher": batch.parameters}, "the retry")  # again: now env.yaml's values are known
+    behind: list[str] = []
+    if batch.where == "slurm":
+        if "timeout_min" not in batch.parameters:
+            raise UserError(
+                "the time limit of the last launch is not known",
+                "its manifest cannot be read, and Slurm's own default would be too short or endless",
+                f"{PREFIX}timeout_min=240",
+            )
+        slurm.require()
+        behind = _still_running(results, batch)
+    terms.require(batch.terms, batch.where, submit=True)
+    show.rows(batch.rows)
+    try:
+        return launch.dispatch(
+            batch.rows, batch.where, batch.parameters, results, env_file, asked=batch.terms, behind=behind
+        )
+    except UserError as error:
+        if batch.terms.after and error.found.startswith("after="):  # kept from the last launch, not typed now
+            raise UserError(error.found, error.why, f"{error.fix}; or after=null: without it", error.code) from error
+        raise
+
+
+def _still_running(results: Path, batch: Batch) -> list[str]:
+    """The jobs of these runs' last launches that still have runs, where `parallel` holds for them together."""
+    if batch.terms.parallel is None:
+        return []
+    asked = plan.Asked()
+    jobs: dict[str, int] = {}
+    for launched in sorted(batch.launches):
+        for folder in _run_dirs(_manifest(results, launched)):
+            run = runs.load(folder)
+            now = asked.state(run) if _last_launch(run) == launched else None  # else counted there, or not ours
+            if now is not None and now.kind in state.ACTIVE and ":" not in now.job:
+                job = now.job.partition("_")[0]
+                jobs[job] = jobs.get(job, 0) + 1
+    if jobs:
+        print(
+            f"parallel={batch.terms.parallel}: after job {', '.join(jobs)}, which still has {sum(jobs.values())} of "
+            "that launch's runs; parallel=null starts them beside it"
+        )
+    return list(jobs)
+
+
+def _run_dirs(manifest: Mapping[str, Any]) -> list[Path]:
+    try:
+        return halt.run_dirs(manifest)
+    except (KeyError, TypeError):  # a damaged manifest
+        return []
 
 
 def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -198,8 +336,9 @@ def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.startswith(PREFIX):
             raise UserError(
                 override,
-                "a run's config is frozen; a retry can only ask Slurm for other resources",
-                f"{PREFIX}timeout_min=600, {PREFIX}partition=NAME, ...; for another config launch a new run",
+                "a run's config is frozen; a retry can only be sent in another way",
+                f"{PREFIX}timeout_min=600, {PREFIX}partition=NAME, ..., {', '.join(f'{key}=' for key in TERMS)}; for "
+                "another config launch a new run",
             )
         try:
             changes[key.removeprefix(PREFIX)] = yaml.safe_load(value)

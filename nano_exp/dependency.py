@@ -13,16 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from nano_exp import slurm, state
+from nano_exp import files, predecessors, runs, slurm, state
 from nano_exp.asked import Asked
 from nano_exp.errors import UserError
+from nano_exp.predecessors import IN_VAIN, Dependant, Wait
 from nano_exp.report import select
+from nano_exp.runs import Run
 from nano_exp.state import State
-
-#: How sacct calls a job whose end `afterok` waits for in vain. Others (PREEMPTED, NODE_FAIL) may be started again.
-IN_VAIN = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")
 
 
 @dataclass(frozen=True)
@@ -51,49 +51,107 @@ def parse(word: str) -> Wish:
     return Wish(how, what)
 
 
-def terms(words: Sequence[str], results: Path, asked: Asked) -> list[str]:
-    """`after=` as terms of sbatch's --dependency, all of which have to hold; none where everything is over already.
+@dataclass(frozen=True)
+class After:
+    """`after=` against the store and the queue.
+
+    Parameters
+    ----------
+    terms: of sbatch's --dependency, all of which have to hold; none where everything is over already
+    waits: what they stand for, for the launch's folder; not what is over
+    """
+
+    terms: tuple[str, ...] = ()
+    waits: tuple[Wait, ...] = ()
+
+
+def after(words: Sequence[str], results: Path, asked: Asked) -> After:
+    """What these words mean now.
 
     Raises
     ------
     UserError: nothing of that name, what is waited for has failed, or Slurm does not answer
     """
-    found: list[str] = []
+    waits: list[Wait] = []
+    waited: list[tuple[str, Run, State]] = []
+    jobs: list[str] = []
     for wish in map(parse, words):
         if wish.is_job:
             job = of_job(wish, asked)
-            found += [job] if job else []
+            jobs += [job] if job else []
+            waits += [Wait(wish.how, job=wish.what)] if job else []
             continue
-        meant = select.loaded(results, [wish.what])
+        meant = _meant(results, wish)
         asked.include(meant)
-        states = [(run.id, asked.state(run)) for run in meant]
-        found += [term for run, now in states if (term := of_run(wish, run, now))]
-    return list(dict.fromkeys(found))
+        for run, now in [(run, asked.state(run)) for run in meant]:
+            waits += [Wait(wish.how, run=f"{run.name}/{run.id}")] if imposes(wish, run, now) else []
+            waited.append((wish.how, run, now))
+    return After(tuple(dict.fromkeys([*jobs, *_terms(waited)])), tuple(dict.fromkeys(waits)))
 
 
-def of_run(wish: Wish, run: str, now: State) -> str:
-    """The term for one run in a state; nothing where it imposes none."""
+def _meant(results: Path, wish: Wish) -> list[Run]:
+    """The runs of a name, or the one run of an id. Raises UserError where an id is that of several."""
+    meant = select.loaded(results, [wish.what])
+    if len(meant) > 1 and wish.what not in {run.name for run in meant}:
+        words = [f"{run.name}/{run.id}" for run in meant]
+        raise UserError(
+            f"after={wish.what}: that is {len(meant)} runs, {', '.join(words[:6])}",
+            "an id means one run, and a name all of its runs",
+            f"after={words[0]}, or 'after=[{words[0]},{words[1]}]' for both",
+        )
+    return meant
+
+
+def _terms(waited: Sequence[tuple[str, Run, State]]) -> list[str]:
+    """The terms for runs by their jobs: an array as a whole where all of its tasks are waited for.
+
+    Slurm drops what waits for a single array task when that one is cancelled; not so for a whole array.
+    """
+    tasks = cache(_tasks)
+    jobs = {(how, now.job) for how, _, now in waited}
+    found = []
+    for how, run, now in waited:
+        if now.kind in state.ACTIVE:
+            number, _, task = now.job.partition("_")
+            sent = state.submission(run) if task else None
+            count = tasks(runs.launch_dir(run.results, sent.launch), sent.array) if sent is not None else None
+            whole = count is not None and all((how, f"{number}_{i}") in jobs for i in range(count))
+            found.append(f"{how}:{number if whole else now.job}")
+    return found
+
+
+def _tasks(launch_dir: Path, array: int) -> int | None:
+    """How many tasks an array of a launch has; None where its manifest does not say."""
+    try:
+        return len(files.read_json(launch_dir / "manifest.json")["arrays"][array]["runs"])
+    except (files.Damaged, OSError, KeyError, IndexError, TypeError):
+        return None
+
+
+def imposes(wish: Wish, run: Run, now: State) -> bool:
+    """Whether there is something to wait for in a run that is in this state; raises UserError where it is in vain."""
+    word = f"{run.name}/{run.id}"
     if now.kind == "unknown":
         raise UserError(
-            f"after={wish.what}: cannot tell whether {run} is active ({now.why})",
+            f"after={wish.what}: cannot tell whether {word} is active ({now.why})",
             "what to wait for depends on it",
             "the same command when Slurm answers again, or on the host that runs it",
             code=4,
         )
     if now.kind in state.ACTIVE and ":" in now.job:
         raise UserError(
-            f"after={wish.what}: {run} runs on this machine ({now.job})",
+            f"after={wish.what}: {word} runs on this machine ({now.job})",
             "Slurm cannot wait for what it does not run",
             "the same command when it has ended",
         )
-    if now.kind in state.ACTIVE and now.job:
-        return f"{wish.how}:{now.job}"
+    if now.kind in state.ACTIVE:
+        return True
     if now.kind == "done" or (wish.how == "afterany" and now.kind not in ("frozen", "damaged")):
-        return ""
+        return False
     raise UserError(
-        f"after={wish.what}: {run} is {now.kind}" + (f" ({now.why})" if now.why else ""),
+        f"after={wish.what}: {word} is {now.kind}" + (f" ({now.why})" if now.why else ""),
         f"it is not in the queue ({state.MEANING[now.kind][0]}), so it would be waited for in vain",
-        f"nano-exp retry {run} first" + ("" if now.kind == "frozen" else f"; or after=afterany:{wish.what}"),
+        f"nano-exp retry {word} first" + ("" if now.kind == "frozen" else f"; or after=afterany:{word}"),
     )
 
 
@@ -128,3 +186,53 @@ def of_job(wish: Wish, asked: Asked) -> str:
 def option(*terms: str) -> list[str]:
     """sbatch's option for terms that all have to hold; none without terms."""
     return [f"--dependency={','.join(terms)}"] if terms else []
+
+
+# --- what waits already ----------------------------------------------------------------------------------------------
+
+
+def renew(results: Path, again: Sequence[Run], asked: Asked) -> list[str]:
+    """Have what came after these runs wait for the jobs that they are in by now. Returns what to say, a line each."""
+    waiting: dict[tuple[Path, int], list[tuple[Dependant, State]]] = {}
+    gone: list[str] = []
+    for one in predecessors.dependants(results, again):
+        now, sent = asked.state(one.run), state.submission(one.run)
+        if now.kind == "pending" and sent is not None:
+            waiting.setdefault((one.launch_dir, sent.array), []).append((one, now))
+        elif now.kind in ("unstarted", "cancelled"):
+            gone.append(select.word(one.run))
+    lines = [_renewed(results, array, *members[0], asked, len(members)) for (_, array), members in waiting.items()]
+    if gone:
+        lines.append(f"came after what is sent now, and left the queue: nano-exp retry {' '.join(gone[:6])}")
+    return [line for line in lines if line]
+
+
+def _renewed(results: Path, array: int, one: Dependant, now: State, asked: Asked, count: int) -> str:
+    """The same for one array, of which this run waits. What Slurm cannot be told, its attempts see for themselves."""
+    who = select.word(one.run) + (f" and {count - 1} more" if count > 1 else "")
+    try:
+        terms = list(after([wait.word for wait in one.waits], results, asked).terms)
+    except UserError as error:
+        return f"{who} waits as before: {error.found}"
+    if not terms:
+        return ""
+    job = now.job.partition("_")[0]
+    said = slurm.depend(job, [*terms, *_of_its_launch(results, one.launch_dir, array, asked)])
+    return f"{who} looks again when it starts: {said}" if said else f"{who} waits for {', '.join(terms)} now"
+
+
+def _of_its_launch(results: Path, launch_dir: Path, array: int, asked: Asked) -> list[str]:
+    """What an array waits for besides: the dependency that was typed, its canary, and the array whose share it gets."""
+    terms = []
+    try:
+        manifest = files.read_json(launch_dir / "manifest.json")
+        typed = (manifest["parameters"].get("additional_parameters") or {}).get("dependency")
+        behind = runs.jobs_of(results, launch_dir.name).get(manifest["arrays"][array]["behind"])
+        terms += [str(typed)] if typed else []
+    except (files.Damaged, OSError, KeyError, IndexError, TypeError, AttributeError):
+        behind = None
+    queue = asked()
+    for how, job in (("afterok", runs.canary_job(results, launch_dir.name)), ("afterany", behind)):
+        if job and queue is not None and queue.find(job) is not None:
+            terms.append(f"{how}:{job}")
+    return terms

@@ -157,14 +157,16 @@ def dispatch(
     env_file: Path | None,
     send: bool = True,
     asked: Terms | None = None,
+    behind: Sequence[str] = (),
 ) -> submit.Launch:
     """Record the intent for these rows and, where there is Slurm, submit them. The results folder is locked.
 
     Parameters
     ----------
     send: False leaves sbatch to the user, and shows what to type
+    behind: Slurm jobs that have to end first, however they do
     """
-    ready = arranged(rows, where, results, asked)
+    ready = arranged(rows, where, results, asked, behind)
     ready.by_hand = not send
     if not send:
         _require_shares(ready)
@@ -176,14 +178,19 @@ def dispatch(
             submit.send(ready)
         finally:  # of several arrays the first ones may be queued when a later one is refused
             show.submitted(ready)
+        for line in dependency.renew(results, [runs.load(row.dir) for row in rows], plan.Asked()):
+            print(f"  {line}")
     return ready
 
 
-def arranged(rows: Sequence[plan.Row], where: str, results: Path, asked: Terms | None) -> submit.Launch:
+def arranged(
+    rows: Sequence[plan.Row], where: str, results: Path, asked: Terms | None, behind: Sequence[str] = ()
+) -> submit.Launch:
     """The arrays of a launch, and what they wait for. Raises UserError where that will never come."""
     limit = submit.array_limit(len(rows)) if where == "slurm" else len(rows)
     ready = submit.arrange(rows, submit.new_id(), results, asked, limit)
-    ready.after = dependency.terms(ready.terms.after, results, plan.Asked())
+    found = dependency.after(ready.terms.after, results, plan.Asked())
+    ready.after = dependency.After((*found.terms, *(f"afterany:{job}" for job in behind)), found.waits)
     return ready
 
 

@@ -62,7 +62,8 @@ def go_on(
     heeded = bool(end.get("signal"))  # it was asked for already what that signal meant
     failed = _requeue(owner, decision.avoid, until, say, lambda: bool(stop.signal) and not heeded)
     if failed:
-        say(f"could not be started again: {failed}; nano-exp retry {run_dir.name} does it")
+        word = f"{run_dir.parent.name}/{run_dir.name}"
+        say(f"could not be started again: {failed}; nano-exp retry {word} does it")
         runs.record_event(run_dir, "note", attempt=end["attempt"], text=f"could not be started again: {failed}")
     return not failed
 

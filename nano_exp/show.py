@@ -15,6 +15,7 @@ from nano_exp.freeze import Frozen
 from nano_exp.plan import Plan, Row
 from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
+from nano_exp.report import select
 from nano_exp.runs import metric_before_after
 from nano_exp.text import relative, table
 
@@ -133,7 +134,8 @@ def submitted(ready: submit.Launch) -> None:
         print(f"  {line}")
     first = sent[0].rows[0]
     where = results_flag(ready.results)
-    print(f"\nnext: nano-exp status {first.frozen.name}{where}    or    nano-exp logs -f {first.id}{where}")
+    word = select.word(runs.Run(first.dir))
+    print(f"\nnext: nano-exp status {first.frozen.name}{where}    or    nano-exp logs -f {word}{where}")
 
 
 def _sent(array: submit.Array) -> tuple[str, str, str]:
@@ -146,7 +148,7 @@ def _sent(array: submit.Array) -> tuple[str, str, str]:
 
 def _before(ready: submit.Launch) -> list[str]:
     """What a launch waits for, and how much of it runs at once."""
-    lines = [f"after {', '.join(ready.after)} (Slurm's --dependency)"] if ready.after else []
+    lines = [f"after {_waits(ready)}"] if ready.after.terms else []
     if ready.canary is not None:
         row = ready.canary.rows[0]
         steps = row.config["grpo"]["max_num_steps"]
@@ -155,6 +157,13 @@ def _before(ready: submit.Launch) -> list[str]:
         throttle = f", at most {ready.terms.parallel} runs at once" if ready.terms.parallel else ""
         lines.append(f"{len(ready.arrays)} job arrays{throttle}")
     return lines
+
+
+def _waits(ready: submit.Launch) -> str:
+    """What a launch waits for, in its user's words, and as Slurm has it."""
+    count = len(ready.after.waits)
+    what = ", ".join(ready.terms.after) + (f" ({count} runs)" if count > 1 else "")
+    return f"{what}: --dependency={','.join(ready.after.terms)}"
 
 
 def by_hand(ready: submit.Launch) -> None:

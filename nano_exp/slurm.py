@@ -545,14 +545,30 @@ def without(known: Control, node: str) -> str:
 
 
 def exclude(job: str, nodes: str) -> str:
-    """Have a job that waits in the queue not get these nodes; what went wrong, or nothing.
+    """Have a job that waits in the queue not get these nodes; what went wrong, or nothing."""
+    return _update(job, f"ExcNodeList={nodes}")
+
+
+def depend(job: str, terms: Sequence[str]) -> str:
+    """Have a job, task or array that waits in the queue wait for these (`afterok:12`); what went wrong, or nothing.
+
+    They take the place of what it waited for before.
+    """
+    return _update(job, f"Dependency={','.join(terms)}")
+
+
+def _update(job: str, setting: str) -> str:
+    """Change a waiting job.
 
     A job that requeued itself waits there while it still lives, and is being ended: this very command may be killed by
     the signal that all of its processes get, and is then given again.
     """
     said = ""
     for _ in range(5):
-        changed = _run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"])
+        try:
+            changed = _run(["scontrol", "update", f"JobId={job}", setting])
+        except NoAnswer as error:
+            return str(error)
         if changed.returncode == 0:
             return ""
         said = words(changed.stderr) or f"scontrol ended with {changed.returncode}"

@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano_exp import arrays, batch, canary, dependency, files, freeze, halt, runs, slurm, snapshot, state
+from nano_exp import arrays, batch, canary, dependency, files, freeze, halt, predecessors, runs, slurm, snapshot, state
+from nano_exp.dependency import After
 from nano_exp.engines import nemo_rl_checkout
 from nano_exp.errors import UserError
 from nano_exp.executors import ManifestSlurmExecutor, attempt_command
@@ -78,7 +79,7 @@ class Launch:
     arrays: list[Array]
     by_hand: bool = False  # submit=false: the user types sbatch
     terms: Terms = field(default_factory=Terms)
-    after: list[str] = field(default_factory=list)  # the terms of sbatch's --dependency
+    after: After = field(default_factory=After)
     canary: Array | None = None
 
 
@@ -174,11 +175,11 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     for key in ("submitit_folder", "max_num_timeout", "signal_delay_s", "name", "nodes", "gpus_per_node"):
         given.pop(key, None)
     extra = {"requeue": True, **(given.pop("additional_parameters", None) or {})}
-    if launch.after or launch.canary:
+    if launch.after.terms or launch.canary:
         extra["kill-on-invalid-dep"] = "yes"  # what can never start leaves the queue, and is seen as not started
-    if launch.after:
+    if launch.after.terms:
         typed = [str(extra["dependency"])] if extra.get("dependency") else []
-        extra["dependency"] = ",".join([*typed, *launch.after])
+        extra["dependency"] = ",".join([*typed, *launch.after.terms])
     if array.throttle is not None:
         given["array_parallelism"] = array.throttle
     given.setdefault("cpus_per_task", form.cpus_per_node)
@@ -312,7 +313,7 @@ def _stage(
             "versions": snapshot.versions(),
             "by_hand": launch.by_hand,
             "terms": launch.terms.as_dict(),
-            "after": launch.after,
+            "after": list(launch.after.terms),
             "arrays": [_entry(a) for a in launch.arrays],
         }
         if launch.canary is not None:
@@ -323,6 +324,7 @@ def _stage(
         for array in launch.arrays:
             if array.job:  # it executes in the allocation that this process is in
                 runs.record_job(launch.results, staging.name, array.word, array.job)
+        predecessors.write(staging, launch.after.waits)
         files.write_json(staging / "manifest.json", manifest, durable=True)
         staging.rename(launch.dir)
     except OSError as error:
@@ -369,7 +371,7 @@ def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> N
         local=vars(runs.this_process()) if where == "local" else None,
         by_hand=launch.by_hand,
         named=not launch.by_hand and not array.job,  # else the job has the name of the script that a user sent
-        **({"after": launch.after} if launch.after else {}),
+        **({"after": list(launch.after.terms)} if launch.after.terms else {}),
         **({canary.WORD: True} if launch.canary else {}),
     )
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from nano_exp.errors import UserError
 from nano_exp.freeze import TERMS, Frozen
 
@@ -75,19 +77,45 @@ def _refuse_joined_digits(typed: Sequence[str]) -> None:
         if key.lstrip("+") == "after" and (joined := re.search(r"(?<![\w:'\"])\d+_\d+(?!\w)", value)):
             raise UserError(
                 override,
-                f"Hydra reads {joined[0]} as the number {joined[0].replace('_', '')}",
+                f"{joined[0]} is read as the number {joined[0].replace('_', '')}",
                 f"after=afterok:{joined[0]}",
             )
 
 
-def kept(manifest: Mapping[str, Any]) -> Terms:
-    """What of a launch's terms holds for a retry of its runs too: how many at once, and how many may fail."""
+def kept(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms:
+    """A launch's terms, which hold for a retry of its runs too. A damaged manifest has none.
+
+    Parameters
+    ----------
+    after: what it waits for, word by word, as it was resolved: a name may have other runs by now
+    """
     found = manifest.get("terms")
     terms = found if isinstance(found, dict) else {}
     try:
-        return Terms(parallel=_count(terms, "parallel"), fail_fast=_count(terms, "fail_fast"))
-    except UserError:  # a damaged manifest
-        return Terms()
+        canary = terms.get("canary") is True
+        return Terms(_count(terms, "parallel"), tuple(after), _count(terms, "fail_fast"), canary)
+    except UserError:
+        return Terms(after=tuple(after))
+
+
+def changed(terms: Terms, typed: Sequence[str]) -> Terms:
+    """Terms with some typed anew: `parallel=4`, `after=null`, ... Raises UserError for values that cannot be."""
+    values: dict[str, Any] = terms.as_dict()
+    for override in typed:
+        key, _, text = override.lstrip("+").partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            said = " ".join(str(error).split())
+            raise UserError(override, f"the value is no YAML: {said}", f"{key}=VALUE or {key}=null") from error
+        if isinstance(value, list):
+            _refuse_joined_digits([override])
+        # A single word as it is typed: 12_3 is a number to YAML.
+        values[key] = text if key == "after" and isinstance(value, str | int | float) else value
+    canary = values["canary"] or False
+    if not isinstance(canary, bool):
+        raise UserError(f"canary={canary!r}", "it is true or false", "canary=true or canary=false")
+    return Terms(_count(values, "parallel"), _words(values["after"]), _count(values, "fail_fast"), canary)
 
 
 def require(terms: Terms, where: str, submit: bool) -> None:

@@ -28,7 +28,7 @@ def store(results: Path, run: str, *, end: dict[str, object] | None = None, sent
 
 
 def terms(results: Path, *words: str, squeue: list[str] | None = None) -> list[str]:
-    return dependency.terms(words, results, Answer(squeue or []))
+    return list(dependency.after(words, results, Answer(squeue or [])).terms)
 
 
 def test_words_say_what_is_waited_for_and_how() -> None:
@@ -61,7 +61,7 @@ def test_one_that_ended_otherwise_is_refused_with_the_way_on(tmp_path: Path, kin
     with pytest.raises(UserError) as caught:
         terms(tmp_path, "r1111")
     assert f"r1111111111 is {kind} (exit code 1)" in caught.value.found
-    assert "nano-exp retry r1111111111" in caught.value.fix
+    assert "nano-exp retry name/r1111111111" in caught.value.fix
     assert terms(tmp_path, "afterany:r1111") == []
 
 
@@ -76,7 +76,7 @@ def test_what_was_never_sent_is_refused_and_what_is_not_there_is_named(tmp_path:
 def test_without_slurms_answer_nothing_is_guessed(tmp_path: Path) -> None:
     store(tmp_path, "r1111111111")
     with pytest.raises(UserError) as caught:
-        dependency.terms(["r1111"], tmp_path, Answer(None))
+        dependency.after(["r1111"], tmp_path, Answer(None))
     assert caught.value.code == 4
 
 
@@ -99,11 +99,9 @@ def job(monkeypatch: pytest.MonkeyPatch, word: str, state: str = "", known: bool
 
 def test_a_job_in_the_queue_is_waited_for() -> None:
     queue = ["12_[3-5]|PENDING|n|Priority"]
-    assert dependency.terms(["12", "12_4", "afterany:12_4"], Path("/nowhere"), Answer(queue)) == [
-        "afterok:12",
-        "afterok:12_4",
-        "afterany:12_4",
-    ]
+    found = dependency.after(["12", "12_4", "afterany:12_4"], Path("/nowhere"), Answer(queue))
+    assert found.terms == ("afterok:12", "afterok:12_4", "afterany:12_4")
+    assert [wait.word for wait in found.waits] == ["afterok:12", "afterok:12_4", "afterany:12_4"]
 
 
 def test_a_job_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from core_case import Answer, everything_below, frozen, make_attempt, prepared, 
 
 from nano_exp import files, freeze, halt, plan, runs, slurm, state, submit
 from nano_exp.asked import job_lookup
+from nano_exp.dependency import After
 from nano_exp.errors import UserError
 from nano_exp.terms import Terms
 
@@ -201,7 +202,7 @@ def waiting(folder: Path, asked: Terms, after: list[str]) -> submit.Launch:
     """A launch of two runs of two shapes with everything written and nothing sent."""
     points = [frozen(folder, *standin()), frozen(folder, *standin(), "++cluster.num_nodes=2")]
     launch = submit.arrange(plan.make(points, False, Answer([])).rows, ID, folder / "results", asked)
-    launch.after = after
+    launch.after = After(tuple(after))
     submit.prepare(launch, "slurm", {}, [])
     return launch
 

@@ -74,10 +74,22 @@ def test_a_canary_has_to_be_submitted() -> None:
 @pytest.mark.parametrize(
     ("manifest", "kept"),
     [
-        ({"terms": Terms(4, ("r1",), 2, True).as_dict()}, Terms(parallel=4, fail_fast=2)),
-        ({}, Terms()),
-        ({"terms": {"parallel": "x"}}, Terms()),
+        ({"terms": Terms(4, ("pre",), 2, True).as_dict()}, Terms(4, ("afterok:pre/r1",), 2, True)),
+        ({}, Terms(after=("afterok:pre/r1",))),
+        ({"terms": {"parallel": "x"}}, Terms(after=("afterok:pre/r1",))),
     ],
 )
-def test_a_retry_keeps_how_many_run_and_how_many_may_fail(manifest: dict[str, Any], kept: Terms) -> None:
-    assert terms.kept(manifest) == kept
+def test_a_retry_keeps_the_terms_of_its_launch(manifest: dict[str, Any], kept: Terms) -> None:
+    assert terms.kept(manifest, ["afterok:pre/r1"]) == kept
+
+
+def test_a_retry_may_have_other_terms() -> None:
+    kept = Terms(4, ("afterok:pre/r1",), 2, True)
+    assert terms.changed(kept, []) == kept
+    typed = ["parallel=null", "after=[r1,afterany:12_3]", "fail_fast=1", "canary=false"]
+    assert terms.changed(kept, typed) == Terms(None, ("r1", "afterany:12_3"), 1, False)
+    assert terms.changed(kept, ["after=null"]).after == ()
+    assert terms.changed(kept, ["after=12_3"]).after == ("12_3",)  # a number to YAML
+    for word in ("parallel=0", "parallel=many", "canary=maybe", "after=[", "after={a: b}", "after=[12_3]"):
+        with pytest.raises(UserError, match=word.partition("=")[0]):
+            terms.changed(kept, [word])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from nano_exp.commands import Commands, folder, of_runs
 from nano_exp.errors import UserError
+
+if TYPE_CHECKING:
+    from nano_exp.runs import Run
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
@@ -18,31 +22,49 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
     retry = commands.add_parser("retry", parents=[results], help="submit again what is neither done nor active")
     what = retry.add_argument(
-        "what", nargs="+", metavar="RUN|NAME", help="run ids, names, and hydra.launcher.KEY=VALUE"
+        "what",
+        nargs="+",
+        metavar="RUN|NAME",
+        help="run ids, names, and other settings: hydra.launcher.KEY=VALUE, parallel=, after=, ...",
     )
     of_runs(what)
+    retry.add_argument("-y", "--yes", action="store_true", help="do not ask where an id is that of several runs")
     retry.set_defaults(run=_retry)
 
 
 def _cancel(given: argparse.Namespace) -> int:
     from nano_exp import control
-    from nano_exp.report import select
 
-    def confirm(question: str) -> bool:
-        return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-
-    return control.cancel(select.loaded(folder(given), given.what), given.yes, confirm)
+    return control.cancel(_meant(given, given.what, "cancel"), given.yes, _confirm)
 
 
 def _retry(given: argparse.Namespace) -> int:
     from nano_exp import control
-    from nano_exp.report import select
 
-    results = folder(given)
     overrides = [word for word in given.what if "=" in word]
     words = [word for word in given.what if "=" not in word]
     if not words:
         raise UserError(
             "no run named", "retry submits what you name", "nano-exp retry RUN|NAME [hydra.launcher.KEY=VALUE]"
         )
-    return control.retry(results, select.loaded(results, words), overrides)
+    return control.retry(folder(given), _meant(given, words, "retry"), overrides)
+
+
+def _meant(given: argparse.Namespace, words: list[str], command: str) -> list[Run]:
+    """The runs of these words. Asks where a word that stands for one run is several. Raises UserError without a yes."""
+    from nano_exp.report import select
+
+    results = folder(given)
+    for word, hits in {} if given.yes else select.ambiguous(results, words).items():
+        shown = ", ".join(f"{f.name}/{f.id}" for f in hits[:6]) + (", ..." if len(hits) > 6 else "")
+        if not _confirm(f"{word} is {len(hits)} runs: {shown}; {command} all of them?"):
+            raise UserError(
+                f"{word} is {len(hits)} runs: {shown}",
+                f"{command} does not guess which one is meant",
+                f"nano-exp {command} {hits[0].name}/{hits[0].id}, or all of them: nano-exp {command} {word} --yes",
+            )
+    return select.loaded(results, words)
+
+
+def _confirm(question: str) -> bool:
+    return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from nano_exp import files, runs, text
 from nano_exp.errors import UserError, choice, nearest
+from nano_exp.report import select
 
 STREAMS = {"out": "stdout.log", "err": "stderr.log", "attempt": "attempt.log"}
 #: How many lines of stderr a failed attempt's log ends with.
@@ -25,7 +26,9 @@ def attempt_of(run: runs.Run, number: int | None) -> runs.Attempt | None:
     found = next((a for a in tried if a.number == number), None)
     if found is None:
         have = ", ".join(str(a.number) for a in tried) or "none yet"
-        raise UserError(f"{run.id} has no attempt {number}", f"its attempts: {have}", f"nano-exp logs {run.id}")
+        raise UserError(
+            f"{run.id} has no attempt {number}", f"its attempts: {have}", f"nano-exp logs {select.word(run)}"
+        )
     return found
 
 
@@ -44,7 +47,7 @@ def node_log(run: runs.Run, number: int | None, host: str) -> str:
         raise UserError(
             f"--node {host}, and {run.id} has no logs of nodes",
             "only a run on several nodes has them, once they have started",
-            f"nano-exp logs {run.id}, or nano-exp logs {run.id} --stream err",
+            f"nano-exp logs {select.word(run)}, or nano-exp logs {select.word(run)} --stream err",
         )
     near = nearest(host, have)
     raise UserError(f"--node {host}", f"the nodes of this attempt: {', '.join(have)}", choice("--node ", near, have))

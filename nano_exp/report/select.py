@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,9 @@ from typing import NamedTuple
 from nano_exp import files, runs
 from nano_exp.errors import UserError, nearest
 from nano_exp.files import Damaged
+
+#: A Slurm job or array task.
+_JOB = re.compile(r"\d+(_\d+)?")
 
 
 class Folder(NamedTuple):
@@ -21,15 +25,24 @@ class Folder(NamedTuple):
     dir: Path
     path: str  # the same as text, for what is done ten thousand times
     inode: int
+    word: str  # what to type for this run alone: its id, or name/id where another name has a run of that id
 
 
 def folders(results: Path) -> list[Folder]:
     """Every run of a results folder, by name and id."""
-    found = []
-    for name, path, _ in _below(str(results)):
-        parent = results / name
-        found += [Folder(name, run, parent / run, run_path, inode) for run, run_path, inode in _below(path)]
-    return found
+    found = [(name, results / name, _below(path)) for name, path, _ in _below(str(results))]
+    times = Counter(run for _, _, below in found for run, _, _ in below)
+    return [
+        Folder(name, run, parent / run, path, inode, run if times[run] == 1 else f"{name}/{run}")
+        for name, parent, below in found
+        for run, path, inode in below
+    ]
+
+
+def word(run: runs.Run) -> str:
+    """What to type for this run alone: its id, or name/id where another name has a run of that id."""
+    names = [folder for folder in runs.folders(run.results) if (folder / run.id).is_dir()]
+    return run.id if len(names) < 2 else f"{run.name}/{run.id}"
 
 
 def _below(parent: str) -> list[tuple[str, str, int]]:
@@ -61,13 +74,23 @@ def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
     for word in (typed.rstrip("/") for typed in wanted):
         hits = [f for f in found if f.name == word] or [f for f in found if word in (f.id, f"{f.name}/{f.id}")]
         hits = hits or [f for f in found if f.id.startswith(word)]
-        if not hits and re.fullmatch(r"\d+(_\d+)?", word):
+        if not hits and _JOB.fullmatch(word):
             dirs = of_job(results, word)
             hits = [f for f in found if f.path in dirs]
         if not hits:
             raise _nothing(results, word, found)
         chosen.update({f.path: f for f in hits})
     return list(chosen.values())
+
+
+def ambiguous(results: Path, wanted: Sequence[str]) -> dict[str, list[Folder]]:
+    """The words that are meant as one run and are several: an id in two names, or its first letters only."""
+    found = {word: select(results, [word]) for word in wanted}
+    return {
+        word: hits
+        for word, hits in found.items()
+        if len(hits) > 1 and word.rstrip("/") not in {f.name for f in hits} and not _JOB.fullmatch(word)
+    }
 
 
 def _nothing(results: Path, word: str, found: Sequence[Folder]) -> UserError:
@@ -88,8 +111,7 @@ def one(results: Path, word: str) -> runs.Run:
     """Exactly one run. Raises UserError where the word means several."""
     hits = select(results, [word])
     if len(hits) > 1:
-        same = len({f.id for f in hits}) < len(hits)  # one config under several names
-        words = [f"{f.name}/{f.id}" if same else f.id for f in hits]
+        words = [f.word for f in hits]
         shown = ", ".join(words[:6]) + (", ..." if len(words) > 6 else "")
         raise UserError(f"'{word}' is {len(hits)} runs: {shown}", "this wants one run", f"nano-exp ... {words[0]}")
     return runs.load(hits[0].dir)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import math
 import os
@@ -14,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nano_exp import axes, progress, state
+from nano_exp import axes, halt, predecessors, progress, runs, state
 from nano_exp.asked import Asked
 from nano_exp.axes import Value
 from nano_exp.errors import UserError, choice, nearest
+from nano_exp.predecessors import Open
 from nano_exp.report.advice import advice, ending
 from nano_exp.report.cache import Cache
 from nano_exp.report.facts import Facts
@@ -85,7 +88,13 @@ def look(cache: Cache, wanted: Sequence[str], asked: Asked, now: float | None = 
     ends = _endings(pairs, cache, asked)
     every = folders(cache.results) if wanted else chosen
     points = _points(cache, found, every)
-    made = [_line(facts, now_state, points[str(facts.run.dir)], ends, moment) for facts, now_state in pairs]
+    words = {folder.path: folder.word for folder in chosen}
+    before = Before(cache.results, asked)
+    made = []
+    for facts, now_state in pairs:
+        path = str(facts.run.dir)
+        line = _line(facts, now_state, points[path], ends, moment, words[path])
+        made.append(_waiting(line, facts, now_state, before, words[path]))
     cache.save(every)
     return made
 
@@ -151,10 +160,50 @@ def _user(said: str) -> str:
     return ""
 
 
+# --- what is waited for ---------------------------------------------------------------------------------------------
+
+
+class Before:
+    """What launches wait for and has not ended as it has to, looked up once for each launch."""
+
+    def __init__(self, results: Path, asked: Asked) -> None:
+        self.results, self._asked = results, asked
+        self.of = functools.cache(self._of)
+
+    def _of(self, launch: str) -> list[Open]:
+        waits = predecessors.known(runs.launch_dir(self.results, launch))
+        return predecessors.unfinished(self.results, waits, self._asked)
+
+
+def _waiting(line: Line, facts: Facts, now: State, before: Before, word: str) -> Line:
+    """The line of a run that has not started, with what it waits for or waited for in vain."""
+    sent = facts.run.last("submit")
+    waits = now.kind == "pending" and now.why.startswith("Dependency")
+    if sent is None or not (waits or (now.kind in ("unstarted", "cancelled") and sent.data.get("after"))):
+        return line
+    launch = str(sent.data.get("launch"))
+    if halt.has_started(facts.run, launch):
+        return line
+    found = before.of(launch) if sent.data.get("after") else []
+    vain = [one for one in found if not one.comes]
+    if not found:
+        other = "its launch's canary" if sent.data.get("canary") else "another job"
+        return dataclasses.replace(line, why=f"waits for {other}") if waits and now.why == "Dependency" else line
+    said = predecessors.listed(found)
+    first = next((one.wait.run for one in vain if one.wait.run), "")
+    if waits:
+        again = f"nano-exp retry {first}" if first else line.next
+        return dataclasses.replace(line, why=f"waits for {said}", next=again)
+    why = line.why if now.kind == "cancelled" else f"did not start: it came after {said}"
+    return dataclasses.replace(line, why=why, next=f"nano-exp retry {first} {word}" if first else line.next)
+
+
 # --- one line -------------------------------------------------------------------------------------------------------
 
 
-def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, str], moment: float) -> Line:
+def _line(
+    facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, str], moment: float, word: str
+) -> Line:
     run, newest = facts.run, facts.newest
     last = facts.attempts[-1] if facts.attempts else None
     end: Mapping[str, Any] = last.end if last is not None and last.end is not None else {}
@@ -187,7 +236,7 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
         cause=str(diagnosis.get("cause") or ""),
         remedy=str(diagnosis.get("remedy") or ""),
         stalled_s=stalled,
-        next=advice(run.id, now, diagnosis, goes_on, stalled is not None),
+        next=advice(word, now, diagnosis, goes_on, stalled is not None),
         overrides=run.overrides,
         point=point,
         user=run.user,

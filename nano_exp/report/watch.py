@@ -252,7 +252,7 @@ class Terminal:
         run = runs.load(Path(line.dir))
         sent = state.submission(run)
         if what == "retry" and sent is not None and sent.local is not None:
-            return f"it ran on this machine, and would run here now: nano-exp retry {line.run} in a shell"
+            return f"it ran on this machine, and would run here now: nano-exp retry {line.name}/{line.run} in a shell"
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

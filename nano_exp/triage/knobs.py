@@ -29,8 +29,8 @@ class Knobs:
 
     def logs(self) -> str:
         """The command that shows what the engine said, behind a colon; nothing for a job without a run."""
-        run = self.get("run.id")
-        return f": `nano-exp logs {run} --stream err`" if run else ""
+        name, run = self.get("run.name"), self.get("run.id")
+        return f": `nano-exp logs {name}/{run} --stream err`" if name and run else ""  # an id may be in two names
 
     def whole(self, key: str) -> int | None:
         found = self.get(key)

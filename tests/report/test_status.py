@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from core_case import Answer, aged, dead_process, intend, make_attempt, make_run
 
-from nano_exp import files, runs, slurm, state
+from nano_exp import files, predecessors, runs, slurm, state
 from nano_exp.errors import UserError
+from nano_exp.predecessors import Wait
 from nano_exp.report import status
 from nano_exp.report.advice import ending
 from nano_exp.report.status import Line
@@ -342,3 +343,45 @@ def test_runs_of_the_launching_machine_count_no_gpu_hours(results: Path) -> None
     manifest = next((results / runs.LAUNCHES).glob("*/manifest.json"))
     files.write_json(manifest, {**files.read_json(manifest), "where": "local"})
     assert line(results).gpu_hours is None
+
+
+# --- one id under two names, and what comes after what ----------------------------------------------------------------
+
+
+def test_what_to_type_names_one_run_also_where_another_name_has_its_id(results: Path) -> None:
+    tried(sent(results), end={"kind": "failed", "why": "exit code 1"})
+    make_run(results, name="other", run="r0")
+    found = {line.name: line.next for line in status.lines(results, [], Answer([]))}
+    assert found == {"name": "nano-exp logs name/r0", "other": "nano-exp retry other/r0"}
+
+
+def test_a_dependency_says_what_it_waits_for_and_what_brings_it_on(results: Path) -> None:
+    for task in range(2):
+        sent(results, task)
+    post = make_run(results, name="post", run="r9", record={"max_steps": 10, "created": 1.0})
+    runs.record_event(post, "submit", launch="M", array=0, task=None, after_attempt=0, after=["afterok:12"])
+    folder = runs.launch_dir(results, "M")
+    folder.mkdir()
+    runs.record_job(results, "M", 0, "20")
+    predecessors.write(folder, [Wait("afterok", run="name/r0"), Wait("afterok", run="name/r1")])
+
+    def looked(*queue: str) -> tuple[str, str, str]:
+        (found,) = status.lines(results, ["post"], Answer(queue))
+        return found.state, found.why, found.next
+
+    waiting = f"20|PENDING|{state.job_name('M', 0, 'post')}|Dependency"
+    running, second = f"12_0|RUNNING|{JOB}|None", f"12_1|PENDING|{JOB}|Priority"
+    assert looked(running, second, waiting) == ("pending", "waits for name/r0 (running), name/r1 (pending)", "")
+    runs.record_event(results / "name/r1", "cancel", job="12_1")
+    said = "name/r1 (cancelled), name/r0 (running)"
+    assert looked(running, waiting) == ("pending", f"waits for {said}", "nano-exp retry name/r1")
+    gone = ("unstarted", f"did not start: it came after {said}", "nano-exp retry name/r1 r9")
+    assert looked(running) == gone
+    runs.record_event(post, "cancel", why="it comes after name/r1 (cancelled)")
+    assert looked(running) == ("cancelled", "it comes after name/r1 (cancelled)", "nano-exp retry name/r1 r9")
+
+
+def test_an_array_that_waits_for_its_canary_says_so(results: Path) -> None:
+    folder = make_run(results, run="r0", record={"max_steps": 10})
+    runs.record_event(folder, "submit", launch="L", array=0, task=0, after_attempt=0, canary=True)
+    assert line(results, f"12_0|PENDING|{JOB}|Dependency").why == "waits for its launch's canary"
