@@ -1,7 +1,8 @@
 """The store: runs as folders of plain files, and what those files say of a run.
 
     <results>/<name>/<run id>/   config.yaml  run.json  events/  attempts/<n>/  metrics.jsonl  checkpoints/  logs/
-    <results>/.launches/<id>/    manifest.json  after.json  array-<k>.sbatch  job-<k>.json  git.json  diff.patch  code/  slurm/
+    <results>/.launches/<id>/    manifest.json  array-<k>.sbatch  job-<k>.json  git.json  diff.patch  code/  slurm/
+                                 after.json (where it waits for something)
 
 Everything is written aside and renamed. Reading never fails as a whole: a damaged file is a note on its own run.
 """
