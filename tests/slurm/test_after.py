@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from launching import SMALL, Lab, setting
+from launching import HOLD, SMALL, Lab, setting
 
 from nano_exp import runs
 
 pytestmark = pytest.mark.slurm
 
-PRE = (*SMALL, "run.name=pre", "grpo.seed=1,2,3", "parallel=1", setting("STEP_SECONDS", 0.5))
+PRE = (*SMALL, "run.name=pre", "grpo.seed=1,2,3", "parallel=1")
 POST = (*SMALL, "run.name=post", "grpo.seed=100", "after=pre")
 
 
@@ -28,7 +28,7 @@ def ended(run: runs.Run) -> float:
 
 
 def test_a_cancelled_predecessor_is_waited_for_in_the_job_that_it_is_tried_again_in(lab: Lab) -> None:
-    lab.launch(*PRE)
+    lab.launch(*PRE, HOLD)
     lab.launch(*POST)
     first, _, third = (lab.run(run__name="pre", grpo__seed=seed) for seed in (1, 2, 3))
     post = lab.run(run__name="post")
@@ -43,6 +43,8 @@ def test_a_cancelled_predecessor_is_waited_for_in_the_job_that_it_is_tried_again
 
     said = lab.tool("retry", third.id)
     assert "parallel=1: after job" in said and f"{post.id} waits for" in said
+    for job in (array, lab.job(third)):
+        lab.cluster.run("scontrol", "release", job)
     lab.wait_ended(post)
     assert lab.status("post")[post.id]["state"] == "done"
     began = starts(lab)
