@@ -201,9 +201,7 @@ def _waiting(line: Line, facts: Facts, now: State, before: Before, word: str) ->
 # --- one line -------------------------------------------------------------------------------------------------------
 
 
-def _line(
-    facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, str], moment: float, word: str
-) -> Line:
+def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, str], moment: float, word: str) -> Line:
     run, newest = facts.run, facts.newest
     last = facts.attempts[-1] if facts.attempts else None
     end: Mapping[str, Any] = last.end if last is not None and last.end is not None else {}
