@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from core_case import point
 
-from nano_exp import versions
+from nano_exp import freeze, versions
 from nano_exp.errors import UserError
+from nano_exp.planner import job
+from nano_exp.preflight.view import View
 
 
 def test_the_keys_of_a_shipped_version_have_types() -> None:
@@ -45,3 +48,10 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "v0_1" / "keys.json").write_text(text)
     with pytest.raises(UserError, match=r"v0_1/keys\.json cannot be read"):
         versions.known("v0.1.0", tmp_path)
+
+
+@pytest.mark.parametrize("branch", ["v0.6.0+7ea279ab1234", "main"])
+def test_a_branch_is_newer_than_all_for_rules_and_planner_alike(branch: str) -> None:
+    made = point("model=nano_12b", "cluster=1n8g")
+    config = {**freeze.resolve(made.cfg), "nemo_rl": {"version": branch}}
+    assert View(config).version == job.of_config(config).version == versions.NEWEST > versions.order("v99.9.9")

@@ -2,11 +2,12 @@
 
 loglines     a line without its prefixes: who printed it, on which node and rank, when
 tracebacks   the exceptions in a log, unwrapped from Ray's
-vocabulary   every cause: its title, whose fault it is, whether it may be the echo of another
-signs_*      what shows a cause: one small function each
+causes.yaml  every cause: its title, whose fault it is, the patterns that show it, what to type
+vocabulary   reads that
+signs_*      what shows a cause where a pattern is not enough: one small function each
 phases       in which part of a step it happened
 judge        which of several signs came first
-remedies     what to type
+remedies     what to type: a row's words, or a function's where it depends on the config
 printed      the config that NeMo RL prints, for logs of which nothing else is known
 slurm_record what Slurm says of the job
 """

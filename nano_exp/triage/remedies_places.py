@@ -184,8 +184,8 @@ def ray_start(knobs: Knobs, found: Found, phase: str) -> str:
     return f"launch again; if it comes back: {patience}, and an environment on a local disk (site.python=)"
 
 
-@remedy("peer_timeout")
-def peer_timeout(knobs: Knobs, found: Found, phase: str) -> str:
+@remedy("nccl_timeout", "peer_timeout")
+def waited_in_vain(knobs: Knobs, found: Found, phase: str) -> str:
     if phase == "checkpoint":
         return (
             "slow storage, not the config: checkpointing.checkpoint_dir=/a/faster/disk; the save that was cut does "
