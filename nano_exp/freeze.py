@@ -35,6 +35,8 @@ LAUNCHER_KEYS = (
     "wait",
     "submit",
     "fresh",
+    "show_yaml",
+    "yes",
     "ignore",
     "parallel",
     "after",
@@ -42,7 +44,7 @@ LAUNCHER_KEYS = (
     "canary",
 )
 #: Switches of one launch: they say how to launch, not what, and are not part of what a run remembers.
-SWITCHES = ("dry_run", "wait", "submit", "fresh")
+SWITCHES = ("dry_run", "wait", "submit", "fresh", "show_yaml", "yes")
 #: Its terms (`nano_exp.terms`), which are not either.
 TERMS = ("parallel", "after", "fail_fast", "canary")
 #: Which of preflight's rules do not count. Of one launch too; run.json says it by itself.

@@ -23,6 +23,8 @@ LEFT_OUT: dict[str, str] = {
     "wait": "launcher",
     "submit": "launcher",
     "fresh": "launcher",
+    "show_yaml": "launcher",
+    "yes": "launcher",
     "ignore": "launcher",
     "parallel": "launcher",
     "after": "launcher",

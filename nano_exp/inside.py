@@ -162,7 +162,7 @@ class Train:
         self._require_inside(wish)
         shape = submit.shape(wish.wanted[0].config)
         if wish.switches["dry_run"]:
-            launch.dry_run(wish.plan(), wish.where, wish.results, parameters)
+            launch.dry_run(wish, parameters)
         launch.check(wish.wanted, parameters, submitting=not wish.switches["dry_run"], inside=True)
         remark = require_shape(self.have, shape, self.command)
         if wish.switches["dry_run"]:

@@ -13,6 +13,7 @@ from typing import Any
 from nano_exp import (
     dependency,
     environment,
+    large,
     local,
     plan,
     preflight,
@@ -99,18 +100,19 @@ def launch(
     wish = read(points, parameters, folder, constraints)
     where, results, send = wish.where, wish.results, wish.switches["submit"]
     if wish.switches["dry_run"]:
-        made = wish.plan()
-        dry_run(made, where, results, parameters, wish.terms)
-        check(wish.wanted, parameters, submitting=False)
+        report = look(wish.wanted, parameters, submitting=False)
+        made = dry_run(wish, parameters, report.start)
+        refuse(report)
         return made
     _require_sendable(wish)
     if where == "slurm" and send:
         slurm.require()
     report = check(wish.wanted, parameters, submitting=send)
+    agreed = _agreed(wish, report, parameters)
     with submit.lock(results):
         made = wish.plan()
-        show.plan(made)
-        show.expected(made, report.start, parameters)
+        if agreed is None or made.to_submit != agreed.to_submit:
+            _announce(made, wish, report.start, parameters)
         report_changed(made)
         ready = (
             dispatch(made.to_submit, where, parameters, results, wish.env_file, send, wish.terms)
@@ -128,6 +130,36 @@ def launch(
             show.nothing_to_do(made)
     if wish.switches["wait"] and (made.to_submit or active):
         wait_for([*made.to_submit, *active])
+    return made
+
+
+def _announce(made: plan.Plan, wish: Wish, start: str, parameters: Mapping[str, Any]) -> None:
+    """The plan, what it costs and when it would start."""
+    if wish.switches["show_yaml"]:
+        show.engine_yaml(made)
+    show.plan(made)
+    show.expected(made, start, parameters)
+
+
+def _agreed(wish: Wish, report: preflight.Report, parameters: Mapping[str, Any]) -> plan.Plan | None:
+    """The plan of a large launch, once the user has said yes to it; None where nobody has to be asked.
+
+    Before the results are locked: the answer may take a while, and others launch into them too.
+
+    Raises
+    ------
+    UserError: no yes
+    """
+    if wish.switches["yes"] or not wish.switches["submit"]:
+        return None
+    if not large.is_large(len(wish.wanted), report.cost.gpu_hours):
+        return None
+    made = wish.plan()
+    said = large.words(made.to_submit, parameters)
+    if not said:  # most of it is done already
+        return None
+    _announce(made, wish, report.start, parameters)
+    large.ask(said)
     return made
 
 
@@ -208,23 +240,32 @@ def _require_shares(ready: submit.Launch) -> None:
 def check(
     wanted: Sequence[Frozen], parameters: Mapping[str, Any], submitting: bool, inside: bool = False
 ) -> preflight.Report:
+    """`look`, and then `refuse`."""
+    report = look(wanted, parameters, submitting, inside)
+    refuse(report)
+    return report
+
+
+def look(
+    wanted: Sequence[Frozen], parameters: Mapping[str, Any], submitting: bool, inside: bool = False
+) -> preflight.Report:
     """Preflight over every point; what does not stop the launch is shown.
 
     Parameters
     ----------
     inside: the allocation is there already, so Slurm is not asked about one
-
-    Raises
-    ------
-    UserError: all errors of all points
     """
     ignore = preflight.ignored(wanted)
     report = preflight.examine(wanted, gather.facts(wanted, parameters, submitting, inside), ignore)
     if said := preflight_show.warnings(report):
         print(said, file=sys.stderr)
+    return report
+
+
+def refuse(report: preflight.Report) -> None:
+    """Raises UserError: all errors of all points."""
     if report.errors:
         raise preflight_show.Refusal(report)
-    return report
 
 
 def _require_one(wanted: Sequence[Frozen]) -> None:
@@ -268,11 +309,20 @@ def report_changed(made: plan.Plan) -> None:
         exit_code = 3
 
 
-def dry_run(made: plan.Plan, where: str, results: Path, parameters: dict[str, Any], asked: Terms | None = None) -> None:
-    """Show what a launch would do: plan, batch scripts, NeMo RL YAML. Writes nothing."""
-    show.plan(made)
-    ready = arranged(made.to_submit, where, results, asked)
-    show.dry_run(made, ready, where, parameters)
+def dry_run(wish: Wish, parameters: dict[str, Any], start: str = "") -> plan.Plan:
+    """Show what a launch would do: batch scripts, and at the end the plan. Writes nothing.
+
+    Parameters
+    ----------
+    start: when Slurm would start the runs, in words
+    """
+    made = wish.plan()
+    if wish.where == "slurm":
+        show.scripts(arranged(made.to_submit, wish.where, wish.results, wish.terms), parameters)
+    _announce(made, wish, start, parameters)
+    more = "" if wish.switches["show_yaml"] else " (show_yaml=true shows the engine's YAML too)"
+    print(f"\ndry run: nothing was submitted and nothing was written{more}")
+    return made
 
 
 def run_here(ready: submit.Launch, parallel: int) -> None:

@@ -92,8 +92,8 @@ def skipped(found: Sequence[sweep.Skipped], kept: Sequence[Frozen]) -> None:
 
 
 def expected(made: Plan, start: str, parameters: Mapping[str, Any]) -> None:
-    """What the runs to submit cost at most, and when Slurm would start them: a line each, where it is known."""
-    lines = [cost([View(row.config) for row in made.to_submit], parameters).line(), start]
+    """What the runs to submit cost, and when Slurm would start them: a line each, where it is known."""
+    lines = [*cost([View(row.config) for row in made.to_submit], parameters).lines(), start]
     for line in lines if made.to_submit else ():
         if line:
             print(f"  {line}")
@@ -272,22 +272,29 @@ def _summary(run_dir: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def dry_run(made: Plan, ready: submit.Launch, where: str, parameters: dict[str, Any]) -> None:
-    """The batch scripts and the engine's YAML as they would be written."""
-    if where == "slurm":
-        for array in ready.arrays:
-            count = f"{len(array.rows)} runs as one job array" if len(array.rows) > 1 else "1 run"
-            print(f"\n# --- sbatch script: {count} of {array.shape} ---")
-            print(submit.script(ready, array, parameters), end="")
+def scripts(ready: submit.Launch, parameters: dict[str, Any]) -> None:
+    """The batch scripts as they would be sent: the first one, and the lines of the others that it has not."""
+    first: list[str] = []
+    for array in ready.arrays:
+        count = f"{len(array.rows)} runs as one job array" if len(array.rows) > 1 else "1 run"
+        lines = submit.script(ready, array, parameters).splitlines()
+        same = ", the same but for these lines" if first else ""
+        print(f"# --- sbatch script: {count} of {array.shape}{same} ---")
+        print("\n".join(line for line in lines if line not in first) + "\n")
+        first = first or [line for line in lines if line]
+
+
+def engine_yaml(made: Plan) -> None:
+    """What the engine of the first run to submit reads, and what is different in the others."""
     rows = made.to_submit or list(made.rows)
     if rows:
         first = rows[0]
-        print(f"\n# --- attempts/1/nemo_rl.yaml of {first.id}, as the {first.config['engine']['name']} engine reads it")
+        print(f"# --- attempts/1/nemo_rl.yaml of {first.id}, as the {first.config['engine']['name']} engine reads it")
         print("# --- (the attempt adds checkpoint_must_save_by and, for tool calls, the parser's path) ---")
         print(files.dump_yaml(freeze.engine_config(first.config)), end="")
         for other in rows[1:MAX_ROWS]:
             print(f"# --- {other.id} differs in: {_differences(first, other)}")
-    print("\ndry run: nothing was submitted and nothing was written")
+        print()
 
 
 def _differences(first: Row, other: Row) -> str:

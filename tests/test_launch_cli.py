@@ -102,15 +102,29 @@ def test_a_dry_run_of_a_run_that_is_done(finished: Finished) -> None:
 def test_a_dry_run_shows_everything_and_leaves_nothing(tmp_path: Path, checkout: Path) -> None:
     done = launch(tmp_path, "-m", *standin(checkout), "cluster=1n8g,2n8g", "grpo.seed=1,2", "dry_run=true")
     assert done.returncode == 0, done.stderr
-    out = done.stdout
-    assert out.startswith("plan: 4 runs (4 new), 4 to submit\n")
-    assert out.count("#!/bin/bash") == 2
-    assert "#SBATCH --array=0-1%2" in out
-    assert "#SBATCH --nodes=2" in out
-    assert "max_num_steps:" in out
-    assert re.search(r"# --- r\w+ differs in: (\S+, )*grpo\.seed=2\n", out)
-    assert out.endswith("dry run: nothing was submitted and nothing was written\n")
+    scripts, _, plan = done.stdout.partition("plan: 4 runs (4 new), 4 to submit\n")
+    script, _, other = scripts.partition("the same but for these lines ---\n")
+    assert script.count("#!/bin/bash") == 1
+    assert "#SBATCH --array=0-1%2" in script
+    assert "#SBATCH --nodes=2" in other
+    assert len(other.split("\n")) < 8
+    assert "max_num_steps:" not in done.stdout
+    _, header, first, *_ = plan.splitlines()
+    assert header.split() == ["run", "state", "cluster", "seed"]
+    assert first.split()[1:] == ["new", "submit", "1n8g", "1"]
+    assert "one allocation each, to its time limit: 64 GPU-hours a run, 192 in all" in plan
+    assert plan.splitlines()[-1].startswith("dry run: nothing was submitted and nothing was written (show_yaml=true")
     assert everything_below(tmp_path) == []
+
+
+def test_the_engines_yaml_is_shown_on_demand(tmp_path: Path, checkout: Path) -> None:
+    done = launch(tmp_path, "-m", *standin(checkout), "grpo.seed=1,2", "dry_run=true", "show_yaml=true")
+    assert done.returncode == 0, done.stderr
+    yaml_text, plan, _ = done.stdout.partition("plan: 2 runs")
+    assert "max_num_steps:" in yaml_text
+    assert plan
+    assert re.search(r"# --- r\w+ differs in: (\S+, )*grpo\.seed=2\n", yaml_text)
+    assert done.stdout.endswith("dry run: nothing was submitted and nothing was written\n")
 
 
 def test_a_dry_run_whose_reader_goes_away_is_no_error(tmp_path: Path) -> None:

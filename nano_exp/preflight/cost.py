@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nano_exp.again import Limits
 from nano_exp.preflight.view import View
 
 #: Bytes a parameter in a checkpoint: (weights, optimizer state). Megatron's distributed checkpoint has bf16 weights,
@@ -59,6 +60,7 @@ class Cost:
     ----------
     gpu_hours, checkpoint_bytes: of all runs; None where not known
     largest_gpu_hours, largest_checkpoint_bytes: of the run that costs most
+    attempts: allocations that a run may take before it needs another launch
     """
 
     runs: int = 0
@@ -66,17 +68,19 @@ class Cost:
     largest_gpu_hours: float | None = None
     checkpoint_bytes: int | None = None
     largest_checkpoint_bytes: int | None = None
+    attempts: int = 1
 
-    def line(self) -> str:
-        """One line for people; empty where nothing is known."""
-        parts = []
+    def lines(self) -> list[str]:
+        """For people, each saying what it counts; empty where nothing is known."""
+        found = []
         if self.gpu_hours is not None and self.largest_gpu_hours is not None:
-            each, whole = _hours(self.largest_gpu_hours), _hours(self.gpu_hours)
-            parts.append(self._both(f"{each} GPU-hours", whole) + " (one allocation each)")
+            said = self._both(f"{_hours(self.largest_gpu_hours)} GPU-hours", _hours(self.gpu_hours))
+            more = f"; with steps left a run goes on, in up to {self.attempts}" if self.attempts > 1 else ""
+            found.append(f"one allocation each, to its time limit: {said}{more}")
         if self.checkpoint_bytes is not None and self.largest_checkpoint_bytes is not None:
             each, whole = gigabytes(self.largest_checkpoint_bytes), gigabytes(self.checkpoint_bytes)
-            parts.append(self._both(f"{each} of checkpoints", whole) + " (estimated)")
-        return f"cost, at most: {'; '.join(parts)}" if parts else ""
+            found.append(f"checkpoints, at most (estimated): {self._both(each, whole)}")
+        return found
 
     def _both(self, each: str, whole: str) -> str:
         return f"{each} a run" if self.runs == 1 else f"{each} a run, {whole} in all"
@@ -103,4 +107,10 @@ def cost(views: Sequence[View], parameters: Mapping[str, Any]) -> Cost:
         max(hours, default=None),
         sum(kept) if kept else None,
         max(kept, default=None),
+        max((_attempts(c) for c in views), default=1),
     )
+
+
+def _attempts(c: View) -> int:
+    limits = Limits.of(c.config.get("slurm") or {})
+    return limits.attempts if limits.requeue else 1

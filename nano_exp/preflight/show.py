@@ -93,7 +93,7 @@ def _count(found: list[Group], word: str) -> str:
 def as_text(report: Report) -> str:
     """The whole report."""
     errors = groups(report, report.errors) if report.errors else ""
-    lines = [errors, warnings(report), report.cost.line(), report.start, summary(report)]
+    lines = [errors, warnings(report), *report.cost.lines(), report.start, summary(report)]
     return "\n".join(line for line in lines if line)
 
 
@@ -133,6 +133,7 @@ def as_json(report: Report) -> str:
                 "largest_gpu_hours": cost.largest_gpu_hours,
                 "checkpoint_bytes": cost.checkpoint_bytes,
                 "largest_checkpoint_bytes": cost.largest_checkpoint_bytes,
+                "attempts": cost.attempts,
             },
         },
         indent=1,

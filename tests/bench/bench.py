@@ -69,7 +69,7 @@ def command(side: str, points: int, out: Path) -> list[str]:
         words += ["optimizer.lr=" + ",".join(f"{i + 1}e-7" for i in range(rates)), f"grpo.seed=range(0,{seeds})"]
     if side == "nano-exp":
         hold = "++hydra.launcher.additional_parameters={hold: true}"
-        return [python, str(ROOT / "launch.py"), "-m", *words, f"run.results={out}", hold]
+        return [python, str(ROOT / "launch.py"), "-m", *words, f"run.results={out}", hold, "yes=true"]
     words += ["hydra/launcher=submitit_slurm", "hydra/sweeper=basic", f"hydra.sweep.dir={out}"]
     asked = {"partition": "batch", "nodes": 1, "gpus_per_node": 8, "cpus_per_task": 16, "timeout_min": 240}
     words += [f"hydra.launcher.{key}={value}" for key, value in asked.items()]

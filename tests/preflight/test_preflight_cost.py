@@ -35,17 +35,21 @@ def test_what_is_not_known_is_not_counted() -> None:
 
 def test_one_line_for_a_run_and_for_a_sweep() -> None:
     one = cost([view(TWELVE)], {"timeout_min": 240})
-    assert (
-        one.line() == "cost, at most: 32 GPU-hours a run (one allocation each); 517 GB of checkpoints a run (estimated)"
-    )
+    assert one.lines() == [
+        "one allocation each, to its time limit: 32 GPU-hours a run; with steps left a run goes on, in up to 100",
+        "checkpoints, at most (estimated): 517 GB a run",
+    ]
+    alone = cost([view(TWELVE, ("slurm.requeue=false",))], {"timeout_min": 240})
+    assert alone.lines()[0] == "one allocation each, to its time limit: 32 GPU-hours a run"
     both = cost([view(TWELVE), view(TWELVE_2)], {"timeout_min": 90})
     assert both.gpu_hours == 12 + 24
-    assert both.line().startswith("cost, at most: 24 GPU-hours a run, 36 in all (one allocation each); 517 GB of ")
+    assert "24 GPU-hours a run, 36 in all;" in both.lines()[0]
+    assert "GB a run, " in both.lines()[1]
 
 
 def test_this_machine_costs_no_gpu_hours() -> None:
     assert cost([view(TWELVE, ("slurm.where=local",))], {"timeout_min": 240}).gpu_hours is None
-    assert cost([], {}).line() == ""
+    assert cost([], {}).lines() == []
 
 
 @pytest.mark.parametrize(("size", "text"), [(1.5e9, "1.5 GB"), (172 * BILLION, "172 GB"), (2.1e12, "2.1 TB")])

@@ -103,7 +103,7 @@ def interrupted_sweep(lab: Lab, seeds: int, parallel: int, seconds: float) -> Wa
 
     watched = Watched().start(lab.cluster)
     began = time.monotonic()
-    said = lab.launch(*wish, f"parallel={parallel}", "canary=true", "fail_fast=1").text
+    said = lab.launch(*wish, f"parallel={parallel}", "canary=true", "fail_fast=1", "yes=true").text
     print(f"launched again in {time.monotonic() - began:.1f} s", flush=True)
     assert f"{total - before} to submit" in said, said
     shown = 0.0
