@@ -281,7 +281,7 @@ def scripts(ready: submit.Launch, parameters: dict[str, Any]) -> None:
         same = ", the same but for these lines" if first else ""
         print(f"# --- sbatch script: {count} of {array.shape}{same} ---")
         print("\n".join(line for line in lines if line not in first) + "\n")
-        first = first or [line for line in lines if line]
+        first = first or [*lines, ""]
 
 
 def engine_yaml(made: Plan) -> None:
