@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from nano_exp import (
+    asks,
     axes,
     canary,
     environment,
@@ -330,6 +331,7 @@ def _run_dirs(manifest: Mapping[str, Any]) -> list[Path]:
 def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """`hydra.launcher.timeout_min=600` -> {"timeout_min": 600}; values are read as YAML."""
     secrets.refuse_overrides(overrides)
+    asks.refuse_typed(overrides)
     changes: dict[str, Any] = {}
     for override in overrides:
         key, equals, value = override.lstrip("+").partition("=")

@@ -51,7 +51,7 @@ class ManifestSlurmExecutor(SlurmExecutor):
             self.parameters["map_count"] = count
         text = self._make_submission_file_text(self._submitit_command_str, uid="")
         # submitit always asks for a signal, which would kill every process of the steps, and sets a wckey of its own.
-        lines = [s for s in text.splitlines() if not s.startswith(("#SBATCH --signal", "#SBATCH --wckey"))]
+        lines = [s for s in text.splitlines() if not s.startswith(("#SBATCH --signal", "#SBATCH --wckey=submitit"))]
         return "\n".join(line for line in lines if line != "export SUBMITIT_EXECUTOR=slurm") + "\n"
 
     def check(self, **parameters: Any) -> None:

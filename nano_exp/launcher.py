@@ -26,7 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import app, compose, family, files, mistakes, search, settings, sweep
+from nano_exp import app, asks, compose, family, files, mistakes, search, settings, sweep
 from nano_exp.errors import UserError
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -46,6 +46,7 @@ class NanoExpLauncher(Launcher):
         self.loader, self.master = hydra_context.config_loader, config
         self.sweep = sweep.read(compose.raw(config.sweep) if config.get("sweep") is not None else None)
         typed = OverridesParser.create(config_loader=self.loader).parse_overrides(compose.typed(config))
+        asks.refuse_typed(list(config.hydra.overrides.hydra))
         refuse_several_sweeps(self.loader, typed)
         refuse_swept_site(typed)
         self.searching = config.hydra.sweeper._target_ != f"{PLUGIN_MODULE}.{NanoExpSweeper.__name__}"

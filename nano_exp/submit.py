@@ -23,7 +23,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano_exp import arrays, batch, canary, dependency, files, freeze, halt, predecessors, runs, slurm, snapshot, state
+from nano_exp import (
+    arrays,
+    asks,
+    batch,
+    canary,
+    dependency,
+    files,
+    freeze,
+    halt,
+    predecessors,
+    runs,
+    slurm,
+    snapshot,
+    state,
+)
 from nano_exp.dependency import After
 from nano_exp.engines import nemo_rl_checkout
 from nano_exp.errors import UserError
@@ -172,18 +186,22 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
                 "the allocation must be what NeMo RL is told in its cluster section",
                 f"leave hydra.launcher.{key} out and choose the shape with {fix}",
             )
+    asks.refuse_unused(given)
     for key in ("submitit_folder", "max_num_timeout", "signal_delay_s", "name", "nodes", "gpus_per_node"):
         given.pop(key, None)
-    extra = {"requeue": True, **(given.pop("additional_parameters", None) or {})}
+    extra = {"requeue": True, **asks.extras(given)}
+    own_gpus = asks.gpus(given, extra, form.nodes, form.gpus_per_node)
     if launch.after.terms or launch.canary:
-        extra["kill-on-invalid-dep"] = "yes"  # what can never start leaves the queue, and is seen as not started
+        # What can never start leaves the queue, and is seen as not started.
+        extra.setdefault("kill_on_invalid_dep", "yes")
     if launch.after.terms:
         typed = [str(extra["dependency"])] if extra.get("dependency") else []
         extra["dependency"] = ",".join([*typed, *launch.after.terms])
     if array.throttle is not None:
         given["array_parallelism"] = array.throttle
-    given.setdefault("cpus_per_task", form.cpus_per_node)
-    if form.gpus_per_node and not given.get("gres") and not given.get("gpus_per_task"):
+    if not any(options.get("cpus_per_gpu") for options in (given, extra)):  # Slurm takes one of the two
+        given.setdefault("cpus_per_task", form.cpus_per_node)
+    if form.gpus_per_node and not own_gpus:
         given["gpus_per_node"] = form.gpus_per_node
     setup = [*batch.setup(array.rows[0].config["site"]), *(given.pop("setup", None) or [])]
     if setup:

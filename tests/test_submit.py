@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from core_case import Answer, everything_below, frozen, make_attempt, prepared, standin
 
-from nano_exp import files, freeze, halt, plan, runs, slurm, state, submit
+from nano_exp import asks, files, freeze, halt, plan, runs, slurm, state, submit
 from nano_exp.asked import job_lookup
 from nano_exp.dependency import After
 from nano_exp.errors import UserError
@@ -295,6 +295,91 @@ def test_another_shape_than_the_configs_is_refused(tmp_path: Path, parameters: d
 
 def test_the_shape_may_be_repeated(tmp_path: Path) -> None:
     assert "--nodes=1\n" in script(tmp_path, nodes=1, gpus_per_node=8)
+
+
+EXTRA = "additional_parameters"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "lines"),
+    [
+        ({EXTRA: {"gpus-per-node": "h100:8"}}, ["--gpus-per-node=h100:8"]),
+        ({EXTRA: {"gpus": 8}}, ["--gpus=8"]),
+        ({EXTRA: {"gres": "gpu:8,nvme:1"}}, ["--gres=gpu:8,nvme:1"]),
+        ({EXTRA: {"gres": "nvme:1"}}, ["--gres=nvme:1", "--gpus-per-node=8"]),
+        ({"gpus_per_task": 8}, ["--gpus-per-task=8"]),
+        ({EXTRA: {"cpus-per-task": 9}}, ["--cpus-per-task=9"]),
+        ({"cpus_per_gpu": 4}, ["--cpus-per-gpu=4"]),
+        ({EXTRA: {"time": "1-00"}, "timeout_min": 60}, ["--time=1-00"]),
+        ({EXTRA: {"--partition": "p"}, "partition": "q"}, ["--partition=p"]),
+        ({EXTRA: {"wckey": "team"}}, ["--wckey=team"]),
+        ({EXTRA: {"kill-on-invalid-dep": "no"}}, ["--kill-on-invalid-dep=no"]),
+        ({EXTRA: {"requeue": True, "exclusive": True, "hold": False}}, ["--requeue", "--exclusive"]),
+    ],
+    ids=str,
+)
+def test_what_is_typed_wins_and_stands_in_the_script_once(
+    tmp_path: Path, parameters: dict[str, Any], lines: list[str]
+) -> None:
+    text = script(tmp_path, **parameters)
+    options = re.findall(r"^#SBATCH (.*)$", text, re.MULTILINE)
+    assert [line for line in lines if line not in options] == []
+    names = [option.partition("=")[0] for option in options]
+    assert sorted(names) == sorted(set(names))
+    asking = {name for name in names if name in ("--gpus", "--gpus-per-node", "--gpus-per-task", "--gres")}
+    assert len(asking - {"--gres"}) <= 1 and not ("gpu:" in text and len(asking) > 1)
+    assert not {"--cpus-per-gpu", "--cpus-per-task"} <= set(names)
+    assert "--hold" not in text
+
+
+@pytest.mark.parametrize(
+    ("parameters", "found"),
+    [
+        ({EXTRA: {"gpus-per-node": "h100:1"}}, "gpus-per-node=h100:1, but the runs are for 8 GPUs a node"),
+        ({EXTRA: {"gres": "gpu:4"}}, "gres=gpu:4, but"),
+        ({"gres": "gpu:h100:4"}, "hydra.launcher.gres=gpu:h100:4, but"),
+        ({"gpus_per_task": 1}, "hydra.launcher.gpus_per_task=1, but"),
+        ({EXTRA: {"gpus": 16}}, "gpus=16, but the runs are for 8 GPUs"),
+        ({EXTRA: {"signal": "B:USR2@60"}}, "signal=B:USR2@60"),
+        ({EXTRA: {"no-requeue": True}}, "no-requeue=True"),
+        ({EXTRA: {"requeue": False}}, "requeue=False"),
+        ({EXTRA: {"job-name": "x"}}, "job-name=x"),
+        ({EXTRA: {"--array": "0-9"}}, "array=0-9"),
+        ({EXTRA: {"ntasks-per-node": 8}}, "ntasks-per-node=8"),
+        ({EXTRA: {"wait": True}}, "wait=True"),
+        ({EXTRA: {"mem": 0, "--mem": 1}}, "has mem twice"),
+        ({"tasks_per_node": 8}, "hydra.launcher.tasks_per_node=8"),
+        ({"signal_delay_s": 600}, "hydra.launcher.signal_delay_s=600"),
+        ({"max_num_timeout": 3}, "hydra.launcher.max_num_timeout=3"),
+        ({"teardown": ["echo done"]}, "hydra.launcher.teardown="),
+        ({"use_srun": True}, "hydra.launcher.use_srun=True"),
+    ],
+    ids=str,
+)
+def test_what_the_launch_decides_itself_is_refused_by_name(
+    tmp_path: Path, parameters: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        script(tmp_path, **parameters)
+    assert found in caught.value.found
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["hydra.launcher.name=x"],
+        ["hydra.launcher.submitit_folder=x"],
+        ["hydra.launcher.timeout_min=60", "+hydra.launcher.additional_parameters.time=1-00"],
+        ["hydra.launcher.mem_gb=60", "+hydra.launcher.additional_parameters.mem=0"],
+        ["hydra.launcher.partition=a", "+hydra.launcher.additional_parameters.partition=b"],
+    ],
+    ids=str,
+)
+def test_a_setting_that_would_be_lost_is_refused(typed: list[str]) -> None:
+    with pytest.raises(UserError, match=typed[0]):
+        asks.refuse_typed(typed)
+    asks.refuse_typed(["hydra.launcher.timeout_min=60", "grpo.seed=1", "hydra.launcher.timeout_min"])
 
 
 @pytest.mark.parametrize("parameters", [{"foo": 3}, {"mem_gb": 1, "mem": "2G"}], ids=str)

@@ -1,0 +1,159 @@
+"""What a launch asks Slurm for: hydra.launcher's settings beside what the launch decides itself. Pure.
+
+What is typed wins, and stands in the batch script once; or it is refused by name, where the launch needs its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nano_exp.errors import UserError
+
+#: The key of sbatch's own options, in hydra-submitit-launcher's names.
+EXTRA = "additional_parameters"
+PREFIX = "hydra.launcher."
+
+#: hydra-submitit-launcher's parameters that have no place here -> their default, why, and what to type instead.
+UNUSED: dict[str, tuple[tuple[Any, ...], str, str]] = {
+    "tasks_per_node": (
+        (1,),
+        "an attempt runs once on its first node, and starts what the others run",
+        "leave it out; slurm.cpus_per_node=N for more CPUs",
+    ),
+    "signal_delay_s": (
+        (90, 120),
+        "no signal is asked for: a run saves and stops before its allocation ends by itself",
+        "engine.save_margin_min=N, minutes",
+    ),
+    "max_num_timeout": ((0,), "a run goes on after its time limit by itself", "slurm.max_attempts=N"),
+    "use_srun": ((False,), "an attempt runs in the batch script, and starts the steps on the nodes", "leave it out"),
+    "srun_args": ((), "the steps on the nodes are the engine's", "leave it out"),
+    "teardown": ((), "the attempt takes the batch script's place, so that nothing comes after it", "leave it out"),
+}
+_OWN_NAME = "a launch that was cut off finds its jobs by the name that it gave them"
+_OWN_LOG = "nano-exp looks for Slurm's output in the launch's folder"
+_OWN_SHAPE = "the allocation must be what NeMo RL is told in its cluster section"
+_ONCE = UNUSED["tasks_per_node"][1:]
+_REQUEUE = (
+    "the next attempt after a time limit, a preemption or a lost node is the same job, started again",
+    "slurm.requeue=false: a run does not go on by itself",
+)
+#: sbatch's options that are the launch's own -> why, and what to type instead.
+OWN: dict[str, tuple[str, str]] = {
+    "job_name": (_OWN_NAME, "run.name=NAME"),
+    "array": ("an array's tasks are the launch's runs", "parallel=N for how many at once"),
+    "output": (_OWN_LOG, "leave it out; nano-exp open RUN shows where it is"),
+    "error": (_OWN_LOG, "hydra.launcher.stderr_to_stdout=false for a file of its own"),
+    "nodes": (_OWN_SHAPE, "cluster=2n8g (or ++cluster.num_nodes=N)"),
+    "ntasks": _ONCE,
+    "ntasks_per_node": _ONCE,
+    "signal": UNUSED["signal_delay_s"][1:],
+    "requeue": _REQUEUE,
+    "no_requeue": _REQUEUE,
+    "wait": ("sbatch would not return before the job ends", "wait=true"),
+    "test_only": ("sbatch would submit nothing", "dry_run=true"),
+    "parsable": ("the job's number is read from sbatch's answer", "leave it out"),
+    "wrap": ("the batch script is the launch's", "hydra.launcher.setup=[...] for lines before it"),
+}
+#: Of hydra.launcher, whatever the value: the launch has its own.
+NAMES = {
+    "name": OWN["job_name"],
+    "submitit_folder": ("a launch has a folder of its own below the results", "run.results=FOLDER"),
+}
+#: hydra.launcher's words that sbatch has others for.
+SBATCH = {"timeout_min": "time", "mem_gb": "mem"}
+#: Options that ask for GPUs, and those of them that count all nodes' together.
+GPUS = ("gpus_per_node", "gpus_per_task", "gpus", "gres")
+OVER_ALL_NODES = ("gpus",)
+
+
+def extras(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """sbatch's own options as they were typed, by submitit's names, so that one of ours is replaced and not repeated.
+
+    Raises
+    ------
+    UserError: an option that is the launch's own
+    """
+    found: dict[str, Any] = {}
+    for key, value in (parameters.get(EXTRA) or {}).items():
+        name = str(key).strip("-").replace("-", "_")
+        if name in OWN and not (name == "requeue" and value is True):
+            raise UserError(f"{PREFIX}{EXTRA}.{key}={value}", *OWN[name])
+        if name in found:
+            option = name.replace("_", "-")
+            raise UserError(f"{PREFIX}{EXTRA} has {option} twice", "one of the two would be lost", f"{option} once")
+        found[name] = value
+    return {name: value for name, value in found.items() if value is not None and value is not False}
+
+
+def refuse_unused(parameters: Mapping[str, Any]) -> None:
+    """Raises UserError for a parameter that would have no effect."""
+    for key, (defaults, why, fix) in UNUSED.items():
+        value = parameters.get(key)
+        if value is not None and value not in defaults:
+            raise UserError(f"{PREFIX}{key}={value}", why, fix)
+
+
+def refuse_typed(typed: Sequence[str]) -> None:
+    """Raises UserError for settings that would be lost whatever their value: the names that hydra.launcher gives jobs,
+    and an option that is typed in two places.
+
+    Parameters
+    ----------
+    typed: overrides as they were typed
+    """
+    seen: dict[str, str] = {}
+    for override in typed:
+        key, equals, _ = override.lstrip("+").partition("=")
+        if not equals or not key.startswith(PREFIX):
+            continue
+        name = key.removeprefix(PREFIX)
+        if name in NAMES:
+            raise UserError(override, *NAMES[name])
+        option = SBATCH.get(name, name.removeprefix(f"{EXTRA}.").replace("-", "_"))
+        if option in seen:
+            raise UserError(
+                f"{seen[option]} and {override}",
+                "they are one option of sbatch, and one would be lost",
+                "one of the two",
+            )
+        seen[option] = override
+
+
+def gpus(parameters: Mapping[str, Any], extra: Mapping[str, Any], nodes: int, per_node: int) -> bool:
+    """Whether GPUs are asked for by what was typed, so that the launch adds no request of its own.
+
+    Raises
+    ------
+    UserError: another number than the runs are for
+    """
+    typed = [(f"{PREFIX}{key}", key, parameters.get(key)) for key in GPUS]
+    typed += [(f"+{PREFIX}{EXTRA}.{key.replace('_', '-')}", key, extra.get(key)) for key in GPUS]
+    found = [(name, key, value, count) for name, key, value in typed if (count := _count(key, value)) is not None]
+    for name, key, value, count in found:
+        wanted = per_node * nodes if key in OVER_ALL_NODES else per_node
+        if count != wanted:
+            raise UserError(
+                f"{name}={value}, but the runs are for {wanted} GPUs" + ("" if key in OVER_ALL_NODES else " a node"),
+                _OWN_SHAPE,
+                f"{name}={_corrected(str(value), wanted)}, or another cluster=",
+            )
+    return bool(found)
+
+
+def _count(key: str, value: Any) -> int | None:
+    """`h100:8`, `gpu:h100:8`, `gpu:8,nvme:1`, 8 -> 8 GPUs; None where it asks for none."""
+    if value is None:
+        return None
+    parts = [part for part in str(value).split(",") if key != "gres" or part.split(":")[0] == "gpu"]
+    counts = [re.search(r"(?:^|:)(\d+)$", part) for part in parts]
+    return sum(int(found[1]) if found else 1 for found in counts) if parts else None
+
+
+def _corrected(value: str, count: int) -> str:
+    """The same request for another number of GPUs."""
+    first, comma, rest = value.partition(",")
+    kept = re.sub(r"(^|:)\d+$", "", first)
+    return (f"{kept}:{count}" if kept else str(count)) + comma + rest
