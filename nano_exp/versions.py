@@ -66,6 +66,21 @@ class Known:
     unread: frozenset[str] = field(default_factory=frozenset)
 
 
+#: The order of a version that no release is newer than.
+NEWEST = (999,)
+
+
+@cache
+def order(version: str) -> tuple[int, ...]:
+    """A version by which two compare: (0, 7, 0) of "v0.7.0".
+
+    A branch counts as newer than all: one that was imported ("v0.6.0+7ea279ab1234": it calls itself what the release
+    before it was called), and any name that is no number ("main").
+    """
+    match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in match.groups()) if match and "+" not in version else NEWEST
+
+
 def option(version: str) -> str:
     """The option of the group nemo_rl for a version: v0.7.0 is `nemo_rl=v0_7`."""
     major, _, rest = version.removeprefix("v").partition(".")

@@ -49,14 +49,27 @@ def refuse_other_version(checkout: Path, wanted: str) -> None:
     if same and not (commit and said.commit and not said.commit.startswith(commit)):
         return
     found = f"NeMo RL {said.version}" + (f" at {said.commit[:12]}" if commit and said.commit else "")
-    options = {versions.version_of(chosen): chosen for chosen in versions.options()}
-    known = options.get(f"v{said.version}")
+    known = _option_of(said)
+    branch = " --as main" if f"v{said.version}" in map(versions.version_of, versions.options()) else ""
+    make = f"nano-exp recipes import {checkout}{branch} --write, which makes it"
     raise UserError(
         f"site.checkout={checkout} is {found}",
         f"this config was made for {wanted}: keys and defaults differ between versions",
-        (f"nemo_rl={known}, which is" if known else f"nano-exp recipes import {checkout} --write, which makes it")
+        (f"nemo_rl={known}, which is" if known else make)
         + f" that version; or check out {wanted} there, or name another folder: site.checkout=/path/to/RL",
     )
+
+
+def _option_of(said: Checkout) -> str | None:
+    """The option of the group nemo_rl that was written from a checkout; a branch has its release's number, so commits
+    count where both are known."""
+    for chosen in reversed(versions.options()):
+        version = versions.version_of(chosen)
+        known = versions.known(version)
+        same = version.removeprefix("v").partition("+")[0] == said.version
+        if same and (known is None or not known.commit or not said.commit or known.commit == said.commit):
+            return chosen
+    return None
 
 
 def parser_plugin(config: Mapping[str, Any]) -> Path | None:

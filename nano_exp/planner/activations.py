@@ -67,13 +67,13 @@ def block(a: Architecture, kind: str, layout: Layout, router_bytes: int = 8, fus
     return kept._replace(even=kept.even + wide)
 
 
-def honours_full(a: Architecture, version: tuple[int, int]) -> bool:
+def honours_full(a: Architecture, version: tuple[int, ...]) -> bool:
     """Whether Megatron recomputes whole blocks of this model. Its hybrid stack ignored recompute_granularity=full until
     NVIDIA/Megatron-LM#4496 (2026-05-14): NeMo RL up to v0.6.0 pins older ones."""
     return not a.hybrid or version >= (0, 7)
 
 
-def recomputes(a: Architecture, kind: str, layout: Layout, version: tuple[int, int]) -> bool:
+def recomputes(a: Architecture, kind: str, layout: Layout, version: tuple[int, ...]) -> bool:
     """Whether a block of this kind keeps its input alone and is run again in the backward pass.
 
     DTensor: Nemotron-H's MLP and Mamba blocks [RL models/dtensor/parallelize.py]; whole blocks of other models and of
@@ -86,7 +86,7 @@ def recomputes(a: Architecture, kind: str, layout: Layout, version: tuple[int, i
     return not (a.hybrid and layout.force_hf and kind == ATTENTION)
 
 
-def saved_by_selective(a: Architecture, kind: str, layout: Layout, version: tuple[int, int]) -> Kept:
+def saved_by_selective(a: Architecture, kind: str, layout: Layout, version: tuple[int, ...]) -> Kept:
     """What recompute_modules saves of a block, bytes a token. core_attn saves nothing with flash attention; there is no
     module for Mamba; versions before v0.7.0 have no selective recompute for hybrid models."""
     if layout.recompute != SELECTIVE or (a.hybrid and version < (0, 7)):
@@ -107,7 +107,7 @@ def saved_by_selective(a: Architecture, kind: str, layout: Layout, version: tupl
 
 @lru_cache(maxsize=4096)
 def kept_per_token(
-    a: Architecture, blocks: str, layout: Layout, version: tuple[int, int], router_bytes: int, fused: bool
+    a: Architecture, blocks: str, layout: Layout, version: tuple[int, ...], router_bytes: int, fused: bool
 ) -> Kept:
     """Bytes a token that these blocks keep for backward, under the layout's recompute."""
     ts = layout.tensor if layout.sequence_parallel else 1

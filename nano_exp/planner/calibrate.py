@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files, runs
+from nano_exp import files, runs, versions
 from nano_exp.errors import UserError
 from nano_exp.peaks import FILE
 from nano_exp.planner import gpus, job, phases
@@ -216,6 +216,10 @@ def run(results: Path, name: str | None) -> str:
     return "\n".join(said)
 
 
+def _release(version: tuple[int, ...]) -> str:
+    return "a branch" if version == versions.NEWEST else ".".join(map(str, version))
+
+
 def document(gpu_name: str, peaks: Sequence[Peak], made: Fit, before: dict[str, Any] | None) -> str:
     """The calibration file. Constants that these peaks say nothing about stay as they were in the file."""
     old = dict((before or {}).get("constants") or {})
@@ -226,7 +230,7 @@ def document(gpu_name: str, peaks: Sequence[Peak], made: Fit, before: dict[str, 
         "gpu": gpu_name,
         "date": time.strftime("%Y-%m-%d"),
         "observations": made.count,
-        "versions": {"nemo_rl": sorted({".".join(map(str, peak.job.version)) for peak in peaks})},
+        "versions": {"nemo_rl": sorted({_release(peak.job.version) for peak in peaks})},
         "sources": sorted(sources),
         "rms_gib": {"before": round(made.before, 3), "after": round(made.after, 3)},
         "kept_from_before": sorted(kept),

@@ -28,7 +28,7 @@ def valid(
                 yield made
 
 
-def thriftier(layout: Layout, a: Architecture, version: tuple[int, int]) -> Iterator[Layout]:
+def thriftier(layout: Layout, a: Architecture, version: tuple[int, ...]) -> Iterator[Layout]:
     """The layout, then with less memory and more time: recompute, offload, both."""
     ignored = layout.backend == MEGATRON and a.hybrid and version < (0, 7)  # its hybrid stack has no recompute
     for recompute, offload in ((NONE, False), (FULL, False), (NONE, True), (FULL, True)):

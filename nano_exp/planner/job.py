@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nano_exp import versions
 from nano_exp.errors import UserError
 from nano_exp.planner import architecture, layouts
 from nano_exp.planner.architecture import Architecture
@@ -66,7 +67,7 @@ class Job:
     architecture: Architecture
     layout: Layout
     generation: Generation
-    version: tuple[int, int]
+    version: tuple[int, ...]
     nodes: int
     gpus_per_node: int
     world: int
@@ -107,14 +108,6 @@ class Job:
         return max(round(mine * self.mean_length / max(self.layout.train_tokens, 1)), 1)
 
 
-def version(name: str) -> tuple[int, int]:
-    """(0, 7) of v0.7.0; a name that is no version counts as newer than all."""
-    parts = name.lstrip("v").split(".")
-    if len(parts) >= 2 and parts[0].isdigit() and parts[1].isdigit():
-        return int(parts[0]), int(parts[1])
-    return 99, 0
-
-
 _PRECISIONS = {"float32": 4, "fp32": 4}
 
 
@@ -152,7 +145,7 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
         architecture=model,
         layout=layouts.of_config(config),
         generation=generation,
-        version=version(text(config, "nemo_rl.version", "v0.7.0")),
+        version=versions.order(text(config, "nemo_rl.version", "v0.7.0")),
         nodes=nodes,
         gpus_per_node=per_node,
         world=1 if embedded else total if generation.colocated else max(total - generation.world, 1),

@@ -89,7 +89,7 @@ class Shape(NamedTuple):
     gpus_per_node: int
     rollout: int
     global_batch: int
-    version: tuple[int, int] = (0, 7)
+    version: tuple[int, ...] = (0, 7, 0)
 
 
 class Problem(NamedTuple):
@@ -254,7 +254,7 @@ def overrides(layout: Layout) -> dict[str, Any]:
 # --- rules ----------------------------------------------------------------------------------------------------------
 
 
-def tensor_divides(a: Architecture, layout: Layout, version: tuple[int, int]) -> str:
+def tensor_divides(a: Architecture, layout: Layout, version: tuple[int, ...]) -> str:
     """Heads, Mamba heads and groups over tensor parallel.
 
     MC core/ssm/mamba_mixer.py: heads and groups divide by TP. core/transformer/transformer_config.py: attention heads

@@ -3,7 +3,6 @@ first line."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nano_exp.preflight.finding import Finding, Severity
 from nano_exp.text import as_typed
+from nano_exp.versions import order
 
 if TYPE_CHECKING:
     from nano_exp.preflight.view import View
@@ -98,16 +98,9 @@ def rule(
 
 
 @cache
-def parse_version(version: str) -> tuple[int, ...]:
-    """`v0.7.0` -> (0, 7, 0). A version that is no number (a branch) counts as newer than all."""
-    match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
-    return tuple(int(part or 0) for part in match.groups()) if match else (999,)
-
-
-@cache
 def _holds(term: str, version: tuple[int, ...]) -> bool:
     if term.startswith(">="):
-        return version >= parse_version(term[2:])
+        return version >= order(term[2:])
     if term.startswith("<"):
-        return version < parse_version(term[1:])
+        return version < order(term[1:])
     raise ValueError(f"versions={term!r}: >=v0.0.0 or <v0.0.0")

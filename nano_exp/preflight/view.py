@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from nano_exp import versions
 from nano_exp.freeze import LAUNCHER_KEYS
 from nano_exp.preflight.facts import Facts
-from nano_exp.preflight.registry import parse_version
 
 
 def flatten(config: Mapping[str, Any], left_out: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -67,7 +67,7 @@ class View:
         self.leaves, self.inner = flatten(config, LAUNCHER_KEYS)
         self.engine = str(self.launcher("engine").get("name") or "nemo_rl")
         self.release = str(self.launcher("nemo_rl").get("version") or "")
-        self.version = parse_version(self.release)
+        self.version = versions.order(self.release)
         self.get = self.leaves.get
 
     def has(self, key: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from nano_exp import compose, files, freeze, resolvers
+from nano_exp import compose, files, freeze, resolvers, versions
 from nano_exp.engines.nemo_rl_checkout import read_checkout
 from nano_exp.errors import UserError
 from nano_exp.identity import flatten
@@ -91,7 +91,7 @@ class _Work:
         self.checkout, self.option, self.version, self.commit, self.table = checkout, chosen, version, commit, entries
         self.conf = conf
         self.optimizer = files.read_yaml(conf / "optimizer" / "adamw.yaml")
-        self.old_paths = _numbers(version) < _OWN_FOLDERS_SINCE
+        self.old_paths = versions.order(version.partition("+")[0]) < _OWN_FOLDERS_SINCE  # a fork of an old one too
 
     def imported(self) -> Imported:
         texts: dict[Path, str] = {}
@@ -152,7 +152,7 @@ class _Work:
             if ties.has(config, key):
                 OmegaConf.update(config, key, None)
         for entry in self.table.additions:
-            due = file in entry.files and _numbers(self.version) >= _numbers(entry.since)
+            due = file in entry.files and versions.order(self.version) >= versions.order(entry.since)
             if due and ties.lacks(config, entry.key):
                 OmegaConf.update(config, entry.key, entry.value, force_add=True)
         facts = files.read_yaml(self.conf / "model" / f"{model}.yaml")["model"] if model else {}
@@ -230,7 +230,7 @@ def refuse_another_commit(imported: Imported, conf: Path) -> None:
 
     Raises
     ------
-    UserError: the option was written from another commit
+    UserError: the option was written from another commit, or the checkout does not say its own
     """
     try:
         written = files.read_yaml(conf / "nemo_rl" / f"{imported.option}.yaml")
@@ -238,12 +238,20 @@ def refuse_another_commit(imported: Imported, conf: Path) -> None:
         return
     there = written.get("commit")
     same = written.get("version") == imported.version and "+" not in imported.version
-    if same and there and imported.commit and there != imported.commit:
+    if not same or not there or there == imported.commit:
+        return
+    place, beside = f"conf/nemo_rl/{imported.option}", "keep it beside the release: --as main (any name)"
+    if imported.commit is None:
         raise UserError(
-            f"this checkout is at {imported.commit[:12]} and calls itself {imported.version}",
-            f"conf/nemo_rl/{imported.option} is of that version's commit {there[:12]}, which this is not",
-            f"git checkout {imported.version} there, or keep it beside the release: --as main (any name)",
+            f"this checkout calls itself {imported.version} and has no .git that says its commit",
+            f"{place} is of commit {there[:12]}; a branch calls itself by the release before it, so this may be one",
+            beside,
         )
+    raise UserError(
+        f"this checkout is at {imported.commit[:12]} and calls itself {imported.version}",
+        f"{place} is of that version's commit {there[:12]}, which this is not",
+        f"git checkout {imported.version} there, or {beside}",
+    )
 
 
 def pairs(conf: Path, chosen: str) -> list[str]:
@@ -281,10 +289,6 @@ def not_upstreams(imported: Imported, found: Mapping[str, Mapping[str, Any]]) ->
 
 def _cluster(pair: str) -> str:
     return pair.rpartition("_")[2]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.removeprefix("v").partition("+")[0].split("."))
 
 
 def _difference(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -138,6 +138,12 @@ def test_a_branch_that_was_imported_wants_its_own_commit(tmp_path: Path) -> None
         nemo_rl_checkout.refuse_other_version(checkout, "v0.6.0+111111111111")
 
 
+def test_a_branch_is_not_taken_for_the_release_that_it_calls_itself(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        nemo_rl_checkout.refuse_other_version(real_checkout(tmp_path, 6, "abcdef0123456789"), "v0.7.0")
+    assert caught.value.fix.startswith(f"nano-exp recipes import {tmp_path} --as main --write")
+
+
 # overlay
 
 

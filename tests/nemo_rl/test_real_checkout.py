@@ -31,8 +31,8 @@ from nano_exp.engines.nemo_rl_checkout import read_checkout  # noqa: E402
 from nano_exp.errors import UserError  # noqa: E402
 from nano_exp.freeze import engine_config  # noqa: E402
 from nano_exp.preflight import RULES  # noqa: E402
-from nano_exp.preflight.registry import parse_version  # noqa: E402
 from nano_exp.preflight.run import findings  # noqa: E402
+from nano_exp.versions import order  # noqa: E402
 
 CHECKOUT = os.environ.get("NANO_EXP_NEMO_RL", "")
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="NANO_EXP_NEMO_RL names no NeMo RL checkout")
@@ -104,7 +104,7 @@ def rows() -> list[tuple[str, ...]]:
 @cache
 def cases() -> list[Case]:
     every = [case for module in MODULES for case in module.CASES]
-    parsed = parse_version(version()) if CHECKOUT else ()
+    parsed = order(version()) if CHECKOUT else ()
     here = [case for case in every if case.rule in STAGE and case.version == "v0.7.0" and case.bad[0] not in TAKEN]
     here = [case for case in here if case.rule != "async_grpo" or not case.bad[-1].startswith(IN_MAIN)]
     here = [case for case in here if parsed >= LATER.get(case.rule, ()) and case.row in rows()]

@@ -142,14 +142,17 @@ def test_no_rule_falls_over_nonsense(row: tuple[str, ...], changes: dict[str, An
         (">=v0.6.0,<v0.7.0", "v0.6.9", True),
         (">=v0.6.0,<v0.7.0", "v0.7.0", False),
         (">=v0.7.0", "main", True),
+        (">=v0.7.0", "v0.6.0+7ea279ab1234", True),
+        ("<v0.7.0", "v0.6.0+7ea279ab1234", False),
+        ("<v0.7.0", "v0.6.0rc1", True),
     ],
 )
 def test_versions_of_a_rule(versions: str, version: str, holds: bool) -> None:
     from dataclasses import replace
 
-    from nano_exp.preflight.registry import parse_version
+    from nano_exp import versions as of
 
-    assert replace(RULES["batch_multiplier"], versions=versions).holds(parse_version(version)) == holds
+    assert replace(RULES["batch_multiplier"], versions=versions).holds(of.order(version)) == holds
 
 
 def test_flat_keys_are_those_of_the_config() -> None:

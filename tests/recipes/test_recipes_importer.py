@@ -135,6 +135,11 @@ def test_a_branch_does_not_take_the_place_of_the_release_that_it_calls_itself(tm
     with pytest.raises(UserError, match=r"at aaaaaaaaaaaa and calls itself v0\.7\.0") as caught:
         importer.refuse_another_commit(importer.read(checkout), compose.CONF_DIR)
     assert "--as main" in caught.value.fix
+    (checkout / ".git" / "HEAD").unlink()
+    with pytest.raises(UserError, match=r"has no \.git that says its commit") as caught:
+        importer.refuse_another_commit(importer.read(checkout), compose.CONF_DIR)
+    assert caught.value.fix.endswith("--as main (any name)")
+    (checkout / ".git" / "HEAD").write_text("a" * 40)
     checkout_case.make(tmp_path, version="0.7", package_info="MAJOR = 0\nMINOR = 7\nPATCH = 1\n")
     importer.refuse_another_commit(importer.read(checkout), compose.CONF_DIR)  # a patch release takes its place
     checkout_case.make(tmp_path, version="0.7")
