@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from nano_exp.planner import gpus, parameters, search, verdict
@@ -136,7 +137,7 @@ def _commands(proposal: Proposal, kept: list[Option]) -> str:
         lines.append(f"no layout surely fits; the best one is {best.klass}: {MEANING[best.klass]}")
         fix = verdict.cheapest_fix(best.job, proposal.gpu, proposal.constants)
         lines += [f"it fits with: {fix}"] if fix else []
-    lines.append("to take one of them: python launch.py " + " ".join([*proposal.words, "..."]))
+    lines.append("to take one of them: python launch.py " + " ".join([*map(shlex.quote, proposal.words), "..."]))
     for place, option in enumerate(kept, 1):
         typed = search.as_text(proposal.overrides(option))
         lines.append(f"{place}  {typed or '(nothing more: it is the published one)'}")
@@ -165,6 +166,7 @@ def as_json(proposal: Proposal) -> str:
             "max_length": read.max_length,
             "mean_length": read.mean_length,
             "assumed": list(proposal.assumed),
+            "words": list(proposal.words),
             "calibrated": calibrated(proposal),
             "classes": MEANING,
             "layouts": [_option_json(proposal, option) for option in proposal.options],

@@ -100,6 +100,7 @@ def propose(
         assumed.append(f"sequences have {read.mean_length} tokens on average, half of the longest (--mean-length)")
     known = gpus.constants(device.name)
     words = [word for word in given if not sets_layout(word)]
+    trained = [*words, *named(model, given)] if model is not None else words
     recipe = read.layout
     if len(words) != len(given):
         recipe = job.of_config(resolved(config_loader, words), mean_length=mean_length, model=own).layout
@@ -120,7 +121,9 @@ def propose(
             "num_generations_per_prompt a multiple of the GPUs",
         )
     return Proposal(
-        title=title(words),
+        title=title(words)
+        if own is None
+        else title([f"model={own.name}", *(w for w in words if not is_key(w, "model"))]),
         job=read,
         gpu=device,
         constants=known,
@@ -128,7 +131,7 @@ def propose(
         published=marked[0] if own is None else None,
         typed=marked[1],
         invalid=invalid,
-        words=tuple(words),
+        words=tuple(trained),
         assumed=tuple(assumed),
         version=str(config["nemo_rl"]["version"]),
     )
@@ -155,6 +158,18 @@ def sets_layout(word: str) -> bool:
     """Whether an override is about the layout: `parallelism` or a key that a layout sets."""
     key = word.lstrip("+~").split("=")[0]
     return key == "parallelism" or key in layouts.KEYS
+
+
+def named(model: Path, given: Sequence[str]) -> list[str]:
+    """What makes a run train the model that was planned for (--config) and not the recipe's; nothing where it is typed.
+
+    The folder where its weights lie beside its config.json, else words for the user to fill in.
+    """
+    if any(is_key(word, "policy.model_name") for word in given):
+        return []
+    folder = (model if model.is_dir() else model.parent).absolute()
+    weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return [f"policy.model_name={folder if weights else 'FOLDER_OR_NAME_OF_THIS_MODEL'}"]
 
 
 def title(words: Sequence[str]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
-from nano_exp import cli
+from nano_exp import cli, compose
 
 TWELVE = ["model=nano_12b", "cluster=1n8g"]
 
@@ -54,3 +55,41 @@ def test_json_is_json_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> No
     data = json.loads(capsys.readouterr().out)
     assert data["gpu"]["name"] == "b200-192"
     assert [one for one in data["layouts"] if one["published"]]
+
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 8192,
+    "vocab_size": 128256,
+}
+
+
+@pytest.mark.parametrize(
+    ("weights", "typed", "trains"),
+    [
+        (True, [], "the folder"),
+        (False, [], "FOLDER_OR_NAME_OF_THIS_MODEL"),
+        (True, ["policy.model_name=org/other"], "org/other"),
+    ],
+)
+def test_the_command_of_another_models_plan_trains_that_model(
+    weights: bool, typed: list[str], trains: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "a model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    if weights:
+        (folder / "model-00001-of-00002.safetensors").touch()
+    words = ["cluster=1n8g", *typed, "--config", str(folder / "config.json"), "--gpu", "h100-80"]
+    assert cli.main(["plan", *words]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to take one of them: ")]
+    command = shlex.split(line.partition("launch.py ")[2])[:-1]
+    with compose.loader() as loader:
+        config = compose.compose(loader, command)
+    assert config.policy.model_name == (str(folder) if trains == "the folder" else trains)
+    assert cli.main(["plan", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["words"] == command
