@@ -71,9 +71,21 @@ def without_launch(cfg: DictConfig) -> DictConfig:
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")])
     OmegaConf.set_struct(kept, True)
     _require_named_recipe(kept, choices.get("recipe"), str(choices.get("nemo_rl")))
+    _require_layout(choices)
     model = str(choices.get("model")) if _is_typed(cfg, "model") else None
     require_recipe(kept, model, str(choices.get("cluster")), str(choices.get("nemo_rl")))
     return kept
+
+
+def _require_layout(choices: Mapping[str, Any]) -> None:
+    """A layout of conf/parallelism cuts NeMo RL's models; nothing of the embedded engine reads it."""
+    layout = choices.get("parallelism")
+    if choices.get("engine") == "embedded" and layout not in ("published", "auto", None):
+        raise UserError(
+            f"parallelism={layout} with engine=embedded",
+            "the embedded engine trains in one process, so that there is nothing to lay out",
+            "leave parallelism= out, or name a model of NeMo RL's: model=nano_9b cluster=1n8g",
+        )
 
 
 def _is_typed(cfg: DictConfig, group: str) -> bool:

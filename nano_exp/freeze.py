@@ -160,7 +160,8 @@ def _broken(error: OmegaConfBaseException, cfg: DictConfig) -> UserError:
         wanted = first.split("'")[1] if "'" in first else text
         known = [k for k, _ in identity.flatten(raw(cfg))]
         near = nearest(wanted, known)
-        fix = f"set {wanted}=... or correct {key}" + (f" (nearest key: {near[0]})" if near else "")
+        fix = " or ".join(f"'{key}={text.replace(wanted, name)}'" for name in near)
+        fix = fix or f"++{wanted}=<its value>, or a plain value for {key}"
         return UserError(f"{key} is {text}", f"there is no key '{wanted}' to take the value from", fix)
     if isinstance(error, InterpolationResolutionError):
         zero = _zero(text, dict(identity.flatten(raw(cfg)))) if "ZeroDivision" in first else None

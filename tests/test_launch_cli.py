@@ -462,11 +462,11 @@ def test_a_killed_launcher_loses_no_run_and_none_is_started_twice(
 
 
 def test_a_named_sweep_needs_no_m_and_lists_what_it_skips(tmp_path: Path, checkout: Path) -> None:
-    rule = "sweep.constraints=[{require: 'grpo.num_generations_per_prompt < 32', because: memory}]"
+    rule = "sweep.constraints=[{require: 'grpo.num_generations_per_prompt < 16', because: memory}]"
     done = launch(tmp_path, "sweeps=lr_x_generations", *standin(checkout), "++optimizer.lr=3e-6", rule, "dry_run=true")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("skipped: 1 point without grpo.num_generations_per_prompt < 32\n  why: memory\n")
-    assert "\n    num_generations_per_prompt\n    32\n" in done.stdout
+    assert done.stdout.startswith("skipped: 1 point without grpo.num_generations_per_prompt < 16\n  why: memory\n")
+    assert "\n    num_generations_per_prompt\n    16\n" in done.stdout
     assert "\nplan: 2 runs (2 new), 2 to submit\n" in done.stdout
     assert "#SBATCH --array=0-1%2" in done.stdout
     assert "-lr_x_generations" in done.stdout
