@@ -34,6 +34,7 @@ from nano_exp import (
     runs,
     slurm,
     throttle,
+    trackers,
     turn,
     watchdog,
 )
@@ -270,15 +271,17 @@ def _train(
     _leave_wandb_offline(earlier, say)
     ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", ahead.until, learned_setup(earlier))
     engine_config = freeze.engine_config(config)
-    for key, value in engine.overlay(config, ctx).items():
+    for key, value in {**trackers.overlay(runs.load(run.dir), config), **engine.overlay(config, ctx)}.items():
         freeze.set_dotted(engine_config, key, value)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
     child.require_own(ctx)  # it may have waited, or stood still on a node that was cut off
     child.recover_rows(engine, run.dir, number - 1)
     resumes_from = engine.last_step(config, ctx)
     _require_checkpoints(run, config, resumes_from)
+    logged = finished_steps(run.dir)
     runs.cut_metrics(run.dir, resumes_from)
     command = engine.command(config, ctx)
+    mode = trackers.wandb_mode(config, command.env)
     runs.record_event(
         run.dir,
         "engine",
@@ -286,6 +289,8 @@ def _train(
         engine=config["engine"]["name"],
         argv=command.argv,
         resumes_from=resumes_from,
+        logged=logged,  # what lies after resumes_from is trained and logged again
+        wandb=mode,
     )
     say("start " + " ".join(command.argv))
     began, max_steps = time.time(), int(config["grpo"]["max_num_steps"])
@@ -311,7 +316,7 @@ def _train(
     elif kind == "failed" and ahead.cut_off():  # its last words are those of processes that were being ended
         kind = "stopped"
     end = describe(kind, ended.code, last_step, max_steps, stop.signal)
-    end["setup_s"] = setup_seconds(run.dir, began)
+    end.update(setup_s=setup_seconds(run.dir, began), wandb=mode)
     if words := runs.nonfinite(runs.read_metrics(run.dir)):
         end.update(nonfinite=words, why="; ".join(filter(None, [end["why"], words])))
     if kind == "failed":
@@ -345,7 +350,7 @@ def _leave_wandb_offline(earlier: list[Mapping[str, Any]], say: Say) -> None:
     last = earlier[-1].get("diagnosis") if earlier else None
     if last and last.get("cause") == "wandb_unreachable" and not os.environ.get("WANDB_MODE"):
         os.environ["WANDB_MODE"] = "offline"
-        say("W&B could not be reached by the attempt before: this one records offline (wandb sync its folder later)")
+        say("W&B could not be reached by the attempt before: this one records offline (nano-exp sync sends it later)")
 
 
 def learned_setup(ends: list[Any]) -> float | None:

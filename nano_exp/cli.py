@@ -21,6 +21,7 @@ COMMANDS = (
     "nano_exp.commands.render",
     "nano_exp.commands.recipes",
     "nano_exp.commands.plan",
+    "nano_exp.commands.sync",
     "nano_exp.commands.complete",
 )
 

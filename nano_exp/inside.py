@@ -177,6 +177,7 @@ class Train:
                 show.nothing_to_do(made)
                 return
             ready = submit.arrange(made.to_submit, submit.new_id(), wish.results)
+            ready.axes = wish.swept
             ready.arrays[0].job = self.have.job
             files.make_dir(self.record.parent)
             # First: where nothing follows, nothing was started either, and a requeue begins anew.

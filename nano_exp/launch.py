@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import (
+    axes,
     dependency,
     environment,
     large,
@@ -49,6 +50,13 @@ class Wish:
     results: Path
     env_file: Path | None
     terms: Terms
+
+    @property
+    def swept(self) -> list[str]:
+        """The keys that differ among the points."""
+        given = [axes.typed(frozen.overrides) for frozen in self.wanted]
+        points = axes.points(given, lambda index, key: axes.at(self.wanted[index].config, {}, key))
+        return list(points[0])
 
     def plan(self) -> plan.Plan:
         return plan.make(self.wanted, self.switches["fresh"], plan.Asked())
@@ -115,7 +123,7 @@ def launch(
             _announce(made, wish, report.start, parameters)
         report_changed(made)
         ready = (
-            dispatch(made.to_submit, where, parameters, results, wish.env_file, send, wish.terms)
+            dispatch(made.to_submit, where, parameters, results, wish.env_file, send, wish.terms, swept=wish.swept)
             if made.to_submit
             else None
         )
@@ -190,6 +198,7 @@ def dispatch(
     send: bool = True,
     asked: Terms | None = None,
     behind: Sequence[str] = (),
+    swept: Sequence[str] = (),
 ) -> submit.Launch:
     """Record the intent for these rows and, where there is Slurm, submit them. The results folder is locked.
 
@@ -197,8 +206,10 @@ def dispatch(
     ----------
     send: False leaves sbatch to the user, and shows what to type
     behind: Slurm jobs that have to end first, however they do
+    swept: the keys that differ among the launch's points, those that are not submitted included
     """
     ready = arranged(rows, where, results, asked, behind)
+    ready.axes = swept
     ready.by_hand = not send
     if not send:
         _require_shares(ready)

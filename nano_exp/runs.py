@@ -33,7 +33,7 @@ METRICS = "metrics.jsonl"
 @dataclass(frozen=True)
 class Event:
     """One thing that happened to a run; `kind` is submit, refused, start, engine, ending, end, requeue, lost, stalled,
-    cancel or note."""
+    cancel, note or synced."""
 
     time: float
     kind: str

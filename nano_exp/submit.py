@@ -95,6 +95,7 @@ class Launch:
     terms: Terms = field(default_factory=Terms)
     after: After = field(default_factory=After)
     canary: Array | None = None
+    axes: Sequence[str] = ()  # the keys that differ among the points that were asked for
 
 
 def new_id() -> str:
@@ -326,6 +327,7 @@ def _stage(
             "host": socket.gethostname(),
             "folder": str(Path.cwd()),
             "overrides": list(overrides),
+            "axes": list(launch.axes),
             "parameters": parameters,
             "env_file": str(env_file) if env_file else None,
             "versions": snapshot.versions(),

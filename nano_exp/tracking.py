@@ -21,6 +21,8 @@ from nano_exp.secrets import redact
 
 #: How long W&B's server may take to answer before a run is recorded offline.
 INIT_TIMEOUT_S = 30
+#: How often wandb writes its own offline file, seconds. By itself it does every 15 s, and a kill loses what it held.
+FLUSH_S = 0.1
 
 
 def drop_rows_after(path: Path, step: int | None) -> int:
@@ -95,8 +97,10 @@ class Wandb:
     ----------
     options: logger.wandb, passed whole to wandb.init as NeMo RL does (project, name, id, group, tags, resume, ...);
         None for no W&B at all
-    config: what W&B shows as the run's config
+    config: what W&B shows as the run's config, with the options' own `config`
     folder: where wandb writes its wandb/ folder (logger.log_dir)
+    run: the run's id, for what is said
+    finished: steps that the run has finished and keeps; what W&B has beyond them is an abandoned stretch
     """
 
     def __init__(
@@ -105,6 +109,8 @@ class Wandb:
         config: Mapping[str, Any],
         folder: Path,
         warn: Callable[[str], None] = _warn,
+        run: str = "RUN",
+        finished: int = 0,
     ) -> None:
         self._run: Any = None
         self._warn = warn
@@ -117,20 +123,31 @@ class Wandb:
             import wandb
 
             settings = wandb.Settings(
-                console="off", x_disable_stats=True, disable_code=True, init_timeout=INIT_TIMEOUT_S
+                console="off",
+                x_disable_stats=True,
+                disable_code=True,
+                init_timeout=INIT_TIMEOUT_S,
+                x_transaction_log_flush_interval=FLUSH_S,
             )
             chosen = {"mode": mode, **options}
+            config = {**config, **(chosen.pop("config", None) or {})}
             try:
                 self._run = wandb.init(**chosen, config=dict(config), dir=str(folder), settings=settings)
             except Exception as error:  # wandb raises many types; any of them must leave training alone
                 if chosen["mode"] != "online":
                     raise
                 self._warn(
-                    f"W&B cannot be reached ({_short(error)}); this run is recorded offline: wandb sync {folder}"
+                    f"W&B cannot be reached ({_short(error)}); recorded offline, to be sent by nano-exp sync {run}"
                 )
                 wandb.teardown()  # the attempt to start still holds the run's id
                 offline = {**chosen, "mode": "offline"}
                 self._run = wandb.init(**offline, config=dict(config), dir=str(folder), settings=settings)
+            if self._run.starting_step > finished + 1:
+                steps = f"{finished + 1}-{self._run.starting_step - 1}"
+                self._warn(
+                    f"W&B has steps {steps} of an abandoned stretch and takes them no second time; "
+                    f"nano-exp sync {run} puts that right once the run has ended"
+                )
         except Exception as error:
             self._give_up("cannot start", error)
 
@@ -139,10 +156,10 @@ class Wandb:
         return self._run is not None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log a row; rows of one step may come in several calls."""
+        """Log the row of a step, all of it: it is written at once, and W&B takes a step only once."""
         if self._run is not None:
             try:
-                self._run.log(dict(metrics), step=step)
+                self._run.log(dict(metrics), step=step, commit=True)
             except Exception as error:
                 self._give_up("stopped", error)
 

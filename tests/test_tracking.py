@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nano_exp import tracking
+from nano_exp import runs, tracking
+from nano_exp.sync import offline
+from nano_exp.sync.rows import merged
 
 
 def write(path: Path, *steps: int) -> None:
@@ -68,10 +70,9 @@ import sys, pathlib
 from nano_exp import tracking
 folder = pathlib.Path(sys.argv[1])
 options = {"project": "p", "name": "the name", "id": "run-1", "group": "a sweep", "tags": ["t"], "resume": "allow"}
-wandb = tracking.Wandb(options, {"grpo": {"seed": 1}}, folder)
+wandb = tracking.Wandb(options, {"grpo": {"seed": 1}}, folder, run="run-1")
 assert wandb.active
-wandb.log(1, {"train/reward": 0.5})
-wandb.log(1, {"validation/accuracy": 0.25})
+wandb.log(1, {"train/reward": 0.5, "validation/accuracy": 0.25})
 wandb.finish({"reward_after": 0.5})
 """
 
@@ -93,6 +94,31 @@ def test_offline_without_a_key_writes_the_run(tmp_path: Path) -> None:
     content = record.read_bytes()
     for text in (b"the name", b"a sweep", b"train/reward", b"validation/accuracy", b"reward_after"):
         assert text in content
+
+
+KILLED = """
+import os, signal, sys, pathlib, time
+from nano_exp import tracking
+run_dir = pathlib.Path(sys.argv[1])
+file = tracking.MetricsFile(run_dir / "metrics.jsonl")
+wandb = tracking.Wandb({"project": "p", "id": "run-1", "resume": "allow"}, {}, run_dir / "logs")
+for step in range(1, 51):
+    metrics = {"train/reward": step / 7, "train/loss": step / 1e9, "timing/train/total_step_time": 1 / step}
+    file.write(step, metrics)
+    wandb.log(step, metrics)
+time.sleep(10 * tracking.FLUSH_S)
+os.killpg(0, signal.SIGKILL)
+"""
+
+
+def test_a_kill_loses_no_row_of_the_offline_file(tmp_path: Path) -> None:
+    """Read back with wandb's own protobuf, and compared with metrics.jsonl key by key."""
+    argv = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(argv, env=environment(tmp_path), start_new_session=True, capture_output=True)
+    assert done.returncode == -9
+    [recorded] = offline.load(tmp_path / "logs")
+    told = {row.step: dict(row.values) for row in merged(runs.read_metrics(tmp_path))}
+    assert len(told) == 50 and recorded.rows == told
 
 
 def test_a_users_mode_wins_and_the_key_is_written_nowhere(tmp_path: Path) -> None:
@@ -119,7 +145,7 @@ def test_an_unreachable_server_is_said_and_the_run_recorded_offline(tmp_path: Pa
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("warning: W&B cannot be reached") == 1 and "wandb sync" in done.stderr
+    assert done.stderr.count("warning: W&B cannot be reached") == 1 and "nano-exp sync run-1" in done.stderr
     assert list(tmp_path.glob("wandb/offline-run-*-run-1/run-run-1.wandb"))
     assert key not in done.stdout + done.stderr
 
@@ -141,7 +167,7 @@ def test_no_options_no_wandb() -> None:
 class Broken:
     """A W&B run whose disk is full, and which repeats the key in its error."""
 
-    def log(self, metrics: dict[str, float], step: int) -> None:
+    def log(self, metrics: dict[str, float], step: int, commit: bool) -> None:
         raise OSError("no space left; key secret-key-of-a-user")
 
 

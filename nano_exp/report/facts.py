@@ -16,7 +16,7 @@ from nano_exp.runs import Attempt, Event, Run
 #: Of run.json.
 RECORD = ("digest", "overrides", "user", "created", "max_steps", "launch", "place")
 #: Of an attempt's end, and of a diagnosis in it.
-END = ("kind", "why", "seconds", "last_step", "exit_code", "nonfinite")
+END = ("kind", "why", "seconds", "last_step", "exit_code", "nonfinite", "wandb")
 DIAGNOSIS = ("cause", "title", "remedy", "fault", "bad_node")
 #: A manifest that says more is damaged.
 MOST_GPUS = 10**6

@@ -84,7 +84,7 @@ OFFLINE = "WANDB_MODE", "offline"
 @remedy("rate_limited")
 def rate_limited(knobs: Knobs, found: Found, phase: str) -> str:
     if "wandb" in found.subject:
-        return f"launch again later; or {knobs.env(*OFFLINE)} and `wandb sync` of its offline-run folder"
+        return f"launch again later; or {knobs.env(*OFFLINE)} and `nano-exp sync` later"
     if "huggingface" in found.subject or not found.subject:
         return (
             "download the model and the data once into site.hf_home (`hf download NAME`), then "

@@ -78,7 +78,8 @@ class Run:
         if dropped:
             say(f"metrics.jsonl: {dropped} rows of steps that will be repeated were dropped")
         self.rows = tracking.MetricsFile(self.metrics_path)
-        self.wandb = tracking.Wandb(settings.wandb, settings.raw, settings.log_dir)
+        run, finished = self.metrics_path.parent.name, found.step if found else 0
+        self.wandb = tracking.Wandb(settings.wandb, settings.raw, settings.log_dir, run=run, finished=finished)
         try:
             if found:
                 self._resume(found)
@@ -169,11 +170,9 @@ class Run:
             if settings.checkpointing and (last or out_of_time or step % settings.save_period == 0):
                 with timer.measure("checkpointing"):
                     pending = self._write_checkpoint()
-            if validation is not None:
-                self._write(step, validation)
             timing = timer.take()
             timing["valid_tokens_per_sec_per_gpu"] = train["global_valid_toks"] / timing["total_step_time"]
-            self._write(step, _prefixed("train", train) | _prefixed("timing/train", timing))
+            self._write(step, _prefixed("train", train) | _prefixed("timing/train", timing) | (validation or {}))
             if pending is not None:
                 self._publish(pending)
             rate = (step - first) / (time.monotonic() - began)
