@@ -32,7 +32,7 @@ from core_case import (
 from pace import limit
 
 from nano_exp import attempt as module
-from nano_exp import child, executors, files, freeze, runs, state, submit
+from nano_exp import child, executors, files, freeze, runs, state, submit, trackers
 from nano_exp import claim as claiming
 from nano_exp.asked import job_lookup
 from nano_exp.engines import nemo_rl
@@ -119,8 +119,12 @@ def test_an_attempt_executes_its_run_to_the_end(tmp_path: Path, checkout: Path) 
     assert [e.kind for e in runs.load(run).events] == ["submit", "start", "engine", "end"]
     assert (run / "checkpoints" / "step_4").is_dir()
 
-    # A pure projection of the frozen config: nothing else reaches the engine.
+    # A pure projection of the frozen config, and what W&B is told of the run: nothing else reaches the engine.
     config = runs.load(run).config()
+    told = trackers.overlay(runs.load(run), config)
+    assert set(told) == {f"logger.wandb.{key}" for key in ("name", "notes", "job_type", "config")}
+    for key, value in told.items():
+        freeze.set_dotted(config, key, value)
     assert files.read_yaml(folder / "nemo_rl.yaml") == freeze.engine_config(config)
 
 
