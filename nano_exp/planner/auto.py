@@ -13,7 +13,6 @@ from hydra.core.config_loader import ConfigLoader
 from nano_exp import compose, freeze
 from nano_exp.errors import UserError
 from nano_exp.planner import gpus, job, layouts, search, verdict
-from nano_exp.planner.layouts import EMBEDDED
 from nano_exp.planner.ranges import GIB
 from nano_exp.planner.values import get
 
@@ -59,10 +58,10 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
     ------
     UserError: no layout is valid, or none fits
     """
+    if get(config, "engine.name") == "embedded":  # it has one layout
+        return list(rest), ""
     device = gpus.of_site(config)
     read = job.of_config(config)
-    if read.layout.backend == EMBEDDED:
-        return list(rest), ""
     typed = {word.lstrip("+").split("=")[0] for word in rest} & set(layouts.KEYS)
     pinned = tuple((key, get(config, key)) for key in sorted(typed))
     known = gpus.constants(device.name)

@@ -223,7 +223,7 @@ def _release(version: tuple[int, ...]) -> str:
 def document(gpu_name: str, peaks: Sequence[Peak], made: Fit, before: dict[str, Any] | None) -> str:
     """The calibration file. Constants that these peaks say nothing about stay as they were in the file."""
     old = dict((before or {}).get("constants") or {})
-    kept = {name: values for name, values in old.items() if name not in made.constants}
+    kept = {name: values for name, values in old.items() if name in NAMES and name not in made.constants}
     learned = {name: [round(v, 4) for v in values] for name, values in made.constants.items()}
     sources = {peak.source for peak in peaks} | (set(map(str, (before or {}).get("sources") or [])) if kept else set())
     record = {

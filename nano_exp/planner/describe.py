@@ -7,7 +7,6 @@ import shlex
 from typing import Any
 
 from nano_exp.planner import gpus, parameters, search, verdict
-from nano_exp.planner.layouts import EMBEDDED
 from nano_exp.planner.phases import SHARE, Phase
 from nano_exp.planner.proposal import Proposal
 from nano_exp.planner.ranges import GIB, Range
@@ -33,17 +32,12 @@ def chosen(proposal: Proposal, number: int) -> list[Option]:
 def as_text(proposal: Proposal, number: int) -> str:
     """Table of layouts, breakdown of the best and of the published one, and what to type."""
     kept = chosen(proposal, number)
-    single = proposal.job.layout.backend == EMBEDDED
-    parts = ["\n".join(_head(proposal))]
-    if not single:
-        parts.append(_layouts(proposal, kept))
+    parts = ["\n".join(_head(proposal)), _layouts(proposal, kept)]
     detailed = [kept[0]]
     if proposal.published is not None and proposal.published.layout != kept[0].layout:
         detailed.append(proposal.published)
     parts += [_breakdown(proposal, option, kept.index(option) + 1) for option in detailed]
-    if not single:
-        parts.append(_commands(proposal, kept))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, _commands(proposal, kept)])
 
 
 def _head(proposal: Proposal) -> list[str]:
@@ -65,10 +59,8 @@ def _head(proposal: Proposal) -> list[str]:
 
 
 def calibrated(proposal: Proposal) -> list[str]:
-    """The constants of this engine that were fitted to measured peaks on this GPU."""
-    found = (gpus.calibration(proposal.gpu.name) or {}).get("constants", {})
-    embedded = proposal.job.layout.backend == EMBEDDED
-    return [name for name in found if name.startswith("embedded_") == embedded]
+    """The constants that were fitted to measured peaks on this GPU."""
+    return list((gpus.calibration(proposal.gpu.name) or {}).get("constants", {}))
 
 
 def _layouts(proposal: Proposal, kept: list[Option]) -> str:
@@ -114,8 +106,6 @@ def _span(size: Range) -> str:
 
 def _breakdown(proposal: Proposal, option: Option, place: int) -> str:
     published = proposal.published is not None and option.layout == proposal.published.layout
-    if option.layout.backend == EMBEDDED:
-        place, published = 1, False
     mark = ", as published" if published else ""
     rows = [_phase_row(phase) for phase in option.phases]
     return f"{place}: {option.layout.title()}{mark}: expected GiB on one GPU\n" + table(

@@ -44,10 +44,6 @@ class Constants:
     vllm_asleep_gib: Range
     vllm_beyond_gib: Range
     vllm_overhead_gib: Range
-    embedded_context_gib: Range
-    embedded_workspace_gib: Range
-    embedded_activations: Range
-    embedded_temporaries: Range
     activation_scale: Range
     transient_blocks: Range
     expert_imbalance: Range

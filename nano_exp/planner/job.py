@@ -20,15 +20,13 @@ class Generation:
 
     Parameters
     ----------
-    backend: vllm, megatron or hf (the embedded engine's own)
+    backend: vllm or megatron
     world: GPUs that generate; all of them when colocated
     utilization: vLLM's share of each GPU
     max_sequences: vLLM's max_num_seqs; None: its default
     state_bytes: bytes of an element of the Mamba SSM state
     graphs: CUDA graphs are captured (not enforce_eager)
     buffer_gb: Megatron inference's cache, GB
-    new_tokens: longest answer, tokens; 0: as long as a sequence
-    scaled: logits are divided by a temperature
     """
 
     backend: str
@@ -44,8 +42,6 @@ class Generation:
     state_bytes: int = 2
     graphs: bool = True
     buffer_gb: float = 0.0
-    new_tokens: int = 0
-    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,9 +117,14 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
 
     Raises
     ------
-    UserError: no architecture, a cluster that cannot be, lengths that contradict each other
+    UserError: another engine than NeMo RL's, no architecture, a cluster that cannot be, lengths at odds
     """
-    embedded = text(config, "engine.name") == "embedded"
+    if text(config, "engine.name", "nemo_rl") != "nemo_rl":
+        raise UserError(
+            f"engine.name={text(config, 'engine.name')}",
+            "it trains in one process, on one GPU at most: there are no layouts to plan",
+            "a model that NeMo RL trains: nano-exp plan model=nano_12b cluster=2n8g",
+        )
     nodes, per_node = _count(config, "cluster.num_nodes"), _count(config, "cluster.gpus_per_node")
     policy = section(config, "policy")
     longest = whole(policy, "max_total_sequence_length", 1)
@@ -134,7 +135,7 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
             f"--mean-length {max(longest // 2, 1)}, or a larger --max-length",
         )
     if model is None:
-        model = embedded_model(config) if embedded else architecture.from_facts(section(config, "model"))
+        model = architecture.from_facts(section(config, "model"))
     generation = _generation(config, nodes, per_node)
     m, total = section(policy, "megatron_cfg"), nodes * per_node
     optimizer = section(m, "optimizer")
@@ -148,13 +149,14 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
         version=versions.order(text(config, "nemo_rl.version", "v0.7.0")),
         nodes=nodes,
         gpus_per_node=per_node,
-        world=1 if embedded else total if generation.colocated else max(total - generation.world, 1),
+        world=total if generation.colocated else max(total - generation.world, 1),
         max_length=longest,
         mean_length=mean_length or max(longest // 2, 1),
         prompts=prompts,
         generations=generations,
         global_batch=whole(policy, "train_global_batch_size", prompts * generations),
-        reference=_has_reference(config, embedded),
+        # NeMo RL computes them unless told not to, whatever the penalty.
+        reference=not flag(config, "grpo.skip_reference_policy_logprobs_calculation"),
         chunk=whole(policy, "logprob_chunk_size", 0),
         defer_fp32=flag(m, "defer_fp32_logits"),
         fused_loss=flag(m, "use_linear_ce_fusion_loss"),
@@ -168,20 +170,6 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
         router_bytes=4 if text(m, "moe_router_dtype", "fp64") == "fp32" else 8,
         fused_experts=flag(m, "use_fused_weighted_squared_relu"),
     )
-
-
-def embedded_model(config: Mapping[str, Any]) -> Architecture:
-    """The architecture that the embedded engine makes of policy.hf_config_overrides."""
-    values = dict(section(config, "policy.hf_config_overrides"))
-    name = text(config, "model.name", "model")
-    return architecture.parse({**values, "model_type": "nemotron_h"}, name, "policy.hf_config_overrides")
-
-
-def _has_reference(config: Mapping[str, Any], embedded: bool) -> bool:
-    """NeMo RL computes them unless told not to, whatever the penalty; the embedded engine only with a penalty."""
-    if embedded:
-        return real(config, "loss_fn.reference_policy_kl_penalty", 0.0) != 0
-    return not flag(config, "grpo.skip_reference_policy_logprobs_calculation")
 
 
 def _moment(optimizer: Mapping[str, Any], key: str) -> int:
@@ -227,6 +215,4 @@ def _generation(config: Mapping[str, Any], nodes: int, per_node: int) -> Generat
         state_bytes=4 if text(kwargs, "mamba_ssm_cache_dtype") == "float32" else 2,
         graphs=not flag(v, "enforce_eager"),
         buffer_gb=real(g, "mcore_generation_config.buffer_size_gb", 10.0),
-        new_tokens=whole(g, "max_new_tokens", 0),
-        scaled=real(g, "temperature", 1.0) != 1.0,
     )

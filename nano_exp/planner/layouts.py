@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from nano_exp.planner.architecture import Architecture
 from nano_exp.planner.values import flag, section, text, whole
 
-MEGATRON, FSDP2, EMBEDDED = "megatron", "fsdp2", "embedded"
+MEGATRON, FSDP2 = "megatron", "fsdp2"
 FIXED, PACKED, DYNAMIC = "fixed", "packed", "dynamic"
 NONE, FULL, SELECTIVE = "none", "full", "selective"
 _M, _D = "policy.megatron_cfg", "policy.dtensor_cfg"
@@ -30,7 +30,7 @@ class Layout:
 
     Parameters
     ----------
-    backend: megatron, fsdp2 (NeMo RL's DTensor) or embedded (one GPU, no parallelism)
+    backend: megatron or fsdp2 (NeMo RL's DTensor)
     recompute: activations recomputed in the backward pass: none, full, selective (of `modules`)
     offload: Megatron: optimizer state on the host; fsdp2: weights, gradients and optimizer state
     batching: micro batches of `micro_batch` padded sequences, packed sequences, or as many as fit the tokens (dynamic)
@@ -150,9 +150,6 @@ def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layou
         "train_tokens": tokens[0],
         "logprob_tokens": tokens[1],
     }
-    if text(config, "engine.name") == "embedded":
-        again = flag(policy, "dtensor_cfg.activation_checkpointing")
-        return Layout(EMBEDDED, recompute=FULL if again else NONE, **common)
     if flag(policy, "megatron_cfg.enabled"):
         return _megatron(policy, common)
     d = section(policy, "dtensor_cfg")

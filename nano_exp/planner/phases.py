@@ -13,7 +13,7 @@ from functools import lru_cache
 from nano_exp.planner import activations, inference, training
 from nano_exp.planner.gpus import Constants, Gpu
 from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import EMBEDDED, FSDP2, MEGATRON
+from nano_exp.planner.layouts import FSDP2, MEGATRON
 from nano_exp.planner.ranges import GIB, ZERO, Range, exactly, largest, total
 from nano_exp.planner.training import Local
 
@@ -88,10 +88,6 @@ def _terms(*named: tuple[str, Range]) -> tuple[Term, ...]:
 @lru_cache(maxsize=8192)
 def phases(job: Job, gpu: Gpu, constants: Constants) -> tuple[Phase, ...]:
     """Every phase of a step, in order."""
-    if job.layout.backend == EMBEDDED:
-        from nano_exp.planner import embedded
-
-        return embedded.phases(job, gpu, constants)
     found: list[Phase] = []
     stages = range(job.layout.pipeline)
     for name, of_stage in (

@@ -22,16 +22,14 @@ FORMATS = (".png", ".svg")
 #: Kinds of memory, each with its colour (Okabe and Ito's, told apart by colour-blind readers) and the terms in it.
 KINDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("weights", "#0072B2", ("weights", "policy", "gathered weights", "bf16 copies of experts", "fp32 master weights",
-                            "reference weights", "reference, being built", "weights in bf16",
-                            "current weights, copied")),
+                            "reference, being built")),
     ("gradients", "#56B4E9", ("gradients", "gathered weights, gradients", "adapters")),
     ("optimizer state", "#009E73", ("optimizer state", "temporaries of the step")),
     ("activations", "#E69F00", ("activations",)),
-    ("logits, temporaries", "#D55E00", ("logits, temporaries", "temporaries")),
-    ("vLLM", "#CC79A7", ("vLLM weights", "vLLM's share", "vLLM beyond its share", "vLLM asleep", "cache", "caches")),
+    ("logits, temporaries", "#D55E00", ("logits, temporaries",)),
+    ("vLLM", "#CC79A7", ("vLLM weights", "vLLM's share", "vLLM beyond its share", "vLLM asleep", "cache")),
     ("refit buffer", "#F0E442", ("refit buffer",)),
-    ("context, fragments", "#999999", ("CUDA context, NCCL", "CUDA context", "cuBLAS workspaces, rounding",
-                                        "fragments")),
+    ("context, fragments", "#999999", ("CUDA context, NCCL", "fragments")),
 )  # fmt: skip
 _KIND_OF = {term: name for name, _, terms in KINDS for term in terms}
 

@@ -14,7 +14,7 @@ from nano_exp.errors import UserError
 from nano_exp.planner import architecture, gpus, job, layouts, search
 from nano_exp.planner.gpus import Constants, Gpu
 from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import EMBEDDED, Layout
+from nano_exp.planner.layouts import Layout
 from nano_exp.planner.search import Option
 
 #: The recipe that --config starts from where no model= is given.
@@ -96,7 +96,7 @@ def propose(
     if not gpu and not config["site"].get("gpu"):
         assumed.append(f"GPUs are {device.name} (--gpu)")
     read = job.of_config(config, mean_length=mean_length, model=own)
-    if mean_length is None and read.layout.backend != EMBEDDED:
+    if mean_length is None:
         assumed.append(f"sequences have {read.mean_length} tokens on average, half of the longest (--mean-length)")
     known = gpus.constants(device.name)
     words = [word for word in given if not sets_layout(word)]
@@ -139,8 +139,6 @@ def propose(
 
 def broken(layout: Layout, read: Job) -> list[layouts.Problem]:
     """What a layout breaks for the job."""
-    if layout.backend == EMBEDDED:
-        return []
     return layouts.problems(layout, read.architecture, read.shape)
 
 

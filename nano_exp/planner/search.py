@@ -12,7 +12,7 @@ from typing import Any
 from nano_exp.planner import candidates, layouts, steptime
 from nano_exp.planner.gpus import Constants, Gpu
 from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import EMBEDDED, Layout
+from nano_exp.planner.layouts import Layout
 from nano_exp.planner.phases import GENERATION, ORDER, REFIT, SHARE, Phase, deciding, phases
 from nano_exp.planner.steptime import StepTime
 
@@ -74,8 +74,6 @@ def every(
     pinned: layouts that say otherwise are left out
     micros: micro batches to look at; by default 1, 2, 4, 8 and the present one
     """
-    if job.layout.backend == EMBEDDED:
-        return (option(job, gpu, constants),)
     found = []
     for plain in candidates.valid(job.architecture, job.shape, job.layout, job.max_length, micros):
         if job.lora and plain.backend != job.layout.backend:

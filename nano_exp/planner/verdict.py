@@ -14,7 +14,7 @@ from nano_exp.errors import UserError
 from nano_exp.planner import inference, job, layouts, search
 from nano_exp.planner.gpus import Constants, Gpu, constants, gpu
 from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import DYNAMIC, EMBEDDED, FIXED, FSDP2, FULL, MEGATRON, PACKED
+from nano_exp.planner.layouts import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, PACKED
 from nano_exp.planner.phases import SHARE, Phase, deciding, phases
 from nano_exp.planner.ranges import GIB
 from nano_exp.planner.values import get, text
@@ -59,11 +59,9 @@ def judge(config: Mapping[str, Any], gpu_name: str) -> Verdict:
     try:
         read = job.of_config(config)
     except UserError as error:
-        if not get(config, "model.model_type") and text(config, "engine.name") != "embedded":
+        if not get(config, "model.model_type"):
             return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"{error.found}: {error.why}")
         raise
-    if read.layout.backend == EMBEDDED and text(config, "engine.device") == "cpu":
-        return Verdict("fits", 0.0, 0.0, 0.0, device.gib, "", "", "engine.device=cpu uses no GPU")
     broken = layouts.problems(read.layout, read.architecture, read.shape)
     if any(one.rule in ("pipeline_divides", "experts_divide", "world_divides", "tensor_divides") for one in broken):
         return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"the layout is not valid: {broken[0].why}")
@@ -137,9 +135,6 @@ def cheapest_fix(read: Job, device: Gpu, known: Constants) -> str:
 
 def changes(read: Job, device: Gpu) -> Iterator[Change]:
     """Single changes and then pairs of them, cheapest first: what costs no speed, what costs some, other layouts."""
-    if read.layout.backend == EMBEDDED:
-        yield from _embedded_changes(read)
-        return
     single = [*_generation_changes(read, device), *_training_changes(read)]
     yield from single
     for keys, changed in single:
@@ -218,22 +213,3 @@ def _training_changes(read: Job) -> Iterator[Change]:
             own = "policy.megatron_cfg.optimizer"
             keys = {f"{own}.optimizer_cpu_offload": True, f"{own}.optimizer_offload_fraction": 1.0}
         yield keys, replace(read, layout=replace(n, offload=True))
-
-
-def _embedded_changes(read: Job) -> Iterator[Change]:
-    """Smaller micro batches; recompute, which costs half of the training time again (docs/gpu.md); both."""
-    yield from _smaller_micro_batches(read)
-    if read.layout.recompute != FULL:
-        keys = {"++policy.dtensor_cfg.activation_checkpointing": True}
-        again = replace(read, layout=replace(read.layout, recompute=FULL))
-        yield keys, again
-        for more, both in _smaller_micro_batches(again):
-            yield {**keys, **more}, both
-
-
-def _smaller_micro_batches(read: Job) -> Iterator[Change]:
-    n = read.layout
-    for size in (m for m in (128, 64, 32, 16, 8, 4, 2, 1) if m < n.micro_batch and n.micro_batch % m == 0):
-        smaller = replace(n, micro_batch=size, logprob_batch=size, train_tokens=size * read.max_length)
-        smaller = replace(smaller, logprob_tokens=size * read.max_length)
-        yield {"policy.train_micro_batch_size": size, "policy.logprob_batch_size": size}, replace(read, layout=smaller)

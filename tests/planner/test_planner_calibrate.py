@@ -86,7 +86,9 @@ def test_peaks_of_runs_become_a_calibration_that_the_planner_reads(
     recorded(results, "r0000000003", {**RECORD, "gpu": "Tesla T4"})
     recorded(results, "r0000000004", {"gpu": "NVIDIA H100 80GB HBM3"})
     (tmp_path / "calibration").mkdir()
-    measured = "sources: [somewhere]\nconstants: {embedded_workspace_gib: [0.1, 0.1, 0.1], fragments: [0, 0, 0]}\n"
+    measured = (
+        "sources: [somewhere]\nconstants: {expert_imbalance: [1.1, 1.1, 1.1], gone: [1, 1, 1], fragments: [0, 0, 0]}\n"
+    )
     (tmp_path / "calibration" / "h100-80.yaml").write_text(measured)
     said = calibrate.run(results, None)
     assert "h100-80: 3 peaks" in said
@@ -95,8 +97,9 @@ def test_peaks_of_runs_become_a_calibration_that_the_planner_reads(
     written = files.read_yaml(tmp_path / "calibration" / "h100-80.yaml")
     assert written["sources"] == ["r0000000001, attempt 1", "somewhere"]
     assert written["observations"] == 3
-    assert written["constants"]["embedded_workspace_gib"] == [0.1, 0.1, 0.1]  # nothing was said about it: it stays
-    assert "embedded_workspace_gib" in written["kept_from_before"]
+    assert written["constants"]["expert_imbalance"] == [1.1, 1.1, 1.1]  # nothing was said about it: it stays
+    assert "expert_imbalance" in written["kept_from_before"]
+    assert "gone" not in written["constants"], "a constant that there is no more"
     gpus.constants.cache_clear()
     try:
         assert gpus.constants("h100-80") != gpus.assumed()

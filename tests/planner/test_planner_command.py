@@ -27,6 +27,7 @@ TWELVE = ["model=nano_12b", "cluster=1n8g"]
         ([*TWELVE, "--config", "nothing.json"], "cannot read nothing.json", "--config"),
         ([*TWELVE, "--plot", "plan.gif"], "--plot plan.gif", "--plot plan.png"),
         (["--calibrate", "nothing"], "nothing is no folder", "--calibrate"),
+        (["model=nano_tiny"], "engine.name=embedded", "nano-exp plan model=nano_12b cluster=2n8g"),
     ],
 )
 def test_a_mistake_is_answered_in_three_parts_and_leaves_nothing(

@@ -33,7 +33,7 @@ def test_figures_are_written(tmp_path: Path) -> None:
 
 def test_bars_add_up_to_the_phase_for_every_layout() -> None:
     thirty = read("model=nano_30b", "cluster=1n8g", "loss_fn.reference_policy_kl_penalty=0.01")
-    for job in (read("model=nano_9b", "cluster=1n8g"), thirty, laid(thirty, offload=True), read("cluster=local")):
+    for job in (read("model=nano_9b", "cluster=1n8g"), thirty, laid(thirty, offload=True)):
         for phase in phases(job, H100, CONSTANTS):
             if phase.name != "vllm share":
                 assert sum(plot.stacked(phase).values()) == pytest.approx(phase.size.expected / GIB)

@@ -10,7 +10,6 @@ import pytest
 from planner_case import CONSTANTS, H100, config, read
 
 from nano_exp import freeze, planner
-from nano_exp.engines.embedded import cases
 from nano_exp.errors import UserError
 from nano_exp.planner import phases
 from nano_exp.planner.verdict import klass_of
@@ -104,21 +103,10 @@ def test_an_invalid_layout_is_not_judged() -> None:
     assert "do not divide by 3" in said.why
 
 
-def test_the_tiny_run_fits_and_on_a_cpu_uses_no_gpu() -> None:
-    assert planner.judge(config("cluster=local"), "h100-80").klass == "fits"
-    said = planner.judge(config("cluster=local", "engine.device=cpu"), "h100-80")
-    assert (said.klass, said.gib_high) == ("fits", 0)
-
-
-def test_an_embedded_run_that_does_not_fit_is_told_smaller_micro_batches_or_recompute() -> None:
-    def said(length: int, micro: int) -> planner.Verdict:
-        own = cases.SIZES["1b"] | cases.BFLOAT16 | cases.sequences(length) | {"policy.train_micro_batch_size": micro}
-        return planner.judge(config("cluster=local", *(f"{key}={value}" for key, value in own.items())), "h100-80")
-
-    large, long = said(2048, 16), said(16384, 1)
-    assert (large.klass, large.phase) == (long.klass, long.phase) == ("no", "train")
-    assert large.fix == "policy.train_micro_batch_size=2 policy.logprob_batch_size=2"
-    assert long.fix == "++policy.dtensor_cfg.activation_checkpointing=true"
+def test_of_the_embedded_engine_it_has_nothing_to_say() -> None:
+    said = planner.judge(config("cluster=local"), "h100-80")
+    assert (said.klass, said.gib_high) == ("unknown", 0)
+    assert said.why.startswith("engine.name=embedded: it trains in one process")
 
 
 def test_an_unknown_gpu_and_an_impossible_cluster_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""What measure.py measures: hybrid models of three sizes, and the grid of configs. Plain data, no torch.
+"""What measure.py measures on a GPU: hybrid models of three sizes, and the grid of configs. Plain data, no torch.
 
 A case is a set of changes to the tiny run's config, by dotted key, so that it can be typed: `python launch.py
 engine.device=cuda <key>=<value> ...` runs it.

@@ -1,20 +1,30 @@
 """The embedded engine's memory by hand: what stays, what comes with a penalty, what recompute leaves.
 
-Measured peaks are in test_planner_measured.py.
+Measured peaks are in test_gpu_tables.py.
 """
 
 from __future__ import annotations
 
-from planner_case import CONSTANTS, H100, config
+from functools import cache
+from typing import Any
 
-from nano_exp.planner import job
-from nano_exp.planner.phases import Phase, phases
+import cases
+import memory
+import tables
+
+from nano_exp.planner import gpus
+from nano_exp.planner.phases import Phase, deciding
 from nano_exp.planner.ranges import GIB
 
 
-def sized(*overrides: str) -> dict[str, Phase]:
-    read = job.of_config(config("cluster=1n1g", *overrides))
-    return {phase.name: phase for phase in phases(read, H100, CONSTANTS)}
+@cache
+def base() -> dict[str, Any]:
+    return cases.base_config()
+
+
+def sized(changes: cases.Changes | None = None) -> dict[str, Phase]:
+    run = tables.run_of({"changes": changes or {}}, base())
+    return {phase.name: phase for phase in memory.phases(run, gpus.gpu("h100-80"), memory.ASSUMED)}
 
 
 def terms(phase: Phase) -> dict[str, float]:
@@ -30,7 +40,7 @@ def test_weights_moments_and_gradients_are_fp32() -> None:
 
 
 def test_a_penalty_brings_the_reference_and_a_third_copy_while_it_is_asked() -> None:
-    found = sized("loss_fn.reference_policy_kl_penalty=0.01")
+    found = sized({"loss_fn.reference_policy_kl_penalty": 0.01})
     assert terms(found["train"])["reference weights"] == 4 * 146_672
     assert terms(found["logprob"])["current weights, copied"] == 4 * 146_672
 
@@ -42,6 +52,17 @@ def test_caches_of_the_tiny_rollout_by_hand() -> None:
 
 
 def test_recompute_keeps_less() -> None:
-    whole, again = sized(), sized("++policy.dtensor_cfg.activation_checkpointing=true")
+    whole, again = sized(), sized(cases.RECOMPUTE)
     assert terms(again["train"])["activations"] < terms(whole["train"])["activations"]
     assert whole["train"].size.expected < GIB
+
+
+def test_where_training_does_not_fit_smaller_micro_batches_or_recompute_help() -> None:
+    def fullest(length: int, micro: int, more: cases.Changes) -> Phase:
+        own = cases.SIZES["1b"] | cases.BFLOAT16 | cases.sequences(length) | cases.batch(8, 16, micro)
+        return deciding(list(sized(own | more).values()))
+
+    large, long = fullest(2048, 16, {}), fullest(16384, 1, {})
+    assert (large.klass, large.name) == (long.klass, long.name) == ("no", "train")
+    assert fullest(2048, 2, {}).klass == "fits"
+    assert fullest(16384, 1, cases.RECOMPUTE).klass == "fits"

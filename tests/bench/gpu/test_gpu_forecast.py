@@ -11,14 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cases
+import measure
+import memory
 import pytest
 import torch
-from planner_case import CONSTANTS, H100
 from torch.profiler import ProfilerActivity, profile
 
-from nano_exp.engines.embedded import cases, measure
 from nano_exp.engines.embedded.trainer import Trainer
-from nano_exp.planner import job, phases
+from nano_exp.planner import gpus, phases
 
 SIZES = {
     "hidden_size": 64,
@@ -69,10 +70,9 @@ def test_a_training_step_allocates_what_was_forecast(case: str, recompute: bool,
     answers = measure.synthetic(trainer, length)
     trainer.learn(answers, 0)
     most = allocated(lambda: trainer.learn(answers, 1))
-    read = job.of_config(cases.changed(base(), cases.COMMON | changes))
     forecast = max(
         math.fsum(term.size.expected for term in phase.terms if term.name in COMES_AND_GOES)
-        for phase in phases.phases(read, H100, CONSTANTS)
+        for phase in memory.phases(memory.Run(made), gpus.gpu("h100-80"), memory.ASSUMED)
         if phase.name != phases.GENERATION
     )
     assert forecast == pytest.approx(most, rel=0.04), f"{forecast / most - 1:+.1%}"

@@ -1,7 +1,7 @@
-"""python -m nano_exp.engines.embedded.measured measured.jsonl
+"""python tests/bench/gpu/tables.py measured.jsonl
 
-Reads what measure.py wrote: speeds against the machine's two ceilings, peaks against the planner's estimates, as
-Markdown tables; with --calibrate also the planner's constants of the embedded engine. Imports no torch.
+Reads what measure.py wrote: speeds against the machine's two ceilings, peaks against memory.py's estimates, as Markdown
+tables; with --calibrate it writes that GPU's constants too. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cases
+import memory
+from memory import ASSUMED, FP32, Constants, Run
+
 from nano_exp import files
-from nano_exp.engines.embedded import cases
+from nano_exp.engines.embedded import settings
 from nano_exp.errors import UserError
-from nano_exp.planner import embedded, gpus, job, parameters, phases, steptime
+from nano_exp.planner import gpus, parameters, phases, steptime
 from nano_exp.planner.architecture import MAMBA
-from nano_exp.planner.gpus import Constants, Gpu
+from nano_exp.planner.gpus import Gpu
 from nano_exp.planner.ranges import GIB, Range
 
 Record = dict[str, Any]
-#: The planner's phase of each phase that was watched. The reference's pass is the larger of the two.
+#: The estimates' phase of each phase that was watched. The reference's pass is the larger of the two.
 PHASE = {
     "generation": phases.GENERATION,
     "logprobs": phases.LOGPROB,
@@ -32,8 +36,6 @@ PHASE = {
     "training": phases.TRAIN,
     "optimizer": phases.STEP,
 }
-#: Estimates without any calibration.
-ASSUMED = gpus.assumed()
 #: Terms that torch.cuda.max_memory_allocated does not count.
 NOT_ALLOCATED = ("CUDA context", "fragments")
 
@@ -52,7 +54,7 @@ def read(path: Path) -> list[Record]:
         raise UserError(
             f"cannot read {path}: {error.strerror}",
             "it is to hold what measure.py wrote",
-            f"python -m nano_exp.engines.embedded.measure --out {path}",
+            f"python tests/bench/gpu/measure.py --out {path}",
         ) from error
     except (ValueError, LookupError, TypeError):
         good = False
@@ -60,14 +62,15 @@ def read(path: Path) -> list[Record]:
         raise UserError(
             f"{path} does not begin with a machine's record",
             "measure.py writes one JSON object a line, the machine's first",
-            f"python -m nano_exp.engines.embedded.measure --out {path}",
+            f"python tests/bench/gpu/measure.py --out {path}",
         )
     return records
 
 
-def job_of(record: Record, base: Record) -> job.Job:
-    """The planner's view of a measured config; `base` is the tiny run's."""
-    return job.of_config(cases.changed(base, cases.COMMON | record["changes"]))
+def run_of(record: Record, base: Record) -> Run:
+    """A measured config; `base` is the tiny run's."""
+    folders = {"checkpointing.checkpoint_dir": "checkpoints", "logger.log_dir": "logs"}
+    return Run(settings.from_config(cases.changed(base, cases.COMMON | folders | record["changes"])))
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
@@ -75,7 +78,7 @@ def job_of(record: Record, base: Record) -> job.Job:
 
 @dataclass(frozen=True)
 class Compared:
-    """A phase's peak. Terms: the planner's, of those that torch's allocator counts."""
+    """A phase's peak. Terms: the estimate's, of those that torch's allocator counts."""
 
     name: str
     phase: str
@@ -107,7 +110,7 @@ def compare(records: Sequence[Record], base: Record, gpu: Gpu, constants: Consta
                 peaks[PHASE[watched]] = max(peaks.get(PHASE[watched], 0.0), seen["peak_bytes"])
         if record["kind"] not in ("speed", "peak", "rollout") or not any(peaks.values()):
             continue
-        for phase in phases.phases(job_of(record, base), gpu, constants):
+        for phase in memory.phases(run_of(record, base), gpu, constants):
             if phase.name in peaks:
                 terms = {t.name: t.size for t in phase.terms if t.name not in NOT_ALLOCATED}
                 found.append(Compared(label(record), phase.name, peaks[phase.name], terms))
@@ -144,24 +147,24 @@ def error_table(compared: Sequence[Compared]) -> str:
     return _table(("phase", "peaks", "mean error", "largest"), [*rows, row("all", [abs(c.error) for c in compared])])
 
 
-#: Where each of the embedded engine's constants shows best: a phase and a term that is proportional to it.
+#: Where each of these constants shows best: a phase and a term that is proportional to it.
 _SHOWN = {
-    "embedded_workspace_gib": (phases.STEP, "cuBLAS workspaces, rounding"),
-    "embedded_activations": (phases.TRAIN, "activations"),
-    "embedded_temporaries": (phases.GENERATION, "temporaries"),
+    "workspace": (phases.STEP, "cuBLAS workspaces, rounding"),
+    "activations": (phases.TRAIN, "activations"),
+    "temporaries": (phases.GENERATION, "temporaries"),
 }
 #: A term says something about its constant where it is this part of a peak at least.
 _SHARE = 0.3
 
 
 def calibration(records: Sequence[Record], base: Record, gpu: Gpu, assumed: Constants) -> Record:
-    """The planner's calibration file for a GPU: of each constant the least, the mean and the greatest measured value,
+    """The calibration file of a GPU: of each constant the least, the mean and the greatest measured value,
     one after the other, each with those before it."""
     learned: dict[str, list[float]] = {}
     constants = assumed
     for name, (phase, term) in _SHOWN.items():
         compared = [c for c in compare(records, base, gpu, constants) if c.phase == phase and term in c.terms]
-        if name != "embedded_workspace_gib":
+        if name != "workspace":
             compared = [c for c in compared if c.terms[term].expected > _SHARE * c.peak]
         if compared:
             factors = [c.factor(term) for c in compared]
@@ -176,7 +179,7 @@ def calibration(records: Sequence[Record], base: Record, gpu: Gpu, assumed: Cons
         "measured_on": machine["gpu"],
         "versions": {name: machine[name] for name in ("torch", "cuda", "transformers", "python")},
         "observations": len(compare(records, base, gpu, assumed)),
-        "sources": ["python -m nano_exp.engines.embedded.measure"],
+        "sources": ["python tests/bench/gpu/measure.py"],
         "constants": learned,
     }
 
@@ -184,28 +187,28 @@ def calibration(records: Sequence[Record], base: Record, gpu: Gpu, assumed: Cons
 # --- speed ----------------------------------------------------------------------------------------------------------
 
 
-def flops(read: job.Job, tokens: float) -> float:
+def flops(read: Run, tokens: float) -> float:
     """Of a forward pass over `tokens`, the useful ones: matrices, causal attention, the recurrence."""
-    return steptime.flops_per_token(read.architecture, tokens / read.rollout) * tokens
+    return steptime.flops_per_token(read.architecture, tokens / read.settings.answers) * tokens
 
 
-def token_bytes(read: job.Job, length: float) -> float:
+def token_bytes(read: Run, length: float) -> float:
     """The fewest bytes that a new token of every sequence has to move: the computing copies of the weights, once;
     caches of sequences of `length`, read; Mamba states, read and written."""
     a, c = read.architecture, read.element
     weights = c * (parameters.total(a).total - a.vocab * a.hidden)
-    states = a.count(MAMBA) * embedded.FP32 * a.d_inner * a.state * read.rollout
-    return weights + embedded.cache(a, read.rollout, round(length), c) + states
+    states = a.count(MAMBA) * FP32 * a.d_inner * a.state * read.settings.answers
+    return weights + memory.cache(a, read.settings.answers, round(length), c) + states
 
 
-def update_bytes(read: job.Job) -> float:
+def update_bytes(read: Run) -> float:
     """The fewest bytes that training on a rollout has to move, activations not counted: for each micro batch float32
     weights read and their copies written and read twice, gradients read and written; then Adam's step, seven float32
     numbers a parameter."""
-    count, fp32 = float(parameters.total(read.architecture).total), embedded.FP32
-    copies = embedded.weight_copies(read.architecture, read.element)
+    count, fp32 = float(parameters.total(read.architecture).total), FP32
+    copies = memory.weight_copies(read.architecture, read.element)
     micro = fp32 * count + 3 * copies + 2 * fp32 * count
-    updates = read.rollout / read.global_batch
+    updates = read.settings.answers / read.settings.global_batch
     return updates * (read.micro_batches * micro + 7 * fp32 * count)
 
 
@@ -214,7 +217,7 @@ def speed_table(records: Sequence[Record], base: Record) -> str:
     top, moved = records[0]["matmul_bf16_flops_per_s"], records[0]["copy_bytes_per_s"]
     rows = []
     for record in (one for one in records if one["kind"] == "speed"):
-        read, steps = job_of(record, base), record["steps"]
+        read, steps = run_of(record, base), record["steps"]
 
         def mean(value: Callable[[Record], float], steps: list[Record] = steps) -> float:
             return math.fsum(map(value, steps)) / len(steps)
@@ -222,8 +225,11 @@ def speed_table(records: Sequence[Record], base: Record) -> str:
         generated, tokens = mean(lambda s: s["generated_tokens"]), mean(lambda s: s["all_tokens"])
         generating = mean(lambda s: s["phases"]["generation"]["seconds"])
         training = mean(lambda s: s["phases"]["training"]["seconds"] + s["phases"]["optimizer"]["seconds"])
-        new = generated / read.rollout
-        decode = (flops(read, generated) / top, new * token_bytes(read, tokens / read.rollout - new / 2) / moved)
+        new = generated / read.settings.answers
+        decode = (
+            flops(read, generated) / top,
+            new * token_bytes(read, tokens / read.settings.answers - new / 2) / moved,
+        )
         learn = (3 * flops(read, tokens) / top, update_bytes(read) / moved)
         rows.append(
             [
@@ -248,7 +254,7 @@ def training_table(records: Sequence[Record], base: Record) -> str:
     rows = []
     for record in (one for one in records if one["kind"] == "peak"):
         seconds, tokens = record["phases"]["training"]["seconds"], record["tokens"]
-        share = 3 * flops(job_of(record, base), tokens) / top / seconds
+        share = 3 * flops(run_of(record, base), tokens) / top / seconds
         rows.append([record["name"], f"{tokens / seconds:,.0f}", f"{share:.1%}"])
     return _table(("config", "training tokens/s", "MFU"), rows)
 
@@ -259,7 +265,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def report(records: Sequence[Record], base: Record, gpu: Gpu) -> Iterator[str]:
-    """Every table, with its heading. Estimates are those of constants.yaml, whatever was calibrated."""
+    """Every table, with its heading. Estimates are those before any calibration."""
     machine, compared = records[0], compare(records, base, gpu, ASSUMED)
     yield (
         f"{machine['gpu']}: {machine['matmul_bf16_flops_per_s'] / 1e12:.0f} TFLOP/s in bfloat16 matrix products, "
@@ -268,27 +274,26 @@ def report(records: Sequence[Record], base: Record, gpu: Gpu) -> Iterator[str]:
     )
     yield "## Speed\n\n" + speed_table(records, base)
     yield "## Training alone\n\n" + training_table(records, base)
-    yield "## The planner's errors\n\n" + error_table(compared)
-    yield "## Peaks in GiB, with the planner's error\n\n" + memory_table(compared)
+    yield "## The estimates' errors\n\n" + error_table(compared)
+    yield "## Peaks in GiB, with the estimate's error\n\n" + memory_table(compared)
     failed = [label(one) for one in records if one["kind"] in ("failed", "left out")]
     if failed:
         yield "Not measured: " + "; ".join(failed)
 
 
 def write_calibration(records: Sequence[Record], base: Record, gpu: Gpu) -> Path:
-    """Write the planner's calibration file for this GPU; returns its path."""
+    """Write the calibration file of this GPU; returns its path."""
     fitted = calibration(records, base, gpu, ASSUMED)
-    path = gpus.CALIBRATION / f"{gpu.name}.yaml"
-    head = "# Written by `python -m nano_exp.engines.embedded.measured --calibrate` (docs/gpu.md).\n"
-    files.make_dir(path.parent)
+    path = memory.CALIBRATIONS / f"{gpu.name}.yaml"
+    head = "# Written by `python tests/bench/gpu/tables.py --calibrate` (docs/gpu.md).\n"
     files.write_text(path, head + files.dump_yaml(fitted))
     return path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m nano_exp.engines.embedded.measured", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="what measure.py wrote")
-    parser.add_argument("--calibrate", action="store_true", help="write the planner's calibration file for this GPU")
+    parser.add_argument("--calibrate", action="store_true", help="write this GPU's constants for memory.py")
     chosen = parser.parse_args(arguments)
     try:
         records = read(chosen.file)
@@ -298,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
         if known is None:
             raise UserError(
                 f"{chosen.file}: a machine with {printed}",
-                "the planner does not know this GPU",
+                "its memory is not known",
                 "add it to nano_exp/planner/gpus.yaml",
             )
         print("\n\n".join(report(records, base, known)))

@@ -1,4 +1,4 @@
-"""python -m nano_exp.engines.embedded.measure --out measured.jsonl
+"""python tests/bench/gpu/measure.py --out measured.jsonl
 
 Measures the embedded engine on this machine's GPU: its two ceilings (matrix products and memory bandwidth), GRPO steps
 of hybrid models of 10M, 100M and 1B parameters with random weights, peak memory by phase over a grid of configs, and
@@ -22,11 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import cases
 import torch
 import transformers
 
 from nano_exp.engines import embedded
-from nano_exp.engines.embedded import cases, settings, train, warm_start
+from nano_exp.engines.embedded import settings, train, warm_start
 from nano_exp.engines.embedded.model import batched_logprobs
 from nano_exp.engines.embedded.rollout import Rollout, pad_left
 from nano_exp.engines.embedded.settings import Settings
@@ -310,7 +311,7 @@ def _base(path: Path | None) -> Record:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m nano_exp.engines.embedded.measure", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the records' file (JSON lines), written anew")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: speeds only, to try the script")
     parser.add_argument("--base", type=Path, help="the output of `nano-exp render`, where Hydra is not installed")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cases
+import measure
 import pytest
+import tables
 import torch
 
-from nano_exp.engines.embedded import cases, measure, rules
-from nano_exp.planner import job, parameters
+from nano_exp.engines.embedded import rules
+from nano_exp.planner import parameters
 
-Make = Callable[..., dict[str, Any]]
+
+@cache
+def base() -> dict[str, Any]:
+    return cases.base_config()
 
 
 @pytest.fixture(autouse=True)
@@ -26,27 +32,25 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("small", [False, True])
-def test_every_case_is_a_config_that_the_engine_takes(default_config: Make, small: bool) -> None:
+def test_every_case_is_a_config_that_the_engine_takes(small: bool) -> None:
     every = cases.all_cases(small)
     for case in every:
-        assert not rules.mistakes(cases.changed(default_config({}), cases.COMMON | case.changes))
+        assert not rules.mistakes(cases.changed(base(), cases.COMMON | case.changes))
     assert len({(case.kind, case.name) for case in every}) == len(every)
 
 
-def test_the_sizes_are_what_they_are_called(default_config: Make) -> None:
+def test_the_sizes_are_what_they_are_called() -> None:
     counts = {
-        name: parameters.total(job.embedded_model(cases.changed(default_config({}), changes))).total
+        name: parameters.total(tables.run_of({"changes": changes}, base()).architecture).total
         for name, changes in cases.SIZES.items()
     }
     assert counts == {"10m": 11327936, "100m": 96869080, "1b": 950299264}
 
 
-def test_each_kind_of_measurement_writes_a_record(
-    tmp_path: Path, default_config: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_kind_of_measurement_writes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {case.kind: case for case in reversed(cases.all_cases(small=True))}
     monkeypatch.setattr(cases, "all_cases", lambda small: list(first.values()))
-    monkeypatch.setattr(cases, "base_config", lambda: default_config({}))
+    monkeypatch.setattr(cases, "base_config", base)
     out = tmp_path / "measured.jsonl"
     assert measure.main(["--device", "cpu", "--small", "--out", str(out)]) == 0
     found = {record["kind"]: record for record in records(out)}
@@ -60,11 +64,9 @@ def test_each_kind_of_measurement_writes_a_record(
     assert found["tiny"]["summary"]["steps"] == 2
 
 
-def test_a_measurement_that_fails_costs_no_other_one(
-    tmp_path: Path, default_config: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_measurement_that_fails_costs_no_other_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "measured.jsonl"
-    session = measure.Session(out, default_config({}), torch.device("cpu"), 1000, tmp_path)
+    session = measure.Session(out, base(), torch.device("cpu"), 1000, tmp_path)
 
     def out_of_memory(changes: dict[str, Any]) -> dict[str, Any]:
         raise torch.OutOfMemoryError("CUDA out of memory")

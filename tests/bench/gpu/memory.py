@@ -11,14 +11,88 @@ source, and sorting is left out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
-from nano_exp.planner import parameters
+from nano_exp import files
+from nano_exp.engines.embedded.settings import Settings
+from nano_exp.planner import architecture, parameters
 from nano_exp.planner.architecture import ATTENTION, MAMBA, MLP, Architecture
-from nano_exp.planner.gpus import Constants, Gpu
-from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import FULL
+from nano_exp.planner.gpus import Gpu
 from nano_exp.planner.phases import GENERATION, LOGPROB, STEP, TRAIN, Phase, Term
 from nano_exp.planner.ranges import GIB, ZERO, Range, exactly, largest, total
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What arithmetic does not give.
+
+    Parameters
+    ----------
+    context: GiB, the CUDA context and libraries of a process without NCCL
+    workspace: GiB, cuBLAS's workspaces and what torch's allocator rounds up: 0.06 to 0.09 were measured on an H100
+    activations, temporaries: factors on the counted activations, and on the temporaries of one block
+    fragments: what torch's allocator reserves beyond what is allocated, as a share of memory that comes and goes
+    """
+
+    context: Range
+    workspace: Range
+    activations: Range
+    temporaries: Range
+    fragments: Range
+
+
+#: For any GPU.
+ASSUMED = Constants(
+    context=Range(0.3, 0.5, 1.0),
+    workspace=Range(0.03, 0.07, 0.15),
+    activations=Range(0.95, 1.0, 1.10),
+    temporaries=Range(0.85, 1.0, 1.15),
+    fragments=Range(0.04, 0.10, 0.20),
+)
+#: Where `tables.py --calibrate` writes those of one GPU.
+CALIBRATIONS = Path(__file__).resolve().parent
+
+
+def calibrated(gpu: str) -> Constants:
+    """The constants of a GPU, measured ones where its file has them."""
+    read = files.read_yaml(CALIBRATIONS / f"{gpu}.yaml")["constants"]
+    return replace(ASSUMED, **{name: Range(*values) for name, values in read.items()})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the engine, with what memory depends on besides its settings."""
+
+    settings: Settings
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Of policy.hf_config_overrides."""
+        values = {**self.settings.architecture, "model_type": "nemotron_h"}
+        return architecture.parse(values, "model", "policy.hf_config_overrides")
+
+    @property
+    def element(self) -> int:
+        """Bytes of an element of policy.precision."""
+        return 4 if self.settings.precision == "float32" else 2
+
+    @property
+    def reference(self) -> bool:
+        """Whether there is a reference policy."""
+        return self.settings.loss.reference_policy_kl_penalty != 0
+
+    @property
+    def answer(self) -> int:
+        """The longest answer, tokens."""
+        return min(self.settings.max_new_tokens, self.settings.max_length)
+
+    @property
+    def micro_batches(self) -> int:
+        """Of one optimizer step."""
+        return max(self.settings.global_batch // self.settings.micro_batch, 1)
+
 
 #: Bytes of weights, gradients, each moment, norms and the residual stream, in either precision.
 FP32 = 4
@@ -99,18 +173,17 @@ def cache(a: Architecture, sequences: int, length: int, compute: int) -> float:
     return sequences * (kv + a.count(MAMBA) * (FP32 * a.d_inner * a.state + window))
 
 
-def phases(job: Job, gpu: Gpu, constants: Constants) -> tuple[Phase, ...]:
+def phases(run: Run, gpu: Gpu, constants: Constants) -> tuple[Phase, ...]:
     """Generation, log probabilities, training, optimizer step. Weights, moments and the reference's weights stay
     throughout; gradients exist in training alone (zero_grad sets them to None)."""
-    a, n, c = job.architecture, job.layout, job.element
+    a, n, c = run.architecture, run.settings, run.element
     count = float(parameters.total(a).total)
-    answer = min(job.generation.new_tokens or job.max_length, job.max_length)
     standing = (
         Term("weights", exactly(FP32 * count)),
         Term("optimizer state", exactly(2 * FP32 * count)),
-        Term("reference weights", exactly(FP32 * count) if job.reference else ZERO),
-        Term("cuBLAS workspaces, rounding", constants.embedded_workspace_gib.times(GIB)),
-        Term("CUDA context", constants.embedded_context_gib.times(GIB)),
+        Term("reference weights", exactly(FP32 * count) if run.reference else ZERO),
+        Term("cuBLAS workspaces, rounding", constants.workspace.times(GIB)),
+        Term("CUDA context", constants.context.times(GIB)),
     )
 
     def phase(name: str, moving: Range, *own: Term) -> Phase:
@@ -118,24 +191,24 @@ def phases(job: Job, gpu: Gpu, constants: Constants) -> tuple[Phase, ...]:
         return Phase(name, tuple(term for term in parts if term.size.high > 0), gpu.bytes)
 
     # Each prompt fills whole chunks in the scan. A new token makes a few tensors of one layer's states.
-    prompts = passing(a, c, job.rollout, max(job.max_length - answer, 1))
-    state = 5.0 * FP32 * job.rollout * a.d_inner * a.state * (MAMBA in a.layers)
-    sampling = constants.embedded_temporaries.times(max(prompts, state))
-    sampling = largest(sampling, exactly(4.0 * FP32 * job.rollout * a.vocab))
-    caches = exactly(cache(a, job.rollout, job.max_length, c))
+    prompts = passing(a, c, n.answers, max(n.max_length - run.answer, 1))
+    state = 5.0 * FP32 * n.answers * a.d_inner * a.state * (MAMBA in a.layers)
+    sampling = constants.temporaries.times(max(prompts, state))
+    sampling = largest(sampling, exactly(4.0 * FP32 * n.answers * a.vocab))
+    caches = exactly(cache(a, n.answers, n.max_length, c))
 
     # float32 logits and their log_softmax; a temperature makes another copy.
-    logits = exactly((12.0 if job.generation.scaled else 8.0) * n.logprob_batch * answer * a.vocab)
-    scored = passing(a, c, n.logprob_batch, job.max_length - 1)
-    scored_or_logits = largest(logits, constants.embedded_temporaries.times(scored))
-    swapped = Term("current weights, copied", exactly(FP32 * count) if job.reference else ZERO)
+    logits = exactly((12.0 if n.sampling.temperature != 1.0 else 8.0) * n.logprob_batch * run.answer * a.vocab)
+    scored = passing(a, c, n.logprob_batch, n.max_length - 1)
+    scored_or_logits = largest(logits, constants.temporaries.times(scored))
+    swapped = Term("current weights, copied", exactly(FP32 * count) if run.reference else ZERO)
 
     copied = Term("weights in bf16", exactly(weight_copies(a, c)))
     gradients = Term("gradients", exactly(FP32 * count))
     return (
         phase(GENERATION, total((caches, sampling)), copied, Term("caches", caches), Term("temporaries", sampling)),
         phase(LOGPROB, scored_or_logits, copied, swapped, Term("logits, temporaries", scored_or_logits)),
-        _train(job, constants, phase),
+        _train(run, constants, phase),
         phase(STEP, ZERO, gradients),
     )
 
@@ -145,18 +218,17 @@ def weight_copies(a: Architecture, compute: int) -> float:
     return 0.0 if compute == FP32 else float(compute * (parameters.total(a).total - a.vocab * a.hidden))
 
 
-def _train(job: Job, constants: Constants, phase: Callable[..., Phase]) -> Phase:
+def _train(run: Run, constants: Constants, phase: Callable[..., Phase]) -> Phase:
     """Training at its fullest moment, which is one of these.
 
     The loss, with log_softmax kept and two gradients of the logits. The last block's pass forward. With recompute,
     which keeps the residual stream alone: the pass forward, when all weights are held twice; a block run again.
     With one micro batch to an update: the end of backward, when gradients have taken the place of activations.
     """
-    a, n, c, half = job.architecture, job.layout, job.element, job.element != FP32
-    length, recompute = job.max_length - 1, n.recompute == FULL
+    a, n, c, half = run.architecture, run.settings, run.element, run.element != FP32
+    length, recompute = n.max_length - 1, n.recompute
     tokens, whole = float(n.micro_batch * length), float(n.micro_batch * padded(a, length))
-    answer = min(job.generation.new_tokens or job.max_length, job.max_length)
-    logits = float(n.micro_batch * answer * a.vocab)
+    logits = float(n.micro_batch * run.answer * a.vocab)
 
     def block(kind: str) -> float:
         masks = (c + 1) * length if kind == ATTENTION else 0
@@ -172,7 +244,7 @@ def _train(job: Job, constants: Constants, phase: Callable[..., Phase]) -> Phase
     gradients, copies = FP32 * float(parameters.total(a).total), weight_copies(a, c)
     head = float(c * a.vocab * a.hidden) if half else 0.0
     copied_then = copies - head - c * later if half else 0.0
-    several = job.micro_batches > 1
+    several = run.micro_batches > 1
     earlier = gradients if several else 0.0
     # Each moment: gradients, weights' copies, kept activations, logits, temporaries.
     moments = [(earlier, head if recompute else copies, held, 12 * logits, 0.0)]
@@ -185,8 +257,8 @@ def _train(job: Job, constants: Constants, phase: Callable[..., Phase]) -> Phase
     if not several:
         moments.append((gradients, 0.0, block(a.layers[0]), 0.0, beyond))
     grown, copied, activations, logit_bytes, rest = max(moments, key=sum)
-    kept_range = constants.embedded_activations.times(activations)
-    moving = exactly(logit_bytes).plus(constants.embedded_temporaries.times(rest))
+    kept_range = constants.activations.times(activations)
+    moving = exactly(logit_bytes).plus(constants.temporaries.times(rest))
     return phase(
         TRAIN,
         total((kept_range, moving)),
