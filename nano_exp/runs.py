@@ -132,7 +132,7 @@ def load(run_dir: Path, events: bool = True) -> Run:
             run.damaged.append("run.json has no digest")
     except (Damaged, OSError) as error:
         run.damaged.append(_words(error))
-    for path in sorted((run_dir / "events").glob("[0-9]*.json")):
+    for path in sorted((run_dir / "events").glob("[0-9]*.json")) if events else ():
         try:
             data = files.read_json(path)
             run.events.append(Event(float(data["time"]), str(data["kind"]), data))

@@ -178,6 +178,13 @@ def _record(folder: Path, barrier: Any, who: int, out: Any) -> None:
     out.put(who)
 
 
+def test_events_that_nobody_wants_are_not_read(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    runs.record_event(folder, "note", text="x")
+    assert [event.kind for event in runs.load(folder).events] == ["note"]
+    assert runs.load(folder, events=False).events == [] and runs.load(folder, events=False).record
+
+
 def test_no_event_of_many_writers_is_lost_or_torn(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     race(_record, 6, folder)

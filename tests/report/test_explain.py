@@ -96,11 +96,11 @@ def test_a_log_in_a_run_of_ours_is_judged_by_its_frozen_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path)
-    files.write_text(run / "config.yaml", files.dump_yaml({"run": {"id": run.name}}))
+    files.write_text(run / "config.yaml", files.dump_yaml({"run": {"name": "name", "id": run.name}}))
     log = run / "attempts" / "1" / "stderr.log"
     log.parent.mkdir(parents=True)
     log.write_text("LookupError\n" + OOM.replace("torch.OutOfMemoryError", "LookupError"))
-    assert f"nano-exp logs {run.name}" in as_json(capsys, log)[0]["remedy"]
+    assert f"nano-exp logs name/{run.name}" in as_json(capsys, log)[0]["remedy"]
 
 
 def test_a_log_that_ended_well_has_no_fault_whatever_its_workers_raised(capsys: pytest.CaptureFixture[str]) -> None:

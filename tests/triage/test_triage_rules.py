@@ -233,7 +233,9 @@ def test_every_row_of_the_table_says_what_it_can_and_nothing_else() -> None:
 def test_a_template_says_what_the_sign_read_or_words_in_its_place() -> None:
     assert remedies.of("permission", {}, Found(subject="/x"), "unknown").startswith("`ls -ld /x` on")
     assert remedies.of("permission", {}, Found(), "unknown").startswith("`ls -ld PATH` on")
-    assert remedies.of("unknown", {"run": {"id": "r1"}}, Found(), "unknown").endswith("`nano-exp logs r1 --stream err`")
+    assert remedies.of("unknown", {"run": {"name": "n", "id": "r1"}}, Found(), "unknown").endswith(
+        "logs n/r1 --stream err`"
+    )
 
 
 def test_only_infrastructure_blames_a_node() -> None:
