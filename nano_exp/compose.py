@@ -44,6 +44,18 @@ def loader(conf_dir: Path = CONF_DIR) -> Iterator[ConfigLoader]:
         yield hydra.config_loader
 
 
+@contextmanager
+def at_hand() -> Iterator[ConfigLoader]:
+    """The loader that this process composes with, or else one of its own: Hydra has one at a time."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    if GlobalHydra.instance().is_initialized():
+        yield GlobalHydra.instance().config_loader()
+        return
+    with loader() as made:
+        yield made
+
+
 def compose(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
     """Compose one point exactly as Hydra does, without the `hydra` node; unresolved.
 

@@ -32,7 +32,7 @@ from nano_exp.compose import Point
 from nano_exp.errors import UserError
 from nano_exp.family import Sibling, freeze_all
 from nano_exp.freeze import SWITCHES, Frozen
-from nano_exp.preflight import gather
+from nano_exp.preflight import gather, published
 from nano_exp.preflight import show as preflight_show
 from nano_exp.terms import Terms
 
@@ -267,8 +267,9 @@ def look(
     inside: the allocation is there already, so Slurm is not asked about one
     """
     ignore = preflight.ignored(wanted)
-    report = preflight.examine(wanted, gather.facts(wanted, parameters, submitting, inside), ignore)
-    if said := preflight_show.warnings(report):
+    facts = gather.facts(wanted, parameters, submitting, inside)
+    report = preflight.examine(wanted, facts, ignore)
+    if said := preflight_show.warnings(report, published.of(wanted, report, facts)):
         print(said, file=sys.stderr)
     return report
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_exp import axes, files, freeze, grid, progress, runs, slurm, snapshot, submit, sweep, text
+from nano_exp import axes, files, freeze, grid, progress, reasons, runs, slurm, snapshot, submit, sweep, text
 from nano_exp.freeze import Frozen
 from nano_exp.plan import Plan, Row
 from nano_exp.preflight.cost import cost
@@ -100,7 +100,8 @@ def expected(made: Plan, start: str, parameters: Mapping[str, Any]) -> None:
 
 
 def _why(row: Row, gap: str) -> str:
-    details = [w for w in (row.state.why, row.state.job and f"job {row.state.job}") if w]
+    why = reasons.said(row.state.why) if row.state.kind == "pending" else row.state.why
+    details = [w for w in (why, row.state.job and f"job {row.state.job}") if w]
     return f"{gap}[{', '.join(details)}]" if details else ""
 
 

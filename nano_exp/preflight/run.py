@@ -82,7 +82,8 @@ def ignored(wanted: Sequence[Frozen]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
-def _applies(rule: Rule, view: View) -> bool:
+def applies(rule: Rule, view: View) -> bool:
+    """Whether a rule is about the engine and the NeMo RL version of a config."""
     return rule.engine in (view.engine, ANY) and rule.holds(view.version)
 
 
@@ -107,7 +108,7 @@ def examine(wanted: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
     for index, view in enumerate(views):
         kind = (view.engine, view.version)
         if kind not in chosen:
-            chosen[kind] = [rule for rule in RULES.values() if _applies(rule, view)]
+            chosen[kind] = [rule for rule in RULES.values() if applies(rule, view)]
         for finding in findings(view, chosen[kind]):
             where = seen.setdefault(finding, [])
             if not where or where[-1] != index:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from nano_exp import axes
 from nano_exp.errors import UserError
+from nano_exp.preflight.finding import Finding
 from nano_exp.preflight.registry import RULES, Rule
 from nano_exp.preflight.run import Group, Report
 
@@ -68,9 +70,20 @@ def _points(report: Report, indices: tuple[int, ...]) -> str:
     return " | ".join(shown) + (f" | and {rest} more" if rest else "")
 
 
-def warnings(report: Report) -> str:
-    """What does not stop a launch: warnings, what was ignored, what could not be looked at; empty when nothing."""
-    parts = [groups(report, report.warnings)] if report.warnings else []
+def warnings(report: Report, published: Collection[Finding] = ()) -> str:
+    """What does not stop a launch: warnings, what was ignored, what could not be looked at; empty when nothing.
+
+    Parameters
+    ----------
+    published: those that are told in a line: the recipe has them as it is published
+    """
+    own = [group for group in report.warnings if group.finding not in published]
+    parts = [groups(report, own)] if own else []
+    parts += [
+        f"as published: {group.finding.found} ({group.finding.rule}; nano-exp check says why)"
+        for group in report.warnings
+        if group.finding in published
+    ]
     errors = dict.fromkeys(g.finding.rule for g in report.ignored if g.finding.severity == "error")
     if errors:
         parts.append(f"ignored, as told: errors of {', '.join(errors)}")

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nano_exp import axes, halt, predecessors, progress, runs, state
+from nano_exp import axes, halt, predecessors, progress, reasons, runs, state
 from nano_exp.asked import Asked
 from nano_exp.axes import Value
 from nano_exp.errors import UserError, choice, nearest
@@ -208,7 +208,7 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
     found = end.get("diagnosis") if now.kind in ("failed", "unknown") else None
     diagnosis: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     stalled = _stalled(facts, now)
-    why = str(diagnosis.get("title") or now.why)
+    why = reasons.said(now.why) if now.kind == "pending" else str(diagnosis.get("title") or now.why)
     if now.kind == "unknown" and end:  # whether it was started again is not known, how it ended is
         why = f"{now.why}; attempt {now.attempt} {end.get('kind')}: {diagnosis.get('title') or end.get('why')}"
     if stalled is not None:

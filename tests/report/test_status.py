@@ -87,18 +87,26 @@ def test_what_slurm_was_asked_to_start_again_needs_nobody(results: Path) -> None
     tried(folder, end={"kind": "stopped", "why": "time limit"})
     runs.record_event(folder, "requeue", attempt=1, by="attempt", why="time limit, with steps left")
     found = line(results, f"12_0|PENDING|{JOB}|BeginTime")
-    assert (found.state, found.why, found.next) == ("pending", "BeginTime", "starts again by itself")
+    assert (found.state, found.why, found.next) == (
+        "pending",
+        "its start time has not come (BeginTime)",
+        "starts again by itself",
+    )
 
 
 @pytest.mark.parametrize(
     ("queued", "why", "then"),
     [
-        ("PENDING|NAME|Priority", "Priority", ""),
-        ("PENDING|NAME|JobHeldUser", "JobHeldUser", "scontrol release 12_0"),
+        ("PENDING|NAME|Priority", "others in the queue come first (Priority)", ""),
+        ("PENDING|NAME|JobHeldUser", "held by its user (JobHeldUser)", "scontrol release 12_0"),
         ("PENDING|NAME|launch failed requeued held", "launch failed requeued held", "scontrol release 12_0"),
-        ("PENDING|NAME|launch_failed_requeued_held", "launch_failed_requeued_held", "scontrol release 12_0"),
-        ("REQUEUE_HOLD|NAME|None", "requeue_hold", "scontrol release 12_0"),
-        ("PENDING|NAME|DependencyNeverSatisfied", "DependencyNeverSatisfied", "nano-exp cancel r0"),
+        ("PENDING|NAME|launch_failed_requeued_held", "launch failed requeued held", "scontrol release 12_0"),
+        ("REQUEUE_HOLD|NAME|None", "requeue hold", "scontrol release 12_0"),
+        (
+            "PENDING|NAME|DependencyNeverSatisfied",
+            "waits for a job that will not end as it must (DependencyNeverSatisfied)",
+            "nano-exp cancel r0",
+        ),
         ("CONFIGURING|NAME|None", "configuring", ""),
     ],
 )

@@ -23,7 +23,7 @@ def test_an_array_is_read_right_throttled_held_requeued_and_cancelled(lab: Lab) 
     rows = by_task(lab)
     assert [rows[task]["state"] for task in range(5)] == ["running"] * 2 + ["pending"] * 3
     assert [rows[task]["job"] for task in range(5)] == [f"{array}_{task}" for task in range(5)]
-    assert {rows[task]["why"] for task in (2, 3, 4)} == {"JobArrayTaskLimit"}
+    assert all(rows[task]["why"].endswith("(JobArrayTaskLimit)") for task in (2, 3, 4))
 
     lab.launch(*SMALL, "grpo.seed=9", HOLD)
     gone = lab.run(grpo__seed=9)
