@@ -5,25 +5,29 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import nano_exp
 from nano_exp.errors import UserError, nearest
 
 RESULTS_ENV = "NANO_EXP_RESULTS"
-#: The modules of the commands (nano_exp/commands/__init__.py says what is in one), in the order of --help.
-COMMANDS = (
-    "nano_exp.commands.look",
-    "nano_exp.commands.explain",
-    "nano_exp.commands.control",
-    "nano_exp.commands.check",
-    "nano_exp.commands.render",
-    "nano_exp.commands.recipes",
-    "nano_exp.commands.plan",
-    "nano_exp.commands.sync",
-    "nano_exp.commands.complete",
-)
+#: The modules of the commands (nano_exp/commands/__init__.py says what is in one), in the order of --help -> what
+#: stands above them there.
+COMMANDS = {
+    "nano_exp.commands.look": "Look at runs",
+    "nano_exp.commands.explain": "Look at runs",
+    "nano_exp.commands.sync": "Look at runs",
+    "nano_exp.commands.control": "End runs, and start them again",
+    "nano_exp.commands.check": "Before a launch",
+    "nano_exp.commands.render": "Before a launch",
+    "nano_exp.commands.plan": "Before a launch",
+    "nano_exp.commands.recipes": "Versions of NeMo RL",
+    "nano_exp.commands.complete": "In the shell",
+}
 
 
 def default_results() -> Path:
@@ -31,10 +35,38 @@ def default_results() -> Path:
     return Path(os.environ.get(RESULTS_ENV) or "results").expanduser().resolve()
 
 
-def parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """nano-exp's own, whose help shows the commands in groups, each with an example.
+
+    Parameters
+    ----------
+    groups: what stands above commands -> their names
+    """
+
+    def __init__(self) -> None:
+        super().__init__(prog="nano-exp", description="Looks after runs that launch.py made.")
+        self.add_argument("--version", action="version", version=f"nano-exp {nano_exp.__version__}")
+        self.commands = self.add_subparsers(
+            dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
+        )
+        self.groups: dict[str, list[str]] = {}
+
+    def format_help(self) -> str:
+        said = {action.dest: action.help or "" for action in self.commands._choices_actions}
+        room = shutil.get_terminal_size().columns
+        out = ["usage: nano-exp COMMAND ...", "", str(self.description)]
+        for title, names in self.groups.items():
+            out += ["", title]
+            for name in names:
+                out += textwrap.wrap(f"  {name:12}{said[name]}", room, subsequent_indent=" " * 14)
+                out += [" " * 14 + (self.commands.choices[name].epilog or "")]
+        out += ["", "nano-exp COMMAND --help has the options. For launching: python launch.py --help"]
+        return "\n".join(line.rstrip() for line in out if line.strip() or not line) + "\n"
+
+
+def parser() -> _Parser:
     """The command line."""
-    main_parser = argparse.ArgumentParser(prog="nano-exp", description="Look after runs that launch.py made.")
-    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    main_parser = _Parser()
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
         "--results",
@@ -42,9 +74,10 @@ def parser() -> argparse.ArgumentParser:
         default=default_results(),
         help=f"folder of the runs (default: ${RESULTS_ENV} or ./results)",
     )
-
-    for module in COMMANDS:
-        importlib.import_module(module).add(commands, where)
+    for module, title in COMMANDS.items():
+        before = set(main_parser.commands.choices)
+        importlib.import_module(module).add(main_parser.commands, where)
+        main_parser.groups.setdefault(title, []).extend(n for n in main_parser.commands.choices if n not in before)
     return main_parser
 
 
@@ -56,6 +89,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         import argcomplete
 
         argcomplete.autocomplete(main_parser)
+    if not words:
+        main_parser.print_help()
+        main_parser.exit()
     _require_command(main_parser, words)
     given, rest = main_parser.parse_known_args(words)
     for name in ("what", "overrides"):
@@ -78,10 +114,10 @@ def _joined(words: list[str]) -> list[str]:
     return joined
 
 
-def _require_command(main_parser: argparse.ArgumentParser, words: list[str]) -> None:
+def _require_command(main_parser: _Parser, words: list[str]) -> None:
     """A mistyped command is answered with the nearest one; argparse would list all of them."""
-    [commands] = [a for a in main_parser._actions if isinstance(a, argparse._SubParsersAction)]
-    if not words or words[0].startswith("-") or words[0] in commands.choices:
+    commands = main_parser.commands
+    if words[0].startswith("-") or words[0] in commands.choices:
         return
     near = nearest(words[0], commands.choices)
     raise UserError(

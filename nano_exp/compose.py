@@ -153,7 +153,7 @@ def require_recipe(cfg: DictConfig, model: str | None, cluster: str, version: st
     else:
         fix = "one of: " + ", ".join(f"model={m} cluster={c}" for m, c in pairs)
     needs = "it needs a Slurm cluster" if cluster == "local" else "no recipe of that shape is published"
-    raise UserError(f"model={model} with cluster={cluster} has no recipe in conf/nemo_rl/{version}", needs, fix)
+    raise UserError(f"model={model} with cluster={cluster} has no recipe in {CONF_DIR}/nemo_rl/{version}", needs, fix)
 
 
 def choices_of(override: Override) -> list[Any]:

@@ -262,9 +262,8 @@ def _no_option(group: str, choice: str, shown: Sequence[str]) -> UserError:
     """For an option that a group lacks. `shown`: those that it has."""
     found = f"{group}={choice}"
     if group == "model" and (option := _models().get(choice.lower())):
-        return UserError(
-            found, f"model= takes a name of conf/model, and {choice} is the weights of {option}", f"model={option}"
-        )
+        why = f"model= takes a name of {CONF_DIR / 'model'}, and {choice} is the weights of {option}"
+        return UserError(found, why, f"model={option}")
     near = nearest(choice, shown)
     short = short_for(choice, shown, anywhere=True)
     near = near or ([short] if short else [])
@@ -272,10 +271,11 @@ def _no_option(group: str, choice: str, shown: Sequence[str]) -> UserError:
     if near:
         return UserError(found, why, " or ".join(f"{group}={name}" for name in near))
     if group == "site" and re.fullmatch(r"\w[\w-]*", choice):
+        sites = CONF_DIR / "site"
         return UserError(
             found,
-            f"there is no conf/site/{choice}.yaml; there are: {', '.join(shown)}",
-            f"cp conf/site/default.yaml conf/site/{choice}.yaml, and fill in what your cluster needs",
+            f"there is no {sites / choice}.yaml; there are: {', '.join(shown)}",
+            f"cp {sites}/default.yaml {sites}/{choice}.yaml, and fill in what your cluster needs",
         )
     if group == "model" and "/" in choice:
         why += "; other weights of one of these architectures are policy.model_name=..."

@@ -28,6 +28,7 @@ from core_case import (
 )
 from pace import limit
 
+import nano_exp as nano_exp_package
 from nano_exp import cli, runs
 from nano_exp.report import logs, status, table
 
@@ -435,6 +436,50 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     for command in ("status", "watch", "logs", "open", "cancel", "retry", "render", "completion"):
         assert re.search(rf"^ +{command}\s+\S", out, re.MULTILINE)
+
+
+def test_without_a_command_the_help_has_them_in_groups_each_with_an_example(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    made = cli.parser()
+    assert [name for names in made.groups.values() for name in names] == list(made.commands.choices)
+    for title, names in made.groups.items():
+        assert f"\n\n{title}\n" in out
+        for name in names:
+            example = made.commands.choices[name].epilog
+            assert example, f"{name} has no epilog: an example, a line"
+            assert f"\n              {example}\n" in out
+            assert f"nano-exp {name}" in example
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"nano-exp {nano_exp_package.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["--sort", "-reward"], ["--sort=-reward"], ["--sort", "-reward", "--json"]])
+def test_status_is_sorted_downwards_as_the_documentation_says(store: Path, words: list[str]) -> None:
+    assert cli.main(["status", *words, "--results", str(store)]) == 0
+
+
+def test_recipes_are_listed_with_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "recipes", "list")
+    assert code == 0
+    header, *rows = out.splitlines()
+    assert header.startswith("python launch.py ...")
+    found = {row.split("  ")[0]: row for row in rows}
+    assert "v0_5 v0_6 v0_7" in found["model=nano_9b cluster=2n8g"]
+    assert found["model=nano_9b cluster=2n8g"].endswith("grpo_workplace_assistant_nemotron_nano_v2_9b.yaml")
+    assert "recipe=grpo-nanov3-30BA3B-2n8g-fsdp2-lora" in found
+    assert said(capsys, "recipes", "list", "--json")[1].startswith("[")
 
 
 def test_the_help_loads_no_module_that_does_work() -> None:

@@ -174,7 +174,11 @@ MISTYPED = {
         "the whole value, in quotes",
     ),
     "ends in a comma": (["optimizer.lr=1e-6,"], "cannot read the value in optimizer.lr=1e-6,", "optimizer.lr=1e-6"),
-    "a site of one's own": (["site=mine"], "site=mine", "cp conf/site/default.yaml conf/site/mine.yaml"),
+    "a site of one's own": (
+        ["site=mine"],
+        "site=mine",
+        f"cp {compose.CONF_DIR}/site/default.yaml {compose.CONF_DIR}/site/mine.yaml",
+    ),
     "a site there is": (["site=minicluste"], "site=minicluste", "site=minicluster"),
 }
 

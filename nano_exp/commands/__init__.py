@@ -2,7 +2,8 @@
 
 A module here has `add(commands, results)`, which adds its subparsers. Each one sets `run`: a function from the parsed
 arguments to the exit code. It imports argparse at its top, and what does its work inside that function, so that every
-command starts quickly. To add one: write the module, and name it in `nano_exp.cli.COMMANDS`.
+command starts quickly. To add one: write the module, and name it in `nano_exp.cli.COMMANDS`. Its `epilog`
+is an example of it, a line.
 """
 
 from __future__ import annotations

@@ -8,7 +8,11 @@ from nano_exp.commands import Commands
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
-    check = commands.add_parser("check", help="what is wrong with a launch, without launching; commas make a sweep")
+    check = commands.add_parser(
+        "check",
+        epilog="nano-exp check model=nano_9b cluster=1n8g optimizer.lr=1e-6,5e-6",
+        help="what is wrong with a launch, without launching; commas make a sweep",
+    )
     check.add_argument("overrides", nargs="*", help="as for launch.py: model=nano_9b cluster=1n8g ...")
     check.add_argument("--json", action="store_true", help="the same for scripts")
     check.add_argument("-m", "--multirun", action="store_true", help="as for launch.py; commas do without it")

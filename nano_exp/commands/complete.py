@@ -12,7 +12,9 @@ SHELLS = ("bash", "zsh", "fish")
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     completion = commands.add_parser(
-        "completion", help='tab completion of names and runs: eval "$(nano-exp completion bash)" in ~/.bashrc'
+        "completion",
+        epilog='eval "$(nano-exp completion bash)"',
+        help="what tab needs to complete names and runs; for launch.py: python launch.py -sc install=bash",
     )
     completion.add_argument("shell", choices=SHELLS)
     completion.set_defaults(run=_completion)

@@ -14,13 +14,20 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
-    cancel = commands.add_parser("cancel", parents=[results], help="end active runs; asks first for more than one")
+    cancel = commands.add_parser(
+        "cancel", epilog="nano-exp cancel r3f9", parents=[results], help="end active runs; asks first for more than one"
+    )
     what = cancel.add_argument("what", nargs="+", metavar="RUN|NAME", help="run ids, or names: all active runs of it")
     of_runs(what)
     cancel.add_argument("-y", "--yes", action="store_true", help="do not ask")
     cancel.set_defaults(run=_cancel)
 
-    retry = commands.add_parser("retry", parents=[results], help="submit again what is neither done nor active")
+    retry = commands.add_parser(
+        "retry",
+        epilog="nano-exp retry lr hydra.launcher.timeout_min=600",
+        parents=[results],
+        help="submit again what is neither done nor active",
+    )
     what = retry.add_argument(
         "what",
         nargs="+",

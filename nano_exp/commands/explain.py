@@ -11,7 +11,9 @@ from nano_exp.commands import Commands
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     explain = commands.add_parser(
-        "explain", help="why a job failed, by its logs alone, also of jobs that were launched without nano-exp"
+        "explain",
+        epilog="nano-exp explain slurm-4711.out",
+        help="why a job failed, by its logs alone, also of jobs that were launched without nano-exp",
     )
     explain.add_argument(
         "what",

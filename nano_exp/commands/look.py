@@ -12,7 +12,10 @@ from nano_exp.errors import UserError
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     status = commands.add_parser(
-        "status", parents=[results], help="a table of runs: state and why, step, reward, GPU-hours, what to do next"
+        "status",
+        epilog="nano-exp status lr --sort reward",
+        parents=[results],
+        help="a table of runs: state and why, step, reward, GPU-hours, what to do next",
     )
     what = status.add_argument(
         "what", nargs="*", metavar="SWEEP|RUN", help="names, run ids or Slurm jobs; default: all"
@@ -25,7 +28,9 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     status.add_argument("--json", action="store_true", help="the same for scripts")
     status.set_defaults(run=_status)
 
-    logs = commands.add_parser("logs", parents=[results], help="what a run's engine printed")
+    logs = commands.add_parser(
+        "logs", epilog="nano-exp logs -f r3f9", parents=[results], help="what a run's engine printed"
+    )
     what = logs.add_argument(
         "what", metavar="RUN|TASK", help="a run's id (its first letters do), a name with one run, or a Slurm job: 39_2"
     )
@@ -38,12 +43,14 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     logs.add_argument("--node", metavar="HOST", help="what Ray and the set-up lines said on one of several nodes")
     logs.set_defaults(run=_logs)
 
-    where = commands.add_parser("open", parents=[results], help="every path of a run")
+    where = commands.add_parser("open", epilog="nano-exp open r3f9", parents=[results], help="every path of a run")
     of_runs(where.add_argument("what", metavar="RUN|TASK", help="a run's id, a name with one run, or a Slurm job"))
     where.add_argument("--json", action="store_true", help="the same for scripts: what it is -> its path")
     where.set_defaults(run=_open)
 
-    watch = commands.add_parser("watch", parents=[results], help="status, live; keys follow a log, cancel, retry")
+    watch = commands.add_parser(
+        "watch", epilog="nano-exp watch lr", parents=[results], help="status, live; keys follow a log, cancel, retry"
+    )
     of_runs(watch.add_argument("what", nargs="*", metavar="SWEEP|RUN", help="as for status"))
     watch.set_defaults(run=_watch)
 

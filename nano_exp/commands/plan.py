@@ -12,7 +12,11 @@ SHOWN = 6
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
-    plan = commands.add_parser("plan", help="layouts that fit the GPUs, their memory by phase, and what to type")
+    plan = commands.add_parser(
+        "plan",
+        epilog="nano-exp plan model=nano_12b cluster=2n8g",
+        help="layouts that fit the GPUs, their memory by phase, and what to type",
+    )
     plan.add_argument("overrides", nargs="*", help="as for launch.py: model=nano_12b cluster=2n8g ...")
     plan.add_argument(
         "--gpu", metavar="NAME", help="kind of GPU: h100-80, h200-141, a100-80, b200-192, ... (default: site.gpu)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -13,10 +14,15 @@ from nano_exp.errors import UserError, nearest
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     recipes = commands.add_parser(
         "recipes",
-        help="read a NeMo RL version's recipes and keys into conf/, compare versions",
+        epilog="nano-exp recipes list",
+        help="list the published recipes, read those of a NeMo RL checkout, compare versions",
         description="NeMo RL versions: their recipes and known keys, in conf/nemo_rl, are written from a checkout.",
     )
     which = recipes.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    lists = which.add_parser("list", help="what can be launched as published, and the versions that have it")
+    lists.add_argument("--json", action="store_true", help="the same for scripts")
+    lists.set_defaults(run=_list)
 
     imports = which.add_parser(
         "import",
@@ -37,6 +43,19 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     diff.add_argument("new", metavar="NEW", help="as in nemo_rl=...: v0_7")
     diff.add_argument("--json", action="store_true", help="the same for scripts")
     diff.set_defaults(run=_diff)
+
+
+def _list(given: argparse.Namespace) -> int:
+    from nano_exp import compose, text
+    from nano_exp.recipes import listing
+
+    found = listing.listed(compose.CONF_DIR)
+    if given.json:
+        print(json.dumps([vars(one) for one in found], indent=1))
+        return 0
+    rows = [(one.words, " ".join(one.versions), one.file) for one in found]
+    print(text.table(("python launch.py ...", "nemo_rl=", "NeMo RL's file"), rows, indent=""))
+    return 0
 
 
 def _import(given: argparse.Namespace) -> int:
@@ -70,9 +89,9 @@ def _import(given: argparse.Namespace) -> int:
     changed = len(importer.new_texts(imported, conf))
     if given.write:
         importer.write(imported, conf)
-        print(f"\n{equal}; {changed} files written to conf/nemo_rl. Use it with nemo_rl={imported.option}", file=say)
+        print(f"\n{equal}; {changed} files written to {conf}/nemo_rl. Use it with nemo_rl={imported.option}", file=say)
     else:
-        print(f"\n{equal}; --write would write {changed} files of conf/nemo_rl", file=say)
+        print(f"\n{equal}; --write would write {changed} files of {conf}/nemo_rl", file=say)
     return 0
 
 
@@ -86,7 +105,7 @@ def _diff(given: argparse.Namespace) -> int:
         if name not in there:
             near = nearest(name, there)
             raise UserError(
-                f"no version {name} in conf/nemo_rl" + (f" (nearest: {near[0]})" if near else ""),
+                f"no version {name} in {conf}/nemo_rl" + (f" (nearest: {near[0]})" if near else ""),
                 f"it has: {', '.join(there)}",
                 "name two of these, or import it first: nano-exp recipes import /path/to/NeMo-RL --write",
             )

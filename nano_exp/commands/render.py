@@ -10,7 +10,11 @@ from nano_exp.commands import Commands
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
-    render = commands.add_parser("render", help="the YAML that NeMo RL would get, on stdout and nothing else")
+    render = commands.add_parser(
+        "render",
+        epilog="nano-exp render model=nano_9b cluster=1n8g > grpo.yaml",
+        help="the YAML that NeMo RL would get, on stdout and nothing else",
+    )
     render.add_argument("overrides", nargs="*", help="as for launch.py: model=nano_9b cluster=1n8g ...")
     render.set_defaults(run=_render)
 

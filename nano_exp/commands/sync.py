@@ -21,6 +21,7 @@ _QUIET = ("current", "off", "empty")
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     sync = commands.add_parser(
         "sync",
+        epilog="nano-exp sync lr",
         parents=[results],
         help="send runs to W&B, from a machine with a network: only what is new",
     )

@@ -106,7 +106,7 @@ def from_facts(facts: Mapping[str, Any]) -> Architecture:
         raise UserError(
             f"model {name} has no architecture facts",
             "the planner counts parameters from layer pattern and widths (model_type, hidden_size, ...)",
-            "a model of conf/model with facts, or --config /path/to/config.json of the model",
+            "a model= that has facts (model=nano_9b), or --config /path/to/config.json of the model",
         )
     return parse(facts, name, f"conf/model/{name}.yaml")
 

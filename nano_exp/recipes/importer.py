@@ -240,7 +240,7 @@ def refuse_another_commit(imported: Imported, conf: Path) -> None:
     same = written.get("version") == imported.version and "+" not in imported.version
     if not same or not there or there == imported.commit:
         return
-    place, beside = f"conf/nemo_rl/{imported.option}", "keep it beside the release: --as main (any name)"
+    place, beside = f"{conf}/nemo_rl/{imported.option}", "keep it beside the release: --as main (any name)"
     if imported.commit is None:
         raise UserError(
             f"this checkout calls itself {imported.version} and has no .git that says its commit",

@@ -210,4 +210,4 @@ def test_the_text_of_a_diff_groups_keys_below_a_new_section() -> None:
 
 def test_a_version_that_is_not_there_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["recipes", "diff", "v0_7", "v0-7"]) == 2
-    assert "no version v0-7 in conf/nemo_rl (nearest: v0_7)" in capsys.readouterr().err
+    assert f"no version v0-7 in {compose.CONF_DIR}/nemo_rl (nearest: v0_7)" in capsys.readouterr().err

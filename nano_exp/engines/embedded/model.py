@@ -83,7 +83,7 @@ def build(
         raise UserError(
             f"policy.hf_config_overrides={architecture}",
             f"transformers cannot make a Nemotron-H model of it: {error}",
-            "start from the values in conf/nemo_rl/v0_7/nano_tiny_local.yaml",
+            "start from the values that `nano-exp render` prints",
         ) from error
     for module in model.modules():
         if isinstance(module, NemotronHMamba2Mixer):

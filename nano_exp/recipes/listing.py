@@ -1,0 +1,46 @@
+"""What can be launched as it is: each (model, cluster) and each recipe by name, with the versions that have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nano_exp import compose, files, versions
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One recipe.
+
+    Parameters
+    ----------
+    words: what to type for it
+    file: NeMo RL's own file, below its checkout, of the newest version that has it
+    versions: the options of nemo_rl= that have it, oldest first
+    """
+
+    words: str
+    file: str
+    versions: tuple[str, ...]
+
+
+def listed(conf: Path) -> list[Listed]:
+    """Every recipe of every version in conf/nemo_rl, by what is typed."""
+    found: dict[str, Listed] = {}
+    for version in versions.options(conf / "nemo_rl"):
+        folder = conf / "nemo_rl" / version
+        there = {f"model={m} cluster={c}": folder / f"{m}_{c}.yaml" for m, c in compose.recipes(version, conf)}
+        there |= {f"recipe={path.stem}": path for path in sorted((folder / "recipes").glob("*.yaml"))}
+        for words, path in there.items():
+            before = found[words].versions if words in found else ()
+            found[words] = Listed(words, _file(path), (*before, version))
+    return sorted(found.values(), key=lambda one: one.words)
+
+
+def _file(path: Path) -> str:
+    """The upstream file that an option names; one that is made of another option (the same recipe) has that one's."""
+    whole = files.read_yaml(path)
+    if "recipe" in whole.get("nemo_rl", {}):
+        return str(whole["nemo_rl"]["recipe"])
+    other = str(whole["defaults"][0]).partition("@")[0]
+    return _file(path.with_name(f"{Path(other).name}.yaml"))
