@@ -3,7 +3,7 @@
 python launch.py                                   a tiny model learns tool calls on this CPU
 python launch.py model=nano_9b cluster=1n8g        one frozen run to Slurm
 python launch.py -m model=nano_9b cluster=1n8g optimizer.lr=1e-6,5e-6
-python launch.py ... dry_run=true                  show the plan, the batch script and the NeMo RL YAML
+python launch.py ... dry_run=true                  show the batch script, the plan, its cost and start
 """
 
 import signal

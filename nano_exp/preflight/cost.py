@@ -75,8 +75,11 @@ class Cost:
         found = []
         if self.gpu_hours is not None and self.largest_gpu_hours is not None:
             said = self._both(f"{_hours(self.largest_gpu_hours)} GPU-hours", _hours(self.gpu_hours))
-            more = f"; with steps left a run goes on, in up to {self.attempts}" if self.attempts > 1 else ""
-            found.append(f"one allocation each, to its time limit: {said}{more}")
+            found.append(f"one allocation each, to its time limit: {said}")
+            if self.attempts > 1:
+                found.append(
+                    f"a run with steps left goes on in another one, up to {self.attempts} (slurm.max_attempts)"
+                )
         if self.checkpoint_bytes is not None and self.largest_checkpoint_bytes is not None:
             each, whole = gigabytes(self.largest_checkpoint_bytes), gigabytes(self.checkpoint_bytes)
             found.append(f"checkpoints, at most (estimated): {self._both(each, whole)}")

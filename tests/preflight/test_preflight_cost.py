@@ -36,15 +36,17 @@ def test_what_is_not_known_is_not_counted() -> None:
 def test_one_line_for_a_run_and_for_a_sweep() -> None:
     one = cost([view(TWELVE)], {"timeout_min": 240})
     assert one.lines() == [
-        "one allocation each, to its time limit: 32 GPU-hours a run; with steps left a run goes on, in up to 100",
+        "one allocation each, to its time limit: 32 GPU-hours a run",
+        "a run with steps left goes on in another one, up to 100 (slurm.max_attempts)",
         "checkpoints, at most (estimated): 517 GB a run",
     ]
     alone = cost([view(TWELVE, ("slurm.requeue=false",))], {"timeout_min": 240})
-    assert alone.lines()[0] == "one allocation each, to its time limit: 32 GPU-hours a run"
+    assert alone.lines()[0] == one.lines()[0]
+    assert "goes on" not in alone.lines()[1]
     both = cost([view(TWELVE), view(TWELVE_2)], {"timeout_min": 90})
     assert both.gpu_hours == 12 + 24
-    assert "24 GPU-hours a run, 36 in all;" in both.lines()[0]
-    assert "GB a run, " in both.lines()[1]
+    assert both.lines()[0].endswith(": 24 GPU-hours a run, 36 in all")
+    assert "GB a run, " in both.lines()[2]
 
 
 def test_this_machine_costs_no_gpu_hours() -> None:
