@@ -125,10 +125,11 @@ def points(given: Sequence[Mapping[str, Value]], look: Callable[[int, str], Valu
     """
     found: list[dict[str, Value]] = [{} for _ in given]
     for key in dict.fromkeys(key for one in given for key in one):
-        if len({said(one[key]) if key in one else None for one in given}) == 1:
+        first = said(given[0][key]) if key in given[0] else None
+        if all(key in one and said(one[key]) == first for one in given):
             continue  # typed for all of them, with one value
         values = [one[key] if key in one else look(index, key) for index, one in enumerate(given)]
-        if len({said(one) for one in values}) > 1:
+        if any(said(one) != said(values[0]) for one in values):
             for point, one in zip(found, values, strict=True):
                 point[key] = one
     return found
