@@ -375,7 +375,14 @@ def _environment(manifest: dict[str, Any]) -> Path | None:
 
 def _row(run: Run, now: State, manifest: dict[str, Any]) -> Row:
     """The run as its last launch sent it: its site, Slurm settings and placement go with that launch's parameters."""
-    config = run.config()
+    try:
+        config = run.config()
+    except (files.Damaged, OSError) as error:
+        raise UserError(
+            f"{run.dir}: " + (f"config.yaml: {error.strerror}" if isinstance(error, OSError) else str(error)),
+            "a run is submitted again from its frozen config",
+            "bring the file back, or launch the run again with fresh=true",
+        ) from error
     with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged manifest says nothing
         entry = next((entry for entry in manifest["arrays"] if str(run.dir) in entry["runs"]), None)
         config = freeze.sent_with(config, entry) if entry is not None else config

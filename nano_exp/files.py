@@ -149,6 +149,14 @@ def tail(path: Path, window: int = 64 * 1024) -> str:
         return ""
 
 
+def names(folder: Path) -> list[str]:
+    """What is in a folder, sorted; nothing where there is none, or it is closed to us."""
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208
+    except OSError:
+        return []
+
+
 def make_dir(path: Path) -> None:
     """mkdir -p, with the error in words."""
     try:

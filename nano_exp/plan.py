@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -95,6 +96,7 @@ class _Stored:
     def __init__(self, results: Path, name: str, wanted: set[str]) -> None:
         self.results, self.name, self._wanted = results, name, wanted
         self._folders: dict[str, list[Path]] = {}
+        _require_open(results / name)
         for folder in runs.folders(results / name):
             self._folders.setdefault(folder.name.partition("-")[0], []).append(folder)
 
@@ -124,6 +126,17 @@ class _Stored:
     def _elsewhere(self) -> dict[str, str]:
         names = [folder for folder in runs.folders(self.results) if folder.name != self.name]
         return {f.name: names_folder.name for names_folder in names for f in runs.folders(names_folder)}
+
+
+def _require_open(folder: Path) -> None:
+    """A name whose runs cannot be seen or added to is somebody else's. Raises UserError."""
+    there = os.path.lexists(folder.parent) and os.path.isdir(folder)  # noqa: PTH112 (Path's raises where it is closed)
+    if there and not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        raise UserError(
+            f"{folder}: you may not read and write there",
+            "the runs of this name are somebody else's: what of them is done or active cannot be seen or gone on with",
+            "run.name=ANOTHER, or run.results=/a/folder/of/yours; its owner opens it with chmod -R g+rwX",
+        )
 
 
 def _row(frozen: Frozen, merged: int, newest: Run | None, stored: _Stored, fresh: bool, asked: Asked) -> Row:

@@ -132,7 +132,13 @@ def load(run_dir: Path, events: bool = True) -> Run:
             run.damaged.append("run.json has no digest")
     except (Damaged, OSError) as error:
         run.damaged.append(_words(error))
-    for path in sorted((run_dir / "events").glob("[0-9]*.json")) if events else ():
+    try:
+        paths = _events(run_dir / "events") if events else []
+    except OSError as error:
+        run.record = {}  # whether it was submitted is not known, so that nothing may be done with it
+        run.damaged.append(_words(error))
+        return run
+    for path in paths:
         try:
             data = files.read_json(path)
             run.events.append(Event(float(data["time"]), str(data["kind"]), data))
@@ -141,9 +147,19 @@ def load(run_dir: Path, events: bool = True) -> Run:
     return run
 
 
+def _events(folder: Path) -> list[Path]:
+    """The files of a run's events, oldest first. Raises OSError where they cannot be listed."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 (a glob of a folder that is closed says nothing)
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in sorted(names) if name[:1].isdigit() and name.endswith(".json")]
+
+
 def _words(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{Path(str(error.filename)).name} is missing"
+    if isinstance(error, OSError) and error.filename:
+        name = Path(str(error.filename)).name
+        return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
     return str(error) or type(error).__name__
 
 
@@ -170,7 +186,7 @@ def record_event(run_dir: Path, kind: str, durable: bool = True, **data: Any) ->
     It is later than those that are there, also where another host's clock is ahead.
     """
     files.make_dir(run_dir / "events")
-    newest = max((name.partition("-")[0] for name in os.listdir(run_dir / "events")), default="")  # noqa: PTH208
+    newest = max((name.partition("-")[0] for name in files.names(run_dir / "events")), default="")
     now = max(time.time_ns(), int(newest) + 1 if newest.isdecimal() else 0)
     name = f"{now:020d}-{kind}-{uuid.uuid4().hex[:6]}.json"
     files.write_json(run_dir / "events" / name, {"time": now / 1e9, "kind": kind, **data}, durable)
@@ -188,7 +204,7 @@ def create(run_dir: Path, config: Mapping[str, Any], record: Mapping[str, Any]) 
         made = True
         return True
     except OSError as error:
-        if run_dir.is_dir():
+        if os.path.isdir(run_dir):  # noqa: PTH112 (Path.is_dir raises where the folder above is closed to us)
             return False
         raise files.unwritable(run_dir, error) from error
     finally:
@@ -295,7 +311,7 @@ def claim(run_dir: Path, number: int, owner: Owner) -> Path | None:
         files.write_json(staging / "owner.json", vars(owner), durable=True)
         staging.rename(target)
     except OSError as error:
-        if target.is_dir():
+        if os.path.isdir(target):  # noqa: PTH112
             return None
         raise files.unwritable(target, error) from error
     finally:
@@ -357,9 +373,11 @@ def jobs_of(results: Path, launch_id: str) -> dict[int, str]:
 def sent(launch: Path) -> dict[int, str]:
     """The same, with an empty id for arrays that were refused: what is not in it may still be sent."""
     found: dict[int, str] = {}
-    for path in launch.glob("job-*.json"):
-        data = _maybe(path)
-        number = path.stem.removeprefix("job-")
+    for name in files.names(launch):
+        if not (name.startswith("job-") and name.endswith(".json")):
+            continue
+        data = _maybe(launch / name)
+        number = name.removeprefix("job-").removesuffix(".json")
         if data and number.isdigit():
             found[int(number)] = str(data.get("job") or "")
     return found

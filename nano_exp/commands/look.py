@@ -58,12 +58,14 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 def _status(given: argparse.Namespace) -> int:
     from nano_exp import progress, text
     from nano_exp.asked import Asked
-    from nano_exp.report import status, table
+    from nano_exp.report import select, status, table
 
     gc.disable()  # nothing becomes garbage before the end, and looking for it takes a third of the time of many runs
     asked = Asked()
     with progress.waiting("reading the runs and asking Slurm ..."):
         found = status.lines(folder(given), given.what, asked)
+    for line in select.closed(folder(given)):
+        print(f"note: {line}", file=sys.stderr)
     if given.state:
         found = status.filtered(found, given.state)
     if given.sort:
@@ -99,6 +101,7 @@ def _logs(given: argparse.Namespace) -> int:
 
 def _open(given: argparse.Namespace) -> int:
     import json
+    import os
 
     from nano_exp import text
     from nano_exp.report import paths, select
@@ -108,7 +111,7 @@ def _open(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps({what: str(path) for what, path in found.items()}, indent=1))
         return 0
-    rows = [(what, path if path.exists() else f"{path}  (not there)") for what, path in found.items()]
+    rows = [(what, path if os.access(path, os.F_OK) else f"{path}  (not there)") for what, path in found.items()]
     print(text.table(("what", "path"), rows, indent=""))
     return 0
 

@@ -40,7 +40,7 @@ def attempt_of_job(run: runs.Run, word: str) -> int | None:
 def node_log(run: runs.Run, number: int | None, host: str) -> str:
     """The log of one node, relative to an attempt's folder. Raises UserError where there is none of that name."""
     attempt = attempt_of(run, number)
-    have = sorted(path.stem for path in (attempt.dir / "nodes").glob("*.log")) if attempt is not None else []
+    have = _nodes(attempt.dir / "nodes") if attempt is not None else []
     if host in have:
         return f"nodes/{host}.log"
     if not have:
@@ -51,6 +51,10 @@ def node_log(run: runs.Run, number: int | None, host: str) -> str:
         )
     near = nearest(host, have)
     raise UserError(f"--node {host}", f"the nodes of this attempt: {', '.join(have)}", choice("--node ", near, have))
+
+
+def _nodes(folder: Path) -> list[str]:
+    return [name.removesuffix(".log") for name in files.names(folder) if name.endswith(".log")]
 
 
 def show_log(run: runs.Run, number: int | None, log: str, out: TextIO) -> int:
@@ -85,6 +89,8 @@ def _copy(path: Path, out: TextIO) -> None:
                 out.write(line)
     except FileNotFoundError:
         print(f"(no {path.name} yet)", file=sys.stderr)
+    except OSError as error:
+        print(f"({path.name} cannot be read: {error.strerror})", file=sys.stderr)
 
 
 def _tell_end(attempt: runs.Attempt, log: str) -> None:
@@ -94,7 +100,7 @@ def _tell_end(attempt: runs.Attempt, log: str) -> None:
     print(f"--- attempt {attempt.number}: {end.get('kind')} {end.get('why', '')}".rstrip(), file=sys.stderr)
     if end.get("kind") == "failed" and log == STREAMS["out"]:
         path = attempt.dir / STREAMS["err"]
-        if path.is_file() and path.stat().st_size:
+        if files.tail(path, 1):
             print(f"--- last lines of {text.relative(path)}:", file=sys.stderr)
             print("\n".join(files.tail(path).splitlines()[-LAST_LINES:]), file=sys.stderr)
 
@@ -115,7 +121,7 @@ class Shown:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read()
-        except FileNotFoundError:
+        except OSError:  # not there yet, or not readable (any more)
             return False
         self._offset += len(data)
         out.write(self._decoder.decode(data))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from nano_exp import runs, state
+from nano_exp import files, runs, state
 from nano_exp.files import Damaged
 
 #: Folders that the run's config names.
@@ -28,10 +29,14 @@ def paths(run: runs.Run) -> dict[str, Path]:
         if isinstance(said, str):
             found[what] = Path(said)
     for attempt in runs.attempts(run.dir):
-        for path in sorted(attempt.dir.iterdir()) + sorted((attempt.dir / "nodes").glob("*.log")):
-            if path.is_file() and not path.name.startswith("."):
+        for path in (attempt.dir / name for name in [*files.names(attempt.dir), *_logs(attempt.dir / "nodes")]):
+            if os.path.isfile(path) and not path.name.startswith("."):  # noqa: PTH113 (never raises)
                 found[f"attempt {attempt.number} {path.relative_to(attempt.dir)}"] = path
     return {**found, **_launches(run)}
+
+
+def _logs(nodes: Path) -> list[str]:
+    return [f"{nodes.name}/{name}" for name in files.names(nodes) if name.endswith(".log")]
 
 
 def _config(run: runs.Run) -> dict[str, Any]:
@@ -47,7 +52,7 @@ def _launches(run: runs.Run) -> dict[str, Path]:
     for event in run.events:
         sent = state.as_submission(event) if event.kind == "submit" else None
         folder = runs.launch_dir(run.results, sent.launch) if sent is not None else None
-        if sent is None or folder is None or not folder.is_dir():
+        if sent is None or folder is None or not os.path.isdir(folder):  # noqa: PTH112 (never raises)
             continue
         label = f"launch {sent.launch}"
         found[label] = folder
@@ -55,6 +60,7 @@ def _launches(run: runs.Run) -> dict[str, Path]:
         if sent.local is None:
             found[f"{label} script"] = folder / f"array-{sent.array}.sbatch"
             job = runs.jobs_of(run.results, sent.launch).get(sent.array)
-            for path in sorted((folder / "slurm").glob(f"{sent.job(job)}_0_log.*")) if job else ():
-                found[f"{label} {path.name}"] = path
+            for name in files.names(folder / "slurm") if job else ():
+                if name.startswith(f"{sent.job(str(job))}_0_log."):
+                    found[f"{label} {name}"] = folder / "slurm" / name
     return found

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nano_exp import files, runs
+from nano_exp import files, runs, text
 from nano_exp.errors import UserError, nearest
 from nano_exp.files import Damaged
 
@@ -54,6 +54,26 @@ def _below(parent: str) -> list[tuple[str, str, int]]:
         return []
 
 
+def closed(results: Path) -> list[str]:
+    """The names whose runs cannot be seen, in words: folders of others that are closed to us."""
+    return [
+        f"{text.relative(folder)} cannot be read (it is {_owner(folder)}'s): its runs are not shown. {OPENED}"
+        for folder in runs.folders(results)
+        if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
+    ]
+
+
+#: What the owner of a folder types for others to read it.
+OPENED = "Its owner can open it: chmod -R g+rX FOLDER"
+
+
+def _owner(folder: Path) -> str:
+    try:
+        return folder.owner()
+    except (KeyError, OSError):
+        return "somebody else"
+
+
 def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
     """The runs that are meant, each once; all of them where nothing is wanted.
 
@@ -62,6 +82,9 @@ def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
     UserError: no runs at all, or none of that name, with the nearest one
     """
     found = folders(results)
+    hidden = closed(results) if not found else []
+    if hidden:
+        raise UserError(f"no runs that can be read in {results}", "; ".join(hidden), "another --results FOLDER")
     if not found:
         raise UserError(
             f"no runs in {results}",
