@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from core_case import Answer, dead_process, everything_below, frozen, intend, make_attempt, prepared
+from core_case import Answer, dead_process, everything_below, frozen, intend, make_attempt, prepared, standin
 
 from nano_exp import files, identity, plan, runs, show
 from nano_exp.errors import UserError
 from nano_exp.plan import Plan, Row
 from nano_exp.runs import Owner
+from nano_exp.state import State
 
 SEED = "grpo.seed=7"
 
@@ -293,3 +295,31 @@ def test_the_store_is_listed_once_however_many_runs_are_wanted(tmp_path: Path, m
     monkeypatch.setattr(runs, "folders", lambda parent: listed.append(parent.name) or folders(parent))
     make(tmp_path, *([f"grpo.seed={seed}"] for seed in (2, 3, 4)))
     assert listed.count("nano_tiny") == 1
+
+
+def test_a_plan_and_its_submission_show_each_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ready = prepared(tmp_path, *standin(), points=[[f"grpo.seed={seed}"] for seed in range(4)])
+    [array] = ready.arrays
+    array.job = "35"
+    show.plan(Plan(tuple(array.rows)))
+    show.submitted(ready)
+    out = capsys.readouterr().out
+    first, *between, last = [row.id for row in array.rows]
+    assert all(out.count(run) == 1 for run in between)
+    said = out.partition("submitted as launch ")[2]
+    assert f"\n  35_0 to 35_3  {first} to {last}, as above  " in said
+    assert "nano_12b/RUN/attempts/latest/stdout.log" in said
+    assert f"nano-exp logs -f {first}" in said.splitlines()[-1]
+
+
+def test_the_baseline_among_typed_points_has_its_own_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show.plan(make(tmp_path, [], ["grpo.seed=8"], ["parallelism=published", "optimizer.lr=1e-5"]))
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert header == ["run", "state", "seed", "lr"]
+    assert [row[3:] for row in rows] == [["42", "0.002"], ["8", "0.002"], ["42", "1e-5"]]
+
+
+def test_a_waiting_run_says_for_what_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = only(make(tmp_path, []))
+    show.plan(Plan((replace(row, state=State("pending", "QOSMaxJobsPerUserLimit", "35_0")),)))
+    assert "its QOS is at its limit of jobs for one user (QOSMaxJobsPerUserLimit), job 35_0" in capsys.readouterr().out
