@@ -21,6 +21,7 @@ from nano_exp.engines.embedded.kinds import (
     betas,
     choice,
     duration,
+    enough,
     only,
     optional,
     pattern,
@@ -102,6 +103,10 @@ class AdamW:
     eps: float = key("policy.optimizer.kwargs.eps", real(low=0))
 
 
+_ALONE = "an answer is compared with the others to its prompt: with one every advantage is 0 and nothing is learned"
+_SHORT = f"a right answer has {task.ANSWER_TOKENS} tokens, so no answer could earn a reward"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that the engine reads. Keys that may be absent have NeMo RL's default."""
@@ -111,7 +116,7 @@ class Settings:
     warm_start: WarmStart = section(WarmStart)
     seed: int = key("grpo.seed", whole(0, 2**32 - 1))
     prompts: int = key("grpo.num_prompts_per_step", whole())
-    generations: int = key("grpo.num_generations_per_prompt", whole())
+    generations: int = key("grpo.num_generations_per_prompt", enough(2, _ALONE, "2 or more (16 was measured to learn)"))
     max_steps: int = key("grpo.max_num_steps", whole())
     leave_one_out: bool = key("grpo.use_leave_one_out_baseline", switch)
     normalize: bool = key("grpo.normalize_rewards", switch)
@@ -132,7 +137,7 @@ class Settings:
     logprob_batch: int = key("policy.logprob_batch_size", whole())
     max_grad_norm: float | None = key("policy.max_grad_norm", optional(real(above=0)), None)
     max_length: int = key("policy.max_total_sequence_length", whole())
-    max_new_tokens: int = key("policy.generation.max_new_tokens", whole())
+    max_new_tokens: int = key("policy.generation.max_new_tokens", enough(task.ANSWER_TOKENS, _SHORT, "12"))
     sampling: Sampling = section(Sampling)
     optimizer: AdamW = section(AdamW)
     scheduler: Any = key("policy.scheduler", scheduler, None)
@@ -218,12 +223,13 @@ ARCHITECTURE: dict[str, Key] = {
     **_each("num_nextn_predict_layers", only(0, _OFF)),
 }
 
+_WORDS = len(task.Vocabulary())
 #: Every key that the engine has: those of Settings, those that only rules.py reads, and those with one possible value.
 KEYS: dict[str, Key] = {
     **dict(_keys_of(Settings)),
     **{f"{MODEL}.{name}": of for name, of in ARCHITECTURE.items()},
     f"{MODEL}.hybrid_override_pattern": Key(pattern, MISSING),
-    f"{MODEL}.vocab_size": Key(whole(), MISSING),
+    f"{MODEL}.vocab_size": Key(enough(_WORDS, f"the task has {_WORDS} tokens", f"{_WORDS} or more"), MISSING),
     f"{MODEL}.hidden_size": Key(whole(), MISSING),
     "engine.name": Key(choice("embedded"), MISSING),
     **_each("grpo.max_num_epochs", whole()),
