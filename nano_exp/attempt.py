@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task", type=int, help="which run of it; default: SLURM_ARRAY_TASK_ID, or the only one")
     given = parser.parse_args(argv)
     stop = Stop()
+    if "SLURM_EXPORT_ENV" in os.environ:  # of a job that was sent with names or NONE: a step would get no environment
+        os.environ["SLURM_EXPORT_ENV"] = "ALL"
     try:
         setup_failed = batch.failed(os.environ)
         return execute(replace(find(given.launch, given.array, given.task), setup_failed=setup_failed), stop)
@@ -149,6 +151,7 @@ def execute(order: Order, stop: Stop) -> int:
             else:
                 if order.env_file is not None:
                     say(environment.enter(order.env_file))
+                environment.require(order.manifest.get("tokens") or (), os.environ)
                 end = _train(run, config, order.checkout_commit, attempt_dir, ahead)
         except Superseded as error:
             say(str(error))

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 
 import yaml
@@ -73,6 +73,33 @@ def enter(path: Path, environ: MutableMapping[str, str] | None = None) -> str:
     for name, value in values.items():
         target.setdefault(name, value)
     return said(path, values, kept)
+
+
+#: Variables that say which service a token is for, and how it is used.
+_SERVICES = ("HF_", "HUGGING_FACE_", "WANDB_")
+
+
+def tokens(environ: Mapping[str, str]) -> list[str]:
+    """Names of the variables that sound like secrets and hold something."""
+    return sorted(name for name, value in environ.items() if value and secrets.secret_name(name))
+
+
+def carried(environ: Mapping[str, str]) -> list[str]:
+    """Names that a job is to have, whatever else its sbatch passes on: tokens, and what says where they are used."""
+    services = (name for name, value in environ.items() if value and name.startswith(_SERVICES))
+    return sorted({*tokens(environ), *services})
+
+
+def require(names: Iterable[str], environ: Mapping[str, str]) -> None:
+    """What a launch had has to be in its attempt. Raises UserError."""
+    missing = [name for name in names if not environ.get(name)]
+    if missing:
+        raise UserError(
+            f"the job has no {', '.join(missing)}, and the launch's environment had",
+            "Slurm did not pass the environment on (--export, SBATCH_EXPORT, or a setting of the site's)",
+            "in env.yaml (chmod 600) the job finds it by itself; then the same launch again. What the run does not need, "
+            "unset before the launch",
+        )
 
 
 def said(path: Path, names: Iterable[str], inherited: Iterable[str]) -> str:

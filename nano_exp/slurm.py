@@ -149,7 +149,9 @@ def ask(argv: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[st
     return _run(argv, timeout_s)
 
 
-def _run(argv: Sequence[str], timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+def _run(
+    argv: Sequence[str], timeout_s: float = TIMEOUT_S, more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             argv,
@@ -157,7 +159,7 @@ def _run(argv: Sequence[str], timeout_s: float = TIMEOUT_S) -> subprocess.Comple
             text=True,
             timeout=timeout_s,
             check=False,
-            env=client_environment(os.environ),
+            env={**client_environment(os.environ), **(more or {})},
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError as error:
@@ -230,11 +232,16 @@ _LOST_ANSWER = re.compile(
 )
 
 
-def sbatch(script: Path, *options: str) -> str:
+def sbatch(script: Path, *options: str, carry: Sequence[str] = ()) -> str:
     """Submit a script, with these options on top of its own, and return the job's id.
 
     The script's options are given on the command line too: there they win over SBATCH_* variables, which win over the
     script. With SBATCH_JOB_NAME set, the job would not be found again by the launch's name.
+
+    Parameters
+    ----------
+    carry: names of variables that the job gets, also where --export or SBATCH_EXPORT (NONE, at whole sites) leaves them
+        out. Names only: an argument list is seen by everybody.
 
     Raises
     ------
@@ -243,7 +250,8 @@ def sbatch(script: Path, *options: str) -> str:
     """
     require()
     try:
-        done = _run(["sbatch", "--parsable", *script_options(script.read_text()), *options, str(script)])
+        given, exported = carrying([*script_options(script.read_text()), *options], os.environ, carry)
+        done = _run(["sbatch", "--parsable", *given, str(script)], more=exported)
     except NoAnswer as error:
         raise Unclear(str(error)) from error
     match = re.search(r"^(\d+)(?:;\S+)?\s*$", done.stdout, re.MULTILINE)
@@ -253,6 +261,28 @@ def sbatch(script: Path, *options: str) -> str:
     if done.returncode <= 0 or _LOST_ANSWER.search(said):  # below 0: sbatch was killed by a signal
         raise Unclear(said)
     raise Refused(f"sbatch: {said}", *remedy(said), code=3)
+
+
+def carrying(
+    options: Sequence[str], environ: Mapping[str, str], names: Sequence[str]
+) -> tuple[list[str], dict[str, str]]:
+    """sbatch's options, and what its environment has to have besides, with which a job gets these variables.
+
+    An option wins over SBATCH_EXPORT. What either says stays, and the names are added to it.
+    """
+    typed = [n for n, option in enumerate(options) if option.startswith("--export=")]
+    if typed:
+        given = list(options)
+        given[typed[-1]] = "--export=" + _exporting(options[typed[-1]].removeprefix("--export="), names)
+        return given, {}
+    said = environ.get("SBATCH_EXPORT")
+    return list(options), {} if said is None else {"SBATCH_EXPORT": _exporting(said, names)}
+
+
+def _exporting(said: str, names: Sequence[str]) -> str:
+    listed = [] if said.upper() in ("NONE", "NIL") else said.split(",")
+    missing = [name for name in names if name not in {item.partition("=")[0] for item in listed}]
+    return said if "ALL" in said.upper().split(",") or not missing else ",".join([*listed, *missing])
 
 
 #: A word of sbatch's refusal -> (why, what to type); the first that fits.

@@ -29,6 +29,7 @@ from nano_exp import (
     batch,
     canary,
     dependency,
+    environment,
     files,
     freeze,
     halt,
@@ -330,6 +331,7 @@ def _stage(
             "axes": list(launch.axes),
             "parameters": parameters,
             "env_file": str(env_file) if env_file else None,
+            "tokens": environment.tokens(os.environ) if where == "slurm" else [],  # names
             "versions": snapshot.versions(),
             "by_hand": launch.by_hand,
             "terms": launch.terms.as_dict(),
@@ -412,7 +414,8 @@ def send(launch: Launch) -> None:
                 why, "the rest of the launch is not started", "mend that, then the same command", code=3
             )
         try:
-            array.job = slurm.sbatch(launch.dir / f"array-{array.word}.sbatch", *_waits_for(launch, array))
+            path, waits_for = launch.dir / f"array-{array.word}.sbatch", _waits_for(launch, array)
+            array.job = slurm.sbatch(path, *waits_for, carry=environment.carried(os.environ))
         except slurm.Unclear:
             _take_back(launch, number if array is launch.canary else number + 1)
             raise

@@ -352,3 +352,12 @@ def test_a_local_run_with_wandb_leaves_no_secret_anywhere(tmp_path: Path) -> Non
     [launched] = [p for p in (tmp_path / "results" / runs.LAUNCHES).iterdir() if p.is_dir()]
     assert files.read_json(launched / "manifest.json")["env_file"] == str(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_a_job_is_to_have_is_named_by_the_launchs_environment() -> None:
+    environ = {"HF_TOKEN": "x", "WANDB_BASE_URL": "y", "MY_PASSWORD": "z", "PATH": "/bin", "API_KEY": "", "TERM": "t"}
+    assert module.tokens(environ) == ["HF_TOKEN", "MY_PASSWORD"]
+    assert module.carried(environ) == ["HF_TOKEN", "MY_PASSWORD", "WANDB_BASE_URL"]
+    module.require(["HF_TOKEN"], environ)
+    with pytest.raises(UserError, match="the job has no API_KEY, OPENAI_API_KEY, and the launch's environment had"):
+        module.require(["HF_TOKEN", "API_KEY", "OPENAI_API_KEY"], environ)

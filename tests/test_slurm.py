@@ -241,6 +241,35 @@ def test_the_scripts_options_are_given_on_the_command_line_and_win(
     assert given == ["--parsable", "--job-name=a b", "--nodes=2", "--requeue", str(stand_in_sbatch)]
 
 
+TOKENS = ("HF_TOKEN", "WANDB_API_KEY")
+
+
+@pytest.mark.parametrize(
+    ("typed", "variable", "option", "exported"),
+    [
+        (None, None, None, None),
+        (None, "ALL", None, "ALL"),
+        (None, "NONE", None, "HF_TOKEN,WANDB_API_KEY"),
+        (None, "nil", None, "HF_TOKEN,WANDB_API_KEY"),
+        (None, "PATH,HF_TOKEN", None, "PATH,HF_TOKEN,WANDB_API_KEY"),
+        (None, "ALL,MINE=1", None, "ALL,MINE=1"),
+        (None, "HF_TOKEN=x,A", None, "HF_TOKEN=x,A,WANDB_API_KEY"),
+        ("NONE", "ALL", "HF_TOKEN,WANDB_API_KEY", None),
+        ("ALL", "NONE", "ALL", None),
+        ("MINE", None, "MINE,HF_TOKEN,WANDB_API_KEY", None),
+    ],
+)
+def test_tokens_reach_the_job_whatever_else_is_exported(
+    typed: str | None, variable: str | None, option: str | None, exported: str | None
+) -> None:
+    options = ["--requeue", *([] if typed is None else [f"--export={typed}"])]
+    environ = {} if variable is None else {"SBATCH_EXPORT": variable}
+    given, more = slurm.carrying(options, environ, TOKENS)
+    assert given == ["--requeue", *([] if option is None else [f"--export={option}"])]
+    assert more.get("SBATCH_EXPORT") == exported
+    assert slurm.carrying(options, environ, ()) == (options, {} if typed else environ)
+
+
 def test_an_outer_jobs_variables_do_not_reach_slurms_commands(
     stand_in_sbatch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

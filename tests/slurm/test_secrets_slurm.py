@@ -12,6 +12,8 @@ from core_case import holding, sha256_line
 from launching import SMALL, Lab, assert_executed_once, setting
 from pace import limit
 
+from nano_exp import runs
+
 pytestmark = pytest.mark.slurm
 
 CANARY = "canary-20d9af5e"
@@ -80,3 +82,30 @@ def test_a_launchs_secrets_reach_the_engine_and_nothing_that_is_written(lab: Lab
     assert f"JobId={job}" in told["scontrol show job"] and job in told["sacct"]
     assert [(who, word) for who, text in told.items() for word in SECRETS if word in text] == []
     assert holding(lab.folder, SECRETS, [env_file]) == []
+
+
+@pytest.mark.parametrize("export", ["NONE", "LANG"])
+def test_they_reach_a_job_that_gets_no_environment(lab: Lab, export: str) -> None:
+    """SBATCH_EXPORT=NONE is the default of whole sites."""
+    service = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
+    names = " ".join((*INHERITED, *service, "NOT_ASKED_FOR"))
+    lab.launch(*SMALL, setting("HASH", f"'{names}'"), SBATCH_EXPORT=export, NOT_ASKED_FOR="x", **INHERITED, **service)
+    lab.wait_ended()
+    (run,) = lab.runs()
+    assert_executed_once(run)
+    printed = (run.dir / "attempts" / "1" / "stdout.log").read_text()
+    for name, value in (INHERITED | service).items():
+        assert sha256_line(name, value) in printed
+    assert sha256_line("NOT_ASKED_FOR", "") in printed
+
+
+def test_a_job_that_lacks_them_all_the_same_stops_and_says_so(lab: Lab) -> None:
+    """A site's plugin decides what a job gets; here a wrapper stands in for one."""
+    taken = lab.with_command("sbatch", 'unset WANDB_API_KEY; exec $REAL "$@"')
+    lab.launch(*SMALL, **INHERITED, **taken)
+    lab.wait_ended()
+    (run,) = lab.runs()
+    end = runs.attempts(run.dir)[0].end
+    assert end is not None and end["kind"] == "failed"
+    assert end["why"].startswith("the job has no WANDB_API_KEY, and the launch's environment had")
+    assert "env.yaml" in (run.dir / "attempts" / "1" / "attempt.log").read_text()
