@@ -97,7 +97,7 @@ def require(names: Iterable[str], environ: Mapping[str, str]) -> None:
         raise UserError(
             f"the job has no {', '.join(missing)}, and the launch's environment had",
             "Slurm did not pass the environment on (--export, SBATCH_EXPORT, or a setting of the site's)",
-            "in env.yaml (chmod 600) the job finds it by itself; then the same launch again. What the run does not need, "
+            "in env.yaml (chmod 600) the job finds it by itself; then launch again. What the run does not need, "
             "unset before the launch",
         )
 
