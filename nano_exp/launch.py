@@ -265,12 +265,24 @@ def look(
     Parameters
     ----------
     inside: the allocation is there already, so Slurm is not asked about one
+
+    Raises
+    ------
+    UserError: Slurm does not answer, something was to be submitted, and preflight finds no error besides
     """
     ignore = preflight.ignored(wanted)
     facts = gather.facts(wanted, parameters, submitting, inside)
     report = preflight.examine(wanted, facts, ignore)
     if said := preflight_show.warnings(report, published.of(wanted, report, facts)):
         print(said, file=sys.stderr)
+    answers = facts.answers
+    if submitting and not report.errors and answers is not None and answers.available and answers.none:
+        raise UserError(
+            f"Slurm does not answer: {'; '.join(answers.silent)}",
+            "the controller is down or out of reach; nothing was queued",
+            "the same command later; `scontrol ping` says whether it is up",
+            code=4,
+        )
     return report
 
 

@@ -114,13 +114,25 @@ def available() -> bool:
 
 
 def require() -> None:
-    """Raises UserError where there is no sbatch."""
+    """Raises UserError where there is no sbatch, or nothing that tells it where its cluster is."""
     if not available():
         raise UserError(
             "no sbatch on PATH",
             "this cluster= is run by Slurm, and this host has no Slurm commands",
             "launch from a login node (module load slurm?), or run here without Slurm: python launch.py cluster=local",
         )
+    if said := _unconfigured():
+        raise UserError(
+            said,
+            "Slurm's commands read the cluster's address there, and each of them looks for it for a minute",
+            "SLURM_CONF=/path/of/the/cluster's/slurm.conf, or unset SLURM_CONF where the site needs none",
+            code=4,
+        )
+
+
+def _unconfigured() -> str:
+    path = os.environ.get("SLURM_CONF")
+    return f"SLURM_CONF={path} is not there" if path and not Path(path).exists() else ""
 
 
 #: Slurm's variables that say where the cluster is; any other changes what is asked or sent.
@@ -152,6 +164,8 @@ def ask(argv: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[st
 def _run(
     argv: Sequence[str], timeout_s: float = TIMEOUT_S, more: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    if said := _unconfigured():
+        raise NoAnswer(said)
     try:
         return subprocess.run(
             argv,
@@ -260,7 +274,7 @@ def sbatch(script: Path, *options: str, carry: Sequence[str] = ()) -> str:
     said = words(done.stderr or done.stdout) or f"exit code {done.returncode}"
     if done.returncode <= 0 or _LOST_ANSWER.search(said):  # below 0: sbatch was killed by a signal
         raise Unclear(said)
-    raise Refused(f"sbatch: {said}", *remedy(said), code=3)
+    raise Refused(f"sbatch: {said}", *remedy(said), code=4 if out_of_reach(said) else 3)
 
 
 def carrying(

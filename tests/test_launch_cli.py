@@ -255,6 +255,37 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
         launching.launch([point("slurm.where=moon")], {}, tmp_path)
 
 
+SILENT = {
+    "no configuration": ("exit 1", "SLURM_CONF=/nonexistent is not there"),
+    "no controller": (
+        "echo 'slurm_load: Unable to contact slurm controller (connect failure)' >&2; exit 1",
+        "Unable to",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_a_slurm_that_does_not_answer_is_said_before_anything_is_sent(
+    tmp_path: Path, checkout: Path, case: str
+) -> None:
+    body, words = SILENT[case]
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "sinfo", "scontrol", "sacctmgr", "squeue"):
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    env = {"PATH": f"{folder}:{os.environ['PATH']}"} | (
+        {"SLURM_CONF": "/nonexistent"} if case == "no configuration" else {}
+    )
+    launched = tmp_path / "launched"
+    launched.mkdir()
+    done = launch(launched, *standin(checkout), **env)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert everything_below(launched) == []
+
+
 def test_a_secret_among_the_launchers_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         launching.launch([point()], {"setup": ["export HF_TOKEN=canary"]}, tmp_path)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nano_exp import slurm
+from nano_exp.errors import UserError
 from nano_exp.slurm import Job, Queue
 
 # --- scontrol show config ------------------------------------------------------------------------------------------
@@ -191,7 +192,21 @@ def test_a_refusal_has_slurms_words_and_what_to_type(
     assert said.splitlines()[-1].split(": ", 2)[-1] in error.found
     assert "sbatch: error" not in error.found
     assert fix in error.fix
-    assert error.code == 3
+    assert error.code == (4 if "contact" in said or "configuration source" in said else 3)
+
+
+def test_a_configuration_that_is_not_there_is_said_before_any_command_looks_for_it(
+    stand_in_sbatch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of Slurm's commands would look for a minute."""
+    monkeypatch.setenv("SLURM_CONF", "/nonexistent")
+    with pytest.raises(slurm.NoAnswer, match="SLURM_CONF=/nonexistent is not there"):
+        slurm.queue()
+    with pytest.raises(UserError, match="SLURM_CONF=/nonexistent is not there") as caught:
+        slurm.sbatch(stand_in_sbatch)
+    assert caught.value.code == 4
+    assert not isinstance(caught.value, slurm.Unclear)
+    assert not (stand_in_sbatch.parent / "arguments").exists()
 
 
 @pytest.mark.parametrize(
@@ -279,10 +294,10 @@ def test_an_outer_jobs_variables_do_not_reach_slurms_commands(
         "SLURM_RESTART_COUNT",
         "SQUEUE_STATES",
         "SLURM_TIME_FORMAT",
-        "SLURM_CONF",
         "HF_TOKEN",
     ):
         monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("SLURM_CONF", str(stand_in_sbatch))
     slurm.sbatch(stand_in_sbatch)
     seen = dict(
         line.split("=", 1) for line in (stand_in_sbatch.parent / "environment").read_text().splitlines() if "=" in line

@@ -175,7 +175,7 @@ def test_a_launch_waits_for_what_it_is_told_and_for_its_canary(tmp_path: Path, m
     launch = waiting(tmp_path, Terms(parallel=1, canary=True), ["afterok:7"])
     sent: list[tuple[str, ...]] = []
 
-    def sbatch(script: Path, *options: str) -> str:
+    def sbatch(script: Path, *options: str, **_: object) -> str:
         sent.append((script.name, *options))
         return str(20 + len(sent))
 
@@ -210,7 +210,7 @@ def waiting(folder: Path, asked: Terms, after: list[str]) -> submit.Launch:
 def test_a_canary_goes_when_its_launch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = waiting(tmp_path, Terms(canary=True), [])
 
-    def sbatch(script: Path, *options: str) -> str:
+    def sbatch(script: Path, *options: str, **_: object) -> str:
         if "canary" in script.name:
             return "21"
         raise slurm.Refused("no", "why", "fix")
@@ -229,7 +229,7 @@ def test_a_canary_that_fails_while_the_rest_is_sent_keeps_its_log(
 ) -> None:
     launch = waiting(tmp_path, Terms(canary=True), [])
 
-    def sbatch(script: Path, *options: str) -> str:
+    def sbatch(script: Path, *options: str, **_: object) -> str:
         files.write_json(launch.dir / halt.FILE, {"why": "the canary failed: out of memory"})
         return "21"
 
@@ -244,7 +244,7 @@ def test_a_canary_that_fails_while_the_rest_is_sent_keeps_its_log(
 def test_a_launch_that_was_stopped_sends_no_more_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = waiting(tmp_path, Terms(), [])
 
-    def sbatch(script: Path, *options: str) -> str:
+    def sbatch(script: Path, *options: str, **_: object) -> str:
         files.write_json(launch.dir / halt.FILE, {"why": "fail_fast=1: 1 failed"})  # while it was being sent
         return "21"
 

@@ -90,6 +90,11 @@ class Answers:
     test: Estimate | None = None
     silent: tuple[str, ...] = field(default=())
 
+    @property
+    def none(self) -> bool:
+        """Whether slurmctld answered nothing that it was asked (accounts are its database's)."""
+        return self.nodes is None and self.settings is None and self.test is None
+
 
 def parse_minutes(text: str) -> float | None:
     """`4:00:00`, `30:00` (minutes and seconds), `7-00:00:00` -> minutes; None for infinite and for anything else."""

@@ -344,7 +344,7 @@ def controller_down_during(lab: Lab) -> None:
 def controller_down_at_submit(lab: Lab) -> None:
     lab.cluster.tool("kill", "slurmctld")
     try:
-        said = lab.launch(*RUN, code=3).text
+        said = lab.launch(*RUN, code=4).text
         assert "Unable to contact slurm controller" in said and "nothing was queued" in said, said
         assert lab.runs() == [] and lab.launches() == []
     finally:

@@ -388,7 +388,7 @@ def test_without_a_controller_nothing_is_guessed_and_nothing_left(
         assert "cannot tell whether 1 of 1 runs are active" in said.text
         assert "Unable to contact slurm controller" in said.text
         assert submits(run) == 1
-        said = fresh.said(3)
+        said = fresh.said(4)
         print(f"asked for a new run: answered after {said.seconds:.1f} s")
         assert "Unable to contact slurm controller" in said.text
         assert "nothing was queued" in said.text
