@@ -213,14 +213,19 @@ def dispatch(
     ready.by_hand = not send
     if not send:
         _require_shares(ready)
-    submit.prepare(ready, where, parameters, sys.argv[1:], env_file)
-    if not send:
-        show.by_hand(ready)
-    elif where == "slurm":
-        try:
-            submit.send(ready)
-        finally:  # of several arrays the first ones may be queued when a later one is refused
-            show.submitted(ready)
+    try:
+        submit.prepare(ready, where, parameters, sys.argv[1:], env_file)
+        if not send:
+            show.by_hand(ready)
+        elif where == "slurm":
+            try:
+                submit.send(ready)
+            finally:  # of several arrays the first ones may be queued when a later one is refused
+                show.submitted(ready)
+    except KeyboardInterrupt:
+        show.cut_off(ready)
+        raise
+    if send and where == "slurm":
         for line in dependency.renew(results, [runs.load(row.dir) for row in rows], plan.Asked()):
             print(f"  {line}")
     return ready

@@ -139,6 +139,14 @@ def submitted(ready: submit.Launch) -> None:
     print(f"\nnext: nano-exp status {first.frozen.name}{where}    or    nano-exp logs -f {word}{where}")
 
 
+def cut_off(ready: submit.Launch) -> None:
+    """After Ctrl-C in the middle of a submission: what of it is in the queue, and what is not."""
+    count = sum(len(array.rows) for array in ready.arrays)
+    queued = sum(len(array.rows) for array in ready.arrays if array.job)
+    said = f"{queued} of {count} runs are in the queue, {count - queued} are not"
+    print(f"\nCtrl-C: {said}; the same command submits the rest", file=sys.stderr)
+
+
 def _sent(array: submit.Array) -> tuple[str, str, str]:
     first, last = array.rows[0], array.rows[-1]
     if len(array.rows) == 1:
@@ -153,7 +161,7 @@ def _before(ready: submit.Launch) -> list[str]:
     if ready.canary is not None:
         row = ready.canary.rows[0]
         steps = row.config["grpo"]["max_num_steps"]
-        lines.append(f"canary: job {ready.canary.job} runs {steps} steps first; its log: {log_path(row)}")
+        lines.append(f"canary: job {ready.canary.job} runs {steps} steps first; its log: nano-exp logs -f {row.id}")
     if len(ready.arrays) > 1:
         throttle = f", at most {ready.terms.parallel} runs at once" if ready.terms.parallel else ""
         lines.append(f"{len(ready.arrays)} job arrays{throttle}")

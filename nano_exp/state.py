@@ -18,7 +18,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "stopped": ("ended with steps left: time limit, preemption, requeue or Ctrl-C", "submit"),
     "failed": ("its last attempt failed", "submit"),
     "lost": ("its last attempt vanished: killed, or its node died", "submit"),
-    "unstarted": ("submitted, then left the queue before it started", "submit"),
+    "unstarted": ("never submitted, or left the queue before it started", "submit"),
     "frozen": ("made with submit=false and not in the queue", "submit"),
     "cancelled": ("ended with nano-exp cancel or scancel", "submit"),
     "refused": ("Slurm refused its last submission", "submit"),
@@ -133,7 +133,9 @@ def state(
         return _after_attempt(run, last, queue, _name_of_its_job(run, sent, last, jobs))
     if sent is None:
         refused = run.last("refused")
-        return State("refused", str(refused.data.get("why", "")) if refused else "never submitted", "", n)
+        if refused is None or refused.data.get("asked") is False:
+            return State("unstarted", "never submitted" + (f": {refused.data.get('why')}" if refused else ""), "", n)
+        return State("refused", str(refused.data.get("why", "")), "", n)
     if sent.by_hand:
         return State("frozen", f"launch {sent.launch}, array {sent.array}", "", n)
     waited = run.last("submit")

@@ -419,10 +419,19 @@ def send(launch: Launch) -> None:
         except slurm.Unclear:
             _take_back(launch, number if array is launch.canary else number + 1)
             raise
+        except KeyboardInterrupt:  # whether this one was taken is not known: the next launch asks for its name
+            _never_sent(launch, number if array is launch.canary else number + 1)
+            raise
         except UserError as error:
             _take_back(launch, number, error.found)
             raise
         runs.record_job(launch.results, launch.id, array.word, array.job)
+
+
+def _never_sent(launch: Launch, first: int) -> None:
+    """Say of the runs of the arrays from `first` on that Slurm was never asked for them."""
+    for row in [row for array in launch.arrays[first:] for row in array.rows]:
+        runs.record_event(row.dir, "refused", durable=False, launch=launch.id, why="Ctrl-C came first", asked=False)
 
 
 def _waits_for(launch: Launch, array: Array) -> list[str]:

@@ -67,7 +67,7 @@ def test_one_that_ended_otherwise_is_refused_with_the_way_on(tmp_path: Path, kin
 
 def test_what_was_never_sent_is_refused_and_what_is_not_there_is_named(tmp_path: Path) -> None:
     store(tmp_path, "r1111111111", sent=False)
-    with pytest.raises(UserError, match="r1111111111 is refused"):
+    with pytest.raises(UserError, match="r1111111111 is unstarted"):
         terms(tmp_path, "r1111")
     with pytest.raises(UserError, match="no run and no name 'lr'"):
         terms(tmp_path, "lr")

@@ -44,6 +44,10 @@ def tried(number: int, owner: Owner, end: Mapping[str, Any] | None = None) -> Ma
     return lambda folder: make_attempt(folder, number, owner, end)
 
 
+def unasked(folder: Path) -> None:
+    runs.record_event(folder, "refused", durable=False, launch="L", why="Ctrl-C came first", asked=False)
+
+
 def refused(folder: Path) -> None:
     runs.record_event(folder, "refused", durable=False, launch="L", why="sbatch: Invalid account")
 
@@ -125,7 +129,8 @@ CASES: dict[str, tuple[list[Make], list[str] | None, tuple[str, str, str]]] = {
     # refused
     "refused": ([sent, refused], [], ("refused", "Invalid account", "")),
     "refused, Slurm not asked": ([sent, refused], None, ("refused", "Invalid account", "")),
-    "never submitted": ([], None, ("refused", "never submitted", "")),
+    "never submitted": ([], None, ("unstarted", "never submitted", "")),
+    "Ctrl-C before sbatch": ([sent, unasked], None, ("unstarted", "never submitted: Ctrl-C came first", "")),
     "refused, submitted again": ([sent, refused, sent], [line("PENDING")], ("pending", "", JOB)),
     "failed, then refused": ([sent, tried(1, TASK, FAILED), again(1), refused], [], ("failed", "exit code 1", JOB)),
     # nobody can tell

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from core_case import Answer, everything_below, frozen, make_attempt, prepared, standin
 
-from nano_exp import asks, files, freeze, halt, plan, runs, slurm, state, submit
+from nano_exp import asks, files, freeze, halt, launch, plan, runs, slurm, state, submit
 from nano_exp.asked import job_lookup
 from nano_exp.dependency import After
 from nano_exp.errors import UserError
@@ -642,3 +642,26 @@ def test_a_time_limit_is_a_number_of_minutes(tmp_path: Path, minutes: Any) -> No
     launch = prepared(tmp_path, *standin())
     with pytest.raises(UserError, match="timeout_min"):
         submit.script(launch, launch.arrays[0], {"timeout_min": minutes})
+
+
+def test_ctrl_c_in_the_middle_says_what_is_in_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = [["grpo.seed=1"], ["++cluster.num_nodes=2"], ["++cluster.num_nodes=4"]]
+    rows = plan.make([frozen(tmp_path, *standin(), *point) for point in points], False, Answer([])).rows
+    sent: list[Path] = []
+
+    def sbatch(script: Path, *options: str) -> str:
+        sent.append(script)
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+        return "21"
+
+    monkeypatch.setattr(slurm, "sbatch", sbatch)
+    with pytest.raises(KeyboardInterrupt):
+        launch.dispatch(rows, "slurm", {}, tmp_path / "results", None)
+    assert "Ctrl-C: 1 of 3 runs are in the queue, 2 are not" in capsys.readouterr().err
+    states = [Answer(["21|PENDING|x|Priority"]).state(runs.load(row.dir)) for row in rows]
+    assert [now.kind for now in states[1:]] == ["unstarted", "unstarted"]
+    assert states[2].why == "never submitted: Ctrl-C came first"
+    assert all(now.action == "submit" for now in states[1:])

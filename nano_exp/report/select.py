@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nano_exp import files, runs, text
+from nano_exp import canary, files, runs, text
 from nano_exp.errors import UserError, nearest
 from nano_exp.files import Damaged
 
@@ -131,13 +131,26 @@ def _nothing(results: Path, word: str, found: Sequence[Folder]) -> UserError:
 
 
 def one(results: Path, word: str) -> runs.Run:
-    """Exactly one run. Raises UserError where the word means several."""
+    """Exactly one run, or a launch's canary. Raises UserError where the word means several."""
+    rehearsal = canary_of(results, word)
+    if rehearsal is not None:
+        return runs.load(rehearsal)
     hits = select(results, [word])
     if len(hits) > 1:
         words = [f.word for f in hits]
         shown = ", ".join(words[:6]) + (", ..." if len(words) > 6 else "")
         raise UserError(f"'{word}' is {len(hits)} runs: {shown}", "this wants one run", f"nano-exp ... {words[0]}")
     return runs.load(hits[0].dir)
+
+
+def canary_of(results: Path, word: str) -> Path | None:
+    """The folder of the newest canary of this id (`r12...-canary`, also after its name) or Slurm job."""
+    for launch, path, _ in sorted(_below(str(results / runs.LAUNCHES)), reverse=True):
+        for name, below, _ in _below(f"{path}/{canary.WORD}"):
+            for run, folder, _ in _below(below):
+                if word in (run, f"{name}/{run}") or word == runs.canary_job(results, launch):
+                    return Path(folder)
+    return None
 
 
 def loaded(results: Path, wanted: Sequence[str]) -> list[runs.Run]:

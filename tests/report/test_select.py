@@ -76,3 +76,15 @@ def test_hidden_folders_and_files_are_no_runs(store: Path) -> None:
     (store / "lr" / "notes.txt").write_text("x")
     (store / "empty").mkdir()
     assert [folder.id for folder in select.folders(store)] == ["r1a", "r1b", "r2c"]
+
+
+def test_a_canary_is_found_by_its_id_and_its_job(tmp_path: Path) -> None:
+    make_run(tmp_path, run="r1")
+    for launch in ("L1", "L2"):
+        folder = runs.launch_dir(tmp_path, launch)
+        make_run(folder / "canary", run="r1-canary")
+        runs.record_job(tmp_path, launch, "canary", f"{launch[1]}7")
+    newest = runs.launch_dir(tmp_path, "L2") / "canary/name/r1-canary"
+    assert [select.one(tmp_path, word).dir for word in ("r1-canary", "name/r1-canary", "27")] == [newest] * 3
+    assert "L1" in str(select.one(tmp_path, "17").dir)
+    assert select.one(tmp_path, "r1").dir == tmp_path / "name/r1"
