@@ -32,7 +32,7 @@ from nano_exp.compose import Point
 from nano_exp.errors import UserError
 from nano_exp.family import Sibling, freeze_all
 from nano_exp.freeze import SWITCHES, Frozen
-from nano_exp.preflight import gather, published
+from nano_exp.preflight import fixes, gather, published
 from nano_exp.preflight import show as preflight_show
 from nano_exp.terms import Terms
 
@@ -277,8 +277,10 @@ def look(
     """
     ignore = preflight.ignored(wanted)
     facts = gather.facts(wanted, parameters, submitting, inside)
-    report = preflight.examine(wanted, facts, ignore)
-    if said := preflight_show.warnings(report, published.of(wanted, report, facts)):
+    found = preflight.examine(wanted, facts, ignore)
+    theirs = published.of(wanted, found, facts)
+    report = fixes.true_fixes(found, wanted, facts, Path.cwd(), theirs)
+    if said := preflight_show.warnings(report, theirs):
         print(said, file=sys.stderr)
     answers = facts.answers
     if submitting and not report.errors and answers is not None and answers.available and answers.none:

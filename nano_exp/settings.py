@@ -74,6 +74,8 @@ SETTINGS: dict[str, Kind] = {
     **{f"site.{key}": TEXT_OR_NULL for key in ("venv_dir", "uv_cache_dir", "hf_home")},
     **{f"site.{key}": TEXTS for key in ("srun", "modules", "node_setup", "setup")},
     **{"site.name": TEXT, "site.env": VARIABLES, "site.timeout_min": COUNT, "site.fence_s": POSITIVE},
+    "site.exclusive": SWITCH,
+    "site.network": _or_null(SWITCH),
     "site.changed_checkout": _one_of("stop", "continue"),
     "site.entry": _one_of("bare", "pyxis", "apptainer"),
     "site.on_stall": _one_of("report", "restart"),

@@ -193,6 +193,10 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
         given.pop(key, None)
     extra = {"requeue": True, **asks.extras(given)}
     own_gpus = asks.gpus(given, extra, form.nodes, form.gpus_per_node)
+    if array.rows[0].config["site"].get("exclusive"):  # alone it gives all CPUs and not all memory
+        extra.setdefault("exclusive", True)
+        if not any(key.startswith("mem") for key in (*given, *extra)):
+            extra["mem"] = "0"
     if launch.after.terms or launch.canary:
         # What can never start leaves the queue, and is seen as not started.
         extra.setdefault("kill_on_invalid_dep", "yes")

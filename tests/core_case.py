@@ -185,8 +185,9 @@ def frozen(folder: Path, *overrides: str) -> Frozen:
 
 
 def standin(checkout: Path = STANDIN) -> list[str]:
-    """Overrides that run a published recipe's config on the stand-in."""
-    return ["model=nano_12b", "cluster=1n8g", f"site.checkout={checkout}", f"site.python={sys.executable}"]
+    """Overrides that run a published recipe's config on the stand-in, whatever Ray runs on this host."""
+    ray = "engine.ray_address=none"
+    return ["model=nano_12b", "cluster=1n8g", f"site.checkout={checkout}", f"site.python={sys.executable}", ray]
 
 
 def copy_standin(target: Path) -> Path:

@@ -39,6 +39,15 @@ def script(folder: Path, *points: list[str], **parameters: Any) -> str:
 
 # --- the batch script -----------------------------------------------------------------------------------------------
 
+
+def test_a_site_gives_runs_whole_nodes(tmp_path: Path) -> None:
+    """--exclusive alone gives all CPUs of a node and a part of its memory."""
+    text = script(tmp_path, ["site.exclusive=true"])
+    assert "#SBATCH --exclusive\n" in text and "#SBATCH --mem=0\n" in text
+    assert "--mem=0" not in script(tmp_path, ["site.exclusive=true"], mem_gb=100)
+    assert "--exclusive" not in script(tmp_path)
+
+
 #: The parameters as Hydra hands them over: hydra-submitit-launcher's defaults with the site's values.
 DEFAULTS: dict[str, Any] = {
     "submitit_folder": "x",

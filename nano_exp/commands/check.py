@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from nano_exp.commands import Commands
 
@@ -23,7 +24,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 def _check(given: argparse.Namespace) -> int:
     from nano_exp import preflight
     from nano_exp import show as launched
-    from nano_exp.preflight import gather, points, show
+    from nano_exp.preflight import fixes, gather, points, show
 
     if given.rules:
         print(show.rules_json() if given.json else show.rules_table())
@@ -31,7 +32,7 @@ def _check(given: argparse.Namespace) -> int:
     wanted = points.expanded(given.overrides)
     ignore = preflight.ignored(wanted.frozen)
     facts = gather.facts(wanted.frozen, wanted.parameters, submitting=False)
-    report = preflight.examine(wanted.frozen, facts, ignore)
+    report = fixes.true_fixes(preflight.examine(wanted.frozen, facts, ignore), wanted.frozen, facts, Path.cwd())
     if wanted.skipped and not given.json:
         launched.skipped(wanted.skipped, wanted.frozen)
     print(show.as_json(report) if given.json else show.as_text(report))

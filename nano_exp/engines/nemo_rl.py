@@ -353,7 +353,7 @@ def _refuse_other_ray(found: Mapping[int, str]) -> None:
         raise UserError(
             f"another Ray runs on this host (raylet {pid}, address {address})",
             "NeMo RL's memory report looks for Ray by its processes and stops with an error when it finds two",
-            "end it if it is a leftover, or have the node alone (sbatch --exclusive)",
+            "end it if it is a leftover, or have the node alone: site.exclusive=true",
         )
 
 

@@ -18,11 +18,10 @@ from typing import Any
 from nano_exp import files, runs, versions
 from nano_exp.errors import UserError
 from nano_exp.peaks import FILE
-from nano_exp.planner import gpus, job, phases
+from nano_exp.planner import gpus, job, models, phases
 from nano_exp.planner.gpus import NAMES, Constants, Gpu
 from nano_exp.planner.job import Job
 from nano_exp.planner.ranges import GIB, Range, exactly
-from nano_exp.planner.verdict import foreign_model
 
 #: GiB. How far a recorded peak may be from the true one: samples are seconds apart.
 PEAK_SD = 0.7
@@ -84,7 +83,7 @@ def collect(results: Path, wanted: str | None) -> tuple[dict[str, list[Peak]], l
                     left.append(f"{name}: a {record['gpu']} is not in gpus.yaml")
                 elif wanted is not None and gpu.name != wanted:
                     continue
-                elif stranger := foreign_model(config):
+                elif stranger := models.unknown(models.named(config)):
                     left.append(f"{name}: {stranger}")
                 else:
                     peaks = list(peaks_of(job.of_config(config), record["gib"], name))

@@ -8,7 +8,7 @@ from typing import Any
 
 from nano_exp import versions
 from nano_exp.errors import UserError
-from nano_exp.planner import architecture, layouts
+from nano_exp.planner import architecture, layouts, models
 from nano_exp.planner.architecture import Architecture
 from nano_exp.planner.layouts import Layout, Shape
 from nano_exp.planner.values import flag, get, real, section, text, whole
@@ -135,7 +135,7 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
             f"--mean-length {max(longest // 2, 1)}, or a larger --max-length",
         )
     if model is None:
-        model = architecture.from_facts(section(config, "model"))
+        model = architecture.from_facts(models.named(config))
     generation = _generation(config, nodes, per_node)
     m, total = section(policy, "megatron_cfg"), nodes * per_node
     optimizer = section(m, "optimizer")

@@ -11,13 +11,13 @@ from functools import lru_cache
 from typing import Any
 
 from nano_exp.errors import UserError
-from nano_exp.planner import inference, job, layouts, search
+from nano_exp.planner import inference, job, layouts, models, search
 from nano_exp.planner.gpus import Constants, Gpu, constants, gpu
 from nano_exp.planner.job import Job
 from nano_exp.planner.layouts import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, PACKED
 from nano_exp.planner.phases import SHARE, Phase, deciding, phases
 from nano_exp.planner.ranges import GIB
-from nano_exp.planner.values import get, text
+from nano_exp.planner.values import text
 
 
 @dataclass(frozen=True)
@@ -53,29 +53,19 @@ def judge(config: Mapping[str, Any], gpu_name: str) -> Verdict:
     UserError: no such GPU, or a cluster that cannot be
     """
     device, known = gpu(gpu_name), constants(gpu_name)
-    stranger = foreign_model(config)
-    if stranger:
+    embedded = text(config, "engine.name") == "embedded"
+    if not embedded and (stranger := models.unknown(models.named(config))):
         return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", stranger)
     try:
         read = job.of_config(config)
     except UserError as error:
-        if not get(config, "model.model_type"):
+        if embedded:
             return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"{error.found}: {error.why}")
         raise
     broken = layouts.problems(read.layout, read.architecture, read.shape)
     if any(one.rule in ("pipeline_divides", "experts_divide", "world_divides", "tensor_divides") for one in broken):
         return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"the layout is not valid: {broken[0].why}")
     return judge_job(read, device, known)
-
-
-def foreign_model(config: Mapping[str, Any]) -> str:
-    """Why the facts of `model` are not those of policy.model_name; "" where they are, or where it is a local folder."""
-    name, facts = text(config, "policy.model_name"), text(config, "model.hf_id")
-    if not name or not facts or name.startswith(("/", ".", "~")):
-        return ""
-    if name.replace("-Base", "") == facts.replace("-Base", ""):
-        return ""
-    return f"policy.model_name={name} is not {facts}, the model whose facts are known"
 
 
 @lru_cache(maxsize=4096)

@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: sinfo's format that `parse_nodes` reads: partition, up or down, time limit, job size, nodes, CPUs, GRES, state.
-SINFO = "%P|%a|%l|%s|%D|%c|%G|%t"
+#: sinfo's format that `parse_nodes` reads: partition, up or down, time limit, job size, nodes, CPUs, GRES, state, and
+#: whether jobs share nodes.
+SINFO = "%P|%a|%l|%s|%D|%c|%G|%t|%h"
 ASSOCIATIONS = "account,partition,qos,maxsubmitjobs,maxwall"
 QOS = "name,maxwall,maxsubmitpu"
 
@@ -27,6 +28,7 @@ class Nodes:
     cpus: of a node
     gpus: (type, count) of a node; the type is "" where Slurm does not say
     state: as sinfo abbreviates it: idle, mix, alloc, down*, drain, ...
+    exclusive: a job there has its nodes alone, whatever it asks for (OverSubscribe=EXCLUSIVE)
     """
 
     partition: str
@@ -38,6 +40,7 @@ class Nodes:
     cpus: int
     gpus: tuple[tuple[str, int], ...]
     state: str
+    exclusive: bool = False
 
     def gpu_count(self, kind: str = "") -> int:
         """GPUs of a node, of one type where that is named."""
@@ -120,9 +123,9 @@ def parse_nodes(text: str) -> tuple[Nodes, ...]:
     found = []
     for line in text.splitlines():
         parts = line.split("|")
-        if len(parts) != 8 or not parts[4].isdigit():
+        if len(parts) != 9 or not parts[4].isdigit():
             continue
-        name, up, limit, size, count, cpus, gres, state = (part.strip() for part in parts)
+        name, up, limit, size, count, cpus, gres, state, sharing = (part.strip() for part in parts)
         largest = _number(size.rpartition("-")[2])
         cores = int(re.sub(r"\D.*", "", cpus) or 0)  # `64+` where nodes differ
         found.append(
@@ -136,6 +139,7 @@ def parse_nodes(text: str) -> tuple[Nodes, ...]:
                 cores,
                 parse_gpus(gres),
                 state,
+                sharing.upper().startswith("EXCLUSIVE"),
             )
         )
     return tuple(found)

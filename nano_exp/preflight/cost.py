@@ -32,7 +32,7 @@ def checkpoints(c: View) -> Kept | None:
     keep_top_k ones, the newest, and the one being written (utils/checkpoint.py, remove_old_checkpoints). LoRA saves
     less.
     """
-    parameters, period = c.model.get("total_parameters"), c.number("checkpointing.save_period")
+    parameters, period = c.known_model.get("total_parameters"), c.number("checkpointing.save_period")
     if not c.on("checkpointing.enabled") or type(parameters) is not int or not (c.megatron or c.dtensor):
         return None
     weights, state = BYTES["megatron" if c.megatron else "dtensor"]

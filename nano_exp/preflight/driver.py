@@ -56,8 +56,8 @@ def validation_data(c: View) -> Iterator[Found]:
     yield Found(
         tuple(key for key in keys if c.has(key)),
         "validation is on and there is no data set for it, neither named nor split from the training set",
-        "data.validation={...} as data.train has it, ++data.train.split_validation_size=0.05, "
-        "or grpo.val_period=0 with val_at_start and val_at_end false",
+        "data.validation={...} as data.train has it, or ++data.train.split_validation_size=0.05, or grpo.val_period=0 "
+        "grpo.val_at_start=false grpo.val_at_end=false",
     )
 
 

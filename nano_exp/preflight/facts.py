@@ -24,11 +24,13 @@ class ModelFiles:
     folder: its snapshot, or the folder it was named by; None when it is not there
     parsers: tool parsers' files in it
     template: the chat template's text; None when it cannot be read
+    weights: whether weights lie in it
     """
 
     folder: Path | None
     parsers: tuple[str, ...] = ()
     template: str | None = None
+    weights: bool = False
 
 
 @dataclass
@@ -67,6 +69,10 @@ class Facts:
         self.good_values: dict[str, Any] = {}
 
 
+#: Files that hold a model's weights.
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
 def model_files(model: str, hf_home: str | None) -> ModelFiles:
     """What lies on this host for a model."""
     folder = nemo_rl_checkout.snapshot(model, hf_home)
@@ -80,7 +86,8 @@ def model_files(model: str, hf_home: str | None) -> ModelFiles:
             break
         except (OSError, UnicodeDecodeError):
             continue
-    return ModelFiles(folder, parsers, template)
+    weights = any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
+    return ModelFiles(folder, parsers, template, weights)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def _known(c: View) -> KnownKeys | None:
 PASSED_ON = {"policy.megatron_cfg.optimizer": "Megatron's OptimizerConfig"}
 
 
-@rule()
+@rule(instead=True)
 def unknown_key(c: View) -> Iterator[Found]:
     """A key that neither the version's types nor its recipes have is not read (a warning where `+` asked for it).
 
@@ -55,7 +55,7 @@ def unknown_key(c: View) -> Iterator[Found]:
                     (key,),
                     f"recipes of NeMo RL {known.raw.version} carry this key, and GRPO does not read it: the run would "
                     "be the same without it",
-                    f"{shown} (which it reads), or leave it out" if shown else "leave it out",
+                    f"{shown} instead (NeMo RL reads it), or leave it out" if shown else "leave it out",
                 )
             continue
         reader = next((reader for section, reader in PASSED_ON.items() if key.startswith(f"{section}.")), "")

@@ -112,15 +112,21 @@ def filtered_sampling_and_tensor_parallel(c: View) -> Iterator[Found]:
     )
 
 
+def packed_parts(c: View) -> int | None:
+    """Equal parts that Megatron cuts a packed sequence into."""
+    if c.cp is None or c.tp is None:
+        return None
+    sequence_parallel = c.tp > 1 and c.on("policy.megatron_cfg.sequence_parallel")
+    return product(2 * c.cp if c.cp > 1 else 1, c.tp if sequence_parallel else 1)
+
+
 @rule(30, versions=">=v0.6.0")
 def packing_alignment(c: View) -> Iterator[Found]:
     """Megatron cuts each packed sequence into equal parts for context and sequence parallel."""
     multiple = c.number(DIVISIBLE)
-    if not c.megatron or not c.packing or c.cp is None or c.tp is None or multiple is None:
+    parts = packed_parts(c)
+    if not c.megatron or not c.packing or multiple is None:
         return
-    parts = product(
-        2 * c.cp if c.cp > 1 else 1, c.tp if c.tp > 1 and c.on("policy.megatron_cfg.sequence_parallel") else 1
-    )
     if parts is not None and multiple % parts:
         yield Found(
             (DIVISIBLE, "policy.megatron_cfg.context_parallel_size", c.tp_key, "policy.megatron_cfg.sequence_parallel"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from nano_exp.preflight.late import DIVISIBLE, packed_parts
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
 
@@ -21,11 +23,12 @@ def context_parallel_packs(c: View) -> Iterator[Found]:
     if not c.megatron or (c.cp or 1) < 2:
         return
     if not c.packing:
+        parts, now = packed_parts(c) or 1, c.number(DIVISIBLE) or 1
+        also = f" {DIVISIBLE}={math.lcm(parts, max(now, 1))}" if now % parts else ""
         yield Found(
             (f"{CFG}.context_parallel_size", "policy.sequence_packing.enabled"),
             "context parallel cuts packed sequences, and packing is off",
-            f"policy.sequence_packing.enabled=true with policy.make_sequence_length_divisible_by={2 * (c.cp or 1)} or "
-            f"a multiple, or {CFG}.context_parallel_size=1",
+            f"policy.sequence_packing.enabled=true{also}, or {CFG}.context_parallel_size=1",
         )
     if c.on(f"{CFG}.use_linear_ce_fusion_loss"):
         yield Found(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from nano_exp.errors import UserError
-from nano_exp.planner import gpus, judge
+from nano_exp.planner import gpus, judge, models
 from nano_exp.planner.phases import GENERATION, SHARE
 from nano_exp.preflight import generation, vllm
 from nano_exp.preflight.place import gpu_types
@@ -30,6 +30,12 @@ def memory_fits(c: View) -> Iterator[Found]:
             verdict.fix or "another parallelism= or more GPUs: `nano-exp plan` lists the layouts that fit",
             severity="error" if verdict.klass == "no" else "warning",
         )
+
+
+def not_checked(views: Iterable[View]) -> tuple[str, ...]:
+    """Models whose memory, disk and cost cannot be judged, one line each."""
+    strangers = (models.unknown(c.known_model) for c in views if c.engine == "nemo_rl")
+    return tuple(f"memory, disk and the cost of checkpoints ({why})" for why in dict.fromkeys(strangers) if why)
 
 
 #: What the memory of vLLM's phases hangs on.

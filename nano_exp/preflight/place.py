@@ -140,6 +140,26 @@ def nodes_fit(c: View) -> Iterator[Found]:
         )
 
 
+@rule(place=True)
+def node_alone(c: View) -> Iterator[Found]:
+    """A single-node run has its node alone, or all GPUs of it: beside another Ray NeMo RL stops.
+
+    `memory_summary(stats_only=True, ...)` (utils/memory_tracker.py) looks for Ray by its processes, whoever's they are.
+    """
+    extra = c.facts.parameters.get("additional_parameters") or {}
+    own_ray = c.launcher("engine").get("ray_address", "local") in ("local", None)
+    if c.nodes != 1 or not c.gpus or not own_ray or c.site.get("exclusive") is True or extra.get("exclusive"):
+        return
+    shared = [n for n in _nodes(c) or () if n.gpu_count() > c.gpus and not n.exclusive]
+    if shared:
+        yield Found(
+            ("cluster.gpus_per_node",),
+            f"nodes of partition {shared[0].partition} have {shared[0].gpu_count()} GPUs and are shared: another run "
+            "may be on the same one, and NeMo RL stops where it sees a second Ray",
+            "site.exclusive=true (the node alone; better in conf/site)",
+        )
+
+
 #: GPUs that the planner has no constants for, by the names that sites give them, and their memory in GB. Types that are
 #: sold with two sizes stand with the larger one: nothing is said against them.
 OTHER_GPUS = {
@@ -295,7 +315,7 @@ def _max_array(answers: Answers) -> int | None:
 _OF_THE_MOMENT = re.compile(r"busy|not available|unavailable|down|drain|reserved", re.IGNORECASE)
 
 
-@rule(place=True, engine=ANY)
+@rule(place=True, engine=ANY, asked=True)
 def slurm_accepts(c: View) -> Iterator[Found]:
     """Slurm itself, asked with sbatch --test-only for the largest run, would take the job."""
     test = c.facts.answers.test if c.facts.answers is not None else None

@@ -46,6 +46,8 @@ class Rule:
     versions: the NeMo RL versions where it holds, as ">=v0.6.0", "<v0.6.0" or both with a comma; "" for all
     place: whether it is about the machine and not about the config (`ignore=[place]` skips all of those)
     engine: the engine whose configs it judges
+    asked: whether its verdict is Slurm's on this very launch, so that another config cannot be judged without asking
+    instead: whether its fix is typed instead of the key that was found, and not beside it
     """
 
     name: str
@@ -57,6 +59,8 @@ class Rule:
     engine: str
     topic: str
     check: Check
+    asked: bool = False
+    instead: bool = False
 
     def holds(self, version: tuple[int, ...]) -> bool:
         """Whether the rule is one of this NeMo RL version."""
@@ -82,6 +86,8 @@ def rule(
     versions: str = "",
     place: bool = False,
     engine: str = "nemo_rl",
+    asked: bool = False,
+    instead: bool = False,
 ) -> Callable[[Check], Check]:
     """Register a rule under its function's name."""
 
@@ -91,7 +97,7 @@ def rule(
             raise ValueError(f"two rules are called {name}")
         summary = (check.__doc__ or "").strip().splitlines()[0]
         topic = check.__module__.rpartition(".")[2]
-        RULES[name] = Rule(name, summary, severity, number, versions, place, engine, topic, check)
+        RULES[name] = Rule(name, summary, severity, number, versions, place, engine, topic, check, asked, instead)
         return check
 
     return register

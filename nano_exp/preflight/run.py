@@ -11,6 +11,7 @@ from nano_exp.preflight import cost as costs
 from nano_exp.preflight.cost import Cost
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
+from nano_exp.preflight.memory import not_checked
 from nano_exp.preflight.place import ANY, start_line
 from nano_exp.preflight.registry import PLACE, RULES, Rule
 from nano_exp.preflight.view import View
@@ -87,6 +88,11 @@ def applies(rule: Rule, view: View) -> bool:
     return rule.engine in (view.engine, ANY) and rule.holds(view.version)
 
 
+def rules_of(view: View) -> list[Rule]:
+    """The rules about a config's engine and version."""
+    return [rule for rule in RULES.values() if applies(rule, view)]
+
+
 def findings(view: View, rules: Iterable[Rule]) -> list[Finding]:
     """What these rules say of one config."""
     found = [finding for rule in rules for finding in rule.findings(view)]
@@ -108,7 +114,7 @@ def examine(wanted: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
     for index, view in enumerate(views):
         kind = (view.engine, view.version)
         if kind not in chosen:
-            chosen[kind] = [rule for rule in RULES.values() if applies(rule, view)]
+            chosen[kind] = rules_of(view)
         for finding in findings(view, chosen[kind]):
             where = seen.setdefault(finding, [])
             if not where or where[-1] != index:
@@ -123,7 +129,7 @@ def examine(wanted: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
         tuple(frozen.overrides for frozen in wanted),
         tuple(g for g in groups if not _ignored(g, ignore)),
         tuple(g for g in groups if _ignored(g, ignore)),
-        silent,
+        (*silent, *not_checked(views)),
         start_line(facts.answers.test) if facts.answers is not None else "",
         costs.cost(views, facts.parameters),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from nano_exp.engines import entry
 from nano_exp.engines.nemo_rl_checkout import PARSER_NAME, PARSER_PATTERN
 from nano_exp.preflight.facts import ModelFiles
+from nano_exp.preflight.finding import Severity
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
 
@@ -55,6 +56,38 @@ def tool_parser_on(c: View) -> Iterator[Found]:
             f"{c.model.get('name')} writes its tool calls for {own['name']}",
             f"{CHAT}.tool_parser={own['name']}",
             severity="warning",
+        )
+
+
+@rule(place=True, severity="warning")
+def model_there(c: View) -> Iterator[Found]:
+    """The model's weights are where the nodes look for them, or the nodes can download them.
+
+    An error where site.network is false; nothing is said where it is true.
+    """
+    name, home = str(c.get("policy.model_name") or ""), c.site.get("hf_home")
+    network = c.site.get("network")
+    if not name or name.startswith(("/", ".", "~")) or network is True:
+        return  # a folder may be a container's
+    severity: Severity = "error" if network is False else "warning"
+    if home and not c.facts.is_dir(str(home)):
+        yield Found(
+            (),
+            "there is no such folder on this host: models, data sets and conversions are looked for in it",
+            f"mkdir -p {home}, on a file system that every node sees; or site.hf_home=/where/it/is",
+            f"site.hf_home={home}",
+            severity=severity,
+        )
+        return
+    files = _files(c)
+    if files is not None and not files.weights:
+        where = home or "HF_HOME"
+        yield Found(
+            ("policy.model_name",),
+            f"its weights are not in {where} on this host"
+            + (", and this site's nodes have no network" if network is False else ": every node would download them"),
+            f"hf download {name} with HF_HOME={home or '...'}; site.network says whether nodes reach a network",
+            severity=severity,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from nano_exp import versions
 from nano_exp.freeze import LAUNCHER_KEYS
+from nano_exp.planner import models
 from nano_exp.preflight.facts import Facts
 
 
@@ -117,9 +118,18 @@ class View:
         return env if isinstance(env, dict) else {}
 
     @cached_property
+    def known_model(self) -> Mapping[str, Any]:
+        """Facts about the model that policy.model_name names, with the keys of conf/model; its name alone where none
+        are known."""
+        return models.named(self.config)
+
+    @cached_property
     def model(self) -> Mapping[str, Any]:
-        """Facts about the model (conf/model)."""
-        return self.launcher("model")
+        """The same; of a folder that is not on this host (a container's), those of the model that was chosen, whose
+        weights it likely holds."""
+        known = self.known_model
+        folder = str(self.get("policy.model_name") or "").startswith(("/", ".", "~"))
+        return self.launcher("model") if folder and not known.get("model_type") else known
 
     @cached_property
     def typed(self) -> dict[str, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from planner_case import CONSTANTS, H100, config, read
 
 from nano_exp import freeze, planner
 from nano_exp.errors import UserError
-from nano_exp.planner import phases
+from nano_exp.planner import models, phases
 from nano_exp.planner.verdict import klass_of
 
 SIX = [(m, c) for m in ("nano_9b", "nano_12b", "nano_30b") for c in ("1n8g", "2n8g")]
@@ -91,8 +93,32 @@ def test_another_model_than_the_facts_is_not_judged() -> None:
     said = planner.judge(config("model=nano_9b", "cluster=1n8g", "policy.model_name=Qwen/Qwen2.5-1.5B"), "h100-80")
     assert (said.klass, said.fix) == ("unknown", "")
     assert "Qwen/Qwen2.5-1.5B" in said.why
-    local = planner.judge(config("model=nano_9b", "cluster=1n8g", "policy.model_name=/models/mine"), "h100-80")
-    assert local.klass == "fits"
+    absent = planner.judge(config("model=nano_9b", "cluster=1n8g", "policy.model_name=/models/mine"), "h100-80")
+    assert absent.klass == "unknown"
+
+
+def test_the_model_that_is_named_is_judged_and_not_the_one_that_was_chosen(tmp_path: Path) -> None:
+    """A name of conf/model's has its facts; a folder, and what lies in HF_HOME, those of its own config.json."""
+    wide = ("model=nano_9b", "cluster=1n8g", "policy.train_micro_batch_size=1", "policy.logprob_batch_size=1")
+    thirty = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
+    nine, other = (
+        planner.judge(config(*wide), "h100-80"),
+        planner.judge(config(*wide, f"policy.model_name={thirty}"), "h100-80"),
+    )
+    assert nine.klass != "no" and other.klass == "no"
+    facts = models.named(config(*wide, f"policy.model_name={thirty}"))
+    cached = tmp_path / "hub/models--a--b/snapshots/1"
+    for folder in (tmp_path / "own", cached):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(dict(facts)))
+    by_folder = planner.judge(config(*wide, f"policy.model_name={tmp_path / 'own'}"), "h100-80")
+    in_cache = planner.judge(config(*wide, "policy.model_name=a/b", f"site.hf_home={tmp_path}"), "h100-80")
+    assert by_folder == in_cache == other
+    (cached / "config.json").write_text("{")
+    models._on_disk.cache_clear()
+    assert (
+        planner.judge(config(*wide, "policy.model_name=a/b", f"site.hf_home={tmp_path}"), "h100-80").klass == "unknown"
+    )
 
 
 def test_an_invalid_layout_is_not_judged() -> None:

@@ -51,6 +51,6 @@ def test_what_does_not_divide_is_named_with_its_number() -> None:
 def test_a_model_without_facts_is_not_judged(rule: str, row: tuple[str, ...]) -> None:
     bare = [f"model.{name}=null" for name in ("model_type", "n_routed_experts", "num_hidden_layers", "n_groups")]
     bare += [f"model.{name}=null" for name in ("num_attention_heads", "num_key_value_heads", "mamba_num_heads")]
-    bare += ["model.intermediate_size=null", "model.hybrid_override_pattern=null"]
+    bare += ["policy.model_name=no/body", "model.intermediate_size=null", "model.hybrid_override_pattern=null"]
     sizes = (f"{TP}=16", f"{PP}=4", f"{EP}=3", f"{V}.tensor_parallel_size=16", f"{D}.context_parallel_size=2")
     assert not said(rule, row, (*bare, *sizes))

@@ -19,9 +19,9 @@ from nano_exp.preflight.place import gpu_gb, start_line
 # --- parsers, on answers recorded from Slurm 22.05 (the mini cluster) and from the manuals' forms --------------------
 
 SINFO = """\
-batch*|up|infinite|1-infinite|2|64|gpu:h100:8|idle
-urgent|up|4:00:00|1-4|1|64+|gpu:a100:4(S:0-1),gpu:v100:2|mix
-cpu|down|2-00:00:00|1|10|128|(null)|down*
+batch*|up|infinite|1-infinite|2|64|gpu:h100:8|idle|NO
+urgent|up|4:00:00|1-4|1|64+|gpu:a100:4(S:0-1),gpu:v100:2|mix|EXCLUSIVE
+cpu|down|2-00:00:00|1|10|128|(null)|down*|YES:4
 nonsense
 """
 CONFIG = """\
@@ -34,7 +34,7 @@ MaxArraySize            = 1001
 def test_sinfo() -> None:
     assert answers.parse_nodes(SINFO) == (
         Nodes("batch", True, True, None, None, 2, 64, (("h100", 8),), "idle"),
-        Nodes("urgent", False, True, 240.0, 4, 1, 64, (("a100", 4), ("v100", 2)), "mix"),
+        Nodes("urgent", False, True, 240.0, 4, 1, 64, (("a100", 4), ("v100", 2)), "mix", True),
         Nodes("cpu", False, False, 2880.0, 1, 10, 128, (), "down*"),
     )
 
@@ -232,6 +232,20 @@ def test_checkpoints_want_room() -> None:
     seen.disk_free = lambda path: 10**14  # type: ignore[assignment]
     assert not said("disk_free", TWELVE, facts=seen)
     assert not said("disk_free", TWELVE, ("checkpointing.enabled=false",), facts=facts(new=4))
+
+
+def test_a_run_that_leaves_gpus_of_a_shared_node_asks_for_the_node_alone() -> None:
+    """Two single-node runs on one node are two Rays, and NeMo RL stops where it sees two."""
+    four = ("cluster.gpus_per_node=4",)
+    (found,) = said("node_alone", TWELVE, four, facts=facts())
+    assert found.severity == "error" and found.fix.startswith("site.exclusive=true")
+    assert not said("node_alone", TWELVE, facts=facts()), "all GPUs of its nodes"
+    assert not said("node_alone", TWELVE, (*four, "site.exclusive=true"), facts=facts())
+    assert not said("node_alone", TWELVE, (*four, "engine.ray_address=10.0.0.1:6379"), facts=facts())
+    assert not said("node_alone", TWELVE_2, four, facts=facts()), "several nodes have a Ray of their own ports"
+    assert not said("node_alone", TWELVE, four, facts=facts(partition="urgent")), "OverSubscribe=EXCLUSIVE"
+    typed = facts(additional_parameters={"exclusive": True})
+    assert not said("node_alone", TWELVE, four, facts=typed)
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------

@@ -78,6 +78,27 @@ def test_a_model_in_the_hubs_cache_is_found(tmp_path: Path) -> None:
     assert not said("tool_parser_file", NINE, home)
 
 
+def test_weights_that_are_not_there_are_told_as_the_sites_network_allows(tmp_path: Path) -> None:
+    home = ("policy.model_name=org/name", f"site.hf_home={tmp_path}")
+    (found,) = said("model_there", TWELVE, home)
+    assert found.severity == "warning" and f"hf download org/name with HF_HOME={tmp_path}" in found.fix
+    (found,) = said("model_there", TWELVE, (*home, "site.network=false"))
+    assert found.severity == "error" and "no network" in found.cause
+    assert not said("model_there", TWELVE, (*home, "site.network=true"))
+    snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert said("model_there", TWELVE, (*home, "site.network=false")), "a config alone trains nothing"
+    (snapshot / "model-00001-of-00002.safetensors").write_text("")
+    assert not said("model_there", TWELVE, (*home, "site.network=false"))
+
+
+def test_a_home_of_models_that_is_not_there_is_told(tmp_path: Path) -> None:
+    (found,) = said("model_there", TWELVE, (f"site.hf_home={tmp_path / 'none'}", "site.network=false"))
+    assert found.severity == "error" and found.found == f"site.hf_home={tmp_path / 'none'}"
+    assert not said("model_there", TWELVE, (f"policy.model_name={tmp_path}",)), "a folder is looked at where it is"
+
+
 def test_a_parser_that_is_named_has_to_be_there(model: Path) -> None:
     assert said("tool_parser_file", NINE, (f"{PLUGIN}={model}/none.py",))
     assert not said("tool_parser_file", NINE, (f"{PLUGIN}={model}/nemotron_toolcall_parser_no_streaming.py",))
