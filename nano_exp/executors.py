@@ -52,7 +52,7 @@ class ManifestSlurmExecutor(SlurmExecutor):
         text = self._make_submission_file_text(self._submitit_command_str, uid="")
         # submitit always asks for a signal, which would kill every process of the steps, and sets a wckey of its own.
         lines = [s for s in text.splitlines() if not s.startswith(("#SBATCH --signal", "#SBATCH --wckey=submitit"))]
-        return "\n".join(line for line in lines if line != "export SUBMITIT_EXECUTOR=slurm") + "\n"
+        return "\n".join(_literal(line) for line in lines if line != "export SUBMITIT_EXECUTOR=slurm") + "\n"
 
     def check(self, **parameters: Any) -> None:
         """`update_parameters` with submitit's complaint in three parts."""
@@ -63,6 +63,15 @@ class ManifestSlurmExecutor(SlurmExecutor):
             raise UserError(
                 f"hydra.launcher: {str(error).splitlines()[0]}", "submitit has no such parameter", f"one of: {valid}"
             ) from error
+
+
+def _literal(line: str) -> str:
+    """The line, where it names the file for the job's output with a folder of which no part is a pattern of Slurm's."""
+    option = "#SBATCH --output="
+    if not line.startswith(option):
+        return line
+    folder, _, name = shlex.split(line.removeprefix(option))[0].rpartition("/")
+    return option + shlex.quote(f"{folder.replace('%', '%%')}/{name}")
 
 
 class ManifestLocalExecutor(LocalExecutor):

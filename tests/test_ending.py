@@ -47,7 +47,7 @@ def scontrol(tmp_path: Path) -> dict[str, str]:
 
 def launched(folder: Path, checkout: Path) -> tuple[Path, Path]:
     """A launch's folder and its run's."""
-    few = ("grpo.max_num_steps=4", "checkpointing.save_period=1", "site.fence_s=0")
+    few = ("grpo.max_num_steps=4", "checkpointing.save_period=1", "site.fence_s=0", "engine.ray_address=none")
     launch = prepared(folder, *standin(checkout), *few)
     return launch.dir, launch.arrays[0].rows[0].dir
 

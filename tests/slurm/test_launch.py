@@ -402,3 +402,15 @@ def test_status_needs_no_accounting(lab: Lab) -> None:
     run = lab.run()
     assert lab.status(**broken)[run.id]["state"] == "done"
     assert "nothing to submit" in lab.launch(*SMALL, **broken).text
+
+
+def test_a_results_folder_may_have_slurms_patterns_in_its_name(lab: Lab) -> None:
+    """Slurm would put a job's number in place of `%j`, find no such folder, and end the job before its first line."""
+    lab.folder = lab.folder / "a %j %A%x 100%"
+    lab.folder.mkdir()
+    lab.launch(*SMALL)
+    lab.wait_ended()
+    (run,) = lab.runs()
+    assert_executed_once(run)
+    (log,) = (lab.launches()[0] / "slurm").iterdir()
+    assert "attempt 1 of run" in log.read_text()
