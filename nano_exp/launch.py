@@ -290,6 +290,8 @@ def look(
             "the same command later; `scontrol ping` says whether it is up",
             code=4,
         )
+    if report.tokens and wanted[0].config["slurm"]["where"] == "slurm":
+        print("\n".join(report.tokens))
     return report
 
 

@@ -56,7 +56,7 @@ def told(run: Run, config: Mapping[str, Any]) -> Told:
         "run": f"{run.name}/{run.id}",
         "launch": sent.launch if sent else run.record.get("launch"),
         "overrides": [redact(override) for override in run.overrides],
-        "axes": {key: redact(value) if isinstance(value, str) else value for key, value in point.items()},
+        "axes": point,
         "commit": git.get("commit"),
         "uncommitted_changes": git.get("dirty"),
         "nemo_rl": run.record.get("nemo_rl"),
@@ -85,7 +85,7 @@ def _launch_file(run: Run, launch: Any, name: str) -> dict[str, Any]:
 def _axes(run: Run, manifest: Mapping[str, Any]) -> dict[str, Value]:
     """The run's values of what differed among the points of its launch."""
     listed = manifest.get("axes")
-    typed = axes.typed(run.overrides)
+    typed = axes.typed(map(redact, run.overrides))
     keys = [str(key) for key in listed] if isinstance(listed, list) else []
     return {key: typed[key] if key in typed else run.value(key) for key in keys}
 

@@ -76,6 +76,8 @@ def _status(given: argparse.Namespace) -> int:
         print(f"no run here is {given.state.replace(',', ' or ')}", file=sys.stderr)
     else:
         print(table.table(found, asked.error, text.terminal_width()))
+        if said := table.unsent(found):
+            print(f"\n{said}")
     return 0
 
 

@@ -43,6 +43,7 @@ class Facts:
     parameters: hydra.launcher's
     submitting: whether this is a launch and not a look
     answers: what Slurm said; None when it was not asked
+    env_names: what env.yaml gives to the attempts beside `environ`
     new: runs of this launch per array that have no folder in the store yet, by (shape, name)
     """
 
@@ -51,6 +52,7 @@ class Facts:
     submitting: bool = True
     answers: Answers | None = None
     new: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    env_names: frozenset[str] = frozenset()
 
     @property
     def elsewhere(self) -> bool:

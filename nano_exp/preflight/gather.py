@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nano_exp import identity, slurm, submit
+from nano_exp import environment, identity, slurm, submit
+from nano_exp.errors import UserError
 from nano_exp.freeze import Frozen
 from nano_exp.plan import Row
 from nano_exp.preflight import answers
@@ -31,10 +32,19 @@ def facts(wanted: Sequence[Frozen], parameters: Mapping[str, Any], submitting: b
     submitting: whether this is a launch and not a look
     inside: whether the allocation is there already
     """
-    found = Facts(parameters=dict(parameters), submitting=submitting, new=_new(wanted))
+    found = Facts(parameters=dict(parameters), submitting=submitting, new=_new(wanted), env_names=_env_names())
     if found.new and not inside and wanted[0].config["slurm"]["where"] == "slurm":  # Slurm knows the others already
         found.answers = ask(wanted, parameters)
     return found
+
+
+def _env_names() -> frozenset[str]:
+    """What env.yaml gives. One that cannot be read is the launch's to refuse."""
+    try:
+        path = environment.find(Path.cwd())
+        return frozenset(environment.read(path)) if path is not None else frozenset()
+    except UserError:
+        return frozenset()
 
 
 def _new(wanted: Sequence[Frozen]) -> Counter[tuple[str, ...]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from nano_exp.errors import UserError, nearest
 from nano_exp.freeze import Frozen
 from nano_exp.preflight import cost as costs
+from nano_exp.preflight import tokens
 from nano_exp.preflight.cost import Cost
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
@@ -40,6 +41,7 @@ class Report:
     skipped: what could not be looked at, one line each
     start: when Slurm would start the largest run, in words; empty where it does not say
     cost: what the points cost at most
+    tokens: which are there, and what that means, one line each
     """
 
     points: tuple[tuple[str, ...], ...]
@@ -48,6 +50,7 @@ class Report:
     skipped: tuple[str, ...] = ()
     start: str = ""
     cost: Cost = NO_COST
+    tokens: tuple[str, ...] = ()
 
     @property
     def errors(self) -> list[Group]:
@@ -132,6 +135,7 @@ def examine(wanted: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
         (*silent, *not_checked(views)),
         start_line(facts.answers.test) if facts.answers is not None else "",
         costs.cost(views, facts.parameters),
+        tuple(tokens.lines([frozen.config for frozen in wanted], facts.environ, facts.env_names)),
     )
 
 

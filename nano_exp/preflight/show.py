@@ -106,7 +106,7 @@ def _count(found: list[Group], word: str) -> str:
 def as_text(report: Report) -> str:
     """The whole report."""
     errors = groups(report, report.errors) if report.errors else ""
-    lines = [errors, warnings(report), *report.cost.lines(), report.start, summary(report)]
+    lines = [errors, warnings(report), *report.cost.lines(), report.start, *report.tokens, summary(report)]
     return "\n".join(line for line in lines if line)
 
 
@@ -141,6 +141,7 @@ def as_json(report: Report) -> str:
             "warnings": len(report.warnings),
             "not_checked": list(report.skipped),
             "start": report.start or None,
+            "tokens": list(report.tokens),
             "cost": {
                 "gpu_hours": cost.gpu_hours,
                 "largest_gpu_hours": cost.largest_gpu_hours,

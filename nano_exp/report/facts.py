@@ -90,7 +90,7 @@ def read(run_dir: Path, launches: Launches) -> Facts:
     record = {key: whole.record[key] for key in RECORD if key in whole.record}
     run = Run(run_dir, record, list(newest.values()), whole.damaged)
     tried = [Attempt(a.number, a.dir, a.owner, _cut_end(a.end)) for a in runs.attempts(run_dir)]
-    last = whole.events[-1].time if whole.events else whole.created
+    last = next((event.time for event in reversed(whole.events) if event.kind != "synced"), whole.created)
     found = Facts(run, tried, started, last, progress.newest(run_dir))
     found.job = job(run, launches)
     sent = state.submission(run)

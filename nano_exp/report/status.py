@@ -41,6 +41,7 @@ class Line:
     cause, remedy: of the last attempt's failure: a key of triage.causes(), and what to type against it
     stalled_s: for how long there was no new step when the watchdog looked last; None where it does not stall
     next: what to type, or what happens by itself; may be empty
+    unsent: whether it has ended, recorded W&B offline, and has steps that nano-exp sync has not sent
     point: key -> value on each axis of the runs of its name, typed or not; empty where they have none
     """
 
@@ -66,6 +67,7 @@ class Line:
     created: float
     dir: str
     damaged: list[str]
+    unsent: bool = False
 
 
 def lines(results: Path, wanted: Sequence[str], asked: Asked, now: float | None = None) -> list[Line]:
@@ -241,7 +243,15 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
         created=run.created,
         dir=str(run.dir),
         damaged=run.damaged,
+        unsent=_unsent(facts, now, end),
     )
+
+
+def _unsent(facts: Facts, now: State, end: Mapping[str, Any]) -> bool:
+    sent = facts.run.last("synced")
+    step = sent.data.get("step") if sent is not None else None
+    known = step if isinstance(step, int) else 0
+    return end.get("wandb") == "offline" and now.kind not in state.ACTIVE and facts.newest.step > known
 
 
 def _nonfinite(facts: Facts, now: State, end: Mapping[str, Any]) -> str:

@@ -70,3 +70,13 @@ def remark(line: Line) -> str:
     if line.next:
         parts.append(line.next)
     return "; ".join(dict.fromkeys(parts))
+
+
+def unsent(found: Sequence[Line]) -> str:
+    """What W&B lacks of these runs, and what to type; empty where it lacks nothing."""
+    names = sorted({line.name for line in found if line.unsent})
+    count = sum(line.unsent for line in found)
+    if not count:
+        return ""
+    runs = "1 run that has ended" if count == 1 else f"{count} runs that have ended"
+    return f"W&B lacks steps of {runs}: nano-exp sync {' '.join(names) if len(names) <= 3 else ''}".rstrip()

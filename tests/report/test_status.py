@@ -14,7 +14,7 @@ from core_case import Answer, aged, dead_process, intend, make_attempt, make_run
 from nano_exp import files, predecessors, runs, slurm, state
 from nano_exp.errors import UserError
 from nano_exp.predecessors import Wait
-from nano_exp.report import status
+from nano_exp.report import status, table
 from nano_exp.report.advice import ending
 from nano_exp.report.status import Line
 from nano_exp.runs import Owner
@@ -393,3 +393,27 @@ def test_an_array_that_waits_for_its_canary_says_so(results: Path) -> None:
     folder = make_run(results, run="r0", record={"max_steps": 10})
     runs.record_event(folder, "submit", launch="L", array=0, task=0, after_attempt=0, canary=True)
     assert line(results, f"12_0|PENDING|{JOB}|Dependency").why == "waits for its launch's canary"
+
+
+def test_runs_that_ended_and_recorded_wandb_offline_are_to_be_sent_until_they_were(results: Path) -> None:
+    folder = sent(results)
+    with runs.open_metrics(folder) as file:
+        file.write(runs.metrics_line({"step": 4, "train/reward": 0.5}))
+    made = tried(folder)
+    assert not line(results, f"12_0|RUNNING|{JOB}|None").unsent
+    (made / "end.json").write_text(json.dumps({"kind": "done", "wandb": "offline"}))
+    found = line(results)
+    assert found.unsent and table.unsent([found]) == "W&B lacks steps of 1 run that has ended: nano-exp sync name"
+    [before] = status.lines(results, [], Answer(()), NOW)
+    runs.record_event(folder, "synced", step=4)
+    [found] = status.lines(results, [], Answer(()), NOW)
+    assert not found.unsent and table.unsent([found]) == "" and found.age_s == before.age_s
+
+
+@pytest.mark.parametrize("mode", ["online", "", "disabled"])
+def test_runs_that_logged_to_wandb_or_have_it_off_are_not_to_be_sent(results: Path, mode: str) -> None:
+    folder = sent(results)
+    with runs.open_metrics(folder) as file:
+        file.write(runs.metrics_line({"step": 4, "train/reward": 0.5}))
+    tried(folder, end={"kind": "done", "wandb": mode})
+    assert not line(results).unsent
