@@ -145,7 +145,7 @@ def refuse_several_sweeps(loader: ConfigLoader, typed: Sequence[Override]) -> No
         choices = [c for some in compose.choices_of(override) for c in (some if isinstance(some, list) else [some])]
         if not isinstance(override.value(), str):
             mistyped = next(mistakes.diagnose(loader, [str(override.input_line)]), None)
-            raise mistyped or _one_sweep(str(override.input_line), f"sweeps={choices[0]}")
+            raise mistyped or _one_sweep(str(override.input_line), f"sweeps={choices[0]}" if choices else "sweeps=lr")
 
 
 def _one_sweep(typed: str, one: str) -> UserError:

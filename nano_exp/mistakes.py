@@ -72,9 +72,9 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
             yield _unparsable(text)
     groups = all_groups(config_loader)
     for override in parsed:
-        if override.key_or_group == "sweeps":
-            yield from _bad_sweep(override)
         group = override.key_or_group
+        if group in _OPTIONAL:
+            yield from _bad_optional(override)
         if group in groups and group not in _OPTIONAL and not group.startswith("hydra"):
             yield from _left_out(config_loader, group, override)
         if group in groups and not override.is_delete():
@@ -109,6 +109,8 @@ def _bad_key(adviser: Adviser, override: Override) -> Iterator[UserError]:
         yield UserError(text, "+ adds a key, and the config has this one", text.removeprefix("+"))
     elif key in adviser.keys and isinstance(there, dict) and not _is_section(override):
         yield _no_section(adviser, override)
+    elif key in adviser.keys and isinstance(there, dict) and not (override.is_add() or override.is_force_add()):
+        yield from _bad_mapping(adviser, override)
     elif key in adviser.keys or override.is_add() or override.is_force_add():
         return
     elif key in adviser.theirs and adviser.composes(f"++{text}"):
@@ -134,9 +136,24 @@ def _no_section(adviser: Adviser, override: Override) -> UserError:
     )
 
 
+def _bad_mapping(adviser: Adviser, override: Override) -> Iterator[UserError]:
+    """A mapping sets keys of a section, and adds none."""
+    key = override.key_or_group
+    for value in choices_of(override):
+        for name in value if isinstance(value, dict) else {}:
+            if f"{key}.{name}" not in adviser.keys:
+                yield UserError(
+                    str(override.input_line),
+                    f"{key} has no key {name}; it has {', '.join(list(adviser.at(key))[:MOST_NAMES])}",
+                    f"leave {name} out, or add it: ++{key}.{name}=<its value>",
+                )
+
+
 def _bad_deletion(adviser: Adviser, override: Override) -> Iterator[UserError]:
     key = override.key_or_group
     if key in adviser.keys:
+        if adviser.at(key) is None:
+            yield UserError(f"~{key}", "it is null, which Hydra takes for not there", f"leave ~{key} out")
         return
     above = key.rpartition(".")[0]
     if isinstance(adviser.at(above), list):
@@ -291,12 +308,12 @@ def _models() -> dict[str, str]:
     return found
 
 
-def _bad_sweep(override: Override) -> Iterator[UserError]:
-    if override.is_add() or override.is_force_add():
-        text = str(override.input_line)
-        yield UserError(text, "a sweep is chosen, not added", text.lstrip("+"))
-    elif not override.is_sweep_override() and not override.is_delete() and override.value() is None:
-        yield UserError(str(override.input_line), "no sweep is what a launch has by itself", "leave it out")
+def _bad_optional(override: Override) -> Iterator[UserError]:
+    text, group = str(override.input_line), override.key_or_group
+    if not override.is_sweep_override() and not override.is_delete() and override.value() is None:
+        yield UserError(text, f"no {group.removesuffix('s')} is what a launch has by itself", f"leave {text} out")
+    elif override.is_add() or override.is_force_add():
+        yield UserError(text, f"a {group.removesuffix('s')} is chosen, not added", text.lstrip("+"))
 
 
 def _value(override: Override) -> str:

@@ -42,6 +42,7 @@ def _list_of(fits: Callable[[Any], bool], length: int | None = None) -> Callable
     return lambda value: isinstance(value, list) and len(value) in (length or len(value),) and all(map(fits, value))
 
 
+WHOLE = Kind("a whole number", lambda value: type(value) is int)
 COUNT = Kind("a whole number, at least 1", lambda value: type(value) is int and value >= 1)
 NUMBER = Kind("a number", _is_number)
 POSITIVE = Kind("a number, at least 0", lambda value: _is_number(value) and value >= 0)
@@ -52,7 +53,7 @@ TEXTS = Kind("a list of texts", _list_of(_is_text))
 NUMBERS = Kind("two numbers", _list_of(_is_number, 2))
 PORTS = Kind("two ports, the lowest and the highest", _list_of(lambda port: type(port) is int, 2))
 SECTION = Kind("a section of keys", lambda value: isinstance(value, Mapping))
-VARIABLES = Kind("variables by name (+site.env.NAME=VALUE)", lambda value: value is None or isinstance(value, Mapping))
+VARIABLES = Kind("a section of names and values, or null", lambda value: value is None or isinstance(value, Mapping))
 #: What has its own reader, with words of its own.
 ANY = Kind("anything", lambda value: True)
 
@@ -87,6 +88,11 @@ SETTINGS: dict[str, Kind] = {
     **{f"engine.ports.{key}": COUNT for key in ("gcs", "client", "dashboard")},
     "engine.ports.workers": PORTS,
 }
+#: What nano-exp itself reads of the engine's sections.
+READ = {
+    **dict.fromkeys(("cluster.num_nodes", "cluster.gpus_per_node", "grpo.max_num_steps"), WHOLE),
+    **{"nemo_rl.version": TEXT, "nemo_rl.scripts": SECTION, "nemo_rl.scripts.grpo": TEXT, "nemo_rl.scripts.gym": TEXT},
+}
 #: The launcher's own sections -> the files of conf/ that have all of their keys.
 OWN = {
     **dict.fromkeys(("run", "slurm", "sweep"), ("config",)),
@@ -94,6 +100,8 @@ OWN = {
     "optimizer": ("optimizer/adamw", "optimizer/tiny"),
     "engine": ("engine/nemo_rl",),
 }
+#: Those of them that only conf/config.yaml has; a site or an engine may be an older copy that lacks a newer key.
+_WHOLE_SECTIONS = ("run", "slurm")
 #: Sections that every run has.
 SECTIONS = ("run", "slurm", "site", "optimizer", "engine", "nemo_rl", "cluster", "grpo", "policy")
 
@@ -116,6 +124,24 @@ def require(config: Mapping[str, Any], whole: bool = True) -> None:
         if section != "engine" or (config.get("engine") or {}).get("name") == "nemo_rl":  # the other judges its own
             for key, value in _values(config.get(section) or {}, section):
                 _require_value(key, value)
+    for key in _always_read() if whole else ():
+        _require_kind(key, _there(config, key), READ.get(key, ANY))
+    if "wandb" in (config.get("logger") or {}):
+        _require_kind("logger.wandb", config["logger"]["wandb"], VARIABLES)
+
+
+@cache
+def _always_read() -> tuple[str, ...]:
+    return (*READ, *sorted(name for name in names() if name.split(".")[0] in _WHOLE_SECTIONS))
+
+
+def _there(config: Mapping[str, Any], key: str) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            raise UserError(f"no {key} in the config", "the launcher reads it", f"leave ~{key} out of the command")
+        node = node[part]
+    return node
 
 
 @cache
@@ -157,7 +183,10 @@ def _values(section: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
 def _require_value(key: str, value: Any) -> None:
     if key not in names():
         raise _unread(key, value)
-    kind = SETTINGS.get(key, ANY)
+    _require_kind(key, value, SETTINGS.get(key, ANY))
+
+
+def _require_kind(key: str, value: Any, kind: Kind) -> None:
     if not (isinstance(value, str) and ("${" in value or value == "???")) and not kind.fits(value):
         raise UserError(f"{key}={shown(value)}", f"it is {kind.says}", instead(key, value, kind))
 
