@@ -133,8 +133,9 @@ def test_a_run_that_is_done_is_left_alone(folder: Path, checkout: Path) -> None:
 def test_what_a_job_cannot_train_is_refused_and_nothing_written(
     folder: Path, checkout: Path, more: list[str], found: str
 ) -> None:
+    words = [word for word in standin(checkout) if not word.startswith("engine.")]  # the tiny run's engine has none
     with pytest.raises(UserError) as refused:
-        start(folder, *standin(checkout), *more)
+        start(folder, *words, *more)
     assert found in refused.value.found
     assert everything_below(folder) == []
 
