@@ -422,3 +422,51 @@ def test_an_offline_file_that_was_cut_is_read_as_far_as_it_is_whole(tmp_path: Pa
         assert len(offline.read(path).rows) <= whole
     path.write_bytes(data[: len(data) // 2])
     assert 10 < len(offline.read(path).rows) < whole
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_killed_and_resumed_is_in_wandb_what_metrics_jsonl_says(
+    tmp_path: Path, service: Service
+) -> None:
+    """Two attempts of the embedded engine, the first killed; each offline file, their union and W&B, key by key."""
+    words = [word for word in core_case.TINY if not word.startswith("grpo.max_num_steps")]
+    words += ["grpo.max_num_steps=40", "checkpointing.save_period=10", "grpo.val_period=5"]
+    env = {"WANDB_MODE": None, "HOME": str(tmp_path)}
+    launched = core_case.start_launch(tmp_path, *words, **env)
+    core_case.wait_for(lambda: any(len(told_by(p.parent)) > 14 for p in rows_of(tmp_path)), "step 14", 120)
+    run_dir = rows_of(tmp_path)[0].parent
+    owner = runs.attempts(run_dir)[0].owner
+    assert owner is not None
+    for pid in (launched.pid, owner.pid):  # the engine dies with its attempt
+        os.kill(pid, signal.SIGKILL)
+    launched.wait()
+    core_case.wait_for(lambda: runs.local_alive(owner) is False, "the attempt's death")
+    time.sleep(1)
+    core_case.wait_for(lambda: len(offline.load(run_dir / "logs")[0].rows) > 14, "wandb's own process", 30)
+    told = told_by(run_dir)
+    [first] = offline.load(run_dir / "logs")
+    assert {step: first.rows[step] for step in told} == told
+    sync(tmp_path, service)
+    [sent] = service.runs.values()
+    saved = max(int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*"))
+    assert sent.steps == list(range(saved + 1))
+
+    again = core_case.nano_exp(tmp_path, "retry", run_dir.name, timeout=120, **env)
+    assert again.returncode == 0, again.stderr
+    told = told_by(run_dir)
+    union = offline.extras(offline.load(run_dir / "logs"), runs.load(run_dir))
+    assert {step: extra.values for step, extra in union.items()} == told
+    [outcome] = sync(tmp_path, service)
+    assert outcome["kind"] == "sent" and sent.steps == list(range(41))
+    for row in sent.history:
+        assert {key: value for key, value in row.items() if not key.startswith("_")} == told[row["_step"]]
+
+
+def rows_of(folder: Path) -> list[Path]:
+    return list(folder.glob("results/*/*/metrics.jsonl"))
+
+
+def told_by(run_dir: Path) -> dict[int, dict[str, Any]]:
+    return {row.step: dict(row.values) for row in merged(runs.read_metrics(run_dir))}
