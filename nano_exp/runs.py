@@ -210,10 +210,10 @@ def create(run_dir: Path, config: Mapping[str, Any], record: Mapping[str, Any]) 
     finally:
         if not made:
             shutil.rmtree(staging, ignore_errors=True)
-            _remove_empty(run_dir.parent, run_dir.parent.parent)
+            remove_empty(run_dir.parent, run_dir.parent.parent)
 
 
-def _remove_empty(*folders: Path) -> None:
+def remove_empty(*folders: Path) -> None:
     """Inner ones first; the first one that has something in it ends it."""
     for folder in folders:
         try:
@@ -229,7 +229,7 @@ def discard(run_dir: Path) -> None:
     grave = run_dir.with_name(f".refused-{run_dir.name}-{uuid.uuid4().hex[:8]}")
     run_dir.rename(grave)
     shutil.rmtree(grave, ignore_errors=True)
-    _remove_empty(run_dir.parent, run_dir.parent.parent)
+    remove_empty(run_dir.parent, run_dir.parent.parent)
 
 
 # --- attempts -------------------------------------------------------------------------------------------------------

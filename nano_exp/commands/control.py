@@ -1,4 +1,4 @@
-"""cancel and retry: what is done to runs that exist."""
+"""cancel, retry and rm: what is done to runs that exist."""
 
 from __future__ import annotations
 
@@ -37,6 +37,22 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     of_runs(what)
     retry.add_argument("-y", "--yes", action="store_true", help="do not ask where an id is that of several runs")
     retry.set_defaults(run=_retry)
+
+    remove = commands.add_parser(
+        "rm",
+        parents=[results],
+        help="remove runs with all of their files; asks first, never an active one",
+        epilog="nano-exp rm r3f9",
+    )
+    of_runs(remove.add_argument("what", nargs="+", metavar="RUN|NAME", help="run ids, or names: all runs of it"))
+    remove.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    remove.set_defaults(run=_remove)
+
+
+def _remove(given: argparse.Namespace) -> int:
+    from nano_exp import remove
+
+    return remove.remove(folder(given), _meant(given, given.what, "rm"), given.yes, _confirm)
 
 
 def _cancel(given: argparse.Namespace) -> int:
