@@ -16,12 +16,13 @@ import hydra
 from omegaconf import DictConfig
 
 from nano_exp import app
+from nano_exp.launch import hydra_plugins
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    # Every launch, single ones too, goes through nano_exp.launcher; Hydra calls this only where that was overridden.
-    raise app.not_our_path()
+    # Every launch, single ones too, goes through nano_exp.launch.hydra_plugins; Hydra calls this where that is not so.
+    raise hydra_plugins.not_our_path()
 
 
 if __name__ == "__main__":

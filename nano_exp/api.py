@@ -8,12 +8,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, overload
 
-from nano_exp import axes, runs
-from nano_exp.asked import Asked
 from nano_exp.errors import UserError
+from nano_exp.index.cache import Cache
 from nano_exp.report import status
-from nano_exp.report.cache import Cache
 from nano_exp.report.status import Line
+from nano_exp.store import axes, runs
+from nano_exp.store.asked import Asked
 
 
 class Run:

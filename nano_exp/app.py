@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nano_exp.compose import conf_tree
 from nano_exp.errors import UserError
+from nano_exp.launch.hydra_plugins import not_our_path
 
 
 def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> int:
@@ -32,24 +34,25 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
     from hydra._internal.hydra import Hydra
     from hydra.types import RunMode
 
-    from nano_exp import compose, launch, launcher, resolvers, secrets
-    from nano_exp.recipes import own
+    from nano_exp import credentials
+    from nano_exp.compose import recipe_file, resolvers
+    from nano_exp.launch import flow, hydra_plugins
 
     # Hydra would compose everything once more to read hydra.mode, which is refused where it is another.
     Hydra.get_mode = lambda *_, **__: RunMode.MULTIRUN  # type: ignore[method-assign]
     resolvers.register()
-    launcher.register(how or launch.launch)
+    hydra_plugins.register(how or flow.launch)
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as launch.py left it
             signal.signal(signal.SIGINT, signal.default_int_handler)
         _refuse_bytes(sys.argv[1:])
-        secrets.refuse_overrides(sys.argv[1:])  # first: what follows may show them
+        credentials.refuse_overrides(sys.argv[1:])  # first: what follows may show them
         _refuse_other_mode(sys.argv[1:])
         _require_optuna(sys.argv[1:])
-        own.register(sys.argv[1:], compose.CONF_DIR)
+        recipe_file.register(sys.argv[1:], conf_tree.CONF_DIR)
         main()
         sys.stdout.flush()  # here, where a reader that went away is no fault
-        return launch.exit_code
+        return flow.exit_code
     except UserError as error:
         print(error, file=sys.stderr)
         return error.code
@@ -94,7 +97,7 @@ def _require_optuna(arguments: Sequence[str]) -> None:
 
 def report(error: Exception) -> int:
     """A mistake in words; our own fault as a traceback, saying so."""
-    from nano_exp import mistakes
+    from nano_exp.compose.compose import TYPED
 
     cause: BaseException | None = error
     while cause is not None:  # Hydra wraps what its plugins raise
@@ -102,7 +105,7 @@ def report(error: Exception) -> int:
             print(cause, file=sys.stderr)
             return cause.code
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, mistakes.TYPED) and _from_composing(error):
+    if isinstance(error, TYPED) and _from_composing(error):
         print(_explained(error), file=sys.stderr)
         return 2
     traceback.print_exc()
@@ -113,7 +116,8 @@ def report(error: Exception) -> int:
 def _from_composing(error: BaseException) -> bool:
     """Whether it was raised while Hydra read arguments and composed, not in our own code after it."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if Path(f.filename).parent.name == "nano_exp" and Path(f.filename).name != "app.py"]
+    here = Path(__file__)
+    ours = [f for f in frames if Path(f.filename) != here and Path(f.filename).is_relative_to(here.parent)]
     return not ours
 
 
@@ -121,7 +125,7 @@ def _explained(error: Exception) -> UserError:
     from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
 
-    from nano_exp import compose, mistakes
+    from nano_exp.advice import mistakes
 
     if str(error).startswith("No trials are completed"):
         return UserError(
@@ -136,14 +140,5 @@ def _explained(error: Exception) -> UserError:
         return UserError(
             "--cfg with -m", "--cfg shows one composed config, and -m asks for several", "leave -m and the commas out"
         )
-    with compose.loader() as config_loader:
+    with conf_tree.loader() as config_loader:
         return mistakes.explain(error, config_loader, arguments.overrides)
-
-
-def not_our_path() -> UserError:
-    """hydra.mode=RUN or another launcher would call the task function itself."""
-    return UserError(
-        "hydra.mode=RUN, or a hydra/launcher other than nano_exp",
-        "a launch goes through nano-exp's launcher, also for a single run; there is nothing to call here",
-        "leave hydra.mode and hydra/launcher out; cluster=local runs on this machine",
-    )

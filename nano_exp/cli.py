@@ -13,8 +13,8 @@ from pathlib import Path
 
 import nano_exp
 from nano_exp.errors import UserError, nearest
+from nano_exp.index.selection import RESULTS_ENV, default_results
 
-RESULTS_ENV = "NANO_EXP_RESULTS"
 #: The modules of the commands (nano_exp/commands/__init__.py says what is in one), in the order of --help -> what
 #: stands above them there.
 COMMANDS = {
@@ -28,11 +28,6 @@ COMMANDS = {
     "nano_exp.commands.recipes": "Versions of NeMo RL",
     "nano_exp.commands.complete": "In the shell",
 }
-
-
-def default_results() -> Path:
-    """Where runs are looked for: NANO_EXP_RESULTS, or ./results as a launch from here would write."""
-    return Path(os.environ.get(RESULTS_ENV) or "results").expanduser().resolve()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from nano_exp import secrets
+from nano_exp import credentials
 from nano_exp.errors import UserError
 
 FILE = "env.yaml"
@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, str]:
     UserError: not there, not its owner's alone, or not a flat mapping; no message shows anything of its content
     """
     values = parse(_text(path), path)
-    secrets.remember(values)
+    credentials.remember(values)
     return values
 
 
@@ -81,7 +81,7 @@ _SERVICES = ("HF_", "HUGGING_FACE_", "WANDB_")
 
 def tokens(environ: Mapping[str, str]) -> list[str]:
     """Names of the variables that sound like secrets and hold something."""
-    return sorted(name for name, value in environ.items() if value and secrets.secret_name(name))
+    return sorted(name for name, value in environ.items() if value and credentials.secret_name(name))
 
 
 def carried(environ: Mapping[str, str]) -> list[str]:

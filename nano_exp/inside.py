@@ -20,12 +20,16 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from nano_exp import app, compose, files, launch, runs, show, submit
-from nano_exp.compose import Point
+from nano_exp import app, files
+from nano_exp.compose import conf_tree
+from nano_exp.compose.compose import Point
+from nano_exp.compose.family import Sibling
+from nano_exp.compose.sweep import Constraint
 from nano_exp.errors import UserError
-from nano_exp.family import Sibling
-from nano_exp.submit import Shape
-from nano_exp.sweep import Constraint
+from nano_exp.launch import flow, hydra_plugins, show, submit
+from nano_exp.slurm import shapes
+from nano_exp.slurm.shapes import Shape
+from nano_exp.store import runs
 
 SWEEP = "slurm/sweep.sbatch"
 
@@ -158,12 +162,12 @@ class Train:
                 f"python launch.py -m ... submit=false, which prints how to send {SWEEP}",
             )
         parameters = {**parameters, **self.have.place}  # a retry goes where this job was
-        wish = launch.read(points, parameters, folder, constraints)
+        wish = flow.read(points, parameters, folder, constraints)
         self._require_inside(wish)
-        shape = submit.shape(wish.wanted[0].config)
+        shape = shapes.shape(wish.wanted[0].config)
         if wish.switches["dry_run"]:
-            launch.dry_run(wish, parameters)
-        launch.check(wish.wanted, parameters, submitting=not wish.switches["dry_run"], inside=True)
+            flow.dry_run(wish, parameters)
+        flow.check(wish.wanted, parameters, submitting=not wish.switches["dry_run"], inside=True)
         remark = require_shape(self.have, shape, self.command)
         if wish.switches["dry_run"]:
             return
@@ -172,7 +176,7 @@ class Train:
         with submit.lock(wish.results):
             made = wish.plan()
             show.plan(made)
-            launch.report_changed(made)
+            flow.report_changed(made)
             if not made.to_submit:
                 show.nothing_to_do(made)
                 return
@@ -186,7 +190,7 @@ class Train:
         print(f"\nlaunch {ready.id}: {made.to_submit[0].id} executes here, in job {self.have.job}")
         self.script = ready.dir / "array-0.sbatch"
 
-    def _require_inside(self, wish: launch.Wish) -> None:
+    def _require_inside(self, wish: flow.Wish) -> None:
         if wish.terms.after or wish.terms.canary:
             raise UserError(
                 f"{'after' if wish.terms.after else 'canary'}= in job {self.have.job}",
@@ -208,9 +212,9 @@ class Train:
             )
 
 
-@hydra.main(version_base="1.3", config_path=str(compose.CONF_DIR), config_name=compose.CONFIG_NAME)
+@hydra.main(version_base="1.3", config_path=str(conf_tree.CONF_DIR), config_name=conf_tree.CONFIG_NAME)
 def _composed(cfg: DictConfig) -> None:
-    raise app.not_our_path()
+    raise hydra_plugins.not_our_path()
 
 
 # --- the runs of a launch that is frozen ----------------------------------------------------------------------------

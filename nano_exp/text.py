@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 
@@ -69,3 +69,17 @@ def short_title(overrides: Sequence[str]) -> str:
 def as_typed(value: object) -> str:
     """A value as one would type it: null, true, [1, 2], words without quotes."""
     return value if isinstance(value, str) and value else json.dumps(value, default=str)
+
+
+Say = Callable[[str], None]
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 5 h 12 min, 2 d 3 h: two units at most."""
+    total = max(0, round(seconds))
+    days, rest = divmod(total, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, left = divmod(rest, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (left, "s")]
+    first = next((i for i, (n, _) in enumerate(parts) if n), 3)
+    return " ".join(f"{n} {unit}" for n, unit in parts[first : first + 2] if n) or "0 s"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from core_case import TINY, Finished, copy_standin, launch
 
-from nano_exp.engines import nemo_rl
+from nano_exp.engines.nemo_rl import engine
 
 #: A developer's own key: launches prepared in this process would ask for it in attempts, whose environment tests make.
 os.environ.pop("WANDB_API_KEY", None)
@@ -17,8 +17,8 @@ os.environ.pop("WANDB_API_KEY", None)
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Ray of somebody else's is seen in this process, as on a workstation where one runs; given folders are read."""
-    look = nemo_rl.ray_addresses
-    monkeypatch.setattr(nemo_rl, "ray_addresses", lambda proc=None: {} if proc is None else look(proc))
+    look = engine.ray_addresses
+    monkeypatch.setattr(engine, "ray_addresses", lambda proc=None: {} if proc is None else look(proc))
 
 
 @pytest.fixture(scope="session")

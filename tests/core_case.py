@@ -19,9 +19,14 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from pace import limit
 
-from nano_exp import compose, plan, runs, slurm, submit
-from nano_exp.freeze import Frozen, freeze
-from nano_exp.runs import Owner
+from nano_exp import slurm
+from nano_exp.advice import mistakes
+from nano_exp.compose import compose, conf_tree
+from nano_exp.compose.freeze import Frozen, freeze
+from nano_exp.launch import plan, submit
+from nano_exp.planner import auto
+from nano_exp.store import runs
+from nano_exp.store.runs import Owner
 
 ROOT = Path(__file__).resolve().parents[1]
 STANDIN = ROOT / "tests" / "standin"
@@ -114,7 +119,7 @@ def start_attempt(launched: Path, array: int = 0, *arguments: str, **env: str) -
 
 
 def attempt_argv(launched: Path, array: int | str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "nano_exp.attempt", str(launched), "--array", str(array), *arguments]
+    return [sys.executable, "-m", "nano_exp.job", str(launched), "--array", str(array), *arguments]
 
 
 def attempt_env(launched: Path, **env: str) -> dict[str, str]:
@@ -169,14 +174,20 @@ def holding(folder: Path, words: Iterable[str], besides: Iterable[Path] = ()) ->
 
 @cache
 def config_loader() -> ConfigLoader:
-    with compose.loader() as found:
+    with conf_tree.loader() as found:
         return found
 
 
 @cache
 def point(*overrides: str) -> compose.Point:
     """One really composed point; composing the same twice costs once."""
-    return compose.compose_points(config_loader(), [list(overrides)])[0]
+    return compose_points(config_loader(), [list(overrides)])[0]
+
+
+def compose_points(loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[compose.Point]:
+    """Points one by one, each composed by Hydra, mistakes in words: what the fast path is held to."""
+    with mistakes.explained(loader):
+        return [auto.compose_point(loader, one) for one in overrides]
 
 
 def frozen(folder: Path, *overrides: str) -> Frozen:

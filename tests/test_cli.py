@@ -29,8 +29,9 @@ from core_case import (
 from pace import limit
 
 import nano_exp as nano_exp_package
-from nano_exp import cli, runs
+from nano_exp import cli
 from nano_exp.report import logs, status, table
+from nano_exp.store import runs
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -487,7 +488,15 @@ def test_the_help_loads_no_module_that_does_work() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     loaded = set(done.stdout.split())
     assert loaded >= set(cli.COMMANDS)
-    slow = {"yaml", "omegaconf", "hydra", "submitit", "nano_exp.runs", "nano_exp.compose", "nano_exp.report.status"}
+    slow = {
+        "yaml",
+        "omegaconf",
+        "hydra",
+        "submitit",
+        "nano_exp.store.runs",
+        "nano_exp.compose.compose",
+        "nano_exp.report.status",
+    }
     assert not loaded & slow
 
 

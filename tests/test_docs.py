@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nano_exp.identity import LEFT_OUT
-from nano_exp.preflight import show as preflight_show
-from nano_exp.state import MEANING
+from nano_exp.preflight import wording as preflight_show
+from nano_exp.store.identity import LEFT_OUT
+from nano_exp.store.state import MEANING
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from core_case import frozen
 
-from nano_exp import compose, files, freeze, preflight
+from nano_exp import files, preflight
+from nano_exp.compose import compose
 from nano_exp.errors import UserError
-from nano_exp.preflight import gather, points
+from nano_exp.launch import gather, points
+from nano_exp.store import run_config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -60,7 +62,9 @@ def test_the_pages_have_commands() -> None:
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe file of the reader's."""
     path = tmp_path_factory.mktemp("recipes") / "mine.yaml"
-    path.write_text(files.dump_yaml(freeze.engine_config(frozen(path.parent, "model=nano_9b", "cluster=1n8g").config)))
+    path.write_text(
+        files.dump_yaml(run_config.engine_config(frozen(path.parent, "model=nano_9b", "cluster=1n8g").config))
+    )
     return path
 
 

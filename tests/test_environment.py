@@ -22,9 +22,11 @@ from core_case import (
     wait_for,
 )
 
+from nano_exp import credentials, files
 from nano_exp import environment as module
-from nano_exp import files, runs, secrets, submit
 from nano_exp.errors import UserError
+from nano_exp.launch import submit
+from nano_exp.store import runs
 
 CANARY = "canary-77c1e04b"
 PLACE = Path("/where/env.yaml")
@@ -33,7 +35,7 @@ PLACE = Path("/where/env.yaml")
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     yield
-    secrets._remembered.clear()
+    credentials._remembered.clear()
 
 
 def written(folder: Path, text: str, mode: int = 0o600) -> Path:
@@ -138,7 +140,7 @@ def test_a_file_that_others_can_open_is_refused(tmp_path: Path, mode: int) -> No
         module.read(path)
     assert f"mode {mode:04o}" in caught.value.found
     assert caught.value.fix == f"chmod 600 {path}"
-    assert secrets.redact(CANARY) == CANARY  # nothing of it was taken in
+    assert credentials.redact(CANARY) == CANARY  # nothing of it was taken in
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o700])
@@ -225,10 +227,10 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 
 def test_what_was_read_is_taken_out_of_texts_and_refused_in_configs(tmp_path: Path) -> None:
     module.read(written(tmp_path, f"JUDGE: {CANARY}\nSHORT: abc\nKEY: |\n  -----BEGIN-----\n  line-of-a-key\n"))
-    said = secrets.redact(f"at {CANARY}! line-of-a-key abc")
-    assert said == f"at {secrets.REMOVED}! {secrets.REMOVED} abc"
+    said = credentials.redact(f"at {CANARY}! line-of-a-key abc")
+    assert said == f"at {credentials.REMOVED}! {credentials.REMOVED} abc"
     with pytest.raises(UserError) as caught:
-        secrets.refuse({"env": {"judge": {"header": f"Bearer {CANARY}"}}})
+        credentials.refuse({"env": {"judge": {"header": f"Bearer {CANARY}"}}})
     assert "env.judge.header" in caught.value.found
     assert "JUDGE" in caught.value.found
     assert CANARY not in str(caught.value)
@@ -308,7 +310,7 @@ def test_an_end_is_recorded_without_the_secret_that_an_error_shows(tmp_path: Pat
     ready, _ = waiting(tmp_path, checkout, f"JUDGE: {CANARY}\n", f"site.python=/none/{CANARY}/python")
     done = attempt(ready.dir)
     assert done.returncode == 2
-    assert f"site.python=/none/{secrets.REMOVED}/python" in str(last_end(ready)["why"])
+    assert f"site.python=/none/{credentials.REMOVED}/python" in str(last_end(ready)["why"])
     folder = ready.arrays[0].rows[0].dir
     assert holding(folder / "attempts", [CANARY]) == []
     assert holding(folder / "events", [CANARY]) == []

@@ -11,11 +11,13 @@ import pytest
 from core_case import ROOT, Answer, environment, everything_below, make_attempt, point, prepared, standin
 from pace import limit
 
-from nano_exp import files, inside, runs, show, slurm, state, submit
-from nano_exp.asked import job_lookup
+from nano_exp import files, inside, slurm
 from nano_exp.errors import UserError
 from nano_exp.inside import Allocation, Train, allocation, require_shape
-from nano_exp.submit import Shape
+from nano_exp.launch import show, submit
+from nano_exp.slurm.shapes import Shape
+from nano_exp.store import runs, state
+from nano_exp.store.asked import job_lookup
 
 BATCH = {
     "SLURM_JOB_ID": "31",
@@ -99,7 +101,7 @@ def test_the_first_start_freezes_the_run_for_this_job(folder: Path, checkout: Pa
     train = start(folder, *standin(checkout))
     (launch,) = (folder / "results" / ".launches").glob("2*")
     assert train.script == launch / "array-0.sbatch"
-    assert "-m nano_exp.attempt" in train.script.read_text()
+    assert "-m nano_exp.job" in train.script.read_text()
     assert train.record.read_text() == f"{launch}\n"
     assert runs.jobs_of(folder / "results", launch.name) == {0: "31"}
     assert files.read_json(launch / "manifest.json")["parameters"] == {"timeout_min": 90, "partition": "gpu"}

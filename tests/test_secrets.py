@@ -9,7 +9,9 @@ import pytest
 from core_case import ROOT, config_loader, frozen, point, standin
 from omegaconf import OmegaConf
 
-from nano_exp import compose, freeze, mistakes, secrets
+from nano_exp import credentials
+from nano_exp.advice import mistakes
+from nano_exp.compose import compose, freeze
 from nano_exp.errors import UserError
 
 CANARY = "canary-5f1d0c"
@@ -27,7 +29,7 @@ HEX40 = "0123456789abcdef0123456789abcdef01234567"
 
 def refusal(config: dict[str, Any]) -> str:
     with pytest.raises(UserError) as caught:
-        secrets.refuse(config)
+        credentials.refuse(config)
     return str(caught.value)
 
 
@@ -67,7 +69,7 @@ def test_a_key_that_is_named_for_a_secret_is_refused_whatever_it_holds(key: str)
 
 def test_forty_hex_digits_are_a_wandb_key_only_where_one_could_be() -> None:
     assert HEX40 not in refusal({"logger": {"wandb": {"x": HEX40}}})
-    secrets.refuse({"nemo_rl": {"commit": HEX40}, "data": {"revision": HEX40}})
+    credentials.refuse({"nemo_rl": {"commit": HEX40}, "data": {"revision": HEX40}})
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ HARMLESS: dict[str, Any] = {
 
 
 def test_what_only_sounds_like_a_secret_passes() -> None:
-    secrets.refuse(HARMLESS)
+    credentials.refuse(HARMLESS)
 
 
 def shipped() -> list[tuple[str, str]]:
@@ -204,29 +206,31 @@ def test_explaining_a_failed_composition_does_not_show_it_either(override: str) 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "MY_SECRET", "DB_PASSWORD", "hf_token"])
 def test_a_variable_that_sounds_like_a_secret_holds_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, CANARY)
-    assert secrets.known()[CANARY] == name
-    assert secrets.redact(f"401 for {CANARY}.") == f"401 for {secrets.REMOVED}."
+    assert credentials.known()[CANARY] == name
+    assert credentials.redact(f"401 for {CANARY}.") == f"401 for {credentials.REMOVED}."
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN_PATH", "TOKENIZERS_PARALLELISM", "SECRET_FILE", "HF_HOME"])
 def test_a_variable_that_says_where_a_secret_lies_holds_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, CANARY)
-    assert secrets.redact(CANARY) == CANARY
-    secrets.refuse({"a": CANARY})
+    assert credentials.redact(CANARY) == CANARY
+    credentials.refuse({"a": CANARY})
 
 
 def test_the_path_of_a_file_with_a_secret_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"/{CANARY}/no/file")
-    secrets.refuse({"site": {"container": {"mounts": [f"{tmp_path}:{tmp_path}"]}}})
-    assert secrets.redact(f"{tmp_path} /{CANARY}/no/file") == f"{tmp_path} {secrets.REMOVED}"
+    credentials.refuse({"site": {"container": {"mounts": [f"{tmp_path}:{tmp_path}"]}}})
+    assert credentials.redact(f"{tmp_path} /{CANARY}/no/file") == f"{tmp_path} {credentials.REMOVED}"
 
 
 def test_short_values_and_parts_of_longer_ones_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_TOKENS", "31999")
     monkeypatch.setenv("A_TOKEN", CANARY)
     monkeypatch.setenv("B_TOKEN", f"{CANARY}-and-more")
-    assert secrets.redact(f"31999 {CANARY}-and-more {CANARY}") == f"31999 {secrets.REMOVED} {secrets.REMOVED}"
+    assert (
+        credentials.redact(f"31999 {CANARY}-and-more {CANARY}") == f"31999 {credentials.REMOVED} {credentials.REMOVED}"
+    )
 
 
 ADDRESS = "http://me:pa55word@proxy.example:3128"
@@ -234,7 +238,7 @@ ADDRESS = "http://me:pa55word@proxy.example:3128"
 
 def test_a_password_in_an_address_is_refused_and_redacted() -> None:
     assert "pa55word" not in refusal({"site": {"env": {"http_proxy": ADDRESS}}})
-    assert secrets.redact(f"+{ADDRESS}") == f"+http://me:{secrets.REMOVED}@proxy.example:3128"
+    assert credentials.redact(f"+{ADDRESS}") == f"+http://me:{credentials.REMOVED}@proxy.example:3128"
 
 
 @pytest.mark.parametrize(
@@ -248,8 +252,8 @@ def test_a_password_in_an_address_is_refused_and_redacted() -> None:
     ],
 )
 def test_an_address_without_a_password_passes(address: str) -> None:
-    secrets.refuse({"site": {"address": address}})
-    assert secrets.redact(address) == address
+    credentials.refuse({"site": {"address": address}})
+    assert credentials.redact(address) == address
 
 
 # --- redaction ------------------------------------------------------------------------------------------------------
@@ -258,10 +262,10 @@ def test_an_address_without_a_password_passes(address: str) -> None:
 @pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS.keys())
 def test_redact_takes_tokens_out_and_leaves_the_rest(token: str) -> None:
     text = f"+key = '{token}'\n-stop_token_ids: [11]\n"
-    assert secrets.redact(text) == "+key = '[secret removed]'\n-stop_token_ids: [11]\n"
+    assert credentials.redact(text) == "+key = '[secret removed]'\n-stop_token_ids: [11]\n"
 
 
 def test_an_assignment_loses_its_value_in_logs_and_diffs() -> None:
     key = "ab" * 20
-    assert key not in secrets.redact(f"+export WANDB_API_KEY={key}\n")
-    assert secrets.redact("MAX_TOKENS=4096 HF_TOKEN=$MINE") == "MAX_TOKENS=4096 HF_TOKEN=$MINE"
+    assert key not in credentials.redact(f"+export WANDB_API_KEY={key}\n")
+    assert credentials.redact("MAX_TOKENS=4096 HF_TOKEN=$MINE") == "MAX_TOKENS=4096 HF_TOKEN=$MINE"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 #: What `add` gets: the subparsers of nano-exp.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -18,11 +18,17 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def of_runs(action: argparse.Action) -> None:
     """Tab completes names and run ids at this argument."""
-    from nano_exp.commands import complete
-
-    action.completer = complete.runs  # type: ignore[attr-defined]  # argcomplete's
+    action.completer = _runs  # type: ignore[attr-defined]  # argcomplete's
 
 
 def folder(given: argparse.Namespace) -> Path:
     """The results folder of a command that was added with `parents=[results]`."""
     return Path(given.results).expanduser().resolve()
+
+
+def _runs(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """The names, and the run ids, that begin so. argcomplete calls it."""
+    from nano_exp.index import selection
+
+    found = selection.folders(folder(parsed_args))
+    return [word for word in {*(f.name for f in found), *(f.id for f in found)} if word.startswith(prefix)]

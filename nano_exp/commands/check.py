@@ -23,11 +23,12 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 def _check(given: argparse.Namespace) -> int:
     from nano_exp import preflight
-    from nano_exp import show as launched
-    from nano_exp.preflight import fixes, gather, points, show
+    from nano_exp.launch import gather, points
+    from nano_exp.launch import show as launched
+    from nano_exp.preflight import fixes, wording
 
     if given.rules:
-        print(show.rules_json() if given.json else show.rules_table())
+        print(wording.rules_json() if given.json else wording.rules_table())
         return 0
     wanted = points.expanded(given.overrides)
     ignore = preflight.ignored(wanted.frozen)
@@ -35,5 +36,5 @@ def _check(given: argparse.Namespace) -> int:
     report = fixes.true_fixes(preflight.examine(wanted.frozen, facts, ignore), wanted.frozen, facts, Path.cwd())
     if wanted.skipped and not given.json:
         launched.skipped(wanted.skipped, wanted.frozen)
-    print(show.as_json(report) if given.json else show.as_text(report))
+    print(wording.as_json(report) if given.json else wording.as_text(report))
     return 2 if report.errors else 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from nano_exp.commands import Commands, folder
+from nano_exp.commands import Commands
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -25,11 +24,3 @@ def _completion(given: argparse.Namespace) -> int:
 
     print(argcomplete.shellcode(["nano-exp"], shell=given.shell))
     return 0
-
-
-def runs(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    """The names, and the run ids, that begin so. argcomplete calls it."""
-    from nano_exp.report import select
-
-    found = select.folders(folder(parsed_args))
-    return [word for word in {*(f.name for f in found), *(f.id for f in found)} if word.startswith(prefix)]

@@ -10,7 +10,7 @@ from nano_exp.commands import Commands, folder, of_runs
 from nano_exp.errors import UserError
 
 if TYPE_CHECKING:
-    from nano_exp.runs import Run
+    from nano_exp.store.runs import Run
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
@@ -50,19 +50,19 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 
 def _remove(given: argparse.Namespace) -> int:
-    from nano_exp import remove
+    from nano_exp.launch import remove
 
     return remove.remove(folder(given), _meant(given, given.what, "rm"), given.yes, _confirm)
 
 
 def _cancel(given: argparse.Namespace) -> int:
-    from nano_exp import control
+    from nano_exp.launch import control
 
     return control.cancel(_meant(given, given.what, "cancel"), given.yes, _confirm)
 
 
 def _retry(given: argparse.Namespace) -> int:
-    from nano_exp import control
+    from nano_exp.launch import control
 
     overrides = [word for word in given.what if "=" in word]
     words = [word for word in given.what if "=" not in word]
@@ -75,10 +75,10 @@ def _retry(given: argparse.Namespace) -> int:
 
 def _meant(given: argparse.Namespace, words: list[str], command: str) -> list[Run]:
     """The runs of these words. Asks where a word that stands for one run is several. Raises UserError without a yes."""
-    from nano_exp.report import select
+    from nano_exp.index import selection
 
     results = folder(given)
-    for word, hits in {} if given.yes else select.ambiguous(results, words).items():
+    for word, hits in {} if given.yes else selection.ambiguous(results, words).items():
         shown = ", ".join(f"{f.name}/{f.id}" for f in hits[:6]) + (", ..." if len(hits) > 6 else "")
         if not _confirm(f"{word} is {len(hits)} runs: {shown}; {command} all of them?"):
             raise UserError(
@@ -86,7 +86,7 @@ def _meant(given: argparse.Namespace, words: list[str], command: str) -> list[Ru
                 f"{command} does not guess which one is meant",
                 f"nano-exp {command} {hits[0].name}/{hits[0].id}, or all of them: nano-exp {command} {word} --yes",
             )
-    return select.loaded(results, words)
+    return selection.loaded(results, words)
 
 
 def _confirm(question: str) -> bool:

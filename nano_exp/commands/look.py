@@ -8,6 +8,7 @@ import sys
 
 from nano_exp.commands import Commands, folder, of_runs
 from nano_exp.errors import UserError
+from nano_exp.terminal import progress_line
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
@@ -56,15 +57,16 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 
 def _status(given: argparse.Namespace) -> int:
-    from nano_exp import progress, text
-    from nano_exp.asked import Asked
-    from nano_exp.report import select, status, table
+    from nano_exp import text
+    from nano_exp.index import selection
+    from nano_exp.report import status, table
+    from nano_exp.store.asked import Asked
 
     gc.disable()  # nothing becomes garbage before the end, and looking for it takes a third of the time of many runs
     asked = Asked()
-    with progress.waiting("reading the runs and asking Slurm ..."):
+    with progress_line.waiting("reading the runs and asking Slurm ..."):
         found = status.lines(folder(given), given.what, asked)
-    for line in select.closed(folder(given)):
+    for line in selection.closed(folder(given)):
         print(f"note: {line}", file=sys.stderr)
     if given.state:
         found = status.filtered(found, given.state)
@@ -82,11 +84,12 @@ def _status(given: argparse.Namespace) -> int:
 
 
 def _logs(given: argparse.Namespace) -> int:
-    from nano_exp import runs, state
-    from nano_exp.asked import Asked
-    from nano_exp.report import logs, select
+    from nano_exp.index import selection
+    from nano_exp.report import logs
+    from nano_exp.store import runs, state
+    from nano_exp.store.asked import Asked
 
-    run = select.one(folder(given), given.what)
+    run = selection.one(folder(given), given.what)
     number = given.attempt if given.attempt is not None else logs.attempt_of_job(run, given.what)
     log = logs.node_log(run, number, given.node) if given.node else logs.STREAMS[given.stream]
     if not given.follow:
@@ -106,9 +109,9 @@ def _open(given: argparse.Namespace) -> int:
     import os
 
     from nano_exp import text
-    from nano_exp.report import paths, select
+    from nano_exp.index import paths, selection
 
-    run = select.one(folder(given), given.what)
+    run = selection.one(folder(given), given.what)
     found = paths.paths(run)
     if given.json:
         print(json.dumps({what: str(path) for what, path in found.items()}, indent=1))

@@ -46,10 +46,11 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 
 def _list(given: argparse.Namespace) -> int:
-    from nano_exp import compose, text
+    from nano_exp import text
+    from nano_exp.compose import conf_tree
     from nano_exp.recipes import listing
 
-    found = listing.listed(compose.CONF_DIR)
+    found = listing.listed(conf_tree.CONF_DIR)
     if given.json:
         print(json.dumps([vars(one) for one in found], indent=1))
         return 0
@@ -59,10 +60,10 @@ def _list(given: argparse.Namespace) -> int:
 
 
 def _import(given: argparse.Namespace) -> int:
-    from nano_exp import compose
+    from nano_exp.compose import conf_tree
     from nano_exp.recipes import compare, importer
 
-    conf = compose.CONF_DIR
+    conf = conf_tree.CONF_DIR
     checkout = given.checkout.expanduser().resolve()
     if not checkout.is_dir():
         raise UserError(
@@ -96,10 +97,11 @@ def _import(given: argparse.Namespace) -> int:
 
 
 def _diff(given: argparse.Namespace) -> int:
-    from nano_exp import compose, versions
+    from nano_exp.compose import conf_tree
+    from nano_exp.nemo_rl import versions
     from nano_exp.recipes import compare
 
-    conf = compose.CONF_DIR
+    conf = conf_tree.CONF_DIR
     there = versions.options(conf / "nemo_rl")
     for name in (given.old, given.new):
         if name not in there:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from nano_exp.commands import Commands
+from nano_exp.store import run_config
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
@@ -20,11 +21,15 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 
 def _render(given: argparse.Namespace) -> int:
-    from nano_exp import compose, files, freeze, identity
+    from nano_exp import files
+    from nano_exp.advice import mistakes
+    from nano_exp.compose import conf_tree, freeze
+    from nano_exp.planner import auto
+    from nano_exp.store import identity
 
-    with compose.loader() as config_loader:
-        point = compose.compose_points(config_loader, [given.overrides])[0]
+    with conf_tree.loader() as config_loader, mistakes.explained(config_loader):
+        point = auto.compose_point(config_loader, given.overrides)
     frozen = freeze.freeze(point, Path.cwd())
     config = freeze.place(frozen, identity.run_id(frozen.digest))
-    sys.stdout.write(files.dump_yaml(freeze.engine_config(config)))
+    sys.stdout.write(files.dump_yaml(run_config.engine_config(config)))
     return 0

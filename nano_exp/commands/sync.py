@@ -9,9 +9,10 @@ import time
 from typing import TYPE_CHECKING
 
 from nano_exp.commands import Commands, folder, of_runs
+from nano_exp.terminal import progress_line
 
 if TYPE_CHECKING:
-    from nano_exp.runs import Run
+    from nano_exp.store.runs import Run
     from nano_exp.sync import Outcome
 
 #: Kinds of outcome that a look at all runs does not list one by one.
@@ -40,11 +41,11 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 def _sync(given: argparse.Namespace) -> int:
     from nano_exp import sync
-    from nano_exp.report import select
+    from nano_exp.index import selection
 
     sync.require()
     while True:
-        found = select.loaded(folder(given), given.what)
+        found = selection.loaded(folder(given), given.what)
         outcomes, active = _once(given, found)
         if not given.watch or not active:
             return 1 if any(outcome.kind in ("failed", "skipped") for outcome in outcomes) else 0
@@ -53,10 +54,11 @@ def _sync(given: argparse.Namespace) -> int:
 
 def _once(given: argparse.Namespace, found: list[Run]) -> tuple[list[Outcome], bool]:
     """Send what there is now. Returns the outcomes, and whether a run has not ended."""
-    from nano_exp import progress, state, sync
-    from nano_exp.asked import Asked
+    from nano_exp import sync
+    from nano_exp.store import state
+    from nano_exp.store.asked import Asked
 
-    asked, live = Asked(), progress.Live()
+    asked, live = Asked(), progress_line.Live()
     asked.include(found)
     active = any(asked.state(run).kind in (*state.ACTIVE, "unknown") for run in found)  # before what may end meanwhile
     outcomes = []

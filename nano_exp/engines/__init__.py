@@ -1,4 +1,4 @@
-"""Engines: what trains a run. The attempt (nano_exp.attempt) drives one through the functions of `Engine`.
+"""Engines: what trains a run. The attempt (nano_exp.job.attempt) drives one through the functions of `Engine`.
 
 An engine is a module with those functions at its top level. Importing this package, or asking for an engine by name,
 imports neither torch nor wandb: the launch path and the attempt run without them.
@@ -16,7 +16,7 @@ from nano_exp.errors import UserError, choice, nearest
 from nano_exp.text import as_typed
 
 MODULES = {
-    "nemo_rl": "nano_exp.engines.nemo_rl",
+    "nemo_rl": "nano_exp.engines.nemo_rl.engine",
     "embedded": "nano_exp.engines.embedded",
 }
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from nano_exp.planner import parameters
-from nano_exp.planner.architecture import ATTENTION, MAMBA, MLP, MOE, Architecture
+from nano_exp.layout import parameters
+from nano_exp.layout.architecture import ATTENTION, MAMBA, MLP, MOE, Architecture
+from nano_exp.layout.rules import FSDP2, FULL, MEGATRON, SELECTIVE, Layout
+from nano_exp.layout.workload import Job
 from nano_exp.planner.gpus import Constants
-from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import FSDP2, FULL, MEGATRON, SELECTIVE, Layout
 from nano_exp.planner.ranges import ZERO, Range, exactly, largest
 
 

@@ -6,15 +6,21 @@ So a frozen config has plain values, its identity is that of the values, and a s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
 
-from nano_exp import compose, freeze
+from nano_exp import dotted
+from nano_exp.compose import compose, family, freeze
+from nano_exp.compose.compose import Point
+from nano_exp.compose.family import Sibling
 from nano_exp.errors import UserError
-from nano_exp.planner import gpus, job, layouts, search, verdict
+from nano_exp.layout import rules, workload
+from nano_exp.layout.values import get
+from nano_exp.planner import gpus, search, verdict
 from nano_exp.planner.ranges import GIB
-from nano_exp.planner.values import get
 
 
 def asked(overrides: Sequence[str]) -> bool:
@@ -32,16 +38,52 @@ def without(overrides: Sequence[str]) -> list[str]:
     return [word for word in overrides if not is_auto(word)]
 
 
-def expand(config_loader: ConfigLoader, overrides: Sequence[str]) -> tuple[list[str], str]:
-    """One point: `take` after composing the rest.
+def compose_point(config_loader: ConfigLoader, overrides: Sequence[str]) -> Point:
+    """One point, composed.
 
     Raises
     ------
-    UserError: as `take`
-    HydraException, OmegaConfBaseException: the rest does not compose
+    UserError: as `take` and `compose.compose_point`
+    Uncomposable: as `compose.compose_point`
     """
+    if not asked(overrides):
+        return compose.compose_point(config_loader, overrides)
     rest = without(overrides)
-    return take(rest, freeze.resolve(compose.compose(config_loader, rest)))
+    words, note = take(rest, freeze.resolve(compose.compose_point(config_loader, rest).cfg))
+    return replace(compose.compose_point(config_loader, overrides, words), note=note)
+
+
+def compose_points(
+    config_loader: ConfigLoader, overrides: Sequence[Sequence[str]], master: DictConfig | None = None
+) -> list[Point | Sibling]:
+    """Every point of a launch, composed; where some ask for parallelism=auto, all are composed without it first, since
+    a layout is chosen for each point's own values.
+
+    Parameters
+    ----------
+    master: as `family.compose_points` has it
+
+    Raises
+    ------
+    UserError, Uncomposable: as `compose_point`, for the first point that cannot be composed
+    """
+    if not any(asked(point) for point in overrides):
+        return family.compose_points(config_loader, overrides, master)
+    rests = [without(point) for point in overrides]
+    taken: list[tuple[Sequence[str], str]] = []
+    for point, rest, plain in zip(overrides, rests, family.compose_points(config_loader, rests), strict=True):
+        taken.append(take(rest, _resolved(plain)) if asked(point) else (point, ""))
+    made = family.compose_points(config_loader, [words for words, _ in taken])
+    return [
+        replace(one, overrides=tuple(point), note=note)
+        for one, point, (_, note) in zip(made, overrides, taken, strict=True)
+    ]
+
+
+def _resolved(point: Point | Sibling) -> dict[str, Any]:
+    if isinstance(point, Point):
+        return freeze.resolve(point.cfg)
+    return dotted.with_values(point.family.resolved, point.changes)
 
 
 def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -61,8 +103,8 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
     if get(config, "engine.name") == "embedded":  # it has one layout
         return list(rest), ""
     device = gpus.of_site(config)
-    read = job.of_config(config)
-    typed = {word.lstrip("+").split("=")[0] for word in rest} & set(layouts.KEYS)
+    read = workload.of_config(config)
+    typed = {word.lstrip("+").split("=")[0] for word in rest} & set(rules.KEYS)
     pinned = tuple((key, get(config, key)) for key in sorted(typed))
     known = gpus.constants(device.name)
     best = search.best(read, device, known, pinned)
@@ -86,4 +128,4 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
     note = (
         f"parallelism=auto takes {best.layout.title()}, micro batch {best.layout.micro_batch}: {best.klass} ({needs})"
     )
-    return [*search.as_words(layouts.overrides(best.layout).items()), *rest], note
+    return [*search.as_words(rules.overrides(best.layout).items()), *rest], note

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files, runs, versions
+from nano_exp import files
 from nano_exp.errors import UserError
-from nano_exp.peaks import FILE
-from nano_exp.planner import gpus, job, models, phases
+from nano_exp.layout import models, workload
+from nano_exp.layout.workload import Job
+from nano_exp.nemo_rl import versions
+from nano_exp.planner import gpus, phase_memory
 from nano_exp.planner.gpus import NAMES, Constants, Gpu
-from nano_exp.planner.job import Job
 from nano_exp.planner.ranges import GIB, Range, exactly
+from nano_exp.store import runs
 
 #: GiB. How far a recorded peak may be from the true one: samples are seconds apart.
 PEAK_SD = 0.7
@@ -73,7 +75,7 @@ def collect(results: Path, wanted: str | None) -> tuple[dict[str, list[Peak]], l
     found: dict[str, list[Peak]] = {}
     left: list[str] = []
     for run in runs.find(results):
-        for path in sorted(run.dir.glob(f"attempts/*/{FILE}")):
+        for path in sorted(run.dir.glob(f"attempts/*/{runs.GPU_PEAKS}")):
             name = f"{run.id}, attempt {path.parent.name}"
             try:
                 record = files.read_json(path)
@@ -86,7 +88,7 @@ def collect(results: Path, wanted: str | None) -> tuple[dict[str, list[Peak]], l
                 elif stranger := models.unknown(models.named(config)):
                     left.append(f"{name}: {stranger}")
                 else:
-                    peaks = list(peaks_of(job.of_config(config), record["gib"], name))
+                    peaks = list(peaks_of(workload.of_config(config), record["gib"], name))
                     found.setdefault(gpu.name, []).extend(peaks)
             except (files.Damaged, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
                 left.append(f"{name}: {error or type(error).__name__}")
@@ -98,7 +100,14 @@ def collect(results: Path, wanted: str | None) -> tuple[dict[str, list[Peak]], l
 def peaks_of(read: Job, gib: dict[str, Any], source: str) -> Iterable[Peak]:
     """The phases of peaks.json that the planner knows too. `run`: the largest of all phases."""
     for name, each in gib.items():
-        if name in (phases.SETUP, phases.REFIT, phases.GENERATION, phases.LOGPROB, phases.TRAIN, "run"):
+        if name in (
+            phase_memory.SETUP,
+            phase_memory.REFIT,
+            phase_memory.GENERATION,
+            phase_memory.LOGPROB,
+            phase_memory.TRAIN,
+            "run",
+        ):
             yield Peak(read, name, max(map(float, each)), source)
 
 
@@ -109,11 +118,11 @@ def expected(peak: Peak, gpu: Gpu, values: Sequence[float]) -> float:
     """What the planner expects for a peak with these constants, GiB. Torch keeps what it reserved until the phase
     changes, so training includes the optimizer step."""
     constants = Constants(**{name: exactly(value) for name, value in zip(NAMES, values, strict=True)})
-    same = {phases.TRAIN: (phases.TRAIN, phases.STEP)}.get(peak.phase, (peak.phase,))
+    same = {phase_memory.TRAIN: (phase_memory.TRAIN, phase_memory.STEP)}.get(peak.phase, (peak.phase,))
     sizes = [
         phase.size.expected
-        for phase in phases.phases(peak.job, gpu, constants)
-        if phase.name != phases.SHARE and (peak.phase == "run" or phase.name in same)
+        for phase in phase_memory.phases(peak.job, gpu, constants)
+        if phase.name != phase_memory.SHARE and (peak.phase == "run" or phase.name in same)
     ]
     return max(sizes, default=0.0) / GIB
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from nano_exp.planner.architecture import Architecture
-from nano_exp.planner.layouts import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, NONE, PACKED, Layout, Shape, problems
+from nano_exp.layout.architecture import Architecture
+from nano_exp.layout.rules import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, NONE, PACKED, Layout, Shape, problems
 
 _SIZES = (1, 2, 4, 8, 16)
 

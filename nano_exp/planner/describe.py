@@ -6,8 +6,9 @@ import json
 import shlex
 from typing import Any
 
-from nano_exp.planner import gpus, parameters, search, verdict
-from nano_exp.planner.phases import SHARE, Phase
+from nano_exp.layout import parameters
+from nano_exp.planner import gpus, search, verdict
+from nano_exp.planner.phase_memory import SHARE, Phase
 from nano_exp.planner.proposal import Proposal
 from nano_exp.planner.ranges import GIB, Range
 from nano_exp.planner.search import Option

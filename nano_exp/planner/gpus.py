@@ -10,8 +10,8 @@ from typing import Any
 
 from nano_exp import files
 from nano_exp.errors import UserError, choice, nearest
+from nano_exp.layout.values import text
 from nano_exp.planner.ranges import GIB, Range
-from nano_exp.planner.values import text
 
 HERE = Path(__file__).resolve().parent
 CALIBRATION = HERE / "calibration"

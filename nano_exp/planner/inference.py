@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from nano_exp.planner import parameters
-from nano_exp.planner.architecture import ATTENTION, MAMBA, Architecture
+from nano_exp.layout import parameters
+from nano_exp.layout.architecture import ATTENTION, MAMBA, Architecture
+from nano_exp.layout.workload import Generation, Job
 from nano_exp.planner.gpus import Constants, Gpu
-from nano_exp.planner.job import Generation, Job
 from nano_exp.planner.ranges import GIB, Range, exactly
 
 #: vLLM's unit of attention blocks, tokens.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nano_exp import files
 from nano_exp.errors import UserError
-from nano_exp.planner.phases import COMFORT, SHARE, Phase
+from nano_exp.planner.phase_memory import COMFORT, SHARE, Phase
 from nano_exp.planner.proposal import Proposal
 from nano_exp.planner.ranges import GIB
 from nano_exp.planner.search import Option

@@ -9,12 +9,13 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
-from nano_exp import compose, freeze
+from nano_exp.compose import freeze
 from nano_exp.errors import UserError
-from nano_exp.planner import architecture, gpus, job, layouts, search
+from nano_exp.layout import architecture, rules, workload
+from nano_exp.layout.rules import Layout
+from nano_exp.layout.workload import Job
+from nano_exp.planner import auto, gpus, search
 from nano_exp.planner.gpus import Constants, Gpu
-from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import Layout
 from nano_exp.planner.search import Option
 
 #: The recipe that --config starts from where no model= is given.
@@ -52,7 +53,7 @@ class Proposal:
         """What to type for an option, besides `words`: nothing for the published one."""
         if self.published is not None and option.layout == self.published.layout:
             return {}
-        return layouts.overrides(option.layout)
+        return rules.overrides(option.layout)
 
     def relative(self, option: Option) -> float:
         """Its step time over the published layout's (the best one's, where there is none)."""
@@ -95,7 +96,7 @@ def propose(
     device = gpus.gpu(gpu) if gpu else gpus.of_site(config)
     if not gpu and not config["site"].get("gpu"):
         assumed.append(f"GPUs are {device.name} (--gpu)")
-    read = job.of_config(config, mean_length=mean_length, model=own)
+    read = workload.of_config(config, mean_length=mean_length, model=own)
     if mean_length is None:
         assumed.append(f"sequences have {read.mean_length} tokens on average, half of the longest (--mean-length)")
     known = gpus.constants(device.name)
@@ -103,7 +104,7 @@ def propose(
     trained = [*words, *named(model, given)] if model is not None else words
     recipe = read.layout
     if len(words) != len(given):
-        recipe = job.of_config(resolved(config_loader, words), mean_length=mean_length, model=own).layout
+        recipe = workload.of_config(resolved(config_loader, words), mean_length=mean_length, model=own).layout
     found = list(search.every(read, device, known))
     marked: list[Option | None] = []
     for layout in (recipe, read.layout):
@@ -137,14 +138,14 @@ def propose(
     )
 
 
-def broken(layout: Layout, read: Job) -> list[layouts.Problem]:
+def broken(layout: Layout, read: Job) -> list[rules.Problem]:
     """What a layout breaks for the job."""
-    return layouts.problems(layout, read.architecture, read.shape)
+    return rules.problems(layout, read.architecture, read.shape)
 
 
 def resolved(config_loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved config of a point."""
-    return freeze.resolve(compose.compose_points(config_loader, [list(overrides)])[0].cfg)
+    return freeze.resolve(auto.compose_point(config_loader, list(overrides)).cfg)
 
 
 def is_key(word: str, key: str) -> bool:
@@ -155,7 +156,7 @@ def is_key(word: str, key: str) -> bool:
 def sets_layout(word: str) -> bool:
     """Whether an override is about the layout: `parallelism` or a key that a layout sets."""
     key = word.lstrip("+~").split("=")[0]
-    return key == "parallelism" or key in layouts.KEYS
+    return key == "parallelism" or key in rules.KEYS
 
 
 def named(model: Path, given: Sequence[str]) -> list[str]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nano_exp.planner import inference, layouts, parameters, training
-from nano_exp.planner.architecture import ATTENTION, MAMBA, Architecture
+from nano_exp.layout import parameters, rules
+from nano_exp.layout.architecture import ATTENTION, MAMBA, Architecture
+from nano_exp.layout.rules import FSDP2, FULL, MEGATRON
+from nano_exp.layout.workload import Job
+from nano_exp.planner import inference, training
 from nano_exp.planner.gpus import Constants, Gpu
-from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import FSDP2, FULL, MEGATRON
 
 #: Assumptions. Share of the peak that a large dense matrix product reaches in training; the factor of each doubling
 #: of tensor parallel on it; GB/s of a GPU's part of the network between nodes; GB/s of Adam's state through the CPUs.
@@ -101,7 +102,7 @@ def _collectives(job: Job, gpu: Gpu) -> float:
     if n.expert > 1:
         a = job.architecture
         routed = 2 * a.experts_per_token * a.hidden * a.count("E") / n.pipeline
-        tokens = job.global_batch * job.mean_length / layouts.data_parallel(n, job.world) / n.context
+        tokens = job.global_batch * job.mean_length / rules.data_parallel(n, job.world) / n.context
         seconds += 4 * routed * tokens / max(n.tensor, 1) / _between(job, gpu, n.expert * n.tensor)
     return seconds
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nano_exp.planner import parameters
-from nano_exp.planner.architecture import MLP, MOE, Architecture
-from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import FSDP2
+from nano_exp.layout import parameters
+from nano_exp.layout.architecture import MLP, MOE, Architecture
+from nano_exp.layout.rules import FSDP2
+from nano_exp.layout.workload import Job
 from nano_exp.planner.ranges import ZERO, Range
 
 

@@ -11,13 +11,14 @@ from functools import lru_cache
 from typing import Any
 
 from nano_exp.errors import UserError
-from nano_exp.planner import inference, job, layouts, models, search
+from nano_exp.layout import models, rules, workload
+from nano_exp.layout.rules import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, PACKED
+from nano_exp.layout.values import text
+from nano_exp.layout.workload import Job
+from nano_exp.planner import inference, search
 from nano_exp.planner.gpus import Constants, Gpu, constants, gpu
-from nano_exp.planner.job import Job
-from nano_exp.planner.layouts import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, PACKED
-from nano_exp.planner.phases import SHARE, Phase, deciding, phases
+from nano_exp.planner.phase_memory import SHARE, Phase, deciding, phases
 from nano_exp.planner.ranges import GIB
-from nano_exp.planner.values import text
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ def judge(config: Mapping[str, Any], gpu_name: str) -> Verdict:
     if not embedded and (stranger := models.unknown(models.named(config))):
         return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", stranger)
     try:
-        read = job.of_config(config)
+        read = workload.of_config(config)
     except UserError as error:
         if embedded:
             return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"{error.found}: {error.why}")
         raise
-    broken = layouts.problems(read.layout, read.architecture, read.shape)
+    broken = rules.problems(read.layout, read.architecture, read.shape)
     if any(one.rule in ("pipeline_divides", "experts_divide", "world_divides", "tensor_divides") for one in broken):
         return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"the layout is not valid: {broken[0].why}")
     return judge_job(read, device, known)
@@ -115,12 +116,12 @@ Change = tuple[dict[str, Any], Job]
 def cheapest_fix(read: Job, device: Gpu, known: Constants) -> str:
     """Overrides of the first change, from cheap to dear, with which every phase fits; "" when none does."""
     for keys, changed in changes(read, device):
-        if layouts.problems(changed.layout, changed.architecture, changed.shape):
+        if rules.problems(changed.layout, changed.architecture, changed.shape):
             continue
         if klass_of(phases(changed, device, known)) == "fits":
             return search.as_text(keys)
     best = next(iter(search.every(read, device, known, (), (1,))), None)
-    return search.as_text(layouts.overrides(best.job.layout)) if best is not None and best.klass == "fits" else ""
+    return search.as_text(rules.overrides(best.job.layout)) if best is not None and best.klass == "fits" else ""
 
 
 def changes(read: Job, device: Gpu) -> Iterator[Change]:
@@ -190,7 +191,7 @@ def _training_changes(read: Job) -> Iterator[Change]:
                 wider = replace(wider, logprob_tokens=n.train_tokens)
             keys = {
                 f"{section}.tensor_model_parallel_size": size,
-                "policy.make_sequence_length_divisible_by": layouts.divisor(wider),
+                "policy.make_sequence_length_divisible_by": rules.divisor(wider),
             }
             if n.logprob_batch != n.micro_batch:
                 keys["policy.logprob_batch_size"] = n.micro_batch

@@ -1,6 +1,6 @@
 """Preflight: wrong configs die in a second, and not in the queue.
 
-    examine(wanted, facts, ignore) -> Report        every rule over every point; report.py shows it
+    examine(wanted, facts, ignore) -> Report        every rule over every point; `wording` shows it
 
 Each rule is a small function in a module for its topic, registered by `registry.rule` under its own name. To add one,
 write it there and its passing and failing example in tests/preflight. Rules get a `View` (a frozen config, and the
@@ -20,7 +20,7 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     megatron,
     dtensor,
     keys,
-    numbers,
+    values,
     model,
     generation,
     tools,

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nano_exp.again import Limits
 from nano_exp.preflight.view import View
+from nano_exp.slurm.restart_policy import Limits
 
 #: Bytes a parameter in a checkpoint: (weights, optimizer state). Megatron's distributed checkpoint has bf16 weights,
 #: and fp32 main weights with Adam's two moments; DTensor's workers keep and save everything in fp32.

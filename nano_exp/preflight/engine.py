@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nano_exp import compose, engines, versions
+from nano_exp import engines
+from nano_exp.compose import compose
 from nano_exp.errors import UserError
+from nano_exp.nemo_rl import versions
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
 

@@ -26,15 +26,17 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import compose, freeze
-from nano_exp.compose import Point
+from nano_exp.compose import conf_tree, freeze
+from nano_exp.compose.compose import Point, Uncomposable
+from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
-from nano_exp.freeze import LAUNCHER_KEYS, Frozen
+from nano_exp.planner import auto
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
 from nano_exp.preflight.registry import RULES
 from nano_exp.preflight.run import Group, Report, findings, rules_of
 from nano_exp.preflight.view import View
+from nano_exp.store.run_config import LAUNCHER_KEYS
 
 #: Configs that are judged for one report at most. What is not reached is told by its keys.
 MOST_TRIALS = 150
@@ -135,8 +137,7 @@ class Bench:
     @cached_property
     def point(self) -> Point:
         """The point as composed. Raises as composing does."""
-        (made,) = compose.compose_points(self.loader, [self.typed])
-        return made
+        return auto.compose_point(self.loader, self.typed)
 
     def judge(self, more: tuple[str, ...] = (), instead: frozenset[str] = frozenset()) -> Judged | None:
         """What preflight says with these overrides typed too, and `instead` of some keys; None where they do not
@@ -146,7 +147,7 @@ class Bench:
             self.trials += 1
             try:
                 self._known[trial] = self._judge(more, instead)
-            except (UserError, HydraException, OmegaConfBaseException, ValueError, TypeError):
+            except (UserError, Uncomposable, HydraException, OmegaConfBaseException, ValueError, TypeError):
                 self._known[trial] = None
         return self._known[trial]
 
@@ -159,7 +160,7 @@ class Bench:
             ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(list(more)), cfg)
             made = Point(tuple(words), cfg)
         else:
-            (made,) = compose.compose_points(self.loader, [words])
+            made = auto.compose_point(self.loader, words)
             facts = replace(facts, parameters=self._parameters(words))
         frozen = freeze.freeze(made, self.folder)
         view = View(frozen.config, frozen.overrides, facts)
@@ -173,7 +174,7 @@ class Bench:
 
     def _parameters(self, words: Sequence[str]) -> Mapping[str, Any]:
         """hydra.launcher's parameters with these overrides."""
-        cfg = compose.plain(self.loader, [word for word in words if "parallelism=auto" not in word])
+        cfg = conf_tree.plain(self.loader, [word for word in words if "parallelism=auto" not in word])
         return {
             **self.facts.parameters,
             **cast(dict[str, Any], OmegaConf.to_container(cfg.hydra.launcher, resolve=True)),
@@ -197,7 +198,7 @@ def true_fixes(
     tried = [group for group in report.groups if group.finding not in shown_short]
     if not any(way.overrides for group in tried for way in ways(group.finding.fix)):
         return report
-    with compose.at_hand() as loader:
+    with conf_tree.at_hand() as loader:
         benches: dict[int, Bench] = {}
 
         def bench(index: int) -> Bench:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nano_exp.freeze import Frozen
+from nano_exp.compose.freeze import Frozen
 from nano_exp.preflight.registry import RULES
 from nano_exp.preflight.run import findings
 from nano_exp.preflight.view import View

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nano_exp import settings, synonyms
-from nano_exp.preflight.known import FREE, KnownKeys
+from nano_exp import synonyms
+from nano_exp.compose import launcher_settings
+from nano_exp.nemo_rl.keys import FREE, KnownKeys
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
 from nano_exp.text import as_typed
@@ -93,8 +94,8 @@ def _meant(c: View, known: KnownKeys, key: str) -> tuple[str, ...]:
 
 def _as_typed(c: View, known: KnownKeys, name: str, value: Any) -> str:
     """How a key is typed here, the launcher's own ones too; empty where it is none or does not take the value."""
-    own = name in settings.SETTINGS and name.split(".")[0] in c.config
-    check = settings.SETTINGS[name].fits if own else known.checks.get(name)
+    own = name in launcher_settings.SETTINGS and name.split(".")[0] in c.config
+    check = launcher_settings.SETTINGS[name].fits if own else known.checks.get(name)
     if not (own or known.knows(name)) or not (check is None or check(value)):
         return ""
     return name if own or c.has(name) else f"++{name}"
@@ -135,7 +136,7 @@ def value_type(c: View) -> Iterator[Found]:
         yield Found(
             (key,),
             f"NeMo RL {known.raw.version} declares it as {known.types(key)}{hint}",
-            settings.instead(key, value, settings.Kind(known.types(key), checks[key])),
+            launcher_settings.instead(key, value, launcher_settings.Kind(known.types(key), checks[key])),
             severity="error" if checked else "warning",
         )
 

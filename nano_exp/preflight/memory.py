@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nano_exp.errors import UserError
-from nano_exp.planner import gpus, judge, models
-from nano_exp.planner.phases import GENERATION, SHARE
+from nano_exp.layout import models
+from nano_exp.planner import gpus, judge
+from nano_exp.planner.phase_memory import GENERATION, SHARE
 from nano_exp.preflight import generation, vllm
 from nano_exp.preflight.place import gpu_types
 from nano_exp.preflight.registry import Found, rule

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nano_exp import arrays, slurm, submit
+from nano_exp import slurm
 from nano_exp.errors import UserError, choice, nearest
 from nano_exp.planner import gpus
 from nano_exp.preflight.answers import Answers, Nodes
@@ -16,6 +16,7 @@ from nano_exp.preflight.cost import checkpoints, gigabytes
 from nano_exp.preflight.facts import existing
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View, whole
+from nano_exp.slurm import arrays, shapes
 
 ANY = "any engine"
 
@@ -109,7 +110,7 @@ def nodes_fit(c: View) -> Iterator[Found]:
     nodes = _nodes(c)
     if not nodes or c.nodes is None or c.gpus is None:
         return
-    shape = submit.shape(dict(c.config))
+    shape = shapes.shape(dict(c.config))
     where, kind = nodes[0].partition, _gpu_type(c)
     wanted = f"{shape.nodes} node{'s' if shape.nodes > 1 else ''} with {shape.gpus_per_node} {kind or ''} GPUs".replace(
         "  ", " "

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from nano_exp.nemo_rl.versions import order
 from nano_exp.preflight.finding import Finding, Severity
 from nano_exp.text import as_typed
-from nano_exp.versions import order
 
 if TYPE_CHECKING:
     from nano_exp.preflight.view import View

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError, nearest
-from nano_exp.freeze import Frozen
 from nano_exp.preflight import cost as costs
 from nano_exp.preflight import tokens
 from nano_exp.preflight.cost import Cost

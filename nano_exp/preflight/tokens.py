@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from nano_exp import trackers
+from nano_exp.store import trackers
 
 
 def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str], file_names: Collection[str]) -> list[str]:

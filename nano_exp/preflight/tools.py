@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nano_exp.engines import entry
-from nano_exp.engines.nemo_rl_checkout import PARSER_NAME, PARSER_PATTERN
+from nano_exp.nemo_rl.checkout import PARSER_NAME, PARSER_PATTERN
 from nano_exp.preflight.facts import ModelFiles
 from nano_exp.preflight.finding import Severity
 from nano_exp.preflight.registry import Found, rule

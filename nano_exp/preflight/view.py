@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from nano_exp import versions
-from nano_exp.freeze import LAUNCHER_KEYS
-from nano_exp.planner import models
+from nano_exp.layout import models
+from nano_exp.nemo_rl import versions
 from nano_exp.preflight.facts import Facts
+from nano_exp.store.run_config import LAUNCHER_KEYS
 
 
 def flatten(config: Mapping[str, Any], left_out: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files
+from nano_exp.nemo_rl.versions import KEYS_FILE, Key, Known, from_data
 from nano_exp.recipes import importer
-from nano_exp.versions import KEYS_FILE, Key, Known, from_data
 
 ABSENT = "(absent)"
 

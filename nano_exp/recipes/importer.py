@@ -17,13 +17,16 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from nano_exp import compose, files, freeze, resolvers, versions
-from nano_exp.engines.nemo_rl_checkout import read_checkout
+from nano_exp import dotted, files
+from nano_exp.compose import compose, conf_tree, freeze, resolvers
+from nano_exp.compose import recipe_file as own_recipe
+from nano_exp.dotted import flatten
 from nano_exp.errors import UserError
-from nano_exp.identity import flatten
-from nano_exp.recipes import known, table, ties, upstream
-from nano_exp.recipes import own as own_recipe
-from nano_exp.versions import KEYS_FILE, age, option, options
+from nano_exp.nemo_rl import published, ties, upstream, versions
+from nano_exp.nemo_rl.checkout import read_checkout
+from nano_exp.nemo_rl.versions import KEYS_FILE, age, option, options
+from nano_exp.recipes import key_lists
+from nano_exp.store import run_config
 
 #: NeMo RL looked for a parent's parents from the first file's folder before this version.
 _OWN_FOLDERS_SINCE = (0, 6)
@@ -49,7 +52,7 @@ class Imported:
     recipes: dict[str, dict[str, Any]]
 
 
-def read(checkout: Path, name: str | None = None, conf: Path = compose.CONF_DIR) -> Imported:
+def read(checkout: Path, name: str | None = None, conf: Path = conf_tree.CONF_DIR) -> Imported:
     """Read a checkout.
 
     Parameters
@@ -78,7 +81,7 @@ def read(checkout: Path, name: str | None = None, conf: Path = compose.CONF_DIR)
     version = f"v{said.version}"
     if name is not None:
         version += f"+{said.commit[:12] if said.commit else name}"
-    work = _Work(checkout, name or option(version), version, said.commit, conf, table.read())
+    work = _Work(checkout, name or option(version), version, said.commit, conf, published.read())
     return work.imported()
 
 
@@ -86,7 +89,7 @@ class _Work:
     """One import."""
 
     def __init__(
-        self, checkout: Path, chosen: str, version: str, commit: str | None, conf: Path, entries: table.Table
+        self, checkout: Path, chosen: str, version: str, commit: str | None, conf: Path, entries: published.Table
     ) -> None:
         self.checkout, self.option, self.version, self.commit, self.table = checkout, chosen, version, commit, entries
         self.conf = conf
@@ -131,8 +134,8 @@ class _Work:
                 "check out NeMo RL v0.5.0 or later there",
             )
         texts[Path("nemo_rl", f"{self.option}.yaml")] = self.head()
-        found = known.collect(self.checkout, self.version, self.commit, self.old_paths)
-        texts[self.folder / KEYS_FILE] = known.dump(found)
+        found = key_lists.collect(self.checkout, self.version, self.commit, self.old_paths)
+        texts[self.folder / KEYS_FILE] = key_lists.dump(found)
         return Imported(self.option, self.version, self.commit, texts, values)
 
     @property
@@ -194,7 +197,7 @@ class _Work:
 
 
 @contextmanager
-def tree(imported: Imported, conf: Path = compose.CONF_DIR) -> Iterator[Path]:
+def tree(imported: Imported, conf: Path = conf_tree.CONF_DIR) -> Iterator[Path]:
     """A copy of conf/ with the imported files in it."""
     with tempfile.TemporaryDirectory(prefix="nano-exp-") as folder:
         copy = Path(folder) / "conf"
@@ -256,7 +259,7 @@ def refuse_another_commit(imported: Imported, conf: Path) -> None:
 
 def pairs(conf: Path, chosen: str) -> list[str]:
     """The pairs and names with a recipe file of NeMo RL's at an option; the tiny run's are none."""
-    entries = table.read()
+    entries = published.read()
     folder = conf / "nemo_rl" / chosen
     here = [pair for pair in (*entries.pairs, *entries.same_as) if (folder / f"{pair}.yaml").is_file()]
     return here + [name for name in entries.recipes if (folder / "recipes" / f"{name}.yaml").is_file()]
@@ -265,17 +268,17 @@ def pairs(conf: Path, chosen: str) -> list[str]:
 def composed(conf: Path, chosen: str) -> dict[str, dict[str, Any]]:
     """Pair -> dotted key -> value of what NeMo RL would get, before a run's own folders are put in."""
     found = {}
-    with compose.loader(conf) as config_loader:
+    with conf_tree.loader(conf) as config_loader:
         for pair in pairs(conf, chosen):
-            point = [*table.read().words(pair), f"nemo_rl={chosen}"]
+            point = [*published.read().words(pair), f"nemo_rl={chosen}"]
             config = freeze.resolve(compose.compose(config_loader, point))
-            found[pair] = dict(flatten(freeze.engine_config(config)))
+            found[pair] = dict(flatten(run_config.engine_config(config)))
     return found
 
 
 def not_upstreams(imported: Imported, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Where what composes is not what upstream resolves, but for what the table declares; one line each."""
-    entries = table.read()
+    entries = published.read()
     lines = []
     for pair, wanted in imported.recipes.items():
         declared = {*entries.own_keys, *(a.key for a in entries.additions if entries.file_of(pair) in a.files)}
@@ -315,5 +318,5 @@ def _only(config: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
         for part in key.split("."):
             node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
         if node is not _ABSENT:
-            freeze.set_dotted(found, key, node)
+            dotted.set_dotted(found, key, node)
     return found

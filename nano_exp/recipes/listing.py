@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nano_exp import compose, files, versions
+from nano_exp import files
+from nano_exp.compose import compose
+from nano_exp.nemo_rl import versions
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nano_exp.state import State
+from nano_exp.store.state import State
 
 #: Slurm's reasons for which a job never starts by itself -> what to type, with the run and its job.
 BLOCKED = {

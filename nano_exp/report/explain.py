@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files, runs, triage
+from nano_exp import files, triage
 from nano_exp.errors import UserError
+from nano_exp.store import runs
 from nano_exp.triage import printed
 
 STDIN = "-"

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from nano_exp import files, runs, text
+from nano_exp import files, text
 from nano_exp.errors import UserError, choice, nearest
-from nano_exp.report import select
+from nano_exp.index import selection
+from nano_exp.store import runs
 
 STREAMS = {"out": "stdout.log", "err": "stderr.log", "attempt": "attempt.log"}
 #: How many lines of stderr a failed attempt's log ends with.
@@ -27,7 +28,7 @@ def attempt_of(run: runs.Run, number: int | None) -> runs.Attempt | None:
     if found is None:
         have = ", ".join(str(a.number) for a in tried) or "none yet"
         raise UserError(
-            f"{run.id} has no attempt {number}", f"its attempts: {have}", f"nano-exp logs {select.word(run)}"
+            f"{run.id} has no attempt {number}", f"its attempts: {have}", f"nano-exp logs {selection.word(run)}"
         )
     return found
 
@@ -47,7 +48,7 @@ def node_log(run: runs.Run, number: int | None, host: str) -> str:
         raise UserError(
             f"--node {host}, and {run.id} has no logs of nodes",
             "only a run on several nodes has them, once they have started",
-            f"nano-exp logs {select.word(run)}, or nano-exp logs {select.word(run)} --stream err",
+            f"nano-exp logs {selection.word(run)}, or nano-exp logs {selection.word(run)} --stream err",
         )
     near = nearest(host, have)
     raise UserError(f"--node {host}", f"the nodes of this attempt: {', '.join(have)}", choice("--node ", near, have))

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nano_exp import axes, grid, progress, text
+from nano_exp import text
 from nano_exp.report import spark, status
 from nano_exp.report.spark import BARS
 from nano_exp.report.status import Line
 from nano_exp.report.table import hours, number, title
+from nano_exp.store import axes
+from nano_exp.terminal import grid
 
 #: Key -> what it does, in the order of the bottom line.
 KEYS = {
@@ -222,7 +224,7 @@ class Screen:
 
 def _age(seconds: float | None) -> str:
     """Its greatest unit only: the screen is narrow."""
-    return "-" if seconds is None else " ".join(progress.duration(seconds).split(" ")[:2])
+    return "-" if seconds is None else " ".join(text.duration(seconds).split(" ")[:2])
 
 
 def room(height: int) -> int:

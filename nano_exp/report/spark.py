@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from nano_exp import runs
+from nano_exp.store import runs
 
 BARS = "▁▂▃▄▅▆▇█"
 #: For terminals without UTF-8.

@@ -16,16 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nano_exp import axes, halt, predecessors, progress, reasons, runs, state
-from nano_exp.asked import Asked
-from nano_exp.axes import Value
+from nano_exp import text
 from nano_exp.errors import UserError, choice, nearest
-from nano_exp.predecessors import Open
+from nano_exp.index.cache import Cache
+from nano_exp.index.overview import Facts
+from nano_exp.index.selection import Folder, folders, select
 from nano_exp.report.advice import advice, ending
-from nano_exp.report.cache import Cache
-from nano_exp.report.facts import Facts
-from nano_exp.report.select import Folder, folders, select
-from nano_exp.state import State
+from nano_exp.slurm import reasons
+from nano_exp.store import axes, halt, predecessors, runs, state
+from nano_exp.store.asked import Asked
+from nano_exp.store.axes import Value
+from nano_exp.store.predecessors import Open
+from nano_exp.store.state import State
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
     if now.kind == "unknown" and end:  # whether it was started again is not known, how it ended is
         why = f"{now.why}; attempt {now.attempt} {end.get('kind')}: {diagnosis.get('title') or end.get('why')}"
     if stalled is not None:
-        why = f"stalled: no step after {newest.step} for {progress.duration(stalled)} or longer"
+        why = f"stalled: no step after {newest.step} for {text.duration(stalled)} or longer"
     why = ends.get(_job_key(facts, now), why) if ends else why
     why = "; ".join(filter(None, [why, _nonfinite(facts, now, end)]))
     again = run.last("requeue")

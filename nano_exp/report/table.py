@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nano_exp import grid, progress, state, text
+from nano_exp import text
 from nano_exp.report.status import Line
+from nano_exp.store import state
+from nano_exp.terminal import grid
 
 #: What goes first where a terminal is narrow; a name that all have goes before them.
 GIVEN_UP = ("age", "validation", "GPU-h", "name", "reward")
@@ -47,7 +49,7 @@ def columns(found: Sequence[Line]) -> dict[str, list[str]]:
         "reward": [number(line.reward) for line in found],
         "validation": [number(line.validation_accuracy) for line in found],
         "GPU-h": [hours(line.gpu_hours) for line in found],
-        "age": ["-" if line.age_s is None else progress.duration(line.age_s) for line in found],
+        "age": ["-" if line.age_s is None else text.duration(line.age_s) for line in found],
     }
 
 

@@ -13,14 +13,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from nano_exp import runs, state, text
-from nano_exp.asked import Asked
+from nano_exp import text
 from nano_exp.errors import UserError
+from nano_exp.index.cache import Cache
 from nano_exp.report import logs, status
-from nano_exp.report.cache import Cache
 from nano_exp.report.screen import Screen
 from nano_exp.report.spark import ASCII_BARS, BARS, Rewards
 from nano_exp.report.status import Line
+from nano_exp.store import runs, state
+from nano_exp.store.asked import Asked
 
 #: Seconds between two looks at the store, and between two questions to Slurm: its controller serves everybody.
 LOOK_S, ASK_S = 2.0, 15.0
@@ -247,7 +248,7 @@ class Terminal:
 
     def _do(self, what: str, line: Line) -> str:
         """Cancel or retry, with what it prints kept off the screen. Returns one line on how it went."""
-        from nano_exp import control
+        from nano_exp.launch import control
 
         run = runs.load(Path(line.dir))
         sent = state.submission(run)

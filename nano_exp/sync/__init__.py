@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nano_exp import engines, runs, state, trackers
-from nano_exp.asked import Asked
+from nano_exp import engines
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
-from nano_exp.runs import Run
-from nano_exp.state import State
+from nano_exp.store import run_config, runs, state, trackers
+from nano_exp.store.asked import Asked
+from nano_exp.store.runs import Run
+from nano_exp.store.state import State
 from nano_exp.sync import ledger, offline, push
 from nano_exp.sync.ledger import Ledger
 from nano_exp.sync.rows import Row, first_difference, merged
@@ -244,9 +245,7 @@ class Work:
 
     def _engine_config(self) -> dict[str, Any]:
         """What the engine read: NeMo RL logs the same. Where the run lies, and how W&B is called, are no settings."""
-        from nano_exp import freeze
-
-        return freeze.engine_config(self.config)
+        return run_config.engine_config(self.config)
 
     def _summary(self, log_dir: Path) -> dict[str, Any]:
         """The engine's own summary.json, where it writes one, and how the run ended."""

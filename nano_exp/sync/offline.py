@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano_exp.runs import Run
+from nano_exp.store.runs import Run
 
 BLOCK = 32 * 1024
 _HEADER = struct.Struct("<4sHB")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano_exp.secrets import redact
+from nano_exp.credentials import redact
 from nano_exp.sync.offline import Extra
 from nano_exp.sync.rows import Row
 

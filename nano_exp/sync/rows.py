@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nano_exp import runs
+from nano_exp.store import runs
 
 #: Of a row of metrics.jsonl; everything else in it is a metric.
 _NOT_METRICS = ("step", "time", "nonfinite")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nano_exp.secrets import redact
+from nano_exp.credentials import redact
 from nano_exp.triage import judge, phases, remedies, remedies_memory, remedies_places
 from nano_exp.triage.evidence import Evidence
 from nano_exp.triage.judge import Hit, Log

@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from nano_exp import resolvers
+from nano_exp.compose import resolvers
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

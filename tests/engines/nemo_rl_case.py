@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pace import limit
 
-from nano_exp.engines import Command, Context, nemo_rl
+from nano_exp.engines import Command, Context
+from nano_exp.engines.nemo_rl import engine
 
 STANDIN = Path(__file__).resolve().parents[1] / "standin"
 SECTIONS = ("policy", "loss_fn", "env", "data", "grpo", "logger", "cluster", "checkpointing")
@@ -86,7 +87,7 @@ def make_context(config: dict[str, Any], tmp: Path, number: int = 1, deadline: f
     attempt.mkdir(parents=True, exist_ok=True)
     ctx = Context(tmp, attempt, number, attempt / "nemo_rl.yaml", deadline)
     flat = json.loads(json.dumps({name: config[name] for name in SECTIONS}))
-    for path, value in nemo_rl.overlay(config, ctx).items():
+    for path, value in engine.overlay(config, ctx).items():
         put(flat, path, value)
     ctx.config_path.write_text(yaml.safe_dump(flat))
     return ctx
@@ -100,7 +101,7 @@ def start(command: Command) -> subprocess.Popen[str]:
 
 def run(config: dict[str, Any], tmp: Path, number: int = 1, deadline: float | None = None) -> tuple[int, str, str]:
     """One attempt to its end: exit code, stdout, stderr."""
-    process = start(nemo_rl.command(config, make_context(config, tmp, number, deadline)))
+    process = start(engine.command(config, make_context(config, tmp, number, deadline)))
     out, err = process.communicate(timeout=limit(30))
     return process.returncode, out, err
 

@@ -9,9 +9,10 @@ import yaml
 from nemo_rl_case import make_config, make_context
 from pace import limit
 
-from nano_exp import batch
-from nano_exp.engines import entry, nemo_rl, nodes
+from nano_exp.engines import entry, nodes
+from nano_exp.engines.nemo_rl import engine
 from nano_exp.errors import UserError
+from nano_exp.slurm import setup_lines
 
 TWO = entry.Step(nodes=2, cpus=16, gpus=8)
 STEP = (
@@ -99,9 +100,9 @@ def test_one_node_in_a_container(tmp_path: Path, kind: str, monkeypatch: pytest.
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "20")
     monkeypatch.setenv("WANDB_API_KEY", "canary")
     config = in_container(tmp_path, kind, site__node_setup=["export A=1"])
-    nemo_rl.check(config)
+    engine.check(config)
     ctx = make_context(config, tmp_path)
-    command = nemo_rl.command(config, ctx)
+    command = engine.command(config, ctx)
     inside = ctx.attempt_dir / "driver.sh"
     assert command.argv[-2:] == ["sh", str(inside)]
     words = " ".join(command.argv)
@@ -130,7 +131,7 @@ def test_a_secret_that_the_engine_gets_is_not_written_into_its_script(
     added = {"OTHER_TOKEN": "canary-two", "ADDRESS": "https://x?key=canary-one", "PLAIN": "x"}
     config = in_container(tmp_path, "apptainer", site__env=added)
     ctx = make_context(config, tmp_path)
-    command = nemo_rl.command(config, ctx)
+    command = engine.command(config, ctx)
     text = (ctx.attempt_dir / "driver.sh").read_text()
     assert "canary" not in text + " ".join(command.argv)
     assert "export PLAIN=x" in text
@@ -141,14 +142,14 @@ def test_a_secret_that_the_engine_gets_is_not_written_into_its_script(
 
 def test_set_up_lines_of_a_bare_node_run_before_the_driver(tmp_path: Path) -> None:
     config = make_config(tmp_path, site__node_setup=["export STANDIN_STEPS_PER_EPOCH=2", "echo from the site"])
-    command = nemo_rl.command(config, make_context(config, tmp_path))
+    command = engine.command(config, make_context(config, tmp_path))
     done = subprocess.run(
         command.argv, env=command.env, cwd=command.cwd, capture_output=True, text=True, timeout=limit(30)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("from the site\n") and "Step 2/2" in done.stdout and "Step 3/" not in done.stdout
     config["site"]["node_setup"] = ["false"]
-    command = nemo_rl.command(config, make_context(config, tmp_path, 2))
+    command = engine.command(config, make_context(config, tmp_path, 2))
     assert subprocess.run(command.argv, env=command.env, cwd=command.cwd, capture_output=True).returncode == 1
 
 
@@ -160,7 +161,7 @@ def two_nodes(tmp: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tup
     monkeypatch.setenv("SLURM_JOB_GPUS", "0,1,2,3,4,5,6,7")
     config = make_config(tmp, cluster__num_nodes=2, **changes)
     ctx = make_context(config, tmp)
-    command = nemo_rl.command(config, ctx)
+    command = engine.command(config, ctx)
     return command.argv, command.env, (ctx.attempt_dir / "nodes" / "node.sh").read_text()
 
 
@@ -199,9 +200,9 @@ def test_two_nodes_with_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_modules_come_before_the_sites_own_lines() -> None:
-    lines = batch.setup({"modules": ["cuda/12.9", "uv"], "setup": ["ulimit -l unlimited"]})
+    lines = setup_lines.setup({"modules": ["cuda/12.9", "uv"], "setup": ["ulimit -l unlimited"]})
     assert lines[-2:] == ["module load cuda/12.9 uv", "ulimit -l unlimited"]
-    assert batch.setup({"setup": None}) == []
+    assert setup_lines.setup({"setup": None}) == []
 
 
 def test_a_recorded_failure_is_told_in_three_parts(tmp_path: Path) -> None:

@@ -12,24 +12,24 @@ import pytest
 from nemo_rl_case import STANDIN, make_config, make_context, put
 
 from nano_exp import engines
-from nano_exp.engines import nemo_rl, nemo_rl_checkout
+from nano_exp.engines.nemo_rl import engine
 from nano_exp.errors import UserError
+from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 
 KWARGS = "policy__generation__vllm_cfg__http_server_serving_chat_kwargs"
 PLUGIN = "policy.generation.vllm_cfg.tool_parser_plugin"
 
 
 def test_engines_by_name() -> None:
-    assert engines.get("nemo_rl") is nemo_rl
+    assert engines.get("nemo_rl") is engine
     with pytest.raises(UserError, match="nemorl") as caught:
         engines.get("nemorl")
     assert "engine=nemo_rl" in caught.value.fix
 
 
 def test_the_engine_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, nano_exp.engines.nemo_rl; print(sorted({'torch', 'ray', 'wandb', 'omegaconf'} & set(sys.modules)))"
-    )
+    heavy = "{'torch', 'ray', 'wandb', 'omegaconf'}"
+    code = f"import sys, nano_exp.engines.nemo_rl.engine; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
@@ -37,11 +37,11 @@ def test_the_engine_imports_nothing_heavy() -> None:
 
 
 def test_check_takes_the_stand_in(tmp_path: Path) -> None:
-    nemo_rl.check(make_config(tmp_path))
+    engine.check(make_config(tmp_path))
 
 
 def test_check_takes_several_nodes(tmp_path: Path) -> None:
-    nemo_rl.check(make_config(tmp_path, cluster__num_nodes=2))
+    engine.check(make_config(tmp_path, cluster__num_nodes=2))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_check_refuses(tmp_path: Path, change: str, value: str | None, found: st
     config = make_config(tmp_path)
     put(config, change, value)
     with pytest.raises(UserError) as caught:
-        nemo_rl.check(config)
+        engine.check(config)
     assert found in caught.value.found
 
 
@@ -66,15 +66,15 @@ def test_check_asks_for_uv_where_no_interpreter_is_named(tmp_path: Path, monkeyp
     config = make_config(tmp_path, site__python=None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no `uv`"):
-        nemo_rl.check(config)
+        engine.check(config)
     put(config, "site.setup", ["module load uv"])
-    nemo_rl.check(config)
+    engine.check(config)
     put(config, "site.setup", [])
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\n")
     uv.chmod(0o755)
-    nemo_rl.check(config)
-    command = nemo_rl.command(config, make_context(config, tmp_path))
+    engine.check(config)
+    command = engine.command(config, make_context(config, tmp_path))
     assert command.argv[:4] == [str(uv), "run", "python", "examples/nemo_gym/run_grpo_nemo_gym.py"]
     shutil.rmtree(command.env["RAY_TMPDIR"])
 
@@ -121,7 +121,7 @@ def test_a_checkout_of_another_version_names_the_option_for_it(tmp_path: Path) -
     config = make_config(tmp_path, site__checkout=str(real_checkout(tmp_path / "RL", 6)))
     put(config, "nemo_rl", {"version": "v0.5.0", "scripts": {"grpo": "examples/run_grpo_math.py", "gym": "x.py"}})
     with pytest.raises(UserError) as caught:
-        nemo_rl.check(config)
+        engine.check(config)
     assert "is NeMo RL 0.6.0" in caught.value.found and caught.value.fix.startswith("nemo_rl=v0_6,")
 
 
@@ -154,28 +154,28 @@ def parser_config(tmp: Path, **changes: object) -> dict:
 def test_must_save_by_leaves_the_margins(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     ctx = make_context(config, tmp_path, deadline=time.time() + 4 * 3600 + 30)
-    assert nemo_rl.overlay(config, ctx) == {"checkpointing.checkpoint_must_save_by": "00:03:35:29"}
+    assert engine.overlay(config, ctx) == {"checkpointing.checkpoint_must_save_by": "00:03:35:29"}
 
 
 @pytest.mark.parametrize("left, text", [(20 * 60, "00:00:09:59"), (-5, "00:00:00:00")])
 def test_a_short_allocation_keeps_half_of_its_time(tmp_path: Path, left: float, text: str) -> None:
     config = make_config(tmp_path)
     ctx = make_context(config, tmp_path, deadline=time.time() + left)
-    assert nemo_rl.overlay(config, ctx) == {"checkpointing.checkpoint_must_save_by": text}
+    assert engine.overlay(config, ctx) == {"checkpointing.checkpoint_must_save_by": text}
 
 
 def test_a_users_must_save_by_and_no_deadline_are_left_alone(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    assert nemo_rl.overlay(config, make_context(config, tmp_path)) == {}
+    assert engine.overlay(config, make_context(config, tmp_path)) == {}
     put(config, "checkpointing.checkpoint_must_save_by", "00:01:00:00")
-    assert nemo_rl.overlay(config, make_context(config, tmp_path, deadline=time.time() + 9999)) == {}
+    assert engine.overlay(config, make_context(config, tmp_path, deadline=time.time() + 9999)) == {}
 
 
 @pytest.mark.parametrize(
     "seconds, text", [(0, "00:00:00:00"), (59.9, "00:00:00:59"), (90061, "01:01:01:01"), (864000, "10:00:00:00")]
 )
 def test_must_save_by_format(seconds: float, text: str) -> None:
-    assert nemo_rl.must_save_by(seconds) == text
+    assert engine.must_save_by(seconds) == text
 
 
 def make_snapshot(folder: Path, *names: str) -> Path:
@@ -193,7 +193,7 @@ def test_parser_of_the_snapshot_that_main_names(tmp_path: Path) -> None:
     make_snapshot(hub / "snapshots" / "bbb", *both)
     (hub / "refs").mkdir()
     (hub / "refs" / "main").write_text("aaa")
-    assert nemo_rl.overlay(config, make_context(config, tmp_path)) == {
+    assert engine.overlay(config, make_context(config, tmp_path)) == {
         PLUGIN: str(wanted / "nemotron_toolcall_parser_no_streaming.py")
     }
 
@@ -201,7 +201,7 @@ def test_parser_of_the_snapshot_that_main_names(tmp_path: Path) -> None:
 def test_parser_of_a_model_that_is_a_folder(tmp_path: Path) -> None:
     folder = make_snapshot(tmp_path / "weights", "nemotron_toolcall_parser_v2.py")
     config = parser_config(tmp_path, policy__model_name=str(folder))
-    assert nemo_rl.overlay(config, make_context(config, tmp_path)) == {
+    assert engine.overlay(config, make_context(config, tmp_path)) == {
         PLUGIN: str(folder / "nemotron_toolcall_parser_v2.py")
     }
 
@@ -236,13 +236,13 @@ def test_no_parser_where_none_is_needed(tmp_path: Path, path: str, value: object
 
 def environment(tmp: Path, base: dict[str, str] | None = None, **changes: object) -> dict[str, str]:
     config = make_config(tmp, **changes)
-    return nemo_rl.environment(config, make_context(config, tmp), {"PATH": "/usr/bin:/bin", **(base or {})})
+    return engine.environment(config, make_context(config, tmp), {"PATH": "/usr/bin:/bin", **(base or {})})
 
 
 def test_command(tmp_path: Path) -> None:
     config = make_config(tmp_path, gym=False)
     ctx = make_context(config, tmp_path)
-    command = nemo_rl.command(config, ctx)
+    command = engine.command(config, ctx)
     assert command.argv == [sys.executable, "examples/run_grpo.py", "--config", str(ctx.config_path)]
     assert (command.cwd, command.open_files) == (STANDIN, 65535)
     (scratch,) = command.scratch
@@ -254,24 +254,24 @@ def test_several_nodes_need_an_allocation_of_that_size(tmp_path: Path, monkeypat
     config = make_config(tmp_path, cluster__num_nodes=2)
     monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
     with pytest.raises(UserError, match="num_nodes=2, and no Slurm allocation") as caught:
-        nemo_rl.command(config, make_context(config, tmp_path))
+        engine.command(config, make_context(config, tmp_path))
     assert "--nodes=2" in caught.value.fix
     monkeypatch.setattr("nano_exp.slurm.hostnames", lambda _: ["a", "b", "c"])
     with pytest.raises(UserError, match="num_nodes=2, and an allocation of 3"):
-        nemo_rl.command(config, make_context(config, tmp_path))
+        engine.command(config, make_context(config, tmp_path))
 
 
 def test_environment_of_its_own_ray(tmp_path: Path) -> None:
     env = environment(tmp_path, {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_TMPDIR": "/elsewhere"})
     assert env["RAY_ADDRESS"] == "local"
-    assert Path(env["RAY_TMPDIR"]).name.startswith("nx-") and len(env["RAY_TMPDIR"]) < nemo_rl.RAY_TMPDIR_MAX
+    assert Path(env["RAY_TMPDIR"]).name.startswith("nx-") and len(env["RAY_TMPDIR"]) < engine.RAY_TMPDIR_MAX
     assert env["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
 
 
 def test_every_attempt_has_its_own_ray_folder(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     base = {"PATH": "/bin"}
-    folders = [nemo_rl.environment(config, make_context(config, tmp_path, n), base)["RAY_TMPDIR"] for n in (1, 2)]
+    folders = [engine.environment(config, make_context(config, tmp_path, n), base)["RAY_TMPDIR"] for n in (1, 2)]
     assert folders[0] != folders[1]
 
 
@@ -281,7 +281,7 @@ def test_a_ray_folder_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
 
 
 def test_environment_of_python(tmp_path: Path) -> None:
-    ours = str(Path(nemo_rl.__file__).parents[2])
+    ours = str(Path(engine.__file__).parents[2])
     base = {
         "PYTHONPATH": f"{ours}{os.pathsep}/lib/mine",
         "PYTHONHOME": "/x",
@@ -331,14 +331,14 @@ def fake_raylet(proc: Path) -> Path:
 
 
 def test_another_ray_on_the_host_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = nemo_rl.ray_addresses(fake_raylet(tmp_path / "proc"))
+    found = engine.ray_addresses(fake_raylet(tmp_path / "proc"))
     assert found == {77: "10.0.0.1:6379"}
     config = make_config(tmp_path)
-    monkeypatch.setattr(nemo_rl, "ray_addresses", lambda: found)
+    monkeypatch.setattr(engine, "ray_addresses", lambda: found)
     with pytest.raises(UserError, match="raylet 77"):
-        nemo_rl.command(config, make_context(config, tmp_path))
+        engine.command(config, make_context(config, tmp_path))
     put(config, "site.env", {"RAY_ADDRESS": "10.0.0.1:6379"})
-    command = nemo_rl.command(config, make_context(config, tmp_path))
+    command = engine.command(config, make_context(config, tmp_path))
     assert command.env["RAY_ADDRESS"] == "10.0.0.1:6379"
     shutil.rmtree(command.env["RAY_TMPDIR"])
 
@@ -359,12 +359,12 @@ def test_open_files_are_raised_and_never_lowered() -> None:
 def test_last_step_is_the_highest_whole_checkpoint(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     ctx = make_context(config, tmp_path)
-    assert nemo_rl.last_step(config, ctx) == 0
+    assert engine.last_step(config, ctx) == 0
     for name in ("step_3", "step_12", "tmp_step_15", "old_step_20", "step_x"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
         (tmp_path / "checkpoints" / name / "training_info.json").write_text("{}")
     (tmp_path / "checkpoints" / "step_18").mkdir()  # what an interrupted removal leaves
-    assert nemo_rl.last_step(config, ctx) == 12
+    assert engine.last_step(config, ctx) == 12
 
 
 TIMEOUT = "Timeout has been reached, stopping training early\n"
@@ -390,14 +390,14 @@ MAX_STEPS = "Max number of steps has been reached, stopping training early\n"
     ],
 )
 def test_end_of(tmp_path: Path, exit_code: int, last: int, extra: dict, kind: str) -> None:
-    assert nemo_rl.end_of(make_config(tmp_path), exit_code, last, **extra) == kind
+    assert engine.end_of(make_config(tmp_path), exit_code, last, **extra) == kind
 
 
 def test_an_async_run_that_ends_without_a_word_failed(tmp_path: Path) -> None:
     config = make_config(tmp_path, grpo__async_grpo={"enabled": True})
-    assert nemo_rl.end_of(config, 0, 3, finished_steps=3) == "failed"
+    assert engine.end_of(config, 0, 3, finished_steps=3) == "failed"
 
 
 def test_collecting_trajectories_takes_no_step(tmp_path: Path) -> None:
     config = make_config(tmp_path, env__nemo_gym={"is_trajectory_collection": True})
-    assert nemo_rl.end_of(config, 0, 0) == "done"
+    assert engine.end_of(config, 0, 0) == "done"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nano_exp.engines.nemo_rl_stdout import follow, stop_notice
+from nano_exp.engines.nemo_rl.stdout import follow, stop_notice
 
 BAR = "=" * 25
 

@@ -13,15 +13,15 @@ import yaml
 from nemo_rl_case import STANDIN, logged, make_config, make_context, put, run, start
 from pace import limit
 
-from nano_exp.engines import nemo_rl
+from nano_exp.engines.nemo_rl import engine
 
 
 @pytest.fixture(autouse=True)
 def no_ray_folders_left(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The attempt removes Command.scratch; here the folders go where pytest's own go."""
     short = tmp_path_factory.mktemp("r")
-    monkeypatch.setattr(nemo_rl, "_ray_tmpdir", lambda ctx, base: short)
-    monkeypatch.setattr(nemo_rl, "RAY_TMPDIR_MAX", 200)
+    monkeypatch.setattr(engine, "_ray_tmpdir", lambda ctx, base: short)
+    monkeypatch.setattr(engine, "RAY_TMPDIR_MAX", 200)
 
 
 def checkpoints(tmp: Path) -> list[int]:
@@ -40,10 +40,10 @@ def test_a_whole_run_is_done_and_its_stdout_tells_its_metrics(tmp_path: Path, gy
     assert (code, err) == (0, "")
     assert out.startswith("This is a STAND-IN for NeMo RL")
     assert checkpoints(tmp_path) == [3, 6, 8]
-    last = nemo_rl.last_step(config, make_context(config, tmp_path))
-    assert nemo_rl.end_of(config, code, last, 8, out) == "done"
+    last = engine.last_step(config, make_context(config, tmp_path))
+    assert engine.end_of(config, code, last, 8, out) == "done"
 
-    rows = list(nemo_rl.follow(out.splitlines(keepends=True)))
+    rows = list(engine.follow(out.splitlines(keepends=True)))
     assert [r["step"] for r in rows if "train/loss" in r] == list(range(1, 9))
     assert [r["step"] for r in rows if "validation/accuracy" in r] == [0, 3, 6, 8]
     truth = logged(tmp_path)
@@ -63,13 +63,13 @@ def test_it_prints_its_whole_config(tmp_path: Path) -> None:
 def test_a_run_ends_with_its_last_epoch(tmp_path: Path) -> None:
     config = standin_env(make_config(tmp_path, grpo__max_num_epochs=2, grpo__max_num_steps=1000), STEPS_PER_EPOCH=4)
     code, out, _ = run(config, tmp_path)
-    last = nemo_rl.last_step(config, make_context(config, tmp_path))
-    assert (code, last, nemo_rl.stop_notice(out)) == (0, 8, None)
-    rows = list(nemo_rl.follow(out.splitlines(keepends=True)))
+    last = engine.last_step(config, make_context(config, tmp_path))
+    assert (code, last, engine.stop_notice(out)) == (0, 8, None)
+    rows = list(engine.follow(out.splitlines(keepends=True)))
     assert [r["step"] for r in rows if "train/loss" in r] == list(range(1, 9))
-    assert nemo_rl.end_of(config, code, last, 8, out) == "done"
+    assert engine.end_of(config, code, last, 8, out) == "done"
     code, out, _ = run(config, tmp_path, number=2)
-    assert nemo_rl.end_of(config, code, last, 8, out) == "done" and not list(nemo_rl.follow(out.splitlines()))
+    assert engine.end_of(config, code, last, 8, out) == "done" and not list(engine.follow(out.splitlines()))
 
 
 def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
@@ -81,11 +81,11 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path: Path) -
     merged = {}  # the store's rows: of a step that ran twice, the later attempt's counts
 
     def take(stdout: list[str]) -> None:
-        for row in nemo_rl.follow(stdout):
+        for row in engine.follow(stdout):
             merged[row["step"], "train" if "train/loss" in row else "validation"] = row
 
     for number, stop_at in enumerate(("Saving checkpoint for step 3", "Step 3/5", "Saving checkpoint for step 9"), 1):
-        process = start(nemo_rl.command(config, make_context(config, broken, number)))
+        process = start(engine.command(config, make_context(config, broken, number)))
         assert process.stdout is not None
         stdout = []
         for line in process.stdout:
@@ -95,8 +95,8 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path: Path) -
         process.send_signal(signal.SIGKILL)
         take([*stdout, *process.stdout.readlines()])
         assert process.wait() == -signal.SIGKILL
-        last = nemo_rl.last_step(config, make_context(config, broken, number))
-        assert nemo_rl.end_of(config, -9, last) == "failed"
+        last = engine.last_step(config, make_context(config, broken, number))
+        assert engine.end_of(config, -9, last) == "failed"
     code, out, _ = run(config, broken, 4)
     take(out.splitlines(keepends=True))
     assert code == 0
@@ -108,13 +108,13 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path: Path) -
 
 def test_sigterm_saves_nothing(tmp_path: Path) -> None:
     config = standin_env(make_config(tmp_path, grpo__max_num_steps=1000), STEP_SECONDS=0.2)
-    process = start(nemo_rl.command(config, make_context(config, tmp_path)))
+    process = start(engine.command(config, make_context(config, tmp_path)))
     assert process.stdout is not None
     next(line for line in process.stdout if "Step 2/" in line)
     process.terminate()
     process.communicate(timeout=limit(10))
     assert process.returncode == -signal.SIGTERM and checkpoints(tmp_path) == []
-    assert nemo_rl.end_of(config, process.returncode, 0, asked_to_stop=True) == "stopped"
+    assert engine.end_of(config, process.returncode, 0, asked_to_stop=True) == "stopped"
 
 
 def test_the_allocations_end_saves_and_stops(tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_the_allocations_end_saves_and_stops(tmp_path: Path) -> None:
     begun = time.time()
     code, out, _ = run(config, tmp_path, deadline=begun + limit(6))
     assert code == 0 and time.time() < begun + limit(6)
-    last = nemo_rl.last_step(config, make_context(config, tmp_path))
+    last = engine.last_step(config, make_context(config, tmp_path))
     assert last > 3 and checkpoints(tmp_path) == [last]
-    assert nemo_rl.end_of(config, code, last, last, out) == "stopped"
+    assert engine.end_of(config, code, last, last, out) == "stopped"
     put(config, "grpo.max_num_steps", last + 2)
     assert run(config, tmp_path, number=2)[0] == 0
     assert checkpoints(tmp_path) == [last, last + 2]
@@ -170,8 +170,8 @@ def test_faults(tmp_path: Path, fault: str, code: int, said: str) -> None:
     config = standin_env(make_config(tmp_path), FAIL_AT_STEP=5, FAULT=fault, FAIL_ONCE=1)
     got, out, err = run(config, tmp_path)
     assert got == code and said in err
-    last = nemo_rl.last_step(config, make_context(config, tmp_path))
-    assert (last, nemo_rl.end_of(config, got, last, 4, out)) == (3, "failed")
+    last = engine.last_step(config, make_context(config, tmp_path))
+    assert (last, engine.end_of(config, got, last, 4, out)) == (3, "failed")
     got, out, err = run(config, tmp_path, number=2)
     assert (got, err, checkpoints(tmp_path)) == (0, "", [3, 6, 8])
 
@@ -179,13 +179,13 @@ def test_faults(tmp_path: Path, fault: str, code: int, said: str) -> None:
 def test_a_nan_stays(tmp_path: Path) -> None:
     config = standin_env(make_config(tmp_path), FAIL_AT_STEP=5, FAULT="nan")
     code, out, _ = run(config, tmp_path)
-    loss = [row["train/loss"] for row in nemo_rl.follow(out.splitlines(keepends=True)) if "train/loss" in row]
+    loss = [row["train/loss"] for row in engine.follow(out.splitlines(keepends=True)) if "train/loss" in row]
     assert code == 0 and [value != value for value in loss] == [False] * 4 + [True] * 4
 
 
 def test_a_hang_hangs(tmp_path: Path) -> None:
     config = standin_env(make_config(tmp_path), FAIL_AT_STEP=1, FAULT="hang")
-    process = start(nemo_rl.command(config, make_context(config, tmp_path)))
+    process = start(engine.command(config, make_context(config, tmp_path)))
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=1)
     process.kill()
@@ -245,7 +245,7 @@ def test_every_required_key_is_missed(tmp_path: Path) -> None:
 def test_what_the_real_script_refuses(tmp_path: Path, path: str, value: object, said: str) -> None:
     config = make_config(tmp_path)
     ctx = make_context(config, tmp_path)
-    command = nemo_rl.command(config, ctx)
+    command = engine.command(config, ctx)
     flat = yaml.safe_load(ctx.config_path.read_text())
     if value is None:
         section, _, leaf = path.partition(".")

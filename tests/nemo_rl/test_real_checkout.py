@@ -27,12 +27,12 @@ import test_preflight_policy  # noqa: E402
 import test_preflight_vllm  # noqa: E402
 from preflight_case import ROWS, Case, base, config, said, view  # noqa: E402
 
-from nano_exp.engines.nemo_rl_checkout import read_checkout  # noqa: E402
 from nano_exp.errors import UserError  # noqa: E402
-from nano_exp.freeze import engine_config  # noqa: E402
+from nano_exp.nemo_rl.checkout import read_checkout  # noqa: E402
+from nano_exp.nemo_rl.versions import order  # noqa: E402
 from nano_exp.preflight import RULES  # noqa: E402
 from nano_exp.preflight.run import findings  # noqa: E402
-from nano_exp.versions import order  # noqa: E402
+from nano_exp.store.run_config import engine_config  # noqa: E402
 
 CHECKOUT = os.environ.get("NANO_EXP_NEMO_RL", "")
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="NANO_EXP_NEMO_RL names no NeMo RL checkout")

@@ -8,10 +8,11 @@ from typing import Any
 
 from core_case import point
 
-from nano_exp import freeze
-from nano_exp.planner import architecture, gpus, job
-from nano_exp.planner.architecture import Architecture
-from nano_exp.planner.job import Job
+from nano_exp.compose import freeze
+from nano_exp.layout import architecture, workload
+from nano_exp.layout.architecture import Architecture
+from nano_exp.layout.workload import Job
+from nano_exp.planner import gpus
 
 MODELS = ("nano_9b", "nano_12b", "nano_30b")
 H100 = gpus.gpu("h100-80")
@@ -37,7 +38,7 @@ def model(name: str) -> Architecture:
 
 @cache
 def read(*overrides: str) -> Job:
-    return job.of_config(config(*overrides))
+    return workload.of_config(config(*overrides))
 
 
 def laid(base: Job, **layout: Any) -> Job:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from planner_case import CONSTANTS, laid, model, read
 
+from nano_exp.layout.rules import FSDP2, FULL, MEGATRON, SELECTIVE, Layout
 from nano_exp.planner import activations
-from nano_exp.planner.layouts import FSDP2, FULL, MEGATRON, SELECTIVE, Layout
 from nano_exp.planner.ranges import GIB
 
 V0_6, V0_7 = (0, 6), (0, 7)

@@ -10,7 +10,7 @@ import pytest
 from planner_case import facts, model
 
 from nano_exp.errors import UserError
-from nano_exp.planner import architecture
+from nano_exp.layout import architecture
 
 GOOD = {
     "model_type": "llama",

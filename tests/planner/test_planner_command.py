@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nano_exp import cli, compose
+from nano_exp import cli
+from nano_exp.compose import compose, conf_tree
 
 TWELVE = ["model=nano_12b", "cluster=1n8g"]
 
@@ -89,7 +90,7 @@ def test_the_command_of_another_models_plan_trains_that_model(
     assert cli.main(["plan", *words]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to take one of them: ")]
     command = shlex.split(line.partition("launch.py ")[2])[:-1]
-    with compose.loader() as loader:
+    with conf_tree.loader() as loader:
         config = compose.compose(loader, command)
     assert config.policy.model_name == (str(folder) if trains == "the folder" else trains)
     assert cli.main(["plan", *words, "--json"]) == 0

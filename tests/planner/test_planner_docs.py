@@ -10,7 +10,7 @@ from core_case import ROOT
 
 from nano_exp import cli
 from nano_exp.planner import gpus
-from nano_exp.planner.phases import COMFORT, REFIT_RATIO
+from nano_exp.planner.phase_memory import COMFORT, REFIT_RATIO
 
 PAGE = (ROOT / "docs" / "planner.md").read_text()
 BLOCKS = re.findall(r"^```\n\$ nano-exp (plan .*)\n((?:.*\n)*?)```$", PAGE, re.MULTILINE)

@@ -8,7 +8,7 @@ import pytest
 from planner_case import CONSTANTS, H100, model, read
 
 from nano_exp.planner import gpus, inference
-from nano_exp.planner.phases import phases
+from nano_exp.planner.phase_memory import phases
 from nano_exp.planner.ranges import GIB
 
 MIB = 2**20

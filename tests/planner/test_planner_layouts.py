@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from planner_case import config, model, read
 
-from nano_exp.planner import layouts
-from nano_exp.planner.layouts import DYNAMIC, FSDP2, FULL, MEGATRON, PACKED, Layout, Shape
+from nano_exp.layout import rules as layouts
+from nano_exp.layout.rules import DYNAMIC, FSDP2, FULL, MEGATRON, PACKED, Layout, Shape
 
 SHAPE = Shape(16, 8, 512, 512)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from planner_case import MODELS, facts, model
 
-from nano_exp.planner import architecture, parameters
+from nano_exp.layout import architecture, parameters
 
 HYBRID = {
     "hybrid_override_pattern": "MEM*-ME*",

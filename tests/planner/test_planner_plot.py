@@ -13,7 +13,7 @@ from planner_case import CONSTANTS, H100, laid, read
 
 from nano_exp.errors import UserError
 from nano_exp.planner import describe, plot, proposal
-from nano_exp.planner.phases import phases
+from nano_exp.planner.phase_memory import phases
 from nano_exp.planner.ranges import GIB
 
 

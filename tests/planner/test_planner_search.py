@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import core_case
 import pytest
 from core_case import config_loader, launch, standin
 from planner_case import CONSTANTS, H100, config, read
 
-from nano_exp import compose, family, freeze
+from nano_exp.compose import family, freeze
 from nano_exp.errors import UserError
-from nano_exp.planner import auto, describe, gpus, job, layouts, proposal, search, steptime
-from nano_exp.planner.layouts import FULL
+from nano_exp.layout import rules, workload
+from nano_exp.layout.rules import FULL
+from nano_exp.planner import auto, describe, gpus, proposal, search, steptime
 from nano_exp.planner.search import Option
 
 TWELVE = ("model=nano_12b", "cluster=2n8g")
@@ -47,13 +49,13 @@ def test_a_layout_is_made_thrifty_only_where_it_has_to_be() -> None:
 
 def test_every_proposed_layout_is_valid() -> None:
     for option in every(*THIRTY):
-        assert layouts.problems(option.layout, option.job.architecture, option.job.shape) == []
+        assert rules.problems(option.layout, option.job.architecture, option.job.shape) == []
 
 
 def test_the_leading_layouts_compose_to_themselves_and_are_judged_the_same() -> None:
     for words in (TWELVE, THIRTY):
         for option in search.shortlist(every(*words), 3):
-            again = read(*words, *search.as_words(layouts.overrides(option.layout).items()))
+            again = read(*words, *search.as_words(rules.overrides(option.layout).items()))
             assert again.layout == option.layout
             assert search.option(again, H100, CONSTANTS).phases == option.phases
 
@@ -100,11 +102,11 @@ def test_auto_leaves_what_was_typed() -> None:
 
 def test_a_point_keeps_auto_as_typed_and_has_the_identity_of_its_values(tmp_path: Path) -> None:
     typed = [*TWELVE, "parallelism=auto"]
-    point = compose.compose_points(config_loader(), [typed])[0]
+    point = core_case.compose_points(config_loader(), [typed])[0]
     assert point.overrides == tuple(typed)
     assert point.note
     words, _ = auto.expand(config_loader(), typed)
-    plain = compose.compose_points(config_loader(), [words])[0]
+    plain = core_case.compose_points(config_loader(), [words])[0]
     assert plain.note == ""
     assert freeze.freeze(point, tmp_path).digest == freeze.freeze(plain, tmp_path).digest
 
@@ -117,10 +119,10 @@ def test_each_point_of_a_sweep_gets_the_layout_of_its_own_values() -> None:
         for choice in ("parallelism=auto", "parallelism=published")
         for n in lengths
     ]
-    points = family.compose_points(config_loader(), typed)
+    points = auto.compose_points(config_loader(), typed)
     assert [list(point.overrides) for point in points] == typed
     frozen = family.freeze_all(points, Path("/launch"))
-    found = [job.of_config(one.config).layout for one in frozen]
+    found = [workload.of_config(one.config).layout for one in frozen]
     for length, layout in zip(lengths, found, strict=False):
         best = every(*base, f"policy.max_total_sequence_length={length}")[0]
         assert layout == best.layout

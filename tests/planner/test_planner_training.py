@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from planner_case import CONSTANTS, H100, laid, read
 
-from nano_exp.planner import parameters, search, training
-from nano_exp.planner.layouts import FSDP2, MEGATRON
-from nano_exp.planner.phases import Phase, phases
+from nano_exp.layout import parameters
+from nano_exp.layout.rules import FSDP2, MEGATRON
+from nano_exp.planner import search, training
+from nano_exp.planner.phase_memory import Phase, phases
 from nano_exp.planner.ranges import GIB, Range
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from planner_case import CONSTANTS, H100, config, read
 
-from nano_exp import freeze, planner
+from nano_exp import dotted, planner
 from nano_exp.errors import UserError
-from nano_exp.planner import models, phases
+from nano_exp.layout import models
+from nano_exp.planner import phase_memory
 from nano_exp.planner.verdict import klass_of
 
 SIX = [(m, c) for m in ("nano_9b", "nano_12b", "nano_30b") for c in ("1n8g", "2n8g")]
@@ -151,7 +152,7 @@ def test_an_unknown_gpu_and_an_impossible_cluster_are_refused() -> None:
 @pytest.mark.parametrize("value", [None, 3, "x", [1]])
 def test_a_section_of_another_type_is_judged_or_refused_in_words(key: str, value: Any) -> None:
     made = copy.deepcopy(config("model=nano_12b", "cluster=1n8g"))
-    freeze.set_dotted(made, key, value)
+    dotted.set_dotted(made, key, value)
     try:
         said = planner.judge(made, "h100-80")
     except UserError as error:
@@ -163,7 +164,7 @@ def test_a_section_of_another_type_is_judged_or_refused_in_words(key: str, value
 @pytest.mark.parametrize("share", [0, -1, float("nan"), "x", None])
 def test_a_share_that_cannot_be_is_no_reason_to_fall_over(share: Any) -> None:
     made = copy.deepcopy(config("model=nano_12b", "cluster=1n8g"))
-    freeze.set_dotted(made, "policy.generation.vllm_cfg.gpu_memory_utilization", share)
+    dotted.set_dotted(made, "policy.generation.vllm_cfg.gpu_memory_utilization", share)
     assert planner.judge(made, "h100-80").phase
 
 
@@ -174,7 +175,7 @@ def test_split_generation_has_gpus_of_its_own() -> None:
         f"{generation}.resources.gpus_per_node=8",
     )  # fmt: skip
     assert (job.world, job.generation.world) == (8, 8)
-    found = {phase.name: phase for phase in phases.phases(job, H100, CONSTANTS)}
+    found = {phase.name: phase for phase in phase_memory.phases(job, H100, CONSTANTS)}
     assert "refit" not in found
     assert all(term.name != "vLLM asleep" for phase in found.values() for term in phase.terms)
     # In non-colocated mode the optimizer state stays during the log-probability passes.

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from core_case import frozen
 
-from nano_exp.freeze import set_dotted
+from nano_exp.dotted import set_dotted
 from nano_exp.preflight import RULES, Finding
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.run import findings

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from nano_exp.preflight import points  # noqa: E402
+from nano_exp.launch import points  # noqa: E402
 from nano_exp.preflight.facts import Facts  # noqa: E402
 from nano_exp.preflight.run import examine  # noqa: E402
 

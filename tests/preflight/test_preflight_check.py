@@ -12,7 +12,7 @@ from preflight_case import NINE, TWELVE, TWELVE_2
 
 from nano_exp import cli, preflight
 from nano_exp.errors import UserError
-from nano_exp.preflight import show
+from nano_exp.preflight import wording
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.registry import RULES
 from nano_exp.preflight.run import Report, examine
@@ -171,7 +171,7 @@ def test_what_is_ignored_makes_no_other_run() -> None:
 def test_equal_findings_are_one_and_say_how_many_points() -> None:
     sizes = (BAD, "grpo.seed=1", "grpo.seed=2")
     points = [(*TWELVE, f"optimizer.lr={lr}", size) for lr in ("1e-6", "2e-6") for size in sizes]
-    said = str(show.Refusal(report(*points, ignore=("place",))))
+    said = str(wording.Refusal(report(*points, ignore=("place",))))
     assert said.count("error:") == 1
     assert "rule: whole_global_batches; 2 of 6 points: optimizer.lr=1e-6 policy.train_global_batch_size=100 | " in said
     assert said.endswith("'ignore=[whole_global_batches]'")
@@ -179,7 +179,7 @@ def test_equal_findings_are_one_and_say_how_many_points() -> None:
 
 def test_many_forms_of_one_finding_are_cut() -> None:
     points = [(*TWELVE, f"policy.train_global_batch_size={size}") for size in (100, 101, 102, 103, 104)]
-    said = str(show.Refusal(report(*points, ignore=("place", "whole_micro_batches"))))
+    said = str(wording.Refusal(report(*points, ignore=("place", "whole_micro_batches"))))
     assert said.count("error:") == 3
     assert "... and 2 more like it, with other values" in said
     assert "5 of 5 points" in said

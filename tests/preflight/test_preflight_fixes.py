@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import core_case
 import pytest
 from core_case import config_loader, frozen
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from preflight_case import NINE, NINE_2, ROWS, TWELVE
 
-from nano_exp import cli, compose, freeze
+from nano_exp import cli
+from nano_exp.compose import freeze
 from nano_exp.errors import UserError
 from nano_exp.preflight import Report, examine, fixes
 from nano_exp.preflight.facts import Facts
@@ -134,7 +136,7 @@ CHOICES = st.sampled_from([(key, value) for key, values in TRIED.items() for val
 
 def judged(overrides: list[str]) -> Judged:
     """What preflight says of a point that Hydra composes from nothing."""
-    (point,) = compose.compose_points(config_loader(), [overrides])
+    (point,) = core_case.compose_points(config_loader(), [overrides])
     return Judged(tuple(group.finding for group in examine([freeze.freeze(point, FOLDER)], FACTS).groups))
 
 

@@ -10,8 +10,10 @@ import pytest
 from core_case import frozen
 from preflight_case import THIRTY, TWELVE, TWELVE_2, said
 
-from nano_exp import slurm, versions
-from nano_exp.preflight import answers, gather
+from nano_exp import slurm
+from nano_exp.launch import gather
+from nano_exp.nemo_rl import versions
+from nano_exp.preflight import answers
 from nano_exp.preflight.answers import Answers, Association, Estimate, Nodes, Qos
 from nano_exp.preflight.facts import Facts, FileSystem, file_system
 from nano_exp.preflight.place import gpu_gb, start_line

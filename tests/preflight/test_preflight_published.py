@@ -9,7 +9,7 @@ from core_case import frozen
 from preflight_case import NINE, TWELVE
 
 from nano_exp import preflight
-from nano_exp.preflight import published, show
+from nano_exp.preflight import baseline, wording
 from nano_exp.preflight.facts import Facts
 
 RULE = "metric_between_validations"
@@ -20,7 +20,7 @@ def said(folder: Path, *points: tuple[str, ...]) -> list[str]:
     wanted = [frozen(folder, *overrides) for overrides in points]
     facts = Facts()
     report = preflight.examine(wanted, facts)
-    shown = show.warnings(report, published.of(wanted, report, facts))
+    shown = wording.warnings(report, baseline.of(wanted, report, facts))
     return [line for line in shown.splitlines() if RULE in line or "grpo.val_period=" in line]
 
 

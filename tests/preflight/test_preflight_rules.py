@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from preflight_case import NINE, NINE_2, ROWS, THIRTY, TWELVE, TWELVE_2, base, view
 
-from nano_exp.freeze import set_dotted
+from nano_exp.dotted import set_dotted
 from nano_exp.preflight import RULES
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.run import findings
@@ -150,7 +150,7 @@ def test_no_rule_falls_over_nonsense(row: tuple[str, ...], changes: dict[str, An
 def test_versions_of_a_rule(versions: str, version: str, holds: bool) -> None:
     from dataclasses import replace
 
-    from nano_exp import versions as of
+    from nano_exp.nemo_rl import versions as of
 
     assert replace(RULES["batch_multiplier"], versions=versions).holds(of.order(version)) == holds
 

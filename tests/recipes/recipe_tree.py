@@ -11,8 +11,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nano_exp import resolvers
-from nano_exp.freeze import engine_config
+from nano_exp.compose import resolvers
+from nano_exp.store.run_config import engine_config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MISSING = "<no such key>"

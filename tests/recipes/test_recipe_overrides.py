@@ -8,7 +8,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from recipe_tree import differences, flat, nemo_rl, whole
 
-from nano_exp import resolvers
+from nano_exp.compose import resolvers
 
 NINE = ("model=nano_9b", "cluster=1n8g")
 TWELVE = ("model=nano_12b", "cluster=1n8g")

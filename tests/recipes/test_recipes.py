@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import core_case
 import pytest
 import yaml
 from recipe_tree import MISSING, differences, flat, nemo_rl, whole
 
-from nano_exp import compose, versions
+from nano_exp.compose import compose, conf_tree
 from nano_exp.errors import UserError
-from nano_exp.versions import option
+from nano_exp.nemo_rl import versions
+from nano_exp.nemo_rl.versions import option
 
 HERE = Path(__file__).parent
 ALLOWED = yaml.safe_load((HERE / "differences.yaml").read_text())
@@ -138,19 +140,19 @@ def test_the_knobs_reach_both_backends_at_every_version(version: str) -> None:
 
 
 def test_an_unknown_version_is_answered_with_the_known_ones() -> None:
-    with compose.loader() as loader, pytest.raises(UserError, match="v0_8") as caught:
-        compose.compose_points(loader, [["model=nano_9b", "cluster=1n8g", "nemo_rl=v0_8"]])
+    with conf_tree.loader() as loader, pytest.raises(UserError, match="v0_8") as caught:
+        core_case.compose_points(loader, [["model=nano_9b", "cluster=1n8g", "nemo_rl=v0_8"]])
     assert "v0_5, v0_6, v0_7" in caught.value.why and caught.value.fix.startswith("nemo_rl=v0_")
 
 
 def test_a_recipe_that_a_version_lacks_is_refused_with_those_that_it_has() -> None:
-    with compose.loader() as loader, pytest.raises(UserError, match=r"nano_30b.*v0_6") as caught:
+    with conf_tree.loader() as loader, pytest.raises(UserError, match=r"nano_30b.*v0_6") as caught:
         compose.compose(loader, ["model=nano_30b", "cluster=2n8g", "nemo_rl=v0_6"])
     assert caught.value.fix == "model=nano_30b cluster=1n8g"
 
 
 def test_a_combination_without_a_recipe_has_none_and_is_refused() -> None:
-    with compose.loader() as loader, pytest.raises(UserError, match=r"nano_9b.*local"):
+    with conf_tree.loader() as loader, pytest.raises(UserError, match=r"nano_9b.*local"):
         compose.compose(loader, ["model=nano_9b", "cluster=local"])
 
 

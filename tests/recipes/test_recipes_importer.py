@@ -8,9 +8,11 @@ import checkout_case
 import pytest
 import yaml
 
-from nano_exp import cli, compose, versions
+from nano_exp import cli
+from nano_exp.compose import compose, conf_tree
 from nano_exp.errors import UserError
-from nano_exp.recipes import compare, importer, known, types
+from nano_exp.nemo_rl import versions
+from nano_exp.recipes import compare, importer, key_lists, typed_dicts
 
 MEGATRON = "grpo-nano-v2-12b-1n8g-megatron"
 
@@ -85,7 +87,7 @@ def test_a_recipe_with_another_learning_rate_sets_the_knob(imported: importer.Im
 def test_what_composes_equals_upstream_and_moves_by_the_knobs(imported: importer.Imported) -> None:
     with importer.tree(imported) as conf:
         assert importer.not_upstreams(imported, importer.composed(conf, "v0_8")) == []
-        with compose.loader(conf) as loader:
+        with conf_tree.loader(conf) as loader:
             point = ["model=nano_12b", "cluster=2n8g", "nemo_rl=v0_8", "optimizer.lr=3e-6"]
             cfg = compose.compose(loader, point)
     assert cfg.policy.megatron_cfg.optimizer.lr == 3e-6
@@ -101,7 +103,7 @@ def test_a_recipe_that_would_not_compose_to_upstreams_values_is_refused(
     assert cli.main(["recipes", "import", str(checkout), "--write"]) == 2
     said = capsys.readouterr().err
     assert "nano_12b_1n8g: data.train.name: upstream 'other', composed 'maths'" in said and "fix: " in said
-    assert not (compose.CONF_DIR / "nemo_rl" / "v0_8").exists()
+    assert not (conf_tree.CONF_DIR / "nemo_rl" / "v0_8").exists()
 
 
 def test_import_shows_what_changed_and_writes_when_asked(
@@ -110,7 +112,7 @@ def test_import_shows_what_changed_and_writes_when_asked(
     import shutil
 
     conf = tmp_path / "conf"
-    shutil.copytree(compose.CONF_DIR, conf)
+    shutil.copytree(conf_tree.CONF_DIR, conf)
     monkeypatch.setattr(compose, "CONF_DIR", conf)
     assert cli.main(["recipes", "import", str(checkout)]) == 0
     said = capsys.readouterr().out
@@ -133,18 +135,18 @@ def test_a_branch_does_not_take_the_place_of_the_release_that_it_calls_itself(tm
     (checkout / ".git").mkdir()
     (checkout / ".git" / "HEAD").write_text("a" * 40)
     with pytest.raises(UserError, match=r"at aaaaaaaaaaaa and calls itself v0\.7\.0") as caught:
-        importer.refuse_another_commit(importer.read(checkout), compose.CONF_DIR)
+        importer.refuse_another_commit(importer.read(checkout), conf_tree.CONF_DIR)
     assert "--as main" in caught.value.fix
     (checkout / ".git" / "HEAD").unlink()
     with pytest.raises(UserError, match=r"has no \.git that says its commit") as caught:
-        importer.refuse_another_commit(importer.read(checkout), compose.CONF_DIR)
+        importer.refuse_another_commit(importer.read(checkout), conf_tree.CONF_DIR)
     assert caught.value.fix.endswith("--as main (any name)")
     (checkout / ".git" / "HEAD").write_text("a" * 40)
     checkout_case.make(tmp_path, version="0.7", package_info="MAJOR = 0\nMINOR = 7\nPATCH = 1\n")
-    importer.refuse_another_commit(importer.read(checkout), compose.CONF_DIR)  # a patch release takes its place
+    importer.refuse_another_commit(importer.read(checkout), conf_tree.CONF_DIR)  # a patch release takes its place
     checkout_case.make(tmp_path, version="0.7")
     branch = importer.read(checkout, "main")
-    importer.refuse_another_commit(branch, compose.CONF_DIR)
+    importer.refuse_another_commit(branch, conf_tree.CONF_DIR)
     assert (branch.option, branch.version) == ("main", "v0.7.0+aaaaaaaaaaaa")
 
 
@@ -178,8 +180,8 @@ def test_a_key_that_recipes_carry_and_grpo_does_not_read_is_told(carried: str, r
     checkout = checkout_case.make(tmp_path)
     (checkout / "nemo_rl/evals").mkdir()
     (checkout / "nemo_rl/evals/eval.py").write_text("config['only_evaluated']")
-    typed = types.read(checkout)
-    assert (carried not in known.unread(checkout, typed, [carried])) == read
+    typed = typed_dicts.read(checkout)
+    assert (carried not in key_lists.unread(checkout, typed, [carried])) == read
 
 
 # --- two versions side by side ---
@@ -210,4 +212,4 @@ def test_the_text_of_a_diff_groups_keys_below_a_new_section() -> None:
 
 def test_a_version_that_is_not_there_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["recipes", "diff", "v0_7", "v0-7"]) == 2
-    assert f"no version v0-7 in {compose.CONF_DIR}/nemo_rl (nearest: v0_7)" in capsys.readouterr().err
+    assert f"no version v0-7 in {conf_tree.CONF_DIR}/nemo_rl (nearest: v0_7)" in capsys.readouterr().err

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import checkout_case
+import core_case
 import pytest
 import yaml
 from recipe_tree import differences
 from recipe_tree import nemo_rl as published
 
-from nano_exp import compose, freeze, resolvers
+from nano_exp.compose import conf_tree, freeze, recipe_file, resolvers
 from nano_exp.errors import UserError
-from nano_exp.recipes import own, upstream
+from nano_exp.nemo_rl import upstream
+from nano_exp.store import run_config
 
 HERE = Path(__file__).parent
 TWELVE = "examples/configs/recipes/llm/grpo-nano-v2-12b-1n8g-megatron.yaml"
@@ -36,14 +38,14 @@ def whole_recipe(tmp_path: Path) -> Path:
 
 
 def config(*words: object) -> dict[str, Any]:
-    with compose.loader() as loader:
-        [point] = compose.compose_points(loader, [[str(word) for word in words]])
+    with conf_tree.loader() as loader:
+        [point] = core_case.compose_points(loader, [[str(word) for word in words]])
     return freeze.resolve(point.cfg)
 
 
 def refusal(*words: object) -> UserError:
-    with compose.loader() as loader, pytest.raises(UserError) as caught:
-        compose.compose_points(loader, [[str(word) for word in words]])
+    with conf_tree.loader() as loader, pytest.raises(UserError) as caught:
+        core_case.compose_points(loader, [[str(word) for word in words]])
     return caught.value
 
 
@@ -51,7 +53,7 @@ def test_what_nemo_rl_gets_is_the_file_but_for_the_runs_own_folders(checkout: Pa
     found = config(f"recipe={checkout / TWELVE}")
     resolvers.register()
     wanted = upstream.resolved(upstream.load(checkout / TWELVE).config)
-    changed = differences(wanted, freeze.engine_config(found))
+    changed = differences(wanted, run_config.engine_config(found))
     assert {key: value for key, (_, value) in changed.items()} == {
         "checkpointing.checkpoint_dir": None,
         "logger.log_dir": None,
@@ -64,9 +66,9 @@ def test_what_nemo_rl_gets_is_the_file_but_for_the_runs_own_folders(checkout: Pa
 
 
 def test_the_same_values_are_the_same_run_whichever_way_they_come(whole_recipe: Path, tmp_path: Path) -> None:
-    with compose.loader() as loader:
+    with conf_tree.loader() as loader:
         words = [["model=nano_12b", "cluster=1n8g"], [f"recipe={whole_recipe}"]]
-        digests = {freeze.freeze(point, tmp_path).digest for point in compose.compose_points(loader, words)}
+        digests = {freeze.freeze(point, tmp_path).digest for point in core_case.compose_points(loader, words)}
     assert len(digests) == 1
 
 
@@ -105,7 +107,7 @@ def test_typed_data_replaces_the_files_own(checkout: Path) -> None:
 
 def test_a_layout_on_top_means_what_it_means_on_the_published_recipe(whole_recipe: Path) -> None:
     for layout in ("fsdp2", "megatron_tp2"):
-        found = freeze.engine_config(config(f"recipe={whole_recipe}", f"parallelism={layout}"))
+        found = run_config.engine_config(config(f"recipe={whole_recipe}", f"parallelism={layout}"))
         assert differences(published("model=nano_12b", "cluster=1n8g", f"parallelism={layout}"), found) == {}
 
 
@@ -132,11 +134,11 @@ def test_a_file_that_changes_is_read_again(checkout: Path, tmp_path: Path) -> No
 
 
 def test_swept_recipes_are_each_their_own(checkout: Path) -> None:
-    from nano_exp import family
+    from nano_exp.compose import family
 
     other = checkout / "examples/configs/grpo_math_1B.yaml"
     words = [[f"recipe={f}", f"optimizer.lr={lr}"] for f in (checkout / TWELVE, other) for lr in ("1e-6", "2e-6")]
-    with compose.loader() as loader:
+    with conf_tree.loader() as loader:
         frozen = family.freeze_all(family.compose_points(loader, words), checkout)
     assert [(f.name, f.config["policy"]["megatron_cfg"]["optimizer"]["lr"]) for f in frozen] == [
         ("grpo-nano-v2-12b-1n8g-megatron", 1e-6),
@@ -150,8 +152,8 @@ def test_two_files_of_one_content_keep_their_names(checkout: Path) -> None:
     twin = checkout / "examples/configs/twin.yaml"
     twin.write_text((checkout / "examples/configs/grpo_math_1B.yaml").read_text())
     words = [[f"recipe={twin.with_name(name)}"] for name in ("grpo_math_1B.yaml", "twin.yaml")]
-    with compose.loader() as loader:
-        points = compose.compose_points(loader, words)
+    with conf_tree.loader() as loader:
+        points = core_case.compose_points(loader, words)
     assert [point.cfg.run.name for point in points] == ["grpo_math_1B", "twin"]
 
 
@@ -185,4 +187,4 @@ def test_a_mistyped_name_is_answered_with_the_named_recipes() -> None:
 
 
 def test_nothing_is_read_where_no_recipe_is_named(tmp_path: Path) -> None:
-    own.register(["model=nano_9b", "+recipes=x.yaml"], tmp_path / "no conf")
+    recipe_file.register(["model=nano_9b", "+recipes=x.yaml"], tmp_path / "no conf")

@@ -6,11 +6,11 @@ import checkout_case
 import pytest
 
 from nano_exp.errors import UserError
-from nano_exp.recipes import types
+from nano_exp.recipes import typed_dicts
 
 
 def test_every_key_below_the_master_config_is_read_without_importing(tmp_path: Path) -> None:
-    keys = types.read(checkout_case.make(tmp_path))
+    keys = typed_dicts.read(checkout_case.make(tmp_path))
     assert sorted(k for k in keys if "." not in k) == ["bytes", "checkpointing", "data", "env", "grpo", "policy"]
     assert keys["grpo.seed"] == {
         "type": ["int"],
@@ -27,7 +27,7 @@ def test_every_key_below_the_master_config_is_read_without_importing(tmp_path: P
 
 
 def test_alternatives_lists_and_inherited_types(tmp_path: Path) -> None:
-    keys = types.read(checkout_case.make(tmp_path))
+    keys = typed_dicts.read(checkout_case.make(tmp_path))
     assert keys["policy.megatron_cfg.enabled"]["type"] == ["enum(False)", "enum(True)"]
     assert keys["policy.megatron_cfg.size"]["declared_in"] == ["On (one alternative)"]
     assert keys["data.train"]["type"] == ["list[One]", "mapping"]
@@ -43,7 +43,7 @@ def test_alternatives_lists_and_inherited_types(tmp_path: Path) -> None:
 
 
 def test_a_generation_backends_own_keys_are_marked(tmp_path: Path) -> None:
-    keys = types.read(checkout_case.make(tmp_path))
+    keys = typed_dicts.read(checkout_case.make(tmp_path))
     assert keys["policy.generation.vllm_cfg.max_model_len"]["backend_only"] == ["VllmConfig"]
     assert "backend_only" not in keys["policy.generation.backend"]
     assert keys["policy.generation.backend"]["declared_in"] == ["GenerationConfig", "VllmConfig"]
@@ -55,9 +55,9 @@ def test_a_generation_backends_own_keys_are_marked(tmp_path: Path) -> None:
 )
 def test_source_that_is_not_as_expected_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        types.read(checkout_case.make(tmp_path, grpo=text))
+        typed_dicts.read(checkout_case.make(tmp_path, grpo=text))
 
 
 def test_a_folder_without_the_types_is_no_checkout(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no module nemo_rl\.algorithms\.grpo"):
-        types.read(tmp_path)
+        typed_dicts.read(tmp_path)

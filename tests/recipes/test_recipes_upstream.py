@@ -7,9 +7,9 @@ import checkout_case
 import pytest
 from omegaconf import OmegaConf
 
-from nano_exp import resolvers
+from nano_exp.compose import resolvers
 from nano_exp.errors import UserError
-from nano_exp.recipes import upstream
+from nano_exp.nemo_rl import upstream
 
 
 def write(folder: Path, **texts: str) -> Path:

@@ -17,8 +17,9 @@ import sys
 import time
 from pathlib import Path
 
-from nano_exp import files, runs, state
-from nano_exp.runs import Owner
+from nano_exp import files
+from nano_exp.store import runs, state
+from nano_exp.store.runs import Owner
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = 100

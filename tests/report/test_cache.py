@@ -13,10 +13,12 @@ from core_case import Answer, aged, intend, make_attempt, make_run
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nano_exp import files, runs, state
-from nano_exp.report import cache, facts, status
-from nano_exp.report.select import folders
-from nano_exp.runs import Owner
+from nano_exp import files
+from nano_exp.index import cache, overview
+from nano_exp.index.selection import folders
+from nano_exp.report import status
+from nano_exp.store import runs, state
+from nano_exp.store.runs import Owner
 
 NOW = 2e9
 TASK = Owner("12_0", 0, "node1", 7, 1.0)
@@ -57,7 +59,7 @@ def ended(end: dict[str, Any]) -> Callable[[Path], None]:
 
 def stepped(folder: Path) -> None:
     with runs.open_metrics(folder) as file:
-        step = facts.progress.newest(folder).step + 1
+        step = overview.progress.newest(folder).step + 1
         file.write(json.dumps({"step": step, "train/reward": step / 7, "time": float(step)}) + "\n")
         file.write(json.dumps({"step": step, "validation/accuracy": step / 9}) + "\n")
 
@@ -132,8 +134,8 @@ def test_whatever_happens_the_lines_are_the_same_with_and_without_the_cache(
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders of the runs that were read."""
     read: list[Path] = []
-    real = facts.read
-    monkeypatch.setattr(facts, "read", lambda folder, launches: read.append(folder) or real(folder, launches))
+    real = overview.read
+    monkeypatch.setattr(overview, "read", lambda folder, launches: read.append(folder) or real(folder, launches))
     return read
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from core_case import make_run
 
-from nano_exp import files, runs
+from nano_exp import files
 from nano_exp.errors import UserError
-from nano_exp.report import select
+from nano_exp.index import selection
+from nano_exp.store import runs
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ WORDS = {
 
 @pytest.mark.parametrize(("words", "ids"), WORDS.items(), ids=map(str, WORDS))
 def test_runs_are_named_by_name_id_or_job(store: Path, words: tuple[str, ...], ids: list[str]) -> None:
-    assert [folder.id for folder in select.select(store, words)] == ids
+    assert [folder.id for folder in selection.select(store, words)] == ids
 
 
 @pytest.mark.parametrize(
@@ -53,21 +54,21 @@ def test_runs_are_named_by_name_id_or_job(store: Path, words: tuple[str, ...], i
 )
 def test_a_word_that_means_nothing_is_answered_with_the_nearest(store: Path, word: str, found: str, fix: str) -> None:
     with pytest.raises(UserError) as caught:
-        select.select(store, [word])
+        selection.select(store, [word])
     assert found in caught.value.found
     assert caught.value.why == "names there: lr, seeds"
     assert caught.value.fix == fix
 
 
 def test_one_run_is_wanted_and_several_are_meant(store: Path) -> None:
-    assert select.one(store, "12_0").id == "r1a"
+    assert selection.one(store, "12_0").id == "r1a"
     with pytest.raises(UserError, match="'lr' is 2 runs: r1a, r1b"):
-        select.one(store, "lr")
+        selection.one(store, "lr")
 
 
 def test_a_damaged_launch_is_passed_over(store: Path) -> None:
     (runs.launch_dir(store, "2") / "manifest.json").write_text("{")
-    assert [folder.id for folder in select.select(store, ["12"])] == ["r2c"]
+    assert [folder.id for folder in selection.select(store, ["12"])] == ["r2c"]
 
 
 def test_hidden_folders_and_files_are_no_runs(store: Path) -> None:
@@ -75,7 +76,7 @@ def test_hidden_folders_and_files_are_no_runs(store: Path) -> None:
     (store / "lr" / ".staging-1").mkdir()
     (store / "lr" / "notes.txt").write_text("x")
     (store / "empty").mkdir()
-    assert [folder.id for folder in select.folders(store)] == ["r1a", "r1b", "r2c"]
+    assert [folder.id for folder in selection.folders(store)] == ["r1a", "r1b", "r2c"]
 
 
 def test_a_canary_is_found_by_its_id_and_its_job(tmp_path: Path) -> None:
@@ -85,6 +86,6 @@ def test_a_canary_is_found_by_its_id_and_its_job(tmp_path: Path) -> None:
         make_run(folder / "canary", run="r1-canary")
         runs.record_job(tmp_path, launch, "canary", f"{launch[1]}7")
     newest = runs.launch_dir(tmp_path, "L2") / "canary/name/r1-canary"
-    assert [select.one(tmp_path, word).dir for word in ("r1-canary", "name/r1-canary", "27")] == [newest] * 3
-    assert "L1" in str(select.one(tmp_path, "17").dir)
-    assert select.one(tmp_path, "r1").dir == tmp_path / "name/r1"
+    assert [selection.one(tmp_path, word).dir for word in ("r1-canary", "name/r1-canary", "27")] == [newest] * 3
+    assert "L1" in str(selection.one(tmp_path, "17").dir)
+    assert selection.one(tmp_path, "r1").dir == tmp_path / "name/r1"

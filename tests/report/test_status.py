@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from core_case import Answer, aged, dead_process, intend, make_attempt, make_run
 
-from nano_exp import files, predecessors, runs, slurm, state
+from nano_exp import files, slurm
 from nano_exp.errors import UserError
-from nano_exp.predecessors import Wait
 from nano_exp.report import status, table
 from nano_exp.report.advice import ending
 from nano_exp.report.status import Line
-from nano_exp.runs import Owner
 from nano_exp.slurm import Ended
+from nano_exp.store import predecessors, runs, state
+from nano_exp.store.predecessors import Wait
+from nano_exp.store.runs import Owner
 
 NOW = 2e9
 JOB = state.job_name("L", 0, "name")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from report_case import LINE
 
-from nano_exp.axes import said
 from nano_exp.report.table import hours, table
+from nano_exp.store.axes import said
 from nano_exp.text import width as width_of
 
 FAILED = replace(

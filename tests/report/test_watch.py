@@ -20,8 +20,8 @@ import pytest
 from core_case import dead_process, environment, heed_ctrl_c, intend, make_attempt, make_run, nano_exp
 from pace import limit
 
-from nano_exp import runs
-from nano_exp.runs import Owner
+from nano_exp.store import runs
+from nano_exp.store.runs import Owner
 
 
 class Terminal:

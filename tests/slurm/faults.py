@@ -31,7 +31,9 @@ from launching import HOLD, SITE, SMALL, Lab, at, engine_yaml, metrics, setting
 from minicluster_tool import MiniCluster, brought_up
 from pace import limit, slowness
 
-from nano_exp import files, runs, show
+from nano_exp import files
+from nano_exp.launch import show
+from nano_exp.store import runs
 
 #: A run of six steps with a checkpoint after each; the same numbers whatever happens to it.
 RUN = (*SMALL, "grpo.max_num_steps=6", "site.fence_s=3")

@@ -22,7 +22,8 @@ from launching import SMALL, Lab, assert_executed_once, opened
 from minicluster_tool import MiniCluster, brought_up
 from pace import limit
 
-from nano_exp import files, runs
+from nano_exp import files
+from nano_exp.store import runs
 
 #: GPUs a node: with them, runs of three shapes.
 SHAPES = (1, 2, 3)

@@ -17,7 +17,8 @@ import yaml
 from minicluster_tool import MiniCluster
 from pace import limit
 
-from nano_exp import files, runs
+from nano_exp import files
+from nano_exp.store import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = ROOT / "tests" / "standin"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from launching import HOLD, SMALL, Lab, setting
 
-from nano_exp import runs
+from nano_exp.store import runs
 
 pytestmark = pytest.mark.slurm
 

@@ -10,7 +10,7 @@ from large_sweep import QUICK, interrupted_sweep
 from launching import Lab, opened, setting
 from minicluster_tool import MiniCluster, brought_up
 
-from nano_exp import runs
+from nano_exp.store import runs
 
 pytestmark = pytest.mark.slurm
 

@@ -27,7 +27,8 @@ from launching import (
 from minicluster_tool import MiniCluster
 from pace import limit
 
-from nano_exp import files, runs
+from nano_exp import files
+from nano_exp.store import runs
 
 pytestmark = pytest.mark.slurm
 

@@ -10,8 +10,9 @@ import faults
 import pytest
 from core_case import make_attempt, make_run
 
-from nano_exp import files, runs
-from nano_exp.runs import Owner
+from nano_exp import files
+from nano_exp.store import runs
+from nano_exp.store.runs import Owner
 
 OWNER = Owner("12", 0, "mini1", 1, 1.0)
 

@@ -27,9 +27,10 @@ from launching import (
 )
 from minicluster_tool import MiniCluster
 
-from nano_exp import runs, slurm
-from nano_exp.freeze import LAUNCHER_KEYS
-from nano_exp.identity import flatten
+from nano_exp import slurm
+from nano_exp.dotted import flatten
+from nano_exp.store import runs
+from nano_exp.store.run_config import LAUNCHER_KEYS
 
 pytestmark = pytest.mark.slurm
 

@@ -18,7 +18,7 @@ from launching import STANDIN, Lab, assert_executed_once, kinds, setting
 from minicluster_tool import TOOL
 from pace import limit
 
-from nano_exp import runs
+from nano_exp.store import runs
 
 pytestmark = pytest.mark.slurm
 

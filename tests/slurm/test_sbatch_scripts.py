@@ -15,7 +15,7 @@ from launching import ROOT, SMALL, Lab, assert_executed_once, at, kinds, opened,
 from minicluster_tool import MiniCluster
 from pace import limit
 
-from nano_exp import runs
+from nano_exp.store import runs
 
 pytestmark = pytest.mark.slurm
 ONE_GPU = ("--gpus-per-node=1", "--cpus-per-task=1")

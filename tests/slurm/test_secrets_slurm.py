@@ -12,7 +12,7 @@ from core_case import holding, sha256_line
 from launching import SMALL, Lab, assert_executed_once, setting
 from pace import limit
 
-from nano_exp import runs
+from nano_exp.store import runs
 
 pytestmark = pytest.mark.slurm
 
@@ -77,8 +77,8 @@ def test_a_launchs_secrets_reach_the_engine_and_nothing_that_is_written(lab: Lab
         "nano-exp logs": lab.tool("logs", run.id),
     }
     assert f"environment: {env_file} gives {', '.join(sorted(FILE))}" in told["the launcher"]
-    assert "nano_exp.attempt" in told["the batch script"]
-    assert "nano_exp.attempt" in told["ps"] and "run_grpo" in told["ps"]
+    assert "nano_exp.job" in told["the batch script"]
+    assert "nano_exp.job" in told["ps"] and "run_grpo" in told["ps"]
     assert f"JobId={job}" in told["scontrol show job"] and job in told["sacct"]
     assert [(who, word) for who, text in told.items() for word in SECRETS if word in text] == []
     assert holding(lab.folder, SECRETS, [env_file]) == []

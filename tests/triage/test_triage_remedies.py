@@ -11,7 +11,7 @@ import pytest
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from omegaconf import OmegaConf
 
-from nano_exp import compose
+from nano_exp.compose import compose, conf_tree
 from nano_exp.triage import causes, remedies
 from nano_exp.triage.knobs import Knobs
 from nano_exp.triage.remedies_memory import smaller_divisor
@@ -43,7 +43,7 @@ def overrides_in(text: str) -> Iterator[tuple[str, str]]:
 def recipe(request: pytest.FixtureRequest) -> tuple[list[str], dict[str, Any]]:
     model, cluster = request.param
     base = [f"model={model}", f"cluster={cluster}"]
-    with compose.loader() as loader:
+    with conf_tree.loader() as loader:
         config = OmegaConf.to_container(compose.compose(loader, base), resolve=True, throw_on_missing=False)
     assert isinstance(config, dict)
     return base, config
@@ -68,7 +68,7 @@ def test_what_a_remedy_says_can_be_typed(recipe: tuple[list[str], dict[str, Any]
                     if not plain.startswith("hydra.") and plain not in ("fresh", "cluster") and "/path" not in value:
                         typed[key] = value
     assert len(typed) > 8
-    with compose.loader() as loader:
+    with conf_tree.loader() as loader:
         compose.compose(loader, [*base, *(f"{key}={value}" for key, value in typed.items())])
 
 

@@ -47,7 +47,7 @@ def _own_sections(config: dict[str, Any]) -> dict[str, Any]:
     others = set(config) - {*SECTIONS, "data_plane", "on_policy_distillation"}
     if others:
         # Only at launch are there sections that are not the engine's.
-        from nano_exp.freeze import LAUNCHER_KEYS
+        from nano_exp.store.run_config import LAUNCHER_KEYS
 
         others &= set(LAUNCHER_KEYS)
     return {name: value for name, value in config.items() if name not in others}

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from nano_exp import tracking
-from nano_exp.engines.embedded import checkpoint, schedule, warm_start
+from nano_exp.engines.embedded import checkpoint, schedule, tracking, warm_start
 from nano_exp.engines.embedded.model import choose_device
 from nano_exp.engines.embedded.settings import Settings
 from nano_exp.engines.embedded.trainer import Metrics, State, Trainer

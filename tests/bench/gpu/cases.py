@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import core_case
+
+from nano_exp.compose import conf_tree
 from nano_exp.engines.embedded import task
+from nano_exp.store import run_config
 
 Changes = dict[str, Any]
 Kind = Literal["speed", "peak", "rollout", "parity", "tiny"]
@@ -64,11 +68,11 @@ def changed(config: Changes, changes: Changes) -> Changes:
 
 def base_config() -> Changes:
     """The tiny run's config, as a launch freezes it."""
-    from nano_exp import compose, freeze
+    from nano_exp.compose import freeze
 
-    with compose.loader() as config_loader:
-        [point] = compose.compose_points(config_loader, [["model=nano_tiny"]])
-    return freeze.engine_config(freeze.freeze(point, Path.cwd()).config)
+    with conf_tree.loader() as config_loader:
+        [point] = core_case.compose_points(config_loader, [["model=nano_tiny"]])
+    return run_config.engine_config(freeze.freeze(point, Path.cwd()).config)
 
 
 def architecture(

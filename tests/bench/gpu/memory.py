@@ -17,10 +17,10 @@ from pathlib import Path
 
 from nano_exp import files
 from nano_exp.engines.embedded.settings import Settings
-from nano_exp.planner import architecture, parameters
-from nano_exp.planner.architecture import ATTENTION, MAMBA, MLP, Architecture
+from nano_exp.layout import architecture, parameters
+from nano_exp.layout.architecture import ATTENTION, MAMBA, MLP, Architecture
 from nano_exp.planner.gpus import Gpu
-from nano_exp.planner.phases import GENERATION, LOGPROB, STEP, TRAIN, Phase, Term
+from nano_exp.planner.phase_memory import GENERATION, LOGPROB, STEP, TRAIN, Phase, Term
 from nano_exp.planner.ranges import GIB, ZERO, Range, exactly, largest, total
 
 

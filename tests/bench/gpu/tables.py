@@ -22,19 +22,20 @@ from memory import ASSUMED, FP32, Constants, Run
 from nano_exp import files
 from nano_exp.engines.embedded import settings
 from nano_exp.errors import UserError
-from nano_exp.planner import gpus, parameters, phases, steptime
-from nano_exp.planner.architecture import MAMBA
+from nano_exp.layout import parameters
+from nano_exp.layout.architecture import MAMBA
+from nano_exp.planner import gpus, phase_memory, steptime
 from nano_exp.planner.gpus import Gpu
 from nano_exp.planner.ranges import GIB, Range
 
 Record = dict[str, Any]
 #: The estimates' phase of each phase that was watched. The reference's pass is the larger of the two.
 PHASE = {
-    "generation": phases.GENERATION,
-    "logprobs": phases.LOGPROB,
-    "reference": phases.LOGPROB,
-    "training": phases.TRAIN,
-    "optimizer": phases.STEP,
+    "generation": phase_memory.GENERATION,
+    "logprobs": phase_memory.LOGPROB,
+    "reference": phase_memory.LOGPROB,
+    "training": phase_memory.TRAIN,
+    "optimizer": phase_memory.STEP,
 }
 #: Terms that torch.cuda.max_memory_allocated does not count.
 NOT_ALLOCATED = ("CUDA context", "fragments")
@@ -126,7 +127,7 @@ def memory_table(compared: Iterable[Compared]) -> str:
     rows: dict[str, dict[str, Compared]] = {}
     for one in compared:
         rows.setdefault(one.name, {})[one.phase] = one
-    columns = (phases.GENERATION, phases.LOGPROB, phases.TRAIN, phases.STEP)
+    columns = (phase_memory.GENERATION, phase_memory.LOGPROB, phase_memory.TRAIN, phase_memory.STEP)
 
     def cell(one: Compared | None) -> str:
         return "" if one is None else f"{one.peak / GIB:.2f} ({one.error:+.1%})"
@@ -149,9 +150,9 @@ def error_table(compared: Sequence[Compared]) -> str:
 
 #: Where each of these constants shows best: a phase and a term that is proportional to it.
 _SHOWN = {
-    "workspace": (phases.STEP, "cuBLAS workspaces, rounding"),
-    "activations": (phases.TRAIN, "activations"),
-    "temporaries": (phases.GENERATION, "temporaries"),
+    "workspace": (phase_memory.STEP, "cuBLAS workspaces, rounding"),
+    "activations": (phase_memory.TRAIN, "activations"),
+    "temporaries": (phase_memory.GENERATION, "temporaries"),
 }
 #: A term says something about its constant where it is this part of a peak at least.
 _SHARE = 0.3

@@ -19,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nano_exp.engines.embedded.trainer import Trainer
-from nano_exp.planner import gpus, phases
+from nano_exp.planner import gpus, phase_memory
 
 SIZES = {
     "hidden_size": 64,
@@ -73,6 +73,6 @@ def test_a_training_step_allocates_what_was_forecast(case: str, recompute: bool,
     forecast = max(
         math.fsum(term.size.expected for term in phase.terms if term.name in COMES_AND_GOES)
         for phase in memory.phases(memory.Run(made), gpus.gpu("h100-80"), memory.ASSUMED)
-        if phase.name != phases.GENERATION
+        if phase.name != phase_memory.GENERATION
     )
     assert forecast == pytest.approx(most, rel=0.04), f"{forecast / most - 1:+.1%}"

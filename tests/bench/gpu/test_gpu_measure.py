@@ -14,7 +14,7 @@ import tables
 import torch
 
 from nano_exp.engines.embedded import rules
-from nano_exp.planner import parameters
+from nano_exp.layout import parameters
 
 
 @cache

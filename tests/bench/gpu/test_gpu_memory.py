@@ -13,7 +13,7 @@ import memory
 import tables
 
 from nano_exp.planner import gpus
-from nano_exp.planner.phases import Phase, deciding
+from nano_exp.planner.phase_memory import Phase, deciding
 from nano_exp.planner.ranges import GIB
 
 

@@ -20,7 +20,8 @@ from memory import ASSUMED
 from tables import Compared
 
 from nano_exp import files
-from nano_exp.planner import gpus, parameters, phases
+from nano_exp.layout import parameters
+from nano_exp.planner import gpus, phase_memory
 
 FILE = Path(__file__).parent / "measured_h100.jsonl"
 PAGE = Path(__file__).parents[3] / "docs" / "gpu.md"
@@ -79,7 +80,9 @@ def test_the_fullest_phase_is_the_measured_one() -> None:
         assert max(own, key=lambda one: one.peak) == max(own, key=lambda one: one.estimate()), record["name"]
 
 
-@pytest.mark.parametrize("phase", [phases.GENERATION, phases.LOGPROB, phases.TRAIN, phases.STEP])
+@pytest.mark.parametrize(
+    "phase", [phase_memory.GENERATION, phase_memory.LOGPROB, phase_memory.TRAIN, phase_memory.STEP]
+)
 def test_estimates_are_near_on_average(phase: str) -> None:
     found = [abs(one.error) for one in compared() if one.phase == phase]
     assert math.fsum(found) / len(found) <= MEAN_WITHIN

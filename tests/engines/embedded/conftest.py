@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import core_case
 import pytest
 import yaml
 
-from nano_exp import compose, freeze
+from nano_exp import dotted
+from nano_exp.compose import conf_tree, freeze
+from nano_exp.store import run_config
 
 Config = dict[str, Any]
 
@@ -47,8 +50,8 @@ SMALL = (
 
 def composed(*overrides: str) -> Config:
     """The frozen config of `python launch.py <overrides>`."""
-    with compose.loader() as config_loader:
-        [point] = compose.compose_points(config_loader, [["model=nano_tiny", *overrides]])
+    with conf_tree.loader() as config_loader:
+        [point] = core_case.compose_points(config_loader, [["model=nano_tiny", *overrides]])
     return freeze.freeze(point, Path("/nowhere")).config
 
 
@@ -71,7 +74,7 @@ def _small_config() -> Config:
 def changed(config: Config, changes: dict[str, Any]) -> Config:
     new = copy.deepcopy(config)
     for key, value in changes.items():
-        freeze.set_dotted(new, key, value)
+        dotted.set_dotted(new, key, value)
     return new
 
 
@@ -90,7 +93,7 @@ def small_config(_small_config: Config, tmp_path: Path) -> Callable[..., Config]
             "checkpointing.checkpoint_dir": str(tmp_path / folder / "checkpoints"),
             "logger.log_dir": str(tmp_path / folder / "logs"),
         }
-        return freeze.engine_config(changed(_small_config, own | (changes or {})))
+        return run_config.engine_config(changed(_small_config, own | (changes or {})))
 
     return make
 

@@ -42,8 +42,7 @@ def die_when(monkey: str, call: int) -> Callable[[], None]:
     """For the child: SIGKILL itself at the `call`th use of something, in the midst of it."""
 
     def arrange() -> None:
-        from nano_exp import tracking
-        from nano_exp.engines.embedded import rollout, trainer
+        from nano_exp.engines.embedded import rollout, tracking, trainer
 
         counted = {"n": 0}
 

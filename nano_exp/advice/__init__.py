@@ -1,0 +1,1 @@
+"""From a composition that failed to words a user can act on."""

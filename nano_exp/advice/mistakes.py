@@ -1,0 +1,348 @@
+"""From a composition that failed to words a user can act on: the nearest real name for each mistyped group, option or
+key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from nano_exp import credentials, files
+from nano_exp.advice.suggestions import MOST_NAMES, Adviser, Suggestion
+from nano_exp.compose import recipe_file
+from nano_exp.compose.compose import Uncomposable
+from nano_exp.compose.conf_tree import CONF_DIR, choices_of
+from nano_exp.errors import UserError, nearest, short_for
+from nano_exp.synonyms import MEANT
+
+#: Groups whose options are picked by others or hold pieces, not something to type.
+_INNER_OPTIONS = ("default/", "v0_")
+
+
+def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[str]) -> UserError:
+    """The user's mistake behind an exception of Hydra or OmegaConf, in three parts."""
+    try:
+        credentials.refuse_overrides(overrides)  # first: what follows shows the override
+    except UserError as refusal:
+        return refusal
+    found = next(diagnose(config_loader, overrides), None)
+    if found is not None:
+        return found
+    text = " ".join(str(error).split())
+    if text.startswith("Ambiguous value for argument"):
+        swept = text.split(" 1. To use it")[0].removeprefix("Ambiguous value for argument ").strip("'")
+        fix = "give one value, or launch it with -m; a list that is one value has brackets: 'key=[a,b]'"
+        return UserError(swept, "a comma makes a sweep, and this needs one config", fix)
+    if text.startswith("Error merging override "):  # a typed setting of Hydra's own: it names no key
+        override = text.removeprefix("Error merging override ")
+        cause = str(error.__cause__ or "").splitlines()
+        said = cause[0] if cause else "it does not take that"
+        return UserError(override, said, f"leave {override.partition('=')[0]}=... out")
+    key = getattr(error, "full_key", None)
+    if key:
+        return UserError(
+            f"{key}: {text.split(' full_key:')[0]}",
+            "the config cannot be composed with it",
+            f"leave {key}=... out, or give it another value",
+        )
+    return UserError(
+        text, "the config cannot be composed", "python launch.py --help lists the groups and their options"
+    )
+
+
+@contextmanager
+def explained(config_loader: ConfigLoader) -> Iterator[None]:
+    """Raises UserError, in three parts, in the place of Uncomposable."""
+    try:
+        yield
+    except Uncomposable as error:
+        raise explain(error.cause, config_loader, error.overrides) from error
+
+
+def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[UserError]:
+    """Look at each override by itself: does it parse, does its group, option or key exist, is its value of its kind?"""
+    yield from _torn(overrides)
+    parser = OverridesParser.create(config_loader=config_loader)
+    parsed: list[Override] = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])  # not parse_override: a glob needs the loader
+        except HydraException:
+            yield _unparsable(text)
+    groups = all_groups(config_loader)
+    for override in parsed:
+        group = override.key_or_group
+        if group in _OPTIONAL:
+            yield from _bad_optional(override)
+        if group in groups and group not in _OPTIONAL and not group.startswith("hydra"):
+            yield from _left_out(config_loader, group, override)
+        if group in groups and not override.is_delete():
+            yield from _bad_options(config_loader, group, override)
+    chosen = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]
+    adviser = Adviser(
+        config_loader,
+        [f"{o.key_or_group}={choices_of(o)[0]}" for o in chosen if not o.key_or_group.startswith("hydra")],
+    )
+    if adviser.cfg is None:
+        return
+    for override in parsed:
+        key = override.key_or_group
+        hydra = key.split(".")[0] == "hydra"
+        if hydra and override.is_sweep_override():
+            yield UserError(
+                str(override.input_line),
+                "Hydra's own settings, the launcher's among them, are those of a whole launch: they cannot be swept",
+                f"one launch for each value: {key}=...",
+            )
+        if key in groups or (hydra and any(o.key_or_group.startswith("hydra/") for o in chosen)):
+            continue  # the keys of another launcher or sweeper are not looked up
+        yield from _bad_key(adviser, override)
+
+
+def _bad_key(adviser: Adviser, override: Override) -> Iterator[UserError]:
+    key, text = override.key_or_group, str(override.input_line)
+    there = adviser.at(key)
+    if override.is_delete():
+        yield from _bad_deletion(adviser, override)
+    elif key in adviser.keys and override.is_add() and not isinstance(there, dict):
+        yield UserError(text, "+ adds a key, and the config has this one", text.removeprefix("+"))
+    elif key in adviser.keys and isinstance(there, dict) and not _is_section(override):
+        yield _no_section(adviser, override)
+    elif key in adviser.keys and isinstance(there, dict) and not (override.is_add() or override.is_force_add()):
+        yield from _bad_mapping(adviser, override)
+    elif key in adviser.keys or override.is_add() or override.is_force_add():
+        return
+    elif key in adviser.theirs and adviser.composes(f"++{text}"):
+        yield UserError(text, "NeMo RL has this key, and the recipe does not: it has to be added", f"++{text}")
+    else:
+        yield _unknown_key(adviser, override)
+
+
+def _is_section(override: Override) -> bool:
+    """Whether the value may stand where a section is: a mapping, or null, which takes it away."""
+    return all(value is None or isinstance(value, dict) for value in choices_of(override))
+
+
+def _no_section(adviser: Adviser, override: Override) -> UserError:
+    key, value = override.key_or_group, _value(override)
+    found = adviser.instead(key, value) if key in MEANT else Suggestion()
+    names = list(adviser.at(key))
+    shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+    return UserError(
+        str(override.input_line),
+        f"{key} is a section, and its keys are set one by one: {shown or 'it has none yet'}",
+        found.fix or f"{key if names else f'+{key}'}.<name>=<its value>, or leave {override.input_line} out",
+    )
+
+
+def _bad_mapping(adviser: Adviser, override: Override) -> Iterator[UserError]:
+    """A mapping sets keys of a section, and adds none."""
+    key = override.key_or_group
+    for value in choices_of(override):
+        for name in value if isinstance(value, dict) else {}:
+            if f"{key}.{name}" not in adviser.keys:
+                yield UserError(
+                    str(override.input_line),
+                    f"{key} has no key {name}; it has {', '.join(list(adviser.at(key))[:MOST_NAMES])}",
+                    f"leave {name} out, or add it: ++{key}.{name}=<its value>",
+                )
+
+
+def _bad_deletion(adviser: Adviser, override: Override) -> Iterator[UserError]:
+    key = override.key_or_group
+    if key in adviser.keys:
+        if adviser.at(key) is None:
+            yield UserError(f"~{key}", "it is null, which Hydra takes for not there", f"leave ~{key} out")
+        return
+    above = key.rpartition(".")[0]
+    if isinstance(adviser.at(above), list):
+        why = f"{above} is a list, of which single items cannot be taken away"
+        yield UserError(f"~{key}", why, f"leave ~{key} out, or give the whole list: '{above}=[<the items that stay>]'")
+        return
+    near = [f"~{name}" for name in nearest(key, adviser.keys) if adviser.works(f"~{name}")]
+    yield UserError(f"~{key}", "there is no such key to take away", " or ".join(near) or f"leave ~{key} out")
+
+
+def all_groups(config_loader: ConfigLoader, parent: str = "") -> set[str]:
+    """Every config group of the tree (`model`, `hydra/launcher`, ...)."""
+    found: set[str] = set()
+    for name in config_loader.list_groups(parent):
+        group = f"{parent}/{name}" if parent else name
+        found.add(group)
+        found |= all_groups(config_loader, group)
+    return found
+
+
+def _torn(overrides: Sequence[str]) -> Iterator[UserError]:
+    """An override that a shell has torn at blanks: `lr= 1e-6`, `lr=1e-6, 5e-6`, `lr = 1e-6`."""
+    index = 0
+    while index < len(overrides):
+        end = index + 1
+        while end < len(overrides) and _goes_on(overrides[end - 1], overrides[end]):
+            end += 1
+        if end > index + 1:
+            joined = re.sub(r"=+", "=", "".join(overrides[index:end]), count=1)
+            several = "-m " if "," in joined and not re.search(r"[\[({]", joined) else ""
+            yield UserError(
+                " ".join(overrides[index:end]),
+                "there are blanks in it, at which the shell makes several words of it",
+                f"{several}{joined}",
+            )
+        index = end
+
+
+def _goes_on(word: str, following: str) -> bool:
+    """Whether the second word is a piece of the first one's override."""
+    return "=" not in following.lstrip("=") and (
+        (word.endswith(("=", ",")) and not following.startswith("~")) or following.startswith(("=", ","))
+    )
+
+
+def _unparsable(text: str) -> UserError:
+    key, equals, value = text.partition("=")
+    if not equals:
+        return _without_equals(text)
+    if value.lstrip().startswith("="):
+        return UserError(
+            text, "it has two = in a row, where one stands between key and value", f"{key}={value.lstrip(' =')}"
+        )
+    if value.endswith(","):
+        return UserError(
+            f"cannot read the value in {text}",
+            "it ends in a comma, and no value follows",
+            f"{text.rstrip(',')} (or one more value)",
+        )
+    if any(value.count(left) != value.count(right) for left, right in ("[]", "{}", "()")):
+        return UserError(
+            f"cannot read the value in {text}",
+            "a bracket in it has no partner (a shell splits at blanks what is not in quotes)",
+            f"the whole value, in quotes for the shell: '{key}=[a,b]', '{key}={{a: 1}}'",
+        )
+    quoted = f"'{key}=\"{value}\"'"
+    return UserError(
+        f"cannot read the value in {text}",
+        "characters such as = ~ , : { } [ ] ( ) or a space need quotes inside the override",
+        f"quote it for Hydra and for the shell: {quoted}",
+    )
+
+
+def _without_equals(text: str) -> UserError:
+    key, colon, value = text.partition(":")
+    if colon and value and re.fullmatch(r"[\w.+]+", key):
+        return UserError(text, "an override is key=value, with = and no colon", f"{key}={value.strip()}")
+    return UserError(
+        f"'{text}' has no =",
+        "an override is key=value (or ~key to take one away)",
+        f"{text}=<its value>, or leave it out",
+    )
+
+
+#: Groups that a run may do without.
+_OPTIONAL = ("recipe", "sweeps")
+
+
+def _left_out(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
+    if override.is_delete() or (not override.is_sweep_override() and override.value() is None):
+        why = f"every run has one of: {', '.join(_shown(group, _options(config_loader, group)))}"
+        yield UserError(str(override.input_line), why, f"{group}=..., or leave it out for the default")
+
+
+def _options(config_loader: ConfigLoader, group: str) -> list[str]:
+    return list(config_loader.get_group_options(group, results_filter=ObjectType.CONFIG))
+
+
+def _shown(group: str, options: Sequence[str]) -> list[str]:
+    """The options that are meant to be typed."""
+    return [o for o in options if group == "nemo_rl" or not o.startswith(_INNER_OPTIONS)]
+
+
+def _bad_options(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
+    options = _options(config_loader, group)
+    shown = _shown(group, options)
+    for value in choices_of(override):
+        if isinstance(value, list) and group != "sweeps":  # the launcher has its own words for those
+            yield _several_options(group, override, value)
+        elif not (
+            value is None
+            or isinstance(value, list)
+            or value in options
+            or (group == "recipe" and recipe_file.is_path(value))
+        ):
+            yield _no_option(group, str(value), shown)
+
+
+def _several_options(group: str, override: Override, values: Sequence[Any]) -> UserError:
+    joined = ",".join(map(str, values))
+    fix = f"{group}={joined}" if len(values) == 1 else f"-m {group}={joined}, for a run of each" if values else ""
+    return UserError(str(override.input_line), f"a run has one {group}", fix or f"leave {override.input_line} out")
+
+
+def _no_option(group: str, choice: str, shown: Sequence[str]) -> UserError:
+    """For an option that a group lacks. `shown`: those that it has."""
+    found = f"{group}={choice}"
+    if group == "model" and (option := _models().get(choice.lower())):
+        why = f"model= takes a name of {CONF_DIR / 'model'}, and {choice} is the weights of {option}"
+        return UserError(found, why, f"model={option}")
+    near = nearest(choice, shown)
+    short = short_for(choice, shown, anywhere=True)
+    near = near or ([short] if short else [])
+    why = f"{group} has no option '{choice}'; it has: {', '.join(shown) or 'none'}"
+    if near:
+        return UserError(found, why, " or ".join(f"{group}={name}" for name in near))
+    if group == "site" and re.fullmatch(r"\w[\w-]*", choice):
+        sites = CONF_DIR / "site"
+        return UserError(
+            found,
+            f"there is no {sites / choice}.yaml; there are: {', '.join(shown)}",
+            f"cp {sites}/default.yaml {sites}/{choice}.yaml, and fill in what your cluster needs",
+        )
+    if group == "model" and "/" in choice:
+        why += "; other weights of one of these architectures are policy.model_name=..."
+    return UserError(found, why, f"one of these: {', '.join(f'{group}={name}' for name in shown)}")
+
+
+def _models() -> dict[str, str]:
+    """What a model is called on Hugging Face, in lower case, with and without its owner -> the option of conf/model."""
+    found: dict[str, str] = {}
+    for path in sorted((CONF_DIR / "model").glob("*.yaml")):
+        name = str((files.read_yaml(path).get("model") or {}).get("hf_id") or "").lower()
+        found |= {name: path.stem, name.rpartition("/")[2]: path.stem} if name else {}
+    return found
+
+
+def _bad_optional(override: Override) -> Iterator[UserError]:
+    text, group = str(override.input_line), override.key_or_group
+    if not override.is_sweep_override() and not override.is_delete() and override.value() is None:
+        yield UserError(text, f"no {group.removesuffix('s')} is what a launch has by itself", f"leave {text} out")
+    elif override.is_add() or override.is_force_add():
+        yield UserError(text, f"a {group.removesuffix('s')} is chosen, not added", text.lstrip("+"))
+
+
+def _value(override: Override) -> str:
+    """The value as typed."""
+    text = str(override.input_line)
+    return text.split("=", 1)[1] if "=" in text else ""
+
+
+def _unknown_key(adviser: Adviser, override: Override) -> UserError:
+    key, value = override.key_or_group, _value(override)
+    found = adviser.instead(key, value)
+    above = key.rpartition(".")[0]
+    words = ["the config has no such key"]
+    if above in adviser.keys and not isinstance(adviser.at(above), dict):
+        words.append(f"and {above} is a value, which holds no keys")
+    elif found.refused:
+        words.append(f"and {found.refused}, which may be meant, does not take {value}")
+    elif not found.fix and (there := adviser.there(key)):
+        words.append(there)
+    lookup = f"--cfg job --package {above}" if isinstance(adviser.at(above), dict) and above else "--cfg job"
+    return UserError(
+        f"{key}={value}", "; ".join(words), found.fix or f"leave it out (the command with {lookup} shows the keys)"
+    )

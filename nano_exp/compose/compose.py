@@ -1,0 +1,179 @@
+"""From overrides to one composed config.
+
+Composing is Hydra's; this module adds the check that Hydra leaves out: a (model, cluster) pair without a published
+recipe. `nano_exp.advice.mistakes` has the words for what cannot be composed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nano_exp.compose import recipe_file
+from nano_exp.compose.conf_tree import CONF_DIR, plain, typed
+from nano_exp.errors import UserError
+from nano_exp.store import axes
+
+
+def compose(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
+    """Compose one point exactly as Hydra does, without the `hydra` node; unresolved.
+
+    Raises
+    ------
+    UserError: the (model, cluster) pair has no published recipe
+    HydraException, OmegaConfBaseException: as Hydra raises them; `mistakes.explain` turns them into a UserError
+    """
+    return point(overrides, _whole(config_loader, overrides)).cfg
+
+
+def _whole(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
+    recipe_file.register(overrides, CONF_DIR)
+    return plain(config_loader, overrides)
+
+
+def without_launch(cfg: DictConfig) -> DictConfig:
+    """What a composed config says about its run: without `hydra` and `sweep`, which are of the launch.
+
+    Raises
+    ------
+    UserError: the (model, cluster) pair has no published recipe
+    """
+    choices = dict(cfg.hydra.runtime.choices)
+    kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")])
+    OmegaConf.set_struct(kept, True)
+    _require_named_recipe(kept, choices.get("recipe"), str(choices.get("nemo_rl")))
+    _require_layout(choices)
+    model = str(choices.get("model")) if _is_typed(cfg, "model") else None
+    require_recipe(kept, model, str(choices.get("cluster")), str(choices.get("nemo_rl")))
+    return kept
+
+
+def _require_layout(choices: Mapping[str, Any]) -> None:
+    """A layout of conf/parallelism cuts NeMo RL's models; nothing of the embedded engine reads it."""
+    layout = choices.get("parallelism")
+    if choices.get("engine") == "embedded" and layout not in ("published", "auto", None):
+        raise UserError(
+            f"parallelism={layout} with engine=embedded",
+            "the embedded engine trains in one process, so that there is nothing to lay out",
+            "leave parallelism= out, or name a model of NeMo RL's: model=nano_9b cluster=1n8g",
+        )
+
+
+def _is_typed(cfg: DictConfig, group: str) -> bool:
+    return any(override.lstrip("+").partition("=")[0] == group for override in typed(cfg))
+
+
+def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:
+    """The (model, cluster) pairs that have a recipe at a version of conf/nemo_rl, sorted."""
+    models = {p.stem for p in (conf_dir / "model").glob("*.yaml")}
+    clusters = {p.stem for p in (conf_dir / "cluster").glob("*.yaml")}
+    found = {p.stem for p in (conf_dir / "nemo_rl" / version).glob("*.yaml")}
+    return sorted((m, c) for m in models for c in clusters if f"{m}_{c}" in found)
+
+
+def _require_named_recipe(cfg: DictConfig, name: str | None, version: str) -> None:
+    if name is None or cfg.nemo_rl.recipe is not None:
+        return
+    have = sorted(p.parent.parent.name for p in (CONF_DIR / "nemo_rl").glob(f"*/recipes/{name}.yaml"))
+    raise UserError(
+        f"recipe={name} with nemo_rl={version}",
+        "that version has no such recipe",
+        " or ".join(f"nemo_rl={option} recipe={name}" for option in have) or "leave recipe= out",
+    )
+
+
+def require_recipe(cfg: DictConfig, model: str | None, cluster: str, version: str) -> None:
+    """The defaults list takes the recipe as optional (a sweep's master has none), so its absence is found here.
+
+    Parameters
+    ----------
+    model: None where it was not typed: then it is the cluster that is meant
+    """
+    if OmegaConf.select(cfg, "nemo_rl.recipe", default=None) is not None:
+        return
+    pairs = recipes(version)
+    if model is None:
+        of_cluster = [f"model={m} cluster={c}" for m, c in pairs if c == cluster]
+        raise UserError(
+            f"cluster={cluster} and no model=",
+            "without model= it is the tiny model, which has no recipe of that shape",
+            f"one of these: {', '.join(of_cluster or [f'model={m} cluster={c}' for m, c in pairs])}",
+        )
+    clusters = [c for m, c in pairs if m == model]
+    if clusters:
+        fix = " or ".join(f"model={model} cluster={c}" for c in clusters)
+    else:
+        fix = "one of: " + ", ".join(f"model={m} cluster={c}" for m, c in pairs)
+    needs = "it needs a Slurm cluster" if cluster == "local" else "no recipe of that shape is published"
+    raise UserError(f"model={model} with cluster={cluster} has no recipe in {CONF_DIR}/nemo_rl/{version}", needs, fix)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a launch.
+
+    Parameters
+    ----------
+    overrides: as typed
+    cfg: composed, unresolved
+    note: what was chosen for it (parallelism=auto)
+    choices: group -> its option, typed or not; of groups that say what a run computes
+    """
+
+    overrides: tuple[str, ...]
+    cfg: DictConfig
+    note: str = ""
+    choices: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def point(overrides: Sequence[str], whole: DictConfig, note: str = "") -> Point:
+    """A point from what Hydra composed, its own node among it.
+
+    Raises
+    ------
+    UserError: the (model, cluster) pair has no published recipe
+    """
+    chosen = {
+        group: option
+        for group, option in whole.hydra.runtime.choices.items()
+        if axes.of_the_run(group) and "@" not in group
+    }
+    return Point(tuple(overrides), without_launch(whole), note, chosen)
+
+
+#: What Hydra and OmegaConf raise where they do not expect what was typed.
+TYPED = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, LookupError, AssertionError)
+
+
+class Uncomposable(Exception):
+    """A point that cannot be composed: its overrides, and what Hydra or OmegaConf raised as the cause."""
+
+    def __init__(self, overrides: Sequence[str], cause: Exception) -> None:
+        super().__init__(f"{' '.join(overrides)}: {cause}")
+        self.overrides, self.cause = tuple(overrides), cause
+
+
+def compose_point(config_loader: ConfigLoader, overrides: Sequence[str], words: Sequence[str] | None = None) -> Point:
+    """Compose one point.
+
+    Parameters
+    ----------
+    overrides: as typed
+    words: what is composed in their place, where that is something else
+
+    Raises
+    ------
+    UserError: a recipe file that cannot be used, or a (model, cluster) pair without a recipe
+    Uncomposable: anything else
+    """
+    try:
+        return point(overrides, _whole(config_loader, overrides if words is None else words))
+    except TYPED as error:
+        raise Uncomposable(overrides, error) from error

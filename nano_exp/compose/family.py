@@ -1,0 +1,255 @@
+"""Composing many points quickly: those that differ in plain values only are composed once.
+
+Points with the same overrides at the same places, up to the values of some plain keys, are a family. The first is
+composed by Hydra. For each other one Hydra's own function sets the values in a copy of the first one's config, and
+OmegaConf computes again what reads them. That gives what Hydra gives, because nothing else depends on those values:
+
+- a group's choice, an override of `hydra.*`, and `+key` or `~key` behind such a value (both look at what is there) are
+  never taken as plain values, nor is a value with an interpolation, a list or a mapping;
+- no other override of the point is about the same key, one above or one below it, so their order does not matter;
+- the key and those above it are plain nodes, so no alias leads to another place.
+
+What is not so is composed by Hydra, point by point.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import AnyNode, Container, DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import split_key
+from omegaconf.errors import OmegaConfBaseException
+
+from nano_exp import credentials, dotted
+from nano_exp.compose import compose, conf_tree, freeze, launcher_settings, resolvers
+from nano_exp.compose.compose import Point
+from nano_exp.compose.freeze import Frozen
+from nano_exp.dotted import Keys
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """A point by what sets it apart from the first of its family: path -> resolved value."""
+
+    overrides: tuple[str, ...]
+    family: Family
+    changes: dict[Keys, Any]
+    note: str = ""
+
+
+class Family:
+    """The first point of a family, and what the others may change in it.
+
+    Parameters
+    ----------
+    first: composed by Hydra
+    keys: dotted keys of the plain values
+
+    Raises
+    ------
+    NotPlain: a key is not a plain node of the config
+    """
+
+    def __init__(self, first: Point, keys: Sequence[str]) -> None:
+        self.choices = first.choices
+        self._cfg = copy.deepcopy(first.cfg)
+        self._nodes = {tuple(key.split(".")): _plain_node(self._cfg, key) for key in keys}
+        self._reading = _reading(self._cfg, set(self._nodes))
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The first point's config as plain data, free of secrets."""
+        plain = conf_tree.raw(self._cfg)
+        credentials.refuse(plain)
+        launcher_settings.require(plain)
+        found = freeze.resolve(self._cfg)
+        credentials.refuse(found)
+        return found
+
+    def changes(self, values: Sequence[Override]) -> dict[Keys, Any]:
+        """What is different with these values, one for each key of the family.
+
+        Raises
+        ------
+        HydraException, OmegaConfBaseException: the values cannot be set, or what reads them not be computed
+        """
+        assert self.resolved  # before the first value is set
+        ConfigLoaderImpl._apply_overrides_to_config(list(values), self._cfg)
+        found: dict[Keys, Any] = {path: node._value() for path, node in self._nodes.items()}
+        for path, node in self._reading.items():
+            target = node._dereference_node()
+            whole = isinstance(target, Container)
+            found[path] = (
+                OmegaConf.to_container(target, resolve=True, throw_on_missing=True) if whole else target._value()
+            )
+        return found
+
+
+class NotPlain(Exception):
+    """A key whose value is not a plain node below plain mappings."""
+
+
+def _plain_node(cfg: DictConfig, key: str) -> Any:
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or node._is_interpolation() or node._is_none() or node._is_missing():
+            raise NotPlain(key)
+        node = node._get_node(part)
+    if type(node) is not AnyNode or node._is_interpolation():
+        raise NotPlain(key)
+    return node
+
+
+def _interpolations(node: Any, path: Keys = ()) -> dict[Keys, Any]:
+    """Path -> node of every interpolation below a node."""
+    if node._is_interpolation():
+        return {path: node}
+    found: dict[Keys, Any] = {}
+    if isinstance(node, DictConfig | ListConfig) and not node._is_none() and not node._is_missing():
+        keys: Any = node.keys() if isinstance(node, DictConfig) else range(len(node))
+        for key in keys:
+            found |= _interpolations(node._get_node(key), (*path, key))
+    return found
+
+
+def _reading(cfg: DictConfig, changed: set[Keys]) -> dict[Keys, Any]:
+    """The interpolations that may read one of the changed paths, directly or through others."""
+    waiting = _interpolations(cfg)
+    reads = {path: resolvers.reads(str(node._value())) for path, node in waiting.items()}
+    found: dict[Keys, Any] = {}
+    new = set(changed)
+    while new:
+        changed = changed | new
+        new = set()
+        for path in [
+            p for p in waiting if reads[p] is None or any(_related(r, c) for r in reads[p] or () for c in changed)
+        ]:
+            found[path] = waiting.pop(path)
+            new.add(path)
+    return found
+
+
+def _related(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two paths are equal or one is above the other."""
+    return all(str(a) == str(b) for a, b in zip(one, other, strict=False))
+
+
+def compose_points(
+    config_loader: ConfigLoader, overrides: Sequence[Sequence[str]], master: DictConfig | None = None
+) -> list[Point | Sibling]:
+    """Every point of a launch, composed.
+
+    Parameters
+    ----------
+    master: what Hydra composed from the whole command line, swept overrides left out; the only point of a launch
+        without sweeps is that
+
+    Raises
+    ------
+    UserError, Uncomposable: as `compose.compose_point`, for the first point that cannot be composed
+    """
+    if master is not None and [list(one) for one in overrides] == [conf_tree.typed(master)]:
+        return [compose.point(overrides[0], master)]
+    try:
+        parsed = _parse(config_loader, overrides)
+    except (HydraException, OmegaConfBaseException):
+        return [compose.compose_point(config_loader, point) for point in overrides]  # the one that is wrong raises
+    counts = Counter(text for point in overrides for text in point)
+    swept = {
+        text: override.get_key_element()
+        for text, override in parsed.items()
+        if counts[text] < len(overrides) and _sets_plain_value(config_loader, override)
+    }
+    families: dict[tuple[str, ...], Family | None] = {}
+    points: list[Point | Sibling] = []
+    for texts in overrides:
+        shape = tuple(swept.get(text, text) for text in texts)
+        family = families.get(shape)
+        made: Point | Sibling | None = None
+        if family is not None:
+            made = _sibling(family, texts, [parsed[text] for text in texts if text in swept])
+        if made is None:
+            made = compose.compose_point(config_loader, texts)
+            if len(overrides) > 1 and shape not in families:
+                places = [i for i, text in enumerate(texts) if text in swept]
+                families[shape] = _family(config_loader, made, [parsed[text] for text in texts], places)
+        points.append(made)
+    return points
+
+
+def _parse(config_loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> dict[str, Override]:
+    parser = OverridesParser.create(config_loader=config_loader)
+    texts = list(dict.fromkeys(text for point in overrides for text in point))
+    return dict(zip(texts, parser.parse_overrides(texts), strict=True))
+
+
+def _family(config_loader: ConfigLoader, first: Point, overrides: list[Override], places: list[int]) -> Family | None:
+    """None where the order of the overrides matters, or a key is no plain node."""
+    if not places or any(o.is_add() or o.is_delete() for o in overrides[places[0] :]):
+        return None
+    keys = {i: split_key(o.key_or_group) for i, o in enumerate(overrides) if not _chooses(config_loader, o)}
+    if any(_related(keys[i], other) for i in places for j, other in keys.items() if i != j):
+        return None
+    try:
+        return Family(first, [overrides[i].key_or_group for i in places])
+    except NotPlain:
+        return None
+
+
+def _chooses(config_loader: ConfigLoader, override: Override) -> bool:
+    """Whether it is a group's choice: those come before every key, wherever they stand."""
+    return _is_group(config_loader, override.key_or_group) and not isinstance(override.value(), dict)
+
+
+def _sibling(family: Family, texts: Sequence[str], values: Sequence[Override]) -> Sibling | None:
+    """None where the family cannot give it: then Hydra composes it, or says why not."""
+    try:
+        return Sibling(tuple(texts), family, family.changes(values))
+    except (HydraException, OmegaConfBaseException):
+        return None
+
+
+def _sets_plain_value(config_loader: ConfigLoader, override: Override) -> bool:
+    if override.is_add() or override.is_delete() or override.is_sweep_override() or override.package is not None:
+        return False
+    key = override.key_or_group
+    if key.split(".")[0] == "hydra" or "/" in key or "[" in key or _is_group(config_loader, key):
+        return False
+    value = override.value()
+    if isinstance(value, str):
+        return "${" not in value and value != "???"
+    return value is None or isinstance(value, bool | int | float)
+
+
+def _is_group(config_loader: ConfigLoader, key: str) -> bool:
+    return bool(config_loader.repository.group_exists(key))  # type: ignore[attr-defined]
+
+
+def freeze_all(points: Sequence[Point | Sibling], launch_folder: Any) -> list[Frozen]:
+    """`freeze` for every point of a launch.
+
+    Raises
+    ------
+    UserError: as `freeze` does
+    """
+    credentials.refuse_overrides(dict.fromkeys(text for point in points for text in point.overrides))
+    return [
+        freeze.freeze(point, launch_folder) if isinstance(point, Point) else _freeze(point, launch_folder)
+        for point in points
+    ]
+
+
+def _freeze(point: Sibling, launch_folder: Any) -> Frozen:
+    credentials.refuse({".".join(map(str, path)): value for path, value in point.changes.items()})
+    config = dotted.with_values(point.family.resolved, point.changes)
+    return freeze.identified(point.overrides, config, launch_folder, point.family.choices)

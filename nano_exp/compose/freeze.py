@@ -1,0 +1,272 @@
+"""From a composed config to a frozen run: resolved, without secrets, with absolute paths, identified.
+
+After this nothing composes, interpolates or reads the environment again: the job gets exactly this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
+
+from nano_exp import credentials, dotted
+from nano_exp.compose import launcher_settings
+from nano_exp.compose.compose import Point
+from nano_exp.compose.conf_tree import raw
+from nano_exp.dotted import Keys, _at, with_values
+from nano_exp.errors import UserError, nearest
+from nano_exp.store import axes, identity
+from nano_exp.store.run_config import IGNORE, SWITCHES, TERMS
+from nano_exp.text import short_title
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A run as it will be stored.
+
+    Parameters
+    ----------
+    name: the folder of runs that it belongs to (and its W&B group)
+    digest: SHA-256 of its identity, hex
+    overrides: as typed, without the switches of the launch
+    config: resolved; paths that hold the run's id are filled by `place`
+    choices: group -> its option, typed or not
+    """
+
+    name: str
+    digest: str
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    choices: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def freeze(point: Point, launch_folder: Path) -> Frozen:
+    """Resolve and identify one point.
+
+    Raises
+    ------
+    UserError: a secret, a missing value, an interpolation that leads nowhere, an unusable run.name
+    """
+    credentials.refuse_overrides(point.overrides)
+    plain = raw(point.cfg)
+    credentials.refuse(plain)
+    launcher_settings.require(plain)  # before what reads a value of another kind cannot be computed
+    config = resolve(point.cfg)
+    credentials.refuse(config)  # again: a variable with a harmless name may have held one
+    return identified(point.overrides, config, launch_folder, point.choices)
+
+
+def identified(
+    overrides: Sequence[str], resolved: dict[str, Any], launch_folder: Path, choices: Mapping[str, str | None]
+) -> Frozen:
+    """The last step of `freeze`: absolute paths, the name, the identity. Leaves `resolved` as it is."""
+    launcher_settings.require(resolved)
+    _require_results(resolved)
+    config = with_values(resolved, _absolute(resolved, launch_folder))
+    kept = tuple(o for o in overrides if not _of_the_launch(o))
+    return Frozen(_name(config), identity.digest(config), kept, config, choices)
+
+
+def _require_results(config: Mapping[str, Any]) -> None:
+    if not config["run"].get("results"):
+        raise UserError(
+            f"run.results={launcher_settings.shown(config['run'].get('results'))}",
+            "runs need a folder (an empty NANO_EXP_RESULTS is none either)",
+            "run.results=results",
+        )
+
+
+def _of_the_launch(override: str) -> bool:
+    key = override.lstrip("+~").split("=")[0]
+    return key in (*SWITCHES, *TERMS, IGNORE) or key.split(".")[0] == "sweep"
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """All values computed; every `???` and broken interpolation is named with its key."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise UserError(
+                f"no value for {', '.join(missing)}",
+                "the config marks it as ??? : only you can know it",
+                " ".join(f"{key}=..." for key in missing),
+            )
+        return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        raise _broken(error, cfg) from error
+
+
+def _broken(error: OmegaConfBaseException, cfg: DictConfig) -> UserError:
+    key = str(error.full_key or "a key")
+    text = str(
+        (OmegaConf.select(cfg, key.rsplit(".", 1)[0], default=None) and _text_at(cfg, key)) or "an interpolation"
+    )
+    first = str(error).splitlines()[0]
+    if isinstance(error, InterpolationKeyError):
+        wanted = first.split("'")[1] if "'" in first else text
+        known = [k for k, _ in dotted.flatten(raw(cfg))]
+        near = nearest(wanted, known)
+        fix = " or ".join(f"'{key}={text.replace(wanted, name)}'" for name in near)
+        fix = fix or f"++{wanted}=<its value>, or a plain value for {key}"
+        return UserError(f"{key} is {text}", f"there is no key '{wanted}' to take the value from", fix)
+    if isinstance(error, InterpolationResolutionError):
+        zero = _zero(text, dict(dotted.flatten(raw(cfg)))) if "ZeroDivision" in first else None
+        if zero is not None:
+            return UserError(f"{zero}=0", f"{key} is divided by it", f"{zero}=<a number above 0>")
+        for name in re.findall(_READS, text):
+            if found := _wrong_kind(raw(cfg), name, f"{key} is {text}"):
+                return found
+        return UserError(f"{key} is {text}", first, f"give {key} a plain value: {key}=...")
+    return UserError(f"{key}: {first}", "its value cannot be computed", f"give {key} a plain value: {key}=...")
+
+
+#: The keys that an interpolation takes values from.
+_READS = r"\$\{([\w.]+)\}"
+
+
+def _zero(text: str, values: Mapping[str, Any]) -> str | None:
+    """The key with a plain 0 that an interpolation reads, itself or through others."""
+    for name in re.findall(_READS, text):
+        value = values.get(name)
+        found = name if value == 0 else _zero(value, values) if isinstance(value, str) else None
+        if found is not None:
+            return found
+    return None
+
+
+def _wrong_kind(config: Mapping[str, Any], name: str, reader: str) -> UserError | None:
+    """A word where a reader's arithmetic wants a number, or a value where it wants a section."""
+    parts = name.split(".")
+    for depth in range(1, len(parts)):
+        above = ".".join(parts[:depth])
+        if (value := _at(config, tuple(parts[:depth]))) is not None and not isinstance(value, Mapping | list):
+            return UserError(
+                f"{above}={launcher_settings.shown(value)}",
+                f"{reader}, which needs a section there",
+                f"leave {above}=... out",
+            )
+    value = _at(config, tuple(parts))
+    if launcher_settings.NUMBER.fits(value) or (isinstance(value, str) and "${" in value):
+        return None
+    return UserError(
+        f"{name}={launcher_settings.shown(value)}",
+        f"{reader}, which needs a number there",
+        launcher_settings.instead(name, value, launcher_settings.NUMBER),
+    )
+
+
+def _text_at(cfg: DictConfig, key: str) -> Any:
+    node: Any = raw(cfg)
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        if isinstance(node, Mapping):
+            node = node.get(part)
+        elif isinstance(node, list) and part.isdigit():
+            node = node[int(part)]
+    return node
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    name = str(config["run"]["name"])
+    if not re.fullmatch(r"\w[\w.+=@-]{0,99}", name):
+        raise UserError(
+            f"run.name={name!r}",
+            "it names a folder, a W&B group and jobs: at most 100 letters, digits and . _ - + = @, no . or - first",
+            "run.name=lr_sweep_1",
+        )
+    return name
+
+
+#: Keys whose value is a path.
+_PATHS: tuple[Keys, ...] = (
+    ("site", "checkout"),
+    ("site", "hf_home"),
+    ("site", "venv_dir"),
+    ("site", "uv_cache_dir"),
+    ("run", "results"),
+    ("logger", "log_dir"),
+    ("checkpointing", "checkpoint_dir"),
+)
+#: A model is a name on the hub or a local folder: one that is there, or that is written as a path.
+_MODELS: tuple[Keys, ...] = (("policy", "model_name"), ("policy", "tokenizer", "name"))
+
+
+def _absolute(config: Mapping[str, Any], folder: Path) -> dict[Keys, str]:
+    """The paths that have to change to be absolute against the launch folder; `~` is the user's home."""
+    found = {path: absolute(str(value), folder) for path in _PATHS if (value := _at(config, path))}
+    python = str(config["site"].get("python") or "")
+    if "/" in python:  # a bare name is looked up on the node's PATH
+        found["site", "python"] = str(folder / Path(python).expanduser())
+    # The embedded engine has its own model, whatever folders there are.
+    for path in _MODELS if config["engine"].get("name") != "embedded" else ():
+        value = _at(config, path)
+        if isinstance(value, str) and _is_folder(value, folder):
+            found[path] = absolute(value, folder)
+    return found
+
+
+# For the points of a launch these are asked a thousand times the same.
+@lru_cache
+def absolute(path: str, folder: Path) -> str:
+    """A path as the user wrote it, made absolute against the launch folder."""
+    return str((folder / Path(path).expanduser()).resolve())
+
+
+@lru_cache
+def _is_folder(model: str, folder: Path) -> bool:
+    return model.startswith(("./", "../", "~", "/")) or (folder / model).is_dir()
+
+
+def place(frozen: Frozen, run_id: str) -> dict[str, Any]:
+    """The config with everything that derives from the run: its folders and its W&B identity.
+
+    A log_dir or checkpoint_dir that the user set is the parent: the run's name and id are appended, so no two runs
+    share one. (The id alone would not do: the same config under two names is two runs of one id.)
+    """
+    config = frozen.config
+    run_dir = f"{config['run']['results']}/{frozen.name}/{run_id}"
+    changes: dict[Keys, Any] = {("run", "id"): run_id, ("run", "dir"): run_dir}
+    for section, key, own in (("checkpointing", "checkpoint_dir", "checkpoints"), ("logger", "log_dir", "logs")):
+        if section in config:
+            parent = config[section].get(key)
+            changes[section, key] = f"{parent}/{frozen.name}/{run_id}" if parent else f"{run_dir}/{own}"
+    if isinstance(config.get("logger"), dict):
+        wandb = dict(config["logger"].get("wandb") or {})
+        wandb["project"] = wandb.get("project") or "nano-exp"
+        wandb["name"] = f"{wandb['name']}-{run_id}" if wandb.get("name") else title(frozen, run_id)
+        wandb["group"] = wandb.get("group") or frozen.name
+        wandb["id"] = f"{frozen.name}-{run_id}"
+        wandb["resume"] = "allow"
+        wandb["tags"] = list(dict.fromkeys([*(wandb.get("tags") or []), *(config["run"].get("tags") or [])]))
+        changes["logger", "wandb"] = wandb
+    return with_values(config, changes)
+
+
+#: Overrides that choose what is common to a sweep; a run's title is made of the others.
+_COMMON = ("model", "cluster", "nemo_rl", "engine", "sweeps")
+
+
+def title(frozen: Frozen, run_id: str) -> str:
+    """A run's display name in W&B: what sets it apart, and its id."""
+    own = [o for o in frozen.overrides if o.lstrip("+~").split("=")[0] not in _COMMON]
+    return f"{short_title(own) or frozen.name} {run_id}"
+
+
+def overrides_key(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The same wish typed otherwise (in another order, 1e-6 or 1e-06, another place or name) gives an equal key."""
+    wishes = []
+    for override in overrides:
+        key, _, value = override.strip().partition("=")
+        bare = key.lstrip("+")
+        if bare != "sweeps" and not axes.of_the_run(bare):  # a sweep's file may set what its runs have in common
+            continue
+        with contextlib.suppress(ValueError):
+            value = repr(float(value))
+        wishes.append(f"{bare}={value}")
+    return tuple(sorted(wishes))

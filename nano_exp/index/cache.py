@@ -1,0 +1,131 @@
+"""Facts of many runs without reading again those that have not changed.
+
+The cache is one file, results/.cache/status-<user id>.json. It may be deleted at any time, and is ignored where it is
+damaged or of another version: the runs' own files are the truth, and their times tell what changed (facts.signature).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nano_exp.index import overview
+from nano_exp.index.overview import Facts, Launches, Signature
+from nano_exp.index.selection import Folder
+from nano_exp.store import axes, runs
+from nano_exp.store.axes import Value
+
+#: Another one for another form of the file.
+VERSION = 5
+#: A file that is changed twice within one tick of its file system's clock has the same time twice, so what changed this
+#: shortly before it was read is not kept. Seconds; the coarsest clocks tick once a second.
+TICK_S = 2.0
+#: The file is written again once this part of the runs was read anew: writing 10,000 takes as long as reading 300.
+WORTH = 0.03
+
+
+class Cache:
+    """The facts of one results folder's runs, for one command or for as long as somebody watches."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.path = results / ".cache" / f"status-{os.getuid()}.json"
+        self.began = time.time()
+        self.read_anew = 0
+        self.asked_anew = False
+        self._known: dict[str, tuple[Signature, Facts]] = {}
+        self._packed: dict[str, list[Any]] = {}
+        #: "job name" -> state, exit code and nodes in Slurm's accounting; what has ended does not change
+        self.accounting: dict[str, list[str]] = {}
+        #: "name/id" -> key -> value of its frozen config; only of those that did not set an axis of their sweep
+        self._values: dict[str, dict[str, Value]] = {}
+        self._load()
+
+    def _load(self) -> None:
+        try:
+            whole = json.loads(self.path.read_bytes())
+            if whole["version"] == VERSION and isinstance(whole["runs"], dict):
+                self._packed = whole["runs"]
+                self._values = {key: dict(known) for key, known in whole["values"].items()}
+                self.accounting = {k: v for k, v in whole["accounting"].items() if [type(w) for w in v] == [str] * 3}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # none yet, or damaged: it is written anew
+
+    def get(self, folders: Iterable[Folder]) -> list[Facts]:
+        """The facts of these runs, as their files have them now."""
+        launches = Launches(self.results)
+        return [self._of(folder, launches) for folder in folders]
+
+    def _of(self, folder: Folder, launches: Launches) -> Facts:
+        key = f"{folder.name}/{folder.id}"
+        known = self._known.get(key) or self._unpack(key, folder)
+        if known is not None and known[0] == overview.signature(folder.path, folder.inode, known[1]):
+            found = known[1]
+            if found.job is None and not found.done:
+                found.job = overview.job(found.run, launches)  # written down by sbatch's caller, outside of the run
+            return found
+        self.read_anew += 1
+        found = overview.read(folder.dir, launches)
+        self._known[key] = overview.signature(folder.path, folder.inode, found), found
+        return found
+
+    def _unpack(self, key: str, folder: Folder) -> tuple[Signature, Facts] | None:
+        try:
+            times, rest, packed = self._packed[key]
+            self._known[key] = Signature(times, rest), overview.unpack(folder.dir, packed)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        return self._known[key]
+
+    def value(self, found: Facts, key: str) -> Value:
+        """What a run that did not set a key has; "?" where its files do not say. A frozen config never changes."""
+        run = found.run
+        known = self._values.setdefault(f"{run.name}/{run.id}", {})
+        if key not in known:
+            said = runs.load(run.dir, events=False).value(key)
+            if said == axes.UNKNOWN:
+                return said
+            known[key] = said
+            self.read_anew += 1
+        return known[key]
+
+    def save(self, present: Iterable[Folder]) -> None:
+        """Write the file, where that is worth it. Does nothing where the results cannot be written.
+
+        Parameters
+        ----------
+        present: every run that there is; what is known of others is dropped
+        """
+        keys = [f"{folder.name}/{folder.id}" for folder in present]
+        if self.read_anew <= len(keys) * WORTH and not self.asked_anew:
+            return
+        self.read_anew, self.asked_anew = 0, False
+        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}")
+        with contextlib.suppress(OSError):
+            aside.parent.mkdir(exist_ok=True)
+            try:
+                with aside.open("w") as file:
+                    # The file system's own time at which this began: its clock may be another than this host's.
+                    began = os.fstat(file.fileno()).st_mtime - (time.time() - self.began)
+                    kept = {key: entry for key in keys if (entry := self._entry(key, began)) is not None}
+                    values = {key: self._values[key] for key in keys if self._values.get(key)}
+                    whole = {"version": VERSION, "runs": kept, "accounting": self.accounting, "values": values}
+                    json.dump(whole, file, separators=(",", ":"))
+                aside.replace(self.path)
+            finally:
+                aside.unlink(missing_ok=True)
+
+    def _entry(self, key: str, began: float) -> list[Any] | None:
+        known = self._known.get(key)
+        if known is None:
+            return self._packed.get(key)
+        signature, found = known
+        if max(signature.times) / 1e9 >= began - TICK_S:
+            return None
+        return [signature.times, signature.rest, overview.pack(found)]

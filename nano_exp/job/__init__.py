@@ -1,0 +1,1 @@
+"""What runs on the compute node: claim a run, train it, watch it, end it, have it go on."""

@@ -1,0 +1,298 @@
+"""The engine as a child process: started, followed, watched, and never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nano_exp import engines
+from nano_exp.engines import Command, Context, Engine
+from nano_exp.errors import UserError
+from nano_exp.job import watchdog
+from nano_exp.store import runs
+from nano_exp.text import Say
+
+#: Slurm's KillWait where nobody says otherwise: seconds from its SIGTERM to its SIGKILL.
+KILL_WAIT_S = 30.0
+#: Of that, what the attempt keeps for its own end, seconds; half of it where it is short.
+OWN_END_S = 10.0
+POLL_S = 0.2
+#: How often files on the shared file system are looked at, seconds.
+LOOK_S = 1.0
+
+
+class Superseded(Exception):
+    """The next attempt has begun: Slurm took this one for dead (its node was cut off). It writes nothing more."""
+
+
+class Stop:
+    """SIGTERM, SIGINT or SIGHUP arrived: end whole.
+
+    SIGUSR1 and SIGUSR2, which sites send as warnings (`#SBATCH --signal`), are ignored here and by every child: they
+    reach all processes of a job, and one that does not expect them dies of it.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._arrived)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _arrived(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+
+
+def grace(kill_wait: float | None) -> float:
+    """How long the engine has to end whole after SIGTERM, seconds.
+
+    Parameters
+    ----------
+    kill_wait: the cluster's; None where it is not known
+    """
+    known = KILL_WAIT_S if kill_wait is None else kill_wait
+    return max(known - OWN_END_S, known / 2)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a stop leaves time for, and who is to hear of it.
+
+    Parameters
+    ----------
+    grace_s: after SIGTERM the engine has this long to end whole, seconds
+    told: called once, after the engine was asked to end (or has ended by the same signal) and before it is waited for
+    """
+
+    grace_s: float = grace(None)
+    told: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the engine ended: its exit code (negative for a signal), and the stall that it was ended for."""
+
+    code: int
+    stall: watchdog.Stall | None = None
+
+
+def execute(
+    engine: Engine, command: Command, ctx: Context, stop: Stop, rule: watchdog.Rule, say: Say, notice: Notice
+) -> Ended:
+    """Start the engine in its own process group, follow its output, pass a stop on, and wait for its end.
+
+    Raises
+    ------
+    Superseded: the next attempt has begun
+    UserError: the engine cannot be started
+    """
+    paths = {name: ctx.attempt_dir / f"{name}.log" for name in ("stdout", "stderr")}
+    with paths["stdout"].open("ab") as out, paths["stderr"].open("ab") as err:
+        try:
+            process = subprocess.Popen(
+                command.argv,
+                env=command.env,
+                cwd=command.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                preexec_fn=partial(_in_child, command.open_files, os.getpid()),
+            )
+        except OSError as error:
+            raise UserError(
+                f"cannot start {command.argv[0]}: {error.strerror}",
+                "the engine's program is not there or not executable",
+                "site.python=/path/to/python of the engine's environment",
+            ) from error
+    ended = threading.Event()
+    follower = threading.Thread(target=_follow, args=(engine, paths["stdout"], ctx, ended), daemon=True)
+    follower.start()
+    try:
+        return _Watch(process, command, ctx, stop, rule, say, notice).wait()
+    finally:
+        _kill_group(process)
+        ended.set()
+        follower.join(timeout=10)
+        for folder in command.scratch:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _in_child(open_files: int | None, parent: int) -> None:
+    """Before the engine's exec: it is killed when this attempt dies, even by SIGKILL.
+
+    Otherwise it would train on in a session of its own, beside the next attempt of the same run, wherever the job's
+    end does not kill what it left (no Slurm; proctrack/linuxproc).
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died in between
+            os.kill(os.getpid(), signal.SIGKILL)
+    if open_files:
+        engines.raise_open_files(open_files)
+
+
+class _Watch:
+    """The wait for the engine's end, with what is looked at meanwhile."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        command: Command,
+        ctx: Context,
+        stop: Stop,
+        rule: watchdog.Rule,
+        say: Say,
+        notice: Notice,
+    ) -> None:
+        self.process, self.command, self.ctx, self.stop, self.rule, self.say = process, command, ctx, stop, rule, say
+        self.notice, self.noticed = notice, False
+        self.kill_at: float | None = None
+        self.began = time.time()
+        self.stall: watchdog.Stall | None = None
+        self.told: int | None = None  # the step after which a stall was reported
+
+    def wait(self) -> Ended:
+        looked = 0.0
+        while (code := self.process.poll()) is None:
+            self._pass_stop_on()
+            if time.monotonic() - looked >= LOOK_S:
+                looked = time.monotonic()
+                self._require_own()
+                self._look()
+            time.sleep(POLL_S)
+        self._require_own()
+        self._notify()  # the same signal may have ended it first
+        return Ended(code, self.stall)
+
+    def _notify(self) -> None:
+        if self.stop.signal and not self.noticed:
+            self.noticed = True
+            self.notice.told()
+
+    def _pass_stop_on(self) -> None:
+        if self.kill_at is None and (self.stop.signal or self.stall is not None):
+            why = signal.Signals(self.stop.signal).name if self.stop.signal else "stalled"
+            self.say(f"{why}: asking the engine to end, at most {self.notice.grace_s:g} s")
+            self.kill_at = time.monotonic() + self.notice.grace_s
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGTERM)
+        self._notify()
+        if self.kill_at is not None and time.monotonic() > self.kill_at:
+            self.say("the engine did not end: killing it")
+            _kill_group(self.process)
+
+    def _require_own(self) -> None:
+        try:
+            require_own(self.ctx)
+        except Superseded:
+            _kill_group(self.process)
+            raise
+
+    def _look(self) -> None:
+        rows = runs.read_metrics(self.ctx.run_dir, tail_bytes=64 * 1024)
+        steps = [(int(r["step"]), t) for r in rows if "train/reward" in r and (t := _time(r)) >= self.began]
+        found = watchdog.look(self.rule, steps, time.time())
+        if found is None or self.told == found.step or self.stop.signal:
+            return
+        self.told = found.step
+        target = self.ctx.attempt_dir / f"stacks-after-step-{found.step}.txt"
+        folders = [str(Path(self.command.argv[0]).parent), self.command.env.get("PATH", "")]
+        pids = watchdog.drivers(str(self.ctx.config_path)) or [self.process.pid]
+        try:
+            how = watchdog.dump(pids, target, os.pathsep.join(folders))
+            self.say(f"{found}; stacks in {target.name} ({how})")
+            runs.record_event(self.ctx.run_dir, "stalled", attempt=self.ctx.number, **vars(found), stacks=str(target))
+        except (UserError, OSError) as error:  # a full disk: steps are not seen then, and the engine may well train
+            self.say(f"{found}; no word of it is kept: {error}")
+            return
+        if self.rule.action == "restart":
+            self.stall = found
+
+
+def _time(row: dict[str, Any]) -> float:
+    return runs.number(row.get("time")) or 0.0
+
+
+def superseded(ctx: Context) -> bool:
+    """Whether a later attempt of the run exists."""
+    return (ctx.attempt_dir.parent / str(ctx.number + 1)).is_dir()
+
+
+def require_own(ctx: Context) -> None:
+    """Raises Superseded where a later attempt of the run exists."""
+    if superseded(ctx):
+        raise Superseded(f"attempt {ctx.number + 1} has begun; this one was taken for dead and ends")
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Nothing that the engine started outlives it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+# --- its output -----------------------------------------------------------------------------------------------------
+
+
+def _follow(engine: Engine, stdout: Path, ctx: Context, ended: threading.Event) -> None:
+    """Append what the engine's output says of its metrics to metrics.jsonl, as it appears."""
+    for row in engine.follow(_lines(stdout, ended)):
+        if superseded(ctx):
+            return
+        with contextlib.suppress(OSError), runs.open_metrics(ctx.run_dir) as file:  # a full disk does not stop training
+            file.write(runs.metrics_line(row))
+
+
+def _lines(path: Path, ended: threading.Event) -> Iterator[str]:
+    """The lines of a growing file until `ended` and its end is reached."""
+    with path.open("r", errors="replace") as file:
+        part = ""
+        while True:
+            last_round = ended.is_set()
+            while chunk := file.readline():
+                part += chunk
+                if part.endswith("\n"):
+                    yield part.rstrip("\n")
+                    part = ""
+            if last_round:
+                if part:
+                    yield part
+                return
+            ended.wait(0.5)
+
+
+def recover_rows(engine: Engine, run_dir: Path, attempt: int) -> None:
+    """Append what an attempt that was killed had in its stdout and had not written to metrics.jsonl yet.
+
+    Those after it whose engine never began are looked past.
+    """
+    began = [a for a in runs.attempts(run_dir) if a.number <= attempt and (a.dir / "stdout.log").is_file()]
+    if not began or (began[-1].end is not None and not began[-1].end.get("cut_off")):
+        return
+    stdout = began[-1].dir / "stdout.log"
+    known = {_row_key(row) for row in runs.read_metrics(run_dir)}
+    with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as metrics:
+        for row in engine.follow(lines):
+            if _row_key(row) not in known:
+                metrics.write(runs.metrics_line({**row, "time": stdout.stat().st_mtime}))
+
+
+def _row_key(row: dict[str, Any]) -> tuple[int, bool]:
+    return int(row["step"]), "train/reward" in row

@@ -1,0 +1,99 @@
+"""Handing on shares of `parallel=N`: at the end of an attempt, what finished arrays no longer use goes to the others.
+
+What each array may run is looked up in Slurm's queue, one process at a time by a lock in the launch's folder, and told
+to Slurm with `scontrol update ArrayTaskThrottle`. Nothing is remembered in between: whoever dies on the way leaves a
+sum that is too small, never one that is too large, and the next attempt that ends mends it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nano_exp import slurm
+from nano_exp.slurm import arrays
+from nano_exp.store import runs
+from nano_exp.text import Say
+
+#: How long an attempt that has ended waits for another one that does the same, seconds.
+PATIENCE_S = 10.0
+
+
+def hand_on(launch_dir: Path, manifest: Mapping[str, Any], say: Say) -> None:
+    """Divide a launch's `parallel` anew among its arrays; says what it changed."""
+    parallel = (manifest.get("terms") or {}).get("parallel")
+    if parallel is None or len(manifest["arrays"]) < 2 or manifest.get("by_hand"):
+        return
+    try:
+        with (launch_dir / "throttle.lock").open("a") as file:
+            if not _locked(file.fileno()):
+                return
+            sent = runs.sent(launch_dir)  # before the queue: an array sent in between must not look like one that ended
+            queue = slurm.queue(merged=True)
+            alive, reserved = look(manifest, queue, sent)
+            for job, tasks in arrays.hand_on(parallel, alive, reserved):
+                said = slurm.throttle(job, tasks)
+                say(
+                    f"parallel={parallel}: job {job} may run {tasks} at once now"
+                    + (f": refused ({said})" if said else "")
+                )
+                if said:
+                    return  # a share that was not given up must not be given away
+    except slurm.NoAnswer as error:
+        say(f"parallel={parallel}: shares stay as they are: {error}")
+    except OSError as error:  # a disk that is full, a file system without locks
+        say(f"parallel={parallel}: shares stay as they are: {error.strerror}")
+
+
+def _locked(file: int) -> bool:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+
+
+def look(manifest: Mapping[str, Any], queue: slurm.Queue, sent: Mapping[int, str]) -> tuple[list[arrays.Alive], int]:
+    """The arrays of a launch that may run tasks now, and the shares of those that are not submitted yet.
+
+    Parameters
+    ----------
+    sent: array number -> job, nothing for one that was refused; arrays that are not in it may still be sent
+
+    Raises
+    ------
+    NoAnswer: Slurm was asked for a throttle that squeue does not show
+    """
+    entries = manifest["arrays"]
+    jobs = [[job for job in queue.jobs if job.name == entry["job_name"]] for entry in entries]
+    to_come = [not found and number not in sent for number, found in enumerate(jobs)]
+    alive: list[arrays.Alive] = []
+    reserved = 0
+    for number, (entry, found) in enumerate(zip(entries, jobs, strict=True)):
+        behind = entry["behind"]
+        if behind is not None and (jobs[behind] or to_come[behind]):
+            continue  # it gets the share of the one that it waits for
+        if to_come[number]:
+            reserved += int(entry["throttle"])
+        elif found:
+            running = sum(_count(job) for job in found if job.starts)
+            waiting = sum(_count(job) for job in found if not job.starts)
+            alive.append(arrays.Alive(found[0].id, _throttle(found, entry) if waiting else None, running, waiting))
+    return alive, reserved
+
+
+def _throttle(found: list[slurm.Job], entry: Mapping[str, Any]) -> int | None:
+    """squeue shows an array's throttle with its waiting tasks, but not where only one is left."""
+    shown = next((job.throttle for job in found if job.throttle is not None), None)
+    return shown if shown is not None or len(entry["runs"]) == 1 else slurm.control(found[0].id).throttle
+
+
+def _count(job: slurm.Job) -> int:
+    return 1 if job.tasks is None else len(job.tasks)

@@ -1,0 +1,1 @@
+"""From frozen configs to submitted runs: plan against the store, check, submit."""

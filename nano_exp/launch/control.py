@@ -1,0 +1,374 @@
+"""Stop runs, and submit again those that are not done: the two things done to runs that exist."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nano_exp import credentials, environment, files, slurm, text
+from nano_exp.compose.freeze import Frozen
+from nano_exp.errors import UserError
+from nano_exp.launch import canary, flow, plan, show, slurm_options, submit, terms
+from nano_exp.launch.plan import Row
+from nano_exp.launch.terms import Terms
+from nano_exp.store import axes, halt, predecessors, run_config, runs, state
+from nano_exp.store.run_config import TERMS
+from nano_exp.store.runs import Run
+from nano_exp.store.state import State
+from nano_exp.terminal import grid
+from nano_exp.text import short_title
+
+PREFIX = "hydra.launcher."
+#: How many lines of one kind are shown before it is said how many more there are.
+MOST = 10
+
+
+def states(found: Sequence[Run]) -> list[tuple[Run, State]]:
+    """Runs with their states, with one question to Slurm at most.
+
+    Raises
+    ------
+    UserError: a state depends on Slurm and it does not answer
+    """
+    asked = plan.Asked()
+    asked.include(found)
+    pairs = [(run, asked.state(run)) for run in found]
+    unknown = [run.id for run, now in pairs if now.kind == "unknown"]
+    if unknown:
+        raise UserError(
+            f"cannot tell whether {', '.join(unknown[:5])} runs: {asked.error or 'it was started on another host'}",
+            "what is done to a run depends on whether it is active",
+            "the same command when Slurm answers again, or on the host that runs it",
+            code=4,
+        )
+    return pairs
+
+
+def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
+    """End active runs: scancel for Slurm's, SIGTERM for those of this machine. Says what it stopped.
+
+    Parameters
+    ----------
+    yes: do not ask, also for several runs
+    confirm: asks the user a question; False where there is nobody to ask
+    """
+    active = [(run, now) for run, now in states(found) if now.kind in state.ACTIVE]
+    if not active:
+        print(f"nothing to cancel: none of {len(found)} run{'s' if len(found) != 1 else ''} is active")
+        return 0
+    _show_active(active)
+    for line in _left_behind([run for run, _ in active]):
+        print(f"  {line}")
+    if len(active) > 1 and not yes and not confirm(f"cancel these {len(active)} runs?"):
+        raise UserError(
+            f"{len(active)} active runs, and no yes",
+            "more than one run is only cancelled on purpose",
+            "add --yes",
+            code=2,
+        )
+    slurm_jobs = [now.job for _, now in active if ":" not in now.job]
+    if slurm_jobs:
+        slurm.scancel(slurm_jobs)
+    for run, now in active:
+        if ":" in now.job:
+            _end_local(run, now)
+        runs.record_event(run.dir, "cancel", job=now.job)
+    canaries = _canaries([run for run, _ in active])
+    if canaries:
+        slurm.scancel(canaries)
+    print(f"cancelled {len(active)} run{'s' if len(active) != 1 else ''}; the same launch, or nano-exp retry, goes on")
+    return 0
+
+
+def _left_behind(stopped: Sequence[Run]) -> list[str]:
+    """Who waits for these to end, and what becomes of that: a line each."""
+    names = {f"{run.name}/{run.id}" for run in stopped}
+    found = [
+        one
+        for one in predecessors.dependants(stopped[0].results, stopped)
+        if f"{one.run.name}/{one.run.id}" not in names
+    ]
+    asked = plan.Asked()
+    asked.include(one.run for one in found)
+    lines: list[str] = []
+    for one in found:
+        now = asked.state(one.run)
+        if now.kind == "pending":
+            vain = any(wait.how == "afterok" and wait.run in names for wait in one.waits)
+            then = "it does not start before they are done" if vain else "it starts when they have ended"
+            lines.append(f"{one.run.name}/{one.run.id} (pending, job {now.job}) comes after them: {then}")
+    return [*lines[:MOST], *([f"... and {len(lines) - MOST} more"] if len(lines) > MOST else [])]
+
+
+def _show_active(active: Sequence[tuple[Run, State]]) -> None:
+    columns = {
+        "name": [run.name for run, _ in active],
+        "run": [run.id for run, _ in active],
+        "state": [now.kind for _, now in active],
+        "job": [now.job for _, now in active],
+    }
+    points = axes.points([axes.typed(run.overrides) for run, _ in active], lambda i, key: active[i][0].value(key))
+    titles = [short_title(run.overrides) if len(active) == 1 else "" for run, _ in active]
+    print(grid.text(grid.grid(columns, points, text.terminal_width(), ("name",), indent="  "), titles))
+
+
+def _canaries(cancelled: Sequence[Run]) -> list[str]:
+    """The canaries that nothing waits for any more: no run of their launches is left to start. Ended ones too."""
+    found = []
+    for results, launched in {(run.results, _last_launch(run)) for run in cancelled}:
+        job = runs.canary_job(results, launched)
+        manifest = _manifest(results, launched) if job else {}
+        if manifest and not any(_waits(folder, launched) for folder in _run_dirs(manifest)):
+            found.append(job)
+    return found
+
+
+def _waits(run_dir: Path, launched: str) -> bool:
+    """Whether a run of this launch is still to start; not one that was refused, or that another launch has by now."""
+    run = runs.load(run_dir)
+    sent, newest = state.submission(run), run.last("submit", "cancel")
+    return sent is not None and sent.launch == launched and newest is not None and newest.kind == "submit"
+
+
+def _end_local(run: Run, now: State) -> None:
+    """SIGTERM to the attempt of this machine, which ends its engine whole; its launcher goes on with the next run."""
+    host, _, pid = now.job.rpartition(":")
+    if host != os.uname().nodename:
+        raise UserError(
+            f"{run.id} runs on {host}", "a local run can only be ended on its own host", f"log in to {host}"
+        )
+    if now.kind == "pending":
+        raise UserError(
+            f"{run.id} waits for its turn in the launcher {now.job}",
+            "that launcher holds it, and would start it",
+            f"end the launcher: Ctrl-C there, or kill -INT {pid}",
+        )
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(int(pid), signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Runs that are submitted again in one launch: those whose last launches had the same settings.
+
+    Parameters
+    ----------
+    launches: all launches that ever sent its runs
+    """
+
+    rows: tuple[Row, ...]
+    launches: frozenset[str]
+    where: str
+    parameters: dict[str, Any]
+    env_file: Path | None
+    terms: Terms
+
+
+def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
+    """Submit again what is neither done nor active, from its frozen config, as its last launch sent it.
+
+    Parameters
+    ----------
+    overrides: hydra.launcher.KEY=VALUE, parallel=, after=, fail_fast=, canary=: other ones for this submission
+
+    Raises
+    ------
+    UserError: another override (a run's config never changes), or the runs were launched to different places
+    """
+    typed = [word for word in overrides if word.lstrip("+").partition("=")[0] in TERMS]
+    changes = launcher_overrides([word for word in overrides if word not in typed])
+    sent: list[tuple[Batch, submit.Launch]] = []
+    with submit.lock(results):
+        pairs = states(found)
+        again = [(run, now) for run, now in pairs if now.action == "submit"]
+        print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone (done, active or damaged)")
+        for batch in batches(results, again, changes, typed):
+            sent.append((batch, _send(results, batch)))
+    for batch, ready in sent:
+        if batch.where == "local":
+            flow.run_here(ready, batch.terms.parallel or 1)
+    return flow.exit_code
+
+
+def batches(
+    results: Path, again: Sequence[tuple[Run, State]], changes: Mapping[str, Any], typed: Sequence[str]
+) -> list[Batch]:
+    """Runs by how their last launches sent them, older launches first. Raises UserError."""
+    members: dict[str, list[tuple[Run, State]]] = {}
+    for run, now in again:
+        members.setdefault(_last_launch(run), []).append((run, now))
+    found: dict[str, Batch] = {}
+    for launched in sorted(members):
+        batch = _batch(results, launched, members[launched], changes, typed)
+        same = json.dumps([batch.where, batch.parameters, str(batch.env_file), batch.terms.as_dict()], sort_keys=True)
+        before = found.setdefault(same, batch)
+        if before is not batch:
+            found[same] = replace(before, rows=before.rows + batch.rows, launches=before.launches | batch.launches)
+    if len({batch.where for batch in found.values()}) > 1:
+        raise UserError(
+            "some of these runs were launched to Slurm and some on this machine",
+            "one retry goes to one place",
+            "name the runs, or retry each name by itself",
+        )
+    return list(found.values())
+
+
+def _batch(
+    results: Path,
+    launched: str,
+    members: Sequence[tuple[Run, State]],
+    changes: Mapping[str, Any],
+    typed: Sequence[str],
+) -> Batch:
+    """Runs of one launch, with its settings but for what is typed now."""
+    manifest = _manifest(results, launched)
+    asked = terms.kept(manifest, _after(results, launched, typed))
+    if canary.succeeded(manifest):
+        asked = replace(asked, canary=False)
+    return Batch(
+        tuple(_row(run, now, manifest) for run, now in members),
+        frozenset(str(e.data.get("launch")) for run, _ in members for e in run.events if e.kind == "submit"),
+        str(manifest.get("where", "slurm")),
+        {**(manifest.get("parameters") or {}), **changes},
+        _environment(manifest),
+        terms.changed(asked, typed),
+    )
+
+
+def _after(results: Path, launched: str, typed: Sequence[str]) -> list[str]:
+    """What a launch waits for, as words of `after=`; nothing where it is typed anew."""
+    if any(word.lstrip("+").startswith("after=") for word in typed):
+        return []
+    try:
+        return [wait.word for wait in predecessors.read(runs.launch_dir(results, launched))]
+    except (files.Damaged, OSError) as error:
+        raise UserError(
+            f"launch {launched}: {error}",
+            "its runs would start without what they come after",
+            "the same command with after=RUN, or with after=null",
+        ) from error
+
+
+def _send(results: Path, batch: Batch) -> submit.Launch:
+    """One launch of these runs. The results folder is locked."""
+    env_file = flow.read_environment(batch.env_file)
+    credentials.refuse({"hydra.launcher": batch.parameters}, "the retry")  # again: now env.yaml's values are known
+    behind: list[str] = []
+    if batch.where == "slurm":
+        if "timeout_min" not in batch.parameters:
+            raise UserError(
+                "the time limit of the last launch is not known",
+                "its manifest cannot be read, and Slurm's own default would be too short or endless",
+                f"{PREFIX}timeout_min=240",
+            )
+        slurm.require()
+        behind = _still_running(results, batch)
+    terms.require(batch.terms, batch.where, submit=True)
+    show.rows(batch.rows)
+    try:
+        return flow.dispatch(
+            batch.rows, batch.where, batch.parameters, results, env_file, asked=batch.terms, behind=behind
+        )
+    except UserError as error:
+        if batch.terms.after and error.found.startswith("after="):  # kept from the last launch, not typed now
+            raise UserError(error.found, error.why, f"{error.fix}; or after=null: without it", error.code) from error
+        raise
+
+
+def _still_running(results: Path, batch: Batch) -> list[str]:
+    """The jobs of these runs' last launches that still have runs, where `parallel` holds for them together."""
+    if batch.terms.parallel is None:
+        return []
+    asked = plan.Asked()
+    jobs: dict[str, int] = {}
+    for launched in sorted(batch.launches):
+        for folder in _run_dirs(_manifest(results, launched)):
+            run = runs.load(folder)
+            now = asked.state(run) if _last_launch(run) == launched else None  # else counted there, or not ours
+            if now is not None and now.kind in state.ACTIVE and ":" not in now.job:
+                job = now.job.partition("_")[0]
+                jobs[job] = jobs.get(job, 0) + 1
+    if jobs:
+        print(
+            f"parallel={batch.terms.parallel}: after job {', '.join(jobs)}, which still has {sum(jobs.values())} of "
+            "that launch's runs; parallel=null starts them beside it"
+        )
+    return list(jobs)
+
+
+def _run_dirs(manifest: Mapping[str, Any]) -> list[Path]:
+    try:
+        return halt.run_dirs(manifest)
+    except (KeyError, TypeError):  # a damaged manifest
+        return []
+
+
+def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`hydra.launcher.timeout_min=600` -> {"timeout_min": 600}; values are read as YAML."""
+    credentials.refuse_overrides(overrides)
+    slurm_options.refuse_typed(overrides)
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.lstrip("+").partition("=")
+        if not equals or not key.startswith(PREFIX):
+            raise UserError(
+                override,
+                "a run's config is frozen; a retry can only be sent in another way",
+                f"{PREFIX}timeout_min=600, {PREFIX}partition=NAME, ..., {', '.join(f'{key}=' for key in TERMS)}; for "
+                "another config launch a new run",
+            )
+        try:
+            changes[key.removeprefix(PREFIX)] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(override, f"the value is no YAML: {' '.join(str(error).split())}", f"{key}=...") from error
+    return changes
+
+
+def _last_launch(run: Run) -> str:
+    """The newest launch that was not refused: a refused one leaves no folder."""
+    refused = {event.data.get("launch") for event in run.events if event.kind == "refused"}
+    sent = [event.data.get("launch") for event in run.events if event.kind == "submit"]
+    return str(next((one for one in reversed(sent) if one not in refused), run.record.get("launch")))
+
+
+def _manifest(results: Path, launched: str) -> dict[str, Any]:
+    try:
+        found = files.read_json(runs.launch_dir(results, launched) / "manifest.json")
+    except (files.Damaged, OSError) as error:
+        print(f"warning: launch {launched}: {error}; its hydra.launcher settings are not known", file=sys.stderr)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _environment(manifest: dict[str, Any]) -> Path | None:
+    """The env.yaml that the runs were launched with, wherever a retry is typed; $NANO_EXP_ENV goes before it."""
+    recorded = manifest.get("env_file")
+    if isinstance(recorded, str) and environment.VARIABLE not in os.environ:
+        return Path(recorded)
+    return environment.find(Path.cwd())
+
+
+def _row(run: Run, now: State, manifest: dict[str, Any]) -> Row:
+    """The run as its last launch sent it: its site, Slurm settings and placement go with that launch's parameters."""
+    try:
+        config = run.config()
+    except (files.Damaged, OSError) as error:
+        raise UserError(
+            f"{run.dir}: " + (f"config.yaml: {error.strerror}" if isinstance(error, OSError) else str(error)),
+            "a run is submitted again from its frozen config",
+            "bring the file back, or launch the run again with fresh=true",
+        ) from error
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged manifest says nothing
+        entry = next((entry for entry in manifest["arrays"] if str(run.dir) in entry["runs"]), None)
+        config = run_config.sent_with(config, entry) if entry is not None else config
+    frozen = Frozen(run.name, str(run.record["digest"]), tuple(run.overrides), config, run.choices)
+    return Row(frozen, run.id, run.dir, config, now, submit=True, is_new=False)

@@ -1,0 +1,101 @@
+"""submitit's executors, with our command and a manifest in place of pickles.
+
+The command is `python -m nano_exp.job <launch folder>`; what it executes stands in the launch's manifest, written
+before the job exists. submitit renders the batch script and starts local processes; its signal, checkpoint and requeue
+are not used: an attempt times itself from the allocation's end.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from submitit import LocalExecutor, SlurmExecutor
+from submitit.local.local import LocalJob
+
+from nano_exp.errors import UserError
+
+
+def attempt_command(launch_dir: Path, array: int | str, python: str = sys.executable) -> str:
+    """The shell command of an attempt: only the launch's own copy of the code is importable before site-packages.
+
+    PYTHONSAFEPATH keeps the folder that the job starts in off the module path: an edited checkout must not be run.
+    """
+    environment = f"PYTHONPATH={shlex.quote(str(launch_dir / 'code'))} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1"
+    words = [python, "-m", "nano_exp.job", str(launch_dir), "--array", str(array)]
+    return f"exec env {environment} {shlex.join(words)}"
+
+
+class ManifestSlurmExecutor(SlurmExecutor):
+    """Renders the batch script of one array (or one job) of a launch."""
+
+    def __init__(self, launch_dir: Path, array: int | str) -> None:
+        self.launch_dir, self.array = launch_dir, array
+        super().__init__(folder=launch_dir / "slurm")
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2  # a script can be shown where there is no Slurm; submitting asks for sbatch itself
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return attempt_command(self.launch_dir, self.array)
+
+    def script(self, count: int) -> str:
+        """The batch script for `count` runs: a job array, or a plain job for one."""
+        if count > 1:
+            self.parameters["map_count"] = count
+        text = self._make_submission_file_text(self._submitit_command_str, uid="")
+        # submitit always asks for a signal, which would kill every process of the steps, and sets a wckey of its own.
+        lines = [s for s in text.splitlines() if not s.startswith(("#SBATCH --signal", "#SBATCH --wckey=submitit"))]
+        return "\n".join(_literal(line) for line in lines if line != "export SUBMITIT_EXECUTOR=slurm") + "\n"
+
+    def check(self, **parameters: Any) -> None:
+        """`update_parameters` with submitit's complaint in three parts."""
+        try:
+            self.update_parameters(**self._convert_parameters(parameters))
+        except (ValueError, TypeError) as error:
+            valid = ", ".join(sorted(self._valid_parameters() | set(self._equivalence_dict())))
+            raise UserError(
+                f"hydra.launcher: {str(error).splitlines()[0]}", "submitit has no such parameter", f"one of: {valid}"
+            ) from error
+
+
+def _literal(line: str) -> str:
+    """The line, where it names the file for the job's output with a folder of which no part is a pattern of Slurm's."""
+    option = "#SBATCH --output="
+    if not line.startswith(option):
+        return line
+    folder, _, name = shlex.split(line.removeprefix(option))[0].rpartition("/")
+    return option + shlex.quote(f"{folder.replace('%', '%%')}/{name}")
+
+
+class ManifestLocalExecutor(LocalExecutor):
+    """Starts attempts on this machine, each in a session of its own, so that Ctrl-C reaches them through us alone."""
+
+    def __init__(self, launch_dir: Path) -> None:
+        self.launch_dir, self.array = launch_dir, 0
+        super().__init__(folder=launch_dir / "local")
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return attempt_command(self.launch_dir, self.array)
+
+    def start(self, array: int, task: int) -> LocalJob[None]:
+        """Start the attempt of run number `task` of one of the launch's arrays."""
+        self.array = array
+        log = self.folder / f"{array}-{task}.log"
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", f"{self._submitit_command_str} --task {task}"],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=dict(os.environ),
+                start_new_session=True,
+            )
+        return LocalJob(folder=self.folder, job_id=str(process.pid), process=process)

@@ -1,0 +1,141 @@
+"""Ask about the place, once for a launch: Slurm's commands at the same time, each with a short limit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nano_exp import environment, slurm
+from nano_exp.compose.freeze import Frozen
+from nano_exp.errors import UserError
+from nano_exp.launch import submit
+from nano_exp.launch.plan import Row
+from nano_exp.preflight import answers
+from nano_exp.preflight.answers import Answers
+from nano_exp.preflight.facts import Facts
+from nano_exp.slurm import shapes
+from nano_exp.store import identity
+from nano_exp.store.state import State
+
+#: How long one question may take, seconds.
+TIMEOUT_S = 10.0
+
+Answer = TypeVar("Answer")
+
+
+def facts(wanted: Sequence[Frozen], parameters: Mapping[str, Any], submitting: bool, inside: bool = False) -> Facts:
+    """What the rules need to know for these points, Slurm's answers among it where they go to Slurm.
+
+    Parameters
+    ----------
+    parameters: hydra.launcher's
+    submitting: whether this is a launch and not a look
+    inside: whether the allocation is there already
+    """
+    found = Facts(parameters=dict(parameters), submitting=submitting, new=_new(wanted), env_names=_env_names())
+    if found.new and not inside and wanted[0].config["slurm"]["where"] == "slurm":  # Slurm knows the others already
+        found.answers = ask(wanted, parameters)
+    return found
+
+
+def _env_names() -> frozenset[str]:
+    """What env.yaml gives. One that cannot be read is the launch's to refuse."""
+    try:
+        path = environment.find(Path.cwd())
+        return frozenset(environment.read(path)) if path is not None else frozenset()
+    except UserError:
+        return frozenset()
+
+
+def _new(wanted: Sequence[Frozen]) -> Counter[tuple[str, ...]]:
+    """Runs per array that have no folder in the store yet: those are submitted for certain."""
+    runs = {}
+    for frozen in wanted:
+        folder = Path(frozen.config["run"]["results"]) / frozen.name / identity.run_id(frozen.digest)
+        runs[folder] = (str(shapes.shape(frozen.config)), frozen.name)
+    return Counter(array for folder, array in runs.items() if not folder.exists())
+
+
+def ask(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
+    """Slurm's answers about the place."""
+    if not slurm.available():
+        return Answers(available=False)
+    silent: list[tuple[str, str]] = []
+    options = test_options(wanted, parameters)
+
+    def answer(what: str, argv: Sequence[str], parse: Callable[[str], Answer]) -> Answer | None:
+        try:
+            done = slurm.ask(argv, TIMEOUT_S)
+        except slurm.NoAnswer as error:
+            silent.append((what, str(error)))
+            return None
+        if done.returncode != 0:
+            silent.append((what, _last(slurm.words(done.stderr)) or f"{argv[0]} ended with {done.returncode}"))
+            return None
+        return parse(done.stdout)
+
+    def test() -> answers.Estimate | None:
+        try:
+            done = slurm.ask(["sbatch", "--test-only", *options, "--wrap=:"], TIMEOUT_S)
+        except slurm.NoAnswer as error:
+            silent.append(("start estimate", str(error)))
+            return None
+        found = answers.parse_test_only(done.returncode, done.stderr)
+        if slurm.out_of_reach(found.refused):
+            silent.append(("start estimate", _last(found.refused)))
+            return None
+        return found
+
+    user = slurm.this_user()
+    sacctmgr = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
+    with ThreadPoolExecutor(5) as pool:
+        nodes = pool.submit(
+            answer,
+            "partitions",
+            ["sinfo", "--all", "--noheader", "--exact", f"--format={answers.SINFO}"],
+            answers.parse_nodes,
+        )
+        settings = pool.submit(answer, "settings", ["scontrol", "show", "config"], answers.parse_settings)
+        associations = pool.submit(
+            answer,
+            "accounts",
+            [*sacctmgr, "assoc", f"user={user}", f"format={answers.ASSOCIATIONS}"],
+            answers.parse_associations,
+        )
+        qos = pool.submit(answer, "QOS", [*sacctmgr, "qos", f"format={answers.QOS}"], answers.parse_qos)
+        tested = pool.submit(test)
+        return Answers(
+            True,
+            nodes.result(),
+            settings.result(),
+            associations.result(),
+            qos.result(),
+            tested.result(),
+            _together(silent),
+        )
+
+
+def _last(said: str) -> str:
+    """The last thing said: what came before led to it."""
+    return said.rpartition("; ")[2]
+
+
+def _together(silent: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Questions that got the same words, in one line."""
+    by_words: dict[str, list[str]] = {}
+    for what, words in sorted(silent):
+        by_words.setdefault(words, []).append(what)
+    return tuple(f"{', '.join(what)} ({words})" for words, what in by_words.items())
+
+
+def test_options(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> list[str]:
+    """sbatch's options for the largest run of the launch."""
+    largest = max(wanted, key=lambda frozen: shapes.shape(frozen.config).nodes)
+    row = Row(largest, "test", Path(), largest.config, State("new"), True, True)
+    launch = submit.arrange([row], "test", Path())
+    script = submit.script(launch, launch.arrays[0], dict(parameters))
+    own = ("--job-name", "--output", "--error", "--open-mode")
+    return [option for option in slurm.script_options(script) if not option.startswith(own)]

@@ -1,0 +1,239 @@
+"""The Hydra launcher and sweeper: where composing ends and launching begins.
+
+Hydra's own sweeper composes every point, throws the result away and writes folders even for a dry run;
+hydra-submitit-launcher pickles, waits for the jobs and composes again on the node. These two expand, compose once, and
+hand over to `launch`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.errors import InstantiationException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nano_exp import files
+from nano_exp.advice import mistakes
+from nano_exp.compose import conf_tree, launcher_settings, sweep
+from nano_exp.errors import UserError
+from nano_exp.launch import search, slurm_options
+from nano_exp.planner import auto
+
+PLUGIN_MODULE = "hydra_plugins.nano_exp"
+
+
+class NanoExpLauncher(Launcher):
+    """Freezes, plans and submits all points at once; its parameters are hydra-submitit-launcher's."""
+
+    how: ClassVar[Callable[..., object]]  # launch.launch, or what another entry does with the points
+
+    def __init__(self, **parameters: Any) -> None:
+        self.parameters = {
+            k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in parameters.items()
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader, self.master = hydra_context.config_loader, config
+        self.sweep = sweep.read(conf_tree.raw(config.sweep) if config.get("sweep") is not None else None)
+        typed = OverridesParser.create(config_loader=self.loader).parse_overrides(conf_tree.typed(config))
+        slurm_options.refuse_typed(list(config.hydra.overrides.hydra))
+        refuse_several_sweeps(self.loader, typed)
+        refuse_swept_site(typed)
+        self.searching = config.hydra.sweeper._target_ != f"{PLUGIN_MODULE}.{NanoExpSweeper.__name__}"
+        if self.searching:
+            search.require_results(config)
+            files.make_dir(Path(config.hydra.sweep.dir))
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        if self.searching:
+            return search.launch_batch(
+                *(type(self).how, self.loader, job_overrides, self.parameters, Path.cwd(), self.sweep),
+                first=initial_job_idx == 0,
+            )
+        with mistakes.explained(self.loader):
+            points = auto.compose_points(self.loader, job_overrides, self.master)
+        type(self).how(points, self.parameters, Path.cwd(), self.sweep.constraints)
+        return []
+
+
+class NanoExpSweeper(Sweeper):
+    """Expands the axes of a sweep and launches every point in one go."""
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader = hydra_context.config_loader
+        self.refuse_mistakes(config)
+        try:
+            self.launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=hydra_context, task_function=task_function, config=config
+            )
+        except (OmegaConfBaseException, InstantiationException) as error:
+            mistyped = next(mistakes.diagnose(self.loader, conf_tree.typed(config)), None)
+            raise mistyped or UserError(
+                f"hydra.launcher: {str(error).splitlines()[0]}",
+                "what is asked of Slurm reads the site's settings",
+                "python launch.py --cfg hydra --package hydra.launcher shows what it reads",
+            ) from error
+
+    def refuse_mistakes(self, config: DictConfig) -> None:
+        """Refuse what is better said before the batch script's settings are computed, and an axis is cut into points:
+        values of another kind, and axes over a key that there is not."""
+        typed = conf_tree.typed(config)
+        try:
+            has_recipe = OmegaConf.select(config, "nemo_rl.recipe", default=None) is not None
+            launcher_settings.require(conf_tree.raw(config), whole=has_recipe)
+        except UserError as error:
+            raise next(mistakes.diagnose(self.loader, typed), None) or error from error
+        groups = self.loader.list_groups("")
+        for override in OverridesParser.create(config_loader=self.loader).parse_overrides(typed):
+            key = override.key_or_group
+            if override.is_sweep_override() and not override.is_add() and not override.is_force_add():
+                known = key.split("/")[0].split("@")[0] in groups or not _missing(config, key)
+                if not known and (mistyped := next(mistakes.diagnose(self.loader, typed), None)):
+                    raise mistyped
+
+    def sweep(self, arguments: list[str]) -> Any:
+        parser = OverridesParser.create(config_loader=self.loader)
+        own = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
+        typed = parser.parse_overrides(arguments)
+        require_multirun(typed)
+        refuse_swept_site(own)
+        if not isinstance(self.launcher, NanoExpLauncher):
+            raise not_our_path()
+        self.launcher.launch(expand(own, typed), initial_job_idx=0)
+        return []
+
+
+def _missing(config: DictConfig, key: str) -> bool:
+    """Whether a master config, composed without the swept overrides, lacks a key."""
+    nothing = object()
+    return OmegaConf.select(config, key, default=nothing) is nothing
+
+
+def require_multirun(typed: Sequence[Override]) -> None:
+    """A comma on the command line means a sweep, which -m has to confirm: it may be a typo."""
+    swept = [o for o in typed if o.is_sweep_override()]
+    if swept and not {"-m", "--multirun"} & set(sys.argv):
+        shown = " ".join(str(o.input_line) for o in swept)
+        count = 1
+        for override in swept:
+            count *= len(_values(override))
+        raise UserError(
+            f"{shown} asks for {count} runs, and there is no -m",
+            "several values of one key are a sweep, and a sweep is confirmed with -m",
+            f"python launch.py -m ... {shown}   (or quote a list that is one value: 'key=[a,b]')",
+        )
+
+
+def refuse_several_sweeps(loader: ConfigLoader, typed: Sequence[Override]) -> None:
+    """A launch has one sweep: of two, one would give the name and the constraints, and the other lose its own."""
+    named = [o for o in typed if o.key_or_group == "sweeps" and not o.is_delete()]
+    if len(named) > 1:
+        raise _one_sweep(" ".join(str(o.input_line) for o in named), str(named[0].input_line))
+    for override in named:
+        choices = [c for some in conf_tree.choices_of(override) for c in (some if isinstance(some, list) else [some])]
+        if not isinstance(override.value(), str):
+            mistyped = next(mistakes.diagnose(loader, [str(override.input_line)]), None)
+            raise mistyped or _one_sweep(str(override.input_line), f"sweeps={choices[0]}" if choices else "sweeps=lr")
+
+
+def _one_sweep(typed: str, one: str) -> UserError:
+    return UserError(
+        typed,
+        "a launch has one sweep: its name, its axes, its constraints",
+        f"{one}, and more axes typed beside it, as in: -m sweeps=lr grpo.seed=1,2",
+    )
+
+
+#: Keys of a site that stand in the batch script, which Hydra composes once for all points.
+_OF_A_LAUNCH = ("partition", "account", "qos", "timeout_min", "setup", "modules")
+
+
+def refuse_swept_site(overrides: Sequence[Override]) -> None:
+    """A swept site would change what the runs remember and not where they are sent."""
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_sweep_override() and (key == "site" or key in [f"site.{k}" for k in _OF_A_LAUNCH]):
+            raise UserError(
+                str(override.input_line),
+                "partition, account, time limit and set-up are those of a whole launch: it goes to one site",
+                f"one launch for each value: {key}=...",
+            )
+
+
+def expand(own: Sequence[Override], typed: Sequence[Override]) -> list[list[str]]:
+    """Every point as a list of overrides, the last axis fastest.
+
+    A typed override replaces the sweep's own axis of the same key, however it is written (`++key` too). Of typed ones
+    a swept key replaces an earlier sweep of it; what else they do to each other is Hydra's to say.
+    """
+    bare = {override.key_or_group for override in typed}
+    swept = {override.key_or_group: override for override in typed if override.is_sweep_override()}
+    kept = [override for override in own if override.key_or_group not in bare]
+    kept += [o for o in typed if not o.is_sweep_override() or swept[o.key_or_group] is o]
+    return [list(point) for point in itertools.product(*map(_values, kept))]
+
+
+def _values(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        kind = override.value_type.name if override.value_type else "?"
+        raise UserError(
+            f"{override.input_line}",
+            f"a sweep of the kind {kind.lower().replace('_', ' ')} has no list of points",
+            "choice(a,b,c), range(1,10) or glob(*); an interval is for hydra/sweeper=optuna",
+        )
+    try:
+        found = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except ValueError as error:
+        raise UserError(
+            str(override.input_line), str(error), f"{key}=range(START,STOP,STEP), or {key}=A,B,C"
+        ) from error
+    if not found:
+        raise UserError(
+            str(override.input_line),
+            "it gives no value at all, so there would be no run",
+            f"{key}=range(START,STOP) with START below STOP, a glob that matches an option, or {key}=A,B,C",
+        )
+    return found
+
+
+def register(how: Callable[..., object]) -> None:
+    """Make both findable for Hydra, which accepts only classes below `hydra_plugins`; `how` gets the points."""
+    NanoExpLauncher.how = staticmethod(how)
+    module = ModuleType(PLUGIN_MODULE)
+    for plugin in (NanoExpLauncher, NanoExpSweeper):
+        plugin.__module__ = PLUGIN_MODULE
+        setattr(module, plugin.__name__, plugin)
+    sys.modules[PLUGIN_MODULE] = module
+    plugins = Plugins.instance()
+    plugins.register(NanoExpLauncher)
+    plugins.register(NanoExpSweeper)
+    search.set_defaults()
+
+
+def not_our_path() -> UserError:
+    """hydra.mode=RUN or another launcher would call the task function itself."""
+    return UserError(
+        "hydra.mode=RUN, or a hydra/launcher other than nano_exp",
+        "a launch goes through nano-exp's launcher, also for a single run; there is nothing to call here",
+        "leave hydra.mode and hydra/launcher out; cluster=local runs on this machine",
+    )

@@ -1,0 +1,48 @@
+"""A launch that is too large to be a slip of the finger: it asks first, with what it would cost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nano_exp.errors import UserError
+from nano_exp.launch.plan import Row
+from nano_exp.preflight.cost import cost
+from nano_exp.preflight.view import View
+
+#: More than this is asked about: runs to submit, and GPU-hours of one allocation for each of them.
+RUNS, GPU_HOURS = 500, 1000.0
+
+
+def is_large(count: int, gpu_hours: float | None) -> bool:
+    return count > RUNS or (gpu_hours or 0.0) > GPU_HOURS
+
+
+def words(rows: Sequence[Row], parameters: Mapping[str, Any]) -> str:
+    """What a plan would submit; "" where that is not much.
+
+    Parameters
+    ----------
+    rows: those to submit
+    parameters: hydra.launcher's
+    """
+    hours = cost([View(row.config) for row in rows], parameters).gpu_hours
+    if not is_large(len(rows), hours):
+        return ""
+    return f"{len(rows):,} runs" + (f" of {hours:,.0f} GPU-hours in one allocation each" if hours else "")
+
+
+def ask(said: str) -> None:
+    """Return if the user says yes. Raises UserError where there is nobody to ask, or the answer is another one."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        try:
+            if input(f"\nsubmit {said}? [y/N] ").strip().lower() in ("y", "yes"):
+                return
+        except EOFError:
+            print()
+    raise UserError(
+        f"{said}, and no yes",
+        f"more than {RUNS} runs or {GPU_HOURS:,.0f} GPU-hours are only submitted on purpose",
+        "the same command with yes=true; dry_run=true shows everything and submits nothing",
+    )

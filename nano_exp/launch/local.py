@@ -1,0 +1,116 @@
+"""Execute a launch on this machine: attempts as processes, waited for with a live line; Ctrl-C ends them whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from nano_exp.index import progress
+from nano_exp.launch.executors import ManifestLocalExecutor
+from nano_exp.launch.plan import Row
+from nano_exp.launch.submit import Launch
+from nano_exp.store import runs
+from nano_exp.terminal import progress_line
+
+POLL_S = 0.3
+#: After the second Ctrl-C, or when an attempt does not end, it is killed. Its own engine gets less (child.grace).
+GRACE_S = 30.0
+
+
+class Interrupted(Exception):
+    """Ctrl-C: every attempt was ended whole; the same command resumes."""
+
+
+def execute(launch: Launch, parallel: int) -> dict[str, str]:
+    """Run all of a launch's runs here, `parallel` at a time.
+
+    Returns
+    -------
+    run folder -> how it ended: done, stopped or failed
+
+    Raises
+    ------
+    Interrupted: after Ctrl-C, when the attempts have ended
+    """
+    executor = ManifestLocalExecutor(launch.dir)
+    tasks = [(array.number, task, row) for array in launch.arrays for task, row in enumerate(array.rows)]
+    rows = [row for _, _, row in tasks]
+    waiting = deque(range(len(tasks)))
+    running: dict[int, Any] = {}
+    ends: dict[str, str] = {}
+    live = progress_line.Live()
+    try:
+        while waiting or running:
+            while waiting and len(running) < parallel:
+                index = waiting.popleft()
+                array, task, _ = tasks[index]
+                running[index] = executor.start(array, task)
+            time.sleep(POLL_S)
+            for index in [i for i, job in running.items() if job.done()]:
+                running.pop(index)
+                row = rows[index]
+                ends[str(row.dir)] = how_ended(row.dir)
+                if len(rows) > 1:
+                    shown = progress_line.text(row.id, progress.sample(row.dir), _steps(row))
+                    live.say(f"{ends[str(row.dir)]:8}{shown}")
+            _show(live, [rows[i] for i in running], len(ends), len(rows))
+    except KeyboardInterrupt:
+        live.say("Ctrl-C: ending at the current step; the last checkpoint stays (Ctrl-C again to kill)")
+        _end(running, live)
+        raise Interrupted() from None
+    live.clear()
+    return ends
+
+
+def _show(live: progress_line.Live, active: list[Row], ended: int, total: int) -> None:
+    samples = [(row.id, progress.sample(row.dir), _steps(row)) for row in active]
+    if total == 1 and samples:
+        live.show(progress_line.text(*samples[0]))
+    elif samples:
+        live.show(progress_line.many(samples, ended, total))
+
+
+def _steps(row: Row) -> int:
+    return int(row.config["grpo"]["max_num_steps"])
+
+
+def _end(running: dict[int, Any], live: progress_line.Live) -> None:
+    """SIGTERM to each attempt, which ends its engine; SIGKILL to the session of one that does not end."""
+    for job in running.values():
+        _signal(job, signal.SIGTERM)
+    until = time.monotonic() + GRACE_S
+    try:
+        while any(not job.done() for job in running.values()) and time.monotonic() < until:
+            live.show("ending ...")
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        live.say("Ctrl-C again: killing")
+    for job in running.values():
+        if not job.done():
+            _signal(job, signal.SIGKILL)
+            job._process.wait()
+    live.clear()
+
+
+def _signal(job: Any, number: signal.Signals) -> None:
+    process = job._process
+    try:
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+    except ProcessLookupError:
+        return
+
+
+def how_ended(run_dir: Path) -> str:
+    """done, stopped, failed, or lost (no word of an end) of the newest attempt."""
+    tried = runs.attempts(run_dir)
+    if not tried:
+        return "failed"
+    end = tried[-1].end or runs.announced(runs.load(run_dir), tried[-1].number)
+    return str(end.get("kind", "failed")) if end else "lost"

@@ -1,0 +1,71 @@
+"""Take runs out of the store: their folders with checkpoints and logs, never those of an active run."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nano_exp import files, text
+from nano_exp.errors import UserError
+from nano_exp.index import paths
+from nano_exp.launch import control, submit
+from nano_exp.store import runs, state
+from nano_exp.store.runs import Run
+
+
+def remove(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
+    """Remove runs after a yes. What a config keeps elsewhere (checkpoint_dir, log_dir) is named and stays.
+
+    Parameters
+    ----------
+    yes: do not ask
+    confirm: asks the user a question; False where there is nobody to ask
+
+    Raises
+    ------
+    UserError: one of them is active, or may be; no yes; a folder cannot be removed
+    """
+    with submit.lock(results):
+        pairs = control.states(found)
+        active = [f"{run.name}/{run.id}" for run, now in pairs if now.kind in state.ACTIVE]
+        if active:
+            raise UserError(
+                f"{len(active)} of {len(pairs)} runs are active: {', '.join(active[:6])}",
+                "a run that is executed or waits in the queue writes into its folder",
+                f"nano-exp cancel {' '.join(active[:6])} first",
+            )
+        cells = [(run.name, run.id, now.kind, text.short_title(run.overrides)) for run, now in pairs]
+        print(text.table(("name", "run", "state", "what"), cells))
+        what = f"{len(pairs)} run{'s' if len(pairs) != 1 else ''} with their checkpoints, metrics and logs"
+        if not yes and not confirm(f"remove {what}, for good?"):
+            raise UserError(f"{what}, and no yes", "they are gone for good", "add --yes", code=2)
+        elsewhere = [path for run, _ in pairs for path in _outside(run)]
+        for run, _ in pairs:
+            _take_away(run.dir)
+    print(f"removed {len(pairs)} run{'s' if len(pairs) != 1 else ''}")
+    for path in elsewhere:
+        print(f"  not removed: {path}")
+    return 0
+
+
+def _outside(run: Run) -> list[Path]:
+    """Folders that the run's config names, that are there, and that are not in its own."""
+    found = paths.paths(run)
+    return [
+        found[what]
+        for what in paths.CONFIGURED
+        if what in found and not found[what].is_relative_to(run.dir) and files.names(found[what])
+    ]
+
+
+def _take_away(folder: Path) -> None:
+    """First its name: a removal that is cut off leaves no half of a run behind."""
+    grave = folder.with_name(f".removed-{folder.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        folder.rename(grave)
+        shutil.rmtree(grave)
+    except OSError as error:
+        raise files.unwritable(folder, error) from error
+    runs.remove_empty(folder.parent)

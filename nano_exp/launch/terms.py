@@ -1,0 +1,137 @@
+"""The terms of a launch: how many runs at once, after what, and when the rest is not worth starting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from nano_exp.compose.freeze import Frozen
+from nano_exp.errors import UserError
+from nano_exp.store.run_config import TERMS
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for all arrays of one launch.
+
+    Parameters
+    ----------
+    parallel: at most this many of its runs at once; None: as many as hydra.launcher.array_parallelism an array
+    after: runs, names or Slurm jobs that have to end first, as typed
+    fail_fast: this many failed runs stop those that wait; None: none do
+    canary: two steps of the first run come before everything else
+    """
+
+    parallel: int | None = None
+    after: tuple[str, ...] = ()
+    fail_fast: int | None = None
+    canary: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the launch's manifest; `kept` reads it."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+
+
+def read(wanted: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
+    """The terms of a launch from its points. Raises UserError for values that cannot be, or that differ.
+
+    Parameters
+    ----------
+    typed: the overrides of a point as they were typed
+    """
+    _refuse_joined_digits(typed)
+    first = wanted[0].config
+    for key in TERMS:
+        if any(frozen.config.get(key) != first.get(key) for frozen in wanted):
+            raise UserError(f"points of one launch have different {key}=", "it holds for a whole launch", f"{key}=...")
+    canary = first.get("canary", False)
+    if not isinstance(canary, bool):
+        raise UserError(f"canary={canary!r}", "it is true or false, for the whole launch", "canary=true or false")
+    return Terms(_count(first, "parallel"), _words(first.get("after")), _count(first, "fail_fast"), canary)
+
+
+def _count(config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
+    if value is None or (type(value) is int and value >= 1):
+        return value
+    raise UserError(f"{key}={value!r}", "it is a number of runs, at least 1", f"{key}=4, or leave it out")
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """`after`: nothing, one word or a list of them; a Slurm job may be typed as a number."""
+    words = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(word, bool) or not isinstance(word, int | str) or not str(word).strip() for word in words):
+        raise UserError(
+            f"after={value!r}", "it names runs or Slurm jobs", "after=RUN, after=JOB or 'after=[RUN,afterany:JOB]'"
+        )
+    return tuple(str(word).strip() for word in words)
+
+
+def _refuse_joined_digits(typed: Sequence[str]) -> None:
+    """`after=12_3` is the number 123 to Hydra, as 1_000 is 1000: another job than the one that is meant."""
+    for override in typed:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") == "after" and (joined := re.search(r"(?<![\w:'\"])\d+_\d+(?!\w)", value)):
+            raise UserError(
+                override,
+                f"{joined[0]} is read as the number {joined[0].replace('_', '')}",
+                f"after=afterok:{joined[0]}",
+            )
+
+
+def kept(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms:
+    """A launch's terms, which hold for a retry of its runs too. A damaged manifest has none.
+
+    Parameters
+    ----------
+    after: what it waits for, word by word, as it was resolved: a name may have other runs by now
+    """
+    found = manifest.get("terms")
+    terms = found if isinstance(found, dict) else {}
+    try:
+        canary = terms.get("canary") is True
+        return Terms(_count(terms, "parallel"), tuple(after), _count(terms, "fail_fast"), canary)
+    except UserError:
+        return Terms(after=tuple(after))
+
+
+def changed(terms: Terms, typed: Sequence[str]) -> Terms:
+    """Terms with some typed anew: `parallel=4`, `after=null`, ... Raises UserError for values that cannot be."""
+    values: dict[str, Any] = terms.as_dict()
+    for override in typed:
+        key, _, text = override.lstrip("+").partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            said = " ".join(str(error).split())
+            raise UserError(override, f"the value is no YAML: {said}", f"{key}=VALUE or {key}=null") from error
+        if isinstance(value, list):
+            _refuse_joined_digits([override])
+        # A single word as it is typed: 12_3 is a number to YAML.
+        values[key] = text if key == "after" and isinstance(value, str | int | float) else value
+    canary = values["canary"] or False
+    if not isinstance(canary, bool):
+        raise UserError(f"canary={canary!r}", "it is true or false", "canary=true or canary=false")
+    return Terms(_count(values, "parallel"), _words(values["after"]), _count(values, "fail_fast"), canary)
+
+
+def require(terms: Terms, where: str, submit: bool) -> None:
+    """Refuse terms that the place cannot keep. Raises UserError."""
+    asked = {"after": terms.after, "fail_fast": terms.fail_fast, "canary": terms.canary}
+    typed = [key for key, value in asked.items() if value]
+    if where == "local" and typed:
+        raise UserError(
+            f"{' and '.join(typed)} with slurm.where=local",
+            "Slurm keeps them, and runs of this machine have none",
+            "leave them out (parallel=N works here too), or choose a cluster= of Slurm's",
+        )
+    if not submit and terms.canary:
+        raise UserError(
+            "canary=true with submit=false",
+            "the arrays wait for the canary's job, which has no number before it is submitted",
+            "leave one of the two out",
+        )

@@ -1,0 +1,1 @@
+"""Which parallel layouts are valid, for which architecture and batches."""

@@ -1,0 +1,218 @@
+"""What memory and time of a run depend on, read from its resolved config: one hashable value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nano_exp.errors import UserError
+from nano_exp.layout import architecture, models, rules
+from nano_exp.layout.architecture import Architecture
+from nano_exp.layout.rules import Layout, Shape
+from nano_exp.layout.values import flag, get, real, section, text, whole
+from nano_exp.nemo_rl import versions
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The inference engine.
+
+    Parameters
+    ----------
+    backend: vllm or megatron
+    world: GPUs that generate; all of them when colocated
+    utilization: vLLM's share of each GPU
+    max_sequences: vLLM's max_num_seqs; None: its default
+    state_bytes: bytes of an element of the Mamba SSM state
+    graphs: CUDA graphs are captured (not enforce_eager)
+    buffer_gb: Megatron inference's cache, GB
+    """
+
+    backend: str
+    colocated: bool
+    world: int
+    tensor: int = 1
+    pipeline: int = 1
+    utilization: float = 0.6
+    max_length: int = 0
+    max_sequences: int | None = None
+    weight_bytes: int = 2
+    cache_bytes: int = 2
+    state_bytes: int = 2
+    graphs: bool = True
+    buffer_gb: float = 0.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as the planner sees it.
+
+    Parameters
+    ----------
+    version: NeMo RL's (major, minor)
+    world: GPUs that train
+    max_length, mean_length: of whole sequences, prompt and answer, tokens; mean_length is an assumption
+    reference: a reference policy's log probabilities are computed
+    chunk: logprob_chunk_size, tokens; 0: whole logits
+    moment_bytes: both Adam moments of a parameter
+    lora: rank of the adapters; 0: all parameters are trained
+    element: bytes of a weight in Megatron (policy.precision)
+    """
+
+    architecture: Architecture
+    layout: Layout
+    generation: Generation
+    version: tuple[int, ...]
+    nodes: int
+    gpus_per_node: int
+    world: int
+    max_length: int
+    mean_length: int
+    prompts: int
+    generations: int
+    global_batch: int
+    reference: bool = True
+    chunk: int = 0
+    defer_fp32: bool = False
+    fused_loss: bool = False
+    gradients_fp32: bool = False
+    precision_aware: bool = True
+    distributed: bool = True
+    moment_bytes: int = 8
+    offload_for_logprob: bool = False
+    lora: int = 0
+    element: int = 2
+    router_bytes: int = 8
+    fused_experts: bool = False
+
+    @property
+    def rollout(self) -> int:
+        """Sequences of one step."""
+        return self.prompts * self.generations
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.world, self.gpus_per_node, self.rollout, self.global_batch, self.version)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro batches of one rank and one optimizer step; packing is taken to fill its tokens with mean sequences."""
+        mine = max(self.global_batch // rules.data_parallel(self.layout, self.world), 1)
+        if self.layout.batching == rules.FIXED:
+            return max(mine // self.layout.micro_batch, 1)
+        return max(round(mine * self.mean_length / max(self.layout.train_tokens, 1)), 1)
+
+
+_PRECISIONS = {"float32": 4, "fp32": 4}
+
+
+def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, model: Architecture | None = None) -> Job:
+    """Read a resolved config.
+
+    Parameters
+    ----------
+    mean_length: planned mean length, tokens; default: half of the longest
+    model: its architecture, where the config's own facts are not to be used
+
+    Raises
+    ------
+    UserError: another engine than NeMo RL's, no architecture, a cluster that cannot be, lengths at odds
+    """
+    if text(config, "engine.name", "nemo_rl") != "nemo_rl":
+        raise UserError(
+            f"engine.name={text(config, 'engine.name')}",
+            "it trains in one process, on one GPU at most: there are no layouts to plan",
+            "a model that NeMo RL trains: nano-exp plan model=nano_12b cluster=2n8g",
+        )
+    nodes, per_node = _count(config, "cluster.num_nodes"), _count(config, "cluster.gpus_per_node")
+    policy = section(config, "policy")
+    longest = whole(policy, "max_total_sequence_length", 1)
+    if mean_length is not None and not 1 <= mean_length <= longest:
+        raise UserError(
+            f"a mean length of {mean_length} tokens",
+            f"sequences have 1 to {longest} tokens (policy.max_total_sequence_length)",
+            f"--mean-length {max(longest // 2, 1)}, or a larger --max-length",
+        )
+    if model is None:
+        model = architecture.from_facts(models.named(config))
+    generation = _generation(config, nodes, per_node)
+    m, total = section(policy, "megatron_cfg"), nodes * per_node
+    optimizer = section(m, "optimizer")
+    peft = section(m, "peft") if flag(m, "enabled") else section(policy, "dtensor_cfg.lora_cfg")
+    prompts = whole(config, "grpo.num_prompts_per_step", 1)
+    generations = whole(config, "grpo.num_generations_per_prompt", 1)
+    return Job(
+        architecture=model,
+        layout=rules.of_config(config),
+        generation=generation,
+        version=versions.order(text(config, "nemo_rl.version", "v0.7.0")),
+        nodes=nodes,
+        gpus_per_node=per_node,
+        world=total if generation.colocated else max(total - generation.world, 1),
+        max_length=longest,
+        mean_length=mean_length or max(longest // 2, 1),
+        prompts=prompts,
+        generations=generations,
+        global_batch=whole(policy, "train_global_batch_size", prompts * generations),
+        # NeMo RL computes them unless told not to, whatever the penalty.
+        reference=not flag(config, "grpo.skip_reference_policy_logprobs_calculation"),
+        chunk=whole(policy, "logprob_chunk_size", 0),
+        defer_fp32=flag(m, "defer_fp32_logits"),
+        fused_loss=flag(m, "use_linear_ce_fusion_loss"),
+        gradients_fp32=flag(m, "distributed_data_parallel_config.grad_reduce_in_fp32"),
+        precision_aware=flag(optimizer, "use_precision_aware_optimizer"),
+        distributed=flag(optimizer, "use_distributed_optimizer", True),
+        moment_bytes=sum(_moment(optimizer, key) for key in ("exp_avg_dtype", "exp_avg_sq_dtype")),
+        offload_for_logprob=flag(policy, "offload_optimizer_for_logprob"),
+        lora=whole(peft, "dim", 8) if flag(peft, "enabled") else 0,
+        element=_PRECISIONS.get(text(policy, "precision"), 2),
+        router_bytes=4 if text(m, "moe_router_dtype", "fp64") == "fp32" else 8,
+        fused_experts=flag(m, "use_fused_weighted_squared_relu"),
+    )
+
+
+def _moment(optimizer: Mapping[str, Any], key: str) -> int:
+    name = str(optimizer.get(key) or "float32")
+    return 1 if "8" in name else 2 if "16" in name else 4
+
+
+def _count(config: Mapping[str, Any], key: str) -> int:
+    value = get(config, key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(
+            f"{key}={value!r}", "a cluster has at least one node with at least one GPU", f"{key}=1, or cluster=1n8g"
+        )
+    return value
+
+
+def _generation(config: Mapping[str, Any], nodes: int, per_node: int) -> Generation:
+    g, total = section(config, "policy.generation"), nodes * per_node
+    v, kwargs = section(g, "vllm_cfg"), section(g, "vllm_kwargs")
+    colocated = flag(g, "colocated.enabled", True)
+    world = total
+    if not colocated:
+        own_nodes, own = whole(g, "colocated.resources.num_nodes", 0), whole(g, "colocated.resources.gpus_per_node", 0)
+        world = (own_nodes or 1) * (own or per_node)
+        if world >= total:
+            raise UserError(
+                f"generation takes {world} GPUs of {total}",
+                "with colocated.enabled=false training needs GPUs of its own",
+                "more nodes, or fewer in policy.generation.colocated.resources",
+            )
+    sequences = whole(kwargs, "max_num_seqs", 0) or whole(v, "max_num_seqs", 0)
+    return Generation(
+        backend=text(g, "backend", "vllm"),
+        colocated=colocated,
+        world=world,
+        tensor=whole(v, "tensor_parallel_size", 1),
+        pipeline=whole(v, "pipeline_parallel_size", 1),
+        utilization=max(real(v, "gpu_memory_utilization", 0.6), 0.01),
+        max_length=whole(v, "max_model_len", whole(config, "policy.max_total_sequence_length", 1)),
+        max_sequences=sequences or None,
+        weight_bytes=1 if "fp8" in text(v, "precision") else 2,
+        cache_bytes=1 if "fp8" in text(v, "kv_cache_dtype") else 2,
+        state_bytes=4 if text(kwargs, "mamba_ssm_cache_dtype") == "float32" else 2,
+        graphs=not flag(v, "enforce_eager"),
+        buffer_gb=real(g, "mcore_generation_config.buffer_size_gb", 10.0),
+    )

@@ -1,0 +1,243 @@
+"""What state a run is in: a pure function of its events, its attempts and Slurm's queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nano_exp import slurm
+from nano_exp.store import runs
+from nano_exp.store.runs import Attempt, Event, Owner, Run
+
+#: Every state, with what it means and what a launch does about it.
+MEANING: dict[str, tuple[str, str]] = {
+    "new": ("not in the store", "submit"),
+    "pending": ("waiting in the queue", "leave"),
+    "running": ("an attempt is executing", "leave"),
+    "done": ("all its steps are finished", "leave"),
+    "stopped": ("ended with steps left: time limit, preemption, requeue or Ctrl-C", "submit"),
+    "failed": ("its last attempt failed", "submit"),
+    "lost": ("its last attempt vanished: killed, or its node died", "submit"),
+    "unstarted": ("never submitted, or left the queue before it started", "submit"),
+    "frozen": ("made with submit=false and not in the queue", "submit"),
+    "cancelled": ("ended with nano-exp cancel or scancel", "submit"),
+    "refused": ("Slurm refused its last submission", "submit"),
+    "unknown": ("Slurm does not answer, so nobody can tell", "ask"),
+    "changed": ("the same overrides now give another config", "ask"),
+    "damaged": ("files of the run cannot be read", "ask"),
+}
+ACTIVE = ("pending", "running")
+
+
+@dataclass(frozen=True)
+class State:
+    """A state with its reason.
+
+    Parameters
+    ----------
+    kind: a key of MEANING
+    why: pending reason, exit code, what is damaged, ...: one line, may be empty
+    job: the Slurm job (`12` or `12_3`) or `host:pid` of the newest submission or attempt
+    attempt: number of attempts so far
+    """
+
+    kind: str
+    why: str = ""
+    job: str = ""
+    attempt: int = 0
+
+    @property
+    def action(self) -> str:
+        return MEANING[self.kind][1]
+
+
+def job_name(launch: str, array: int, name: str) -> str:
+    """The Slurm job name: the launch's id stands in it, so that a launch whose record was cut off is found again."""
+    return f"nx-{launch}.{array}-{name}"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The newest submission of a run that was not refused."""
+
+    launch: str
+    array: int
+    task: int | None  # None: not an array
+    after_attempt: int  # attempts that existed before it
+    local: Owner | None  # the launcher, where there is no Slurm
+    by_hand: bool = False  # submit=false: the user types sbatch, now or later or never
+    named: bool = True  # its job has the launch's name, as one that a launch sends has
+
+    def job(self, number: str) -> str:
+        return number if self.task is None else f"{number}_{self.task}"
+
+
+def submission(run: Run) -> Submission | None:
+    """The run's newest intent to submit, unless Slurm refused it afterwards."""
+    event = run.last("submit", "refused")
+    if event is None or event.kind == "refused":
+        return None
+    return as_submission(event)
+
+
+def as_submission(event: Event) -> Submission | None:
+    """A submit event as it was written; None where it says too little."""
+    data = event.data
+    try:
+        local = runs.as_owner(data["local"]) if data.get("local") else None
+        task = data.get("task")
+        return Submission(
+            str(data["launch"]),
+            int(data["array"]),
+            None if task is None else int(task),
+            int(data["after_attempt"]),
+            local,
+            data.get("by_hand") is True,
+            data.get("named", not data.get("by_hand")) is True,
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def state(
+    run: Run,
+    attempts: list[Attempt],
+    jobs: Callable[[str], Mapping[int, str]],
+    queue: Callable[[], slurm.Queue | None],
+) -> State:
+    """The state of one run.
+
+    Parameters
+    ----------
+    attempts: `runs.attempts(run.dir)`
+    jobs: launch id -> (array number -> job id) as recorded after sbatch
+    queue: Slurm's queue, asked for only where it matters; None when Slurm does not answer
+    """
+    if "digest" not in run.record:
+        return State("damaged", "; ".join(run.damaged) or "run.json says nothing")
+    last = attempts[-1] if attempts else None
+    n = last.number if last else 0
+    if any(a.end and a.end.get("kind") == "done" for a in attempts):
+        return State("done", "", _owner_name(last), n)
+    sent = submission(run)
+    if sent is not None and sent.local is None:
+        found = _in_slurm(run, sent, last, jobs, queue)
+        if found is not None:
+            return found
+    elif sent is not None and sent.local is not None and sent.after_attempt == n and runs.local_alive(sent.local):
+        return State("pending", "waits for its turn on this machine", f"{sent.local.host}:{sent.local.pid}", n)
+    newest = run.last("submit", "cancel", "start")  # a start after it: the run was quicker
+    if newest is not None and newest.kind == "cancel" and (last is None or last.end is not None):
+        return State("cancelled", str(newest.data.get("why") or ""), _owner_name(last), n)
+    if last is not None and (sent is None or n > sent.after_attempt):
+        return _after_attempt(run, last, queue, _name_of_its_job(run, sent, last, jobs))
+    if sent is None:
+        refused = run.last("refused")
+        if refused is None or refused.data.get("asked") is False:
+            return State("unstarted", "never submitted" + (f": {refused.data.get('why')}" if refused else ""), "", n)
+        return State("refused", str(refused.data.get("why", "")), "", n)
+    if sent.by_hand:
+        return State("frozen", f"launch {sent.launch}, array {sent.array}", "", n)
+    waited = run.last("submit")
+    after = [str(term) for term in _listed(waited.data.get("after"))] if waited else []
+    if waited and waited.data.get("canary"):
+        after.append("the launch's canary")
+    return State(
+        "unstarted",
+        "left the queue before it started" + (f"; it waited for {', '.join(after)}" if after else ""),
+        "",
+        n,
+    )
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _in_slurm(
+    run: Run,
+    sent: Submission,
+    last: Attempt | None,
+    jobs: Callable[[str], Mapping[int, str]],
+    queue: Callable[[], slurm.Queue | None],
+) -> State | None:
+    """The state as Slurm's queue has it; None when the submission's job is not in the queue any more."""
+    n = last.number if last else 0
+    number = jobs(sent.launch).get(sent.array)
+    now = queue()
+    if now is None:
+        job = sent.job(number) if number else ""
+        return State("unknown", "Slurm does not answer", job, n)
+    entry = now.find(number, sent.task) if number else None
+    name = job_name(sent.launch, sent.array, run.name)
+    if entry is not None and sent.named and entry.name != name:
+        entry = None  # Slurm uses its numbers again: by now it is another job's
+    # By its name: a job whose number was never recorded, or one of several that a user sent by hand.
+    entry = entry or now.named(name, sent.task)
+    if entry is None:
+        return None
+    job = sent.job(entry.id)
+    if entry.state in slurm.WAITING:
+        return State("pending", entry.reason if entry.reason != "None" else entry.state.lower(), job, n)
+    if last is not None and last.end is not None and n > sent.after_attempt:
+        again = run.last("requeue")
+        if again is not None and again.data.get("attempt") == n:
+            return State("pending", f"starts again: {again.data.get('why')}", job, n)
+        if entry.state == "COMPLETING":
+            return None
+    return State("running", "" if entry.state == "RUNNING" else entry.state.lower(), job, n)
+
+
+def _name_of_its_job(run: Run, sent: Submission | None, last: Attempt, jobs: Callable[[str], Mapping[int, str]]) -> str:
+    """The name of the job that the last attempt ran in, where that is the newest submission's; "" for others' jobs."""
+    if sent is None or not sent.named or last.owner is None:
+        return ""
+    number = jobs(sent.launch).get(sent.array)
+    return job_name(sent.launch, sent.array, run.name) if number and last.owner.job == sent.job(number) else ""
+
+
+def _after_attempt(run: Run, last: Attempt, queue: Callable[[], slurm.Queue | None], job: str) -> State:
+    """The state when nothing is queued: as the last attempt ended, or whether its owner, a job of that name, lives."""
+    name = _owner_name(last)
+    if last.end is not None:
+        return _ended(last.end, name, last.number)
+    alive = owner_alive(last.owner, queue, job)
+    if alive:
+        return State("running", "", name, last.number)
+    if alive is None:
+        return State("unknown", "its attempt was started elsewhere, and may still run there", name, last.number)
+    if end := runs.announced(run, last.number):
+        return _ended(end, name, last.number)
+    return State("lost", "its attempt ended without a word: killed, or its node died", name, last.number)
+
+
+def _ended(end: Mapping[str, Any], name: str, attempt: int) -> State:
+    kind = str(end.get("kind"))
+    return State(kind if kind in ("stopped", "cancelled") else "failed", str(end.get("why", "")), name, attempt)
+
+
+def owner_alive(owner: Owner | None, queue: Callable[[], slurm.Queue | None], name: str = "") -> bool | None:
+    """Whether an attempt's owner still executes it; None when that cannot be told.
+
+    Parameters
+    ----------
+    name: of the owner's job, where it is known: another job that has its number by now is not the owner
+    """
+    if owner is None:
+        return False  # the claim is written whole, with its owner: without one nothing was ever started
+    if owner.job is None:
+        return runs.local_alive(owner)
+    now = queue()
+    if now is None:
+        return None
+    job, _, task = owner.job.partition("_")
+    entry = now.find(job, int(task) if task.isdigit() else None)
+    return entry is not None and entry.state not in slurm.WAITING and entry.name == (name or entry.name)
+
+
+def _owner_name(attempt: Attempt | None) -> str:
+    owner = attempt.owner if attempt else None
+    if owner is None:
+        return ""
+    return owner.job or f"{owner.host}:{owner.pid}"

@@ -1,0 +1,1 @@
+"""Tables and live lines for people."""
