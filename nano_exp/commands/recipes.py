@@ -80,7 +80,7 @@ def _import(given: argparse.Namespace) -> int:
     if wrong:
         raise UserError(
             "what would compose is not what this checkout says:\n  " + "\n  ".join(wrong),
-            "a recipe here equals upstream's key by key, but for what nano_exp/recipes/table.yaml declares",
+            "a recipe here equals upstream's key by key, but for what nano_exp/nemo_rl/table.yaml declares",
             "declare in that table which group such a key belongs to (data_keys, additions), then import again",
         )
     if found:

@@ -129,7 +129,7 @@ class _Work:
                 texts[Path("nemo_rl", "data", self.option, f"{name}.yaml")] = self.text(file, [], own)
         if not values:
             raise UserError(
-                f"{self.checkout} has none of the recipes of nano_exp/recipes/table.yaml",
+                f"{self.checkout} has none of the recipes of nano_exp/nemo_rl/table.yaml",
                 "the recipes of the Nano models are what this project starts from",
                 "check out NeMo RL v0.5.0 or later there",
             )
@@ -182,7 +182,7 @@ class _Work:
         lines = [
             "# @package _global_",
             f"# NeMo RL {self.version}, {file}.",
-            "# Written by `nano-exp recipes import`, not by hand; what is ours in it: nano_exp/recipes/table.yaml.",
+            "# Written by `nano-exp recipes import`, not by hand; what is ours in it: nano_exp/nemo_rl/table.yaml.",
         ]
         body = {"defaults": parents, **values} if parents else values
         return "\n".join(lines) + "\n" + (files.dump_yaml(body) if body else "")
