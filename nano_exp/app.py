@@ -14,6 +14,7 @@ from typing import Any
 from nano_exp.compose import conf_tree
 from nano_exp.errors import UserError
 from nano_exp.launch.hydra_plugins import not_our_path
+from nano_exp.overrides import Override
 
 
 def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> int:
@@ -80,13 +81,13 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
 def _refuse_other_mode(arguments: Sequence[str]) -> None:
     """Looked for before Hydra is called, which would make its output folder first."""
     for word in arguments:
-        key, _, value = word.partition("=")
-        if key.lstrip("+") == "hydra.mode" and value.strip("'\"").upper() != "MULTIRUN":
+        typed = Override.parse(word)
+        if typed.key == "hydra.mode" and not typed.deletes and typed.unquoted.upper() != "MULTIRUN":
             raise not_our_path()
 
 
 def _require_optuna(arguments: Sequence[str]) -> None:
-    asked = any(word.replace("'", "").replace('"', "") == "hydra/sweeper=optuna" for word in arguments)
+    asked = any((one.key, one.unquoted) == ("hydra/sweeper", "optuna") for one in map(Override.parse, arguments))
     if asked and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
         raise UserError(
             "hydra/sweeper=optuna",

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from nano_exp.errors import UserError
+from nano_exp.overrides import Override
 
 _SECRET_NAME = re.compile(
     r"(TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)", re.IGNORECASE
@@ -134,8 +135,8 @@ def refuse(config: Mapping[str, Any], where: str = "the config") -> None:
 def refuse_overrides(overrides: Iterable[str]) -> None:
     """The same for overrides as typed: they stand in run.json, in plans and in job listings."""
     for override in overrides:
-        key, _, value = override.partition("=")
-        refuse({key.lstrip("+~"): value}, "the command line")
+        typed = Override.parse(override)
+        refuse({typed.name: typed.value}, "the command line")
 
 
 def redact(text: str) -> str:

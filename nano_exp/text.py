@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from nano_exp.overrides import Override
+
 
 def width(said: str) -> int:
     """Columns of a terminal that a text takes: wide characters and emoji two each, marks over others none."""
@@ -60,9 +62,9 @@ def short_title(overrides: Sequence[str]) -> str:
     """Overrides by the last words of their keys, without those about the place: `lr=1e-6 seed=2`."""
     parts = []
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if not key.startswith(("run.", "site", "slurm.", "hydra", "logger.", "sweep")):
-            parts.append(f"{key.rsplit('.', 1)[-1]}={value}")
+        typed = Override.parse(override)
+        if not typed.key.startswith(("run.", "site", "slurm.", "hydra", "logger.", "sweep")):
+            parts.append(f"{typed.name.rsplit('.', 1)[-1]}={typed.value}")
     return " ".join(parts)
 
 

@@ -20,6 +20,7 @@ from nano_exp.compose import recipe_file
 from nano_exp.compose.compose import Uncomposable
 from nano_exp.compose.conf_tree import CONF_DIR, choices_of
 from nano_exp.errors import UserError, nearest, short_for
+from nano_exp.overrides import Override as Typed
 from nano_exp.synonyms import MEANT
 
 #: Groups whose options are picked by others or hold pieces, not something to type.
@@ -112,7 +113,7 @@ def _bad_key(adviser: Adviser, override: Override) -> Iterator[UserError]:
     if override.is_delete():
         yield from _bad_deletion(adviser, override)
     elif key in adviser.keys and override.is_add() and not isinstance(there, dict):
-        yield UserError(text, "+ adds a key, and the config has this one", text.removeprefix("+"))
+        yield UserError(text, "+ adds a key, and the config has this one", f"{key}={_value(override)}")
     elif key in adviser.keys and isinstance(there, dict) and not _is_section(override):
         yield _no_section(adviser, override)
     elif key in adviser.keys and isinstance(there, dict) and not (override.is_add() or override.is_force_add()):
@@ -322,13 +323,12 @@ def _bad_optional(override: Override) -> Iterator[UserError]:
     if not override.is_sweep_override() and not override.is_delete() and override.value() is None:
         yield UserError(text, f"no {group.removesuffix('s')} is what a launch has by itself", f"leave {text} out")
     elif override.is_add() or override.is_force_add():
-        yield UserError(text, f"a {group.removesuffix('s')} is chosen, not added", text.lstrip("+"))
+        yield UserError(text, f"a {group.removesuffix('s')} is chosen, not added", f"{group}={_value(override)}")
 
 
 def _value(override: Override) -> str:
     """The value as typed."""
-    text = str(override.input_line)
-    return text.split("=", 1)[1] if "=" in text else ""
+    return Typed.parse(str(override.input_line)).value
 
 
 def _unknown_key(adviser: Adviser, override: Override) -> UserError:

@@ -18,6 +18,7 @@ from nano_exp import synonyms
 from nano_exp.compose import compose, conf_tree
 from nano_exp.dotted import flatten
 from nano_exp.errors import UserError, nearest, short_for
+from nano_exp.overrides import Override
 
 #: How many suggestions a message has, and how many names of one section.
 MOST, MOST_NAMES = 3, 12
@@ -127,15 +128,15 @@ class Adviser:
         from nano_exp.compose import freeze
         from nano_exp.preflight import judge
 
-        words = [*self._choices, override]
-        if override.split("=")[0] in self._loader.list_groups("") or override.lstrip("+~").startswith("hydra."):
+        words, typed = [*self._choices, override], Override.parse(override)
+        if (not typed.sign and typed.name in self._loader.list_groups("")) or typed.key.startswith("hydra."):
             return self.composes(override)
         try:
             point = compose.Point(tuple(words), compose.compose(self._loader, words))
             frozen = freeze.freeze(point, Path.cwd())
         except (HydraException, OmegaConfBaseException, UserError, ValueError, TypeError):
             return False
-        return not judge.of_key(frozen, override.lstrip("+~").split("=")[0])
+        return not judge.of_key(frozen, typed.name)
 
     # --- suggestions --------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_exp.compose import recipe_file
 from nano_exp.compose.conf_tree import CONF_DIR, plain, typed
 from nano_exp.errors import UserError
+from nano_exp.overrides import Override
 from nano_exp.store import axes
 
 
@@ -67,7 +68,7 @@ def _require_layout(choices: Mapping[str, Any]) -> None:
 
 
 def _is_typed(cfg: DictConfig, group: str) -> bool:
-    return any(override.lstrip("+").partition("=")[0] == group for override in typed(cfg))
+    return any(Override.parse(word).key == group for word in typed(cfg))
 
 
 def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:

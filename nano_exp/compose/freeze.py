@@ -22,6 +22,7 @@ from nano_exp.compose.compose import Point
 from nano_exp.compose.conf_tree import raw
 from nano_exp.dotted import Keys, _at, with_values
 from nano_exp.errors import UserError, nearest
+from nano_exp.overrides import Override
 from nano_exp.store import axes, identity
 from nano_exp.store.run_config import IGNORE, SWITCHES, TERMS
 from nano_exp.text import short_title
@@ -84,8 +85,8 @@ def _require_results(config: Mapping[str, Any]) -> None:
 
 
 def _of_the_launch(override: str) -> bool:
-    key = override.lstrip("+~").split("=")[0]
-    return key in (*SWITCHES, *TERMS, IGNORE) or key.split(".")[0] == "sweep"
+    typed = Override.parse(override)
+    return typed.key in (*SWITCHES, *TERMS, IGNORE) or typed.section == "sweep"
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -254,7 +255,7 @@ _COMMON = ("model", "cluster", "nemo_rl", "engine", "sweeps")
 
 def title(frozen: Frozen, run_id: str) -> str:
     """A run's display name in W&B: what sets it apart, and its id."""
-    own = [o for o in frozen.overrides if o.lstrip("+~").split("=")[0] not in _COMMON]
+    own = [o for o in frozen.overrides if Override.parse(o).key not in _COMMON]
     return f"{short_title(own) or frozen.name} {run_id}"
 
 
@@ -262,11 +263,11 @@ def overrides_key(overrides: Sequence[str]) -> tuple[str, ...]:
     """The same wish typed otherwise (in another order, 1e-6 or 1e-06, another place or name) gives an equal key."""
     wishes = []
     for override in overrides:
-        key, _, value = override.strip().partition("=")
-        bare = key.lstrip("+")
-        if bare != "sweeps" and not axes.of_the_run(bare):  # a sweep's file may set what its runs have in common
-            continue
+        typed = Override.parse(override)
+        if typed.name != "sweeps" and not axes.of_the_run(typed.name):
+            continue  # the place; a sweep's file may set what its runs have in common
+        value = typed.value
         with contextlib.suppress(ValueError):
             value = repr(float(value))
-        wishes.append(f"{bare}={value}")
+        wishes.append(f"{'~' if typed.deletes else ''}{typed.name}={value}")
     return tuple(sorted(wishes))

@@ -18,6 +18,7 @@ from typing import Any, cast
 from nano_exp import files
 from nano_exp.compose import conf_tree
 from nano_exp.errors import UserError
+from nano_exp.overrides import Override
 
 _KEY = "recipe"
 #: What the file's own data and nodes are called as options of their groups (conf/data, conf/cluster).
@@ -44,7 +45,7 @@ def register(words: Sequence[str], conf: Path) -> None:
     ------
     UserError: a file that cannot be read, is none of GRPO's, or does not go with what is typed beside it
     """
-    named = [word for word in words if word.startswith(f"{_KEY}=")]
+    named = [word for word in words if _chooses(word, _KEY)]
     if not named:
         return
     for typed in _paths(named):
@@ -112,8 +113,13 @@ def _checkout(words: Sequence[str]) -> Path | None:
     return Path(str(named)).expanduser().absolute() if named else None
 
 
+def _chooses(word: str, group: str) -> bool:
+    typed = Override.parse(word)
+    return typed.key == group and typed.has_value and not typed.sign
+
+
 def _site(words: Sequence[str]) -> list[str]:
-    return [word for word in words if word.lstrip("+").split("=")[0].split(".")[0] == "site"]
+    return [word for word in words if Override.parse(word).section == "site"]
 
 
 def _enter(typed: str, words: Sequence[str], conf: Path) -> _Entered:
@@ -236,7 +242,7 @@ def _refuse_content(path: Path, config: Any) -> None:
 
 def _refuse_layout(typed: str, lacking: Sequence[str], words: Sequence[str]) -> None:
     """A layout changes sections that a recipe need not have."""
-    layouts = [word for word in words if word.startswith("parallelism=") and word != "parallelism=published"]
+    layouts = [w for w in words if _chooses(w, "parallelism") and Override.parse(w).unquoted != "published"]
     if layouts and lacking:
         raise UserError(
             f"{layouts[0]} with recipe={typed}",

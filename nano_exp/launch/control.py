@@ -20,6 +20,7 @@ from nano_exp.errors import UserError
 from nano_exp.launch import canary, flow, plan, show, slurm_options, submit, terms
 from nano_exp.launch.plan import Row
 from nano_exp.launch.terms import Terms
+from nano_exp.overrides import Override
 from nano_exp.store import axes, halt, predecessors, run_config, runs, state
 from nano_exp.store.run_config import TERMS
 from nano_exp.store.runs import Run
@@ -184,7 +185,7 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
     ------
     UserError: another override (a run's config never changes), or the runs were launched to different places
     """
-    typed = [word for word in overrides if word.lstrip("+").partition("=")[0] in TERMS]
+    typed = [word for word in overrides if not (one := Override.parse(word)).deletes and one.key in TERMS]
     changes = launcher_overrides([word for word in overrides if word not in typed])
     sent: list[tuple[Batch, submit.Launch]] = []
     with submit.lock(results):
@@ -246,7 +247,7 @@ def _batch(
 
 def _after(results: Path, launched: str, typed: Sequence[str]) -> list[str]:
     """What a launch waits for, as words of `after=`; nothing where it is typed anew."""
-    if any(word.lstrip("+").startswith("after=") for word in typed):
+    if any(one.key == "after" and one.has_value for one in map(Override.parse, typed)):
         return []
     try:
         return [wait.word for wait in predecessors.read(runs.launch_dir(results, launched))]
@@ -318,8 +319,8 @@ def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     slurm_options.refuse_typed(overrides)
     changes: dict[str, Any] = {}
     for override in overrides:
-        key, equals, value = override.lstrip("+").partition("=")
-        if not equals or not key.startswith(PREFIX):
+        one = Override.parse(override)
+        if not one.has_value or one.deletes or not one.key.startswith(PREFIX):
             raise UserError(
                 override,
                 "a run's config is frozen; a retry can only be sent in another way",
@@ -327,9 +328,11 @@ def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 "another config launch a new run",
             )
         try:
-            changes[key.removeprefix(PREFIX)] = yaml.safe_load(value)
+            changes[one.key.removeprefix(PREFIX)] = yaml.safe_load(one.value)
         except yaml.YAMLError as error:
-            raise UserError(override, f"the value is no YAML: {' '.join(str(error).split())}", f"{key}=...") from error
+            raise UserError(
+                override, f"the value is no YAML: {' '.join(str(error).split())}", f"{one.key}=..."
+            ) from error
     return changes
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nano_exp.errors import UserError
+from nano_exp.overrides import Override
 
 #: The key of sbatch's own options, in hydra-submitit-launcher's names.
 EXTRA = "additional_parameters"
@@ -106,10 +107,10 @@ def refuse_typed(typed: Sequence[str]) -> None:
     """
     seen: dict[str, str] = {}
     for override in typed:
-        key, equals, _ = override.lstrip("+").partition("=")
-        if not equals or not key.startswith(PREFIX):
+        one = Override.parse(override)
+        if not one.has_value or one.deletes or not one.key.startswith(PREFIX):
             continue
-        name = key.removeprefix(PREFIX)
+        name = one.key.removeprefix(PREFIX)
         if name in NAMES:
             raise UserError(override, *NAMES[name])
         option = SBATCH.get(name, name.removeprefix(f"{EXTRA}.").replace("-", "_"))

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 #: What a job runs: the packages that `nano_exp.job` reaches, and the modules beside them that these use.
 JOB_CODE = ("job", "triage", "store", "slurm")
 JOB_MODULES = (
-    *("__init__", "credentials", "dotted", "environment", "errors", "files", "text"),
+    *("__init__", "credentials", "dotted", "environment", "errors", "files", "overrides", "text"),
     *("nemo_rl/__init__", "nemo_rl/checkout", "nemo_rl/versions"),
 )
 #: Packages whose versions are recorded where they are installed; reading the metadata imports none of them.

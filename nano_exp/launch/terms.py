@@ -11,6 +11,7 @@ import yaml
 
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
+from nano_exp.overrides import Override
 from nano_exp.store.run_config import TERMS
 
 
@@ -74,8 +75,8 @@ def _words(value: Any) -> tuple[str, ...]:
 def _refuse_joined_digits(typed: Sequence[str]) -> None:
     """`after=12_3` is the number 123 to Hydra, as 1_000 is 1000: another job than the one that is meant."""
     for override in typed:
-        key, _, value = override.partition("=")
-        if key.lstrip("+") == "after" and (joined := re.search(r"(?<![\w:'\"])\d+_\d+(?!\w)", value)):
+        one = Override.parse(override)
+        if one.key == "after" and (joined := re.search(r"(?<![\w:'\"])\d+_\d+(?!\w)", one.value)):
             raise UserError(
                 override,
                 f"{joined[0]} is read as the number {joined[0].replace('_', '')}",
@@ -103,7 +104,8 @@ def changed(terms: Terms, typed: Sequence[str]) -> Terms:
     """Terms with some typed anew: `parallel=4`, `after=null`, ... Raises UserError for values that cannot be."""
     values: dict[str, Any] = terms.as_dict()
     for override in typed:
-        key, _, text = override.lstrip("+").partition("=")
+        one = Override.parse(override)
+        key, text = one.key, one.value
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:

@@ -19,6 +19,7 @@ from nano_exp.compose.family import Sibling
 from nano_exp.errors import UserError
 from nano_exp.layout import rules, workload
 from nano_exp.layout.values import get
+from nano_exp.overrides import Override
 from nano_exp.planner import gpus, search, verdict
 from nano_exp.planner.ranges import GIB
 
@@ -29,8 +30,8 @@ def asked(overrides: Sequence[str]) -> bool:
 
 
 def is_auto(word: str) -> bool:
-    key, _, value = word.lstrip("+").partition("=")
-    return key == "parallelism" and value.strip("'\"") == "auto"
+    typed = Override.parse(word)
+    return not typed.deletes and (typed.key, typed.unquoted) == ("parallelism", "auto")
 
 
 def without(overrides: Sequence[str]) -> list[str]:
@@ -104,7 +105,7 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
         return list(rest), ""
     device = gpus.of_site(config)
     read = workload.of_config(config)
-    typed = {word.lstrip("+").split("=")[0] for word in rest} & set(rules.KEYS)
+    typed = {Override.parse(word).key for word in rest} & set(rules.KEYS)
     pinned = tuple((key, get(config, key)) for key in sorted(typed))
     known = gpus.constants(device.name)
     best = search.best(read, device, known, pinned)

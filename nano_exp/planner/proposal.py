@@ -14,6 +14,7 @@ from nano_exp.errors import UserError
 from nano_exp.layout import architecture, rules, workload
 from nano_exp.layout.rules import Layout
 from nano_exp.layout.workload import Job
+from nano_exp.overrides import Override
 from nano_exp.planner import auto, gpus, search
 from nano_exp.planner.gpus import Constants, Gpu
 from nano_exp.planner.search import Option
@@ -150,12 +151,12 @@ def resolved(config_loader: ConfigLoader, overrides: Sequence[str]) -> dict[str,
 
 def is_key(word: str, key: str) -> bool:
     """Whether an override sets exactly this key or group."""
-    return word.lstrip("+~").split("=")[0] == key
+    return Override.parse(word).key == key
 
 
 def sets_layout(word: str) -> bool:
     """Whether an override is about the layout: `parallelism` or a key that a layout sets."""
-    key = word.lstrip("+~").split("=")[0]
+    key = Override.parse(word).key
     return key == "parallelism" or key in rules.KEYS
 
 
@@ -173,5 +174,5 @@ def named(model: Path, given: Sequence[str]) -> list[str]:
 
 def title(words: Sequence[str]) -> str:
     """`nano_12b on 2n8g`."""
-    said = {word.lstrip("+").split("=")[0]: word.partition("=")[2] for word in words}
+    said = {typed.key: typed.value for typed in map(Override.parse, words)}
     return " on ".join(said[key] for key in ("model", "cluster") if key in said) or "the default run"

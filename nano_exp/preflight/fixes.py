@@ -30,6 +30,7 @@ from nano_exp.compose import conf_tree, freeze
 from nano_exp.compose.compose import Point, Uncomposable
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
+from nano_exp.overrides import Override
 from nano_exp.planner import auto
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
@@ -84,7 +85,7 @@ def _overrides(text: str) -> tuple[str, ...]:
 
 def key_of(override: str) -> str:
     """The key of an override, however it is typed."""
-    return override.lstrip("+~").partition("=")[0]
+    return Override.parse(override).name
 
 
 def typed_with(overrides: Sequence[str], more: Sequence[str], instead: Iterable[str] = ()) -> list[str]:
@@ -170,7 +171,7 @@ class Bench:
         """Whether an override sets a value of NeMo RL's: then it can be set in what is composed already."""
         key = key_of(word)
         inside = key.split(".")[0] not in (*LAUNCHER_KEYS, "hydra") and "/" not in key and "." in key
-        return inside and not word.startswith("~") and not any(w.startswith("~") for w in self.typed)
+        return inside and not any(Override.parse(one).deletes for one in (word, *self.typed))
 
     def _parameters(self, words: Sequence[str]) -> Mapping[str, Any]:
         """hydra.launcher's parameters with these overrides."""
@@ -265,7 +266,7 @@ class _Case:
         """The alternative if it is true, with ++ for keys that the recipe does not have; None if it is not."""
         overrides = self.as_typed(way.overrides)
         if not self.passes(overrides):
-            added = tuple(word if word.startswith(("+", "~")) else f"++{word}" for word in overrides)
+            added = tuple(word if Override.parse(word).sign else f"++{word}" for word in overrides)
             composes = self._left and all(one.judge(overrides, self.instead) is not None for one in self.on)
             if composes or not self.passes(added):
                 return None
@@ -277,8 +278,10 @@ class _Case:
 
     def as_typed(self, overrides: tuple[str, ...]) -> tuple[str, ...]:
         """Overrides with ++ where their key was typed so: the recipe does not have it."""
-        added = {key_of(word) for one in self.on for word in one.typed if word.startswith("+")}
-        return tuple(f"++{word}" if word[0] not in "+~" and key_of(word) in added else word for word in overrides)
+        added = {key_of(word) for one in self.on for word in one.typed if Override.parse(word).adds}
+        return tuple(
+            f"++{word}" if not Override.parse(word).sign and key_of(word) in added else word for word in overrides
+        )
 
     @property
     def _left(self) -> bool:

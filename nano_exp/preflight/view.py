@@ -12,6 +12,7 @@ from typing import Any
 
 from nano_exp.layout import models
 from nano_exp.nemo_rl import versions
+from nano_exp.overrides import Override
 from nano_exp.preflight.facts import Facts
 from nano_exp.store.run_config import LAUNCHER_KEYS
 
@@ -134,13 +135,8 @@ class View:
     @cached_property
     def typed(self) -> dict[str, str]:
         """Dotted key -> how it was typed: "", "+" or "++"."""
-        found = {}
-        for override in self.overrides:
-            key = override.partition("=")[0]
-            bare = key.lstrip("+")
-            if "=" in override and not key.startswith("~"):
-                found[bare] = key[: len(key) - len(bare)]
-        return found
+        typed = map(Override.parse, self.overrides)
+        return {one.name: one.sign for one in typed if one.has_value and not one.deletes}
 
     def how_typed(self, key: str) -> str | None:
         """How the key, or a mapping around it, was typed; None when it comes from the files."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from nano_exp.overrides import Override
 from nano_exp.store import identity
 
 #: What an axis has at a point: a plain value; lists and mappings as text.
@@ -33,15 +34,10 @@ def typed(overrides: Iterable[str], place: bool = False) -> dict[str, Value]:
     """
     found: dict[str, Value] = {}
     for override in overrides:
-        key, word = _split(override)
-        if place or of_the_run(key):
-            found[key] = value(word)
+        one = Override.parse(override)
+        if place or of_the_run(one.name):
+            found[one.name] = None if one.deletes else value(one.value)
     return found
-
-
-def _split(override: str) -> tuple[str, str]:
-    key, _, word = override.strip().partition("=")
-    return key.lstrip("+~"), "null" if key.startswith("~") else word
 
 
 @lru_cache(maxsize=4096)
@@ -58,7 +54,7 @@ def shared(lists: Sequence[Sequence[str]]) -> list[str]:
     """
     if len(lists) < 2:
         return []
-    last = [{_split(override)[0]: override for override in one} for one in lists]
+    last = [{Override.parse(override).name: override for override in one} for one in lists]
     values = [typed(one, place=True) for one in lists]
     return [
         override

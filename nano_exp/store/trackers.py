@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from nano_exp import files
 from nano_exp.credentials import redact
 from nano_exp.files import Damaged
+from nano_exp.overrides import Override
 from nano_exp.store import axes, runs, state
 from nano_exp.store.axes import Value
 from nano_exp.store.runs import Run
@@ -152,7 +153,7 @@ def overlay(run: Run, config: Mapping[str, Any]) -> dict[str, object]:
 
 def _named(run: Run, own: Mapping[str, Any], key: str, leaf: str, said: Told) -> str:
     """A typed name with the run's id; the recipes' own names are the same for every run, so they are not kept."""
-    typed = any(override.lstrip("+~").startswith(f"{key}=") for override in run.overrides)
+    typed = any(one.has_value and one.key == key for one in map(Override.parse, run.overrides))
     return f"{own[leaf]}-{run.id}" if typed and own.get(leaf) else said.name
 
 
