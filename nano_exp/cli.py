@@ -15,18 +15,14 @@ import nano_exp
 from nano_exp.errors import UserError, nearest
 from nano_exp.index.selection import RESULTS_ENV, default_results
 
-#: The modules of the commands (nano_exp/commands/__init__.py says what is in one), in the order of --help -> what
-#: stands above them there.
+#: The commands, each in the module of its name (nano_exp/commands/__init__.py says what is in one), in the order of
+#: --help -> what stands above them there.
 COMMANDS = {
-    "nano_exp.commands.look": "Look at runs",
-    "nano_exp.commands.explain": "Look at runs",
-    "nano_exp.commands.sync": "Look at runs",
-    "nano_exp.commands.control": "End runs, and start them again",
-    "nano_exp.commands.check": "Before a launch",
-    "nano_exp.commands.render": "Before a launch",
-    "nano_exp.commands.plan": "Before a launch",
-    "nano_exp.commands.recipes": "Versions of NeMo RL",
-    "nano_exp.commands.complete": "In the shell",
+    **dict.fromkeys(("status", "logs", "open", "watch", "explain", "sync"), "Look at runs"),
+    **dict.fromkeys(("cancel", "retry", "rm"), "End runs, and start them again"),
+    **dict.fromkeys(("check", "render", "plan"), "Before a launch"),
+    "recipes": "Versions of NeMo RL",
+    "completion": "In the shell",
 }
 
 
@@ -69,10 +65,9 @@ def parser() -> _Parser:
         default=default_results(),
         help=f"folder of the runs (default: ${RESULTS_ENV} or ./results)",
     )
-    for module, title in COMMANDS.items():
-        before = set(main_parser.commands.choices)
-        importlib.import_module(module).add(main_parser.commands, where)
-        main_parser.groups.setdefault(title, []).extend(n for n in main_parser.commands.choices if n not in before)
+    for name, title in COMMANDS.items():
+        importlib.import_module(f"nano_exp.commands.{name}").add(main_parser.commands, where)
+        main_parser.groups.setdefault(title, []).append(name)
     return main_parser
 
 

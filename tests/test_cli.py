@@ -29,7 +29,7 @@ from core_case import (
 from pace import limit
 
 import nano_exp as nano_exp_package
-from nano_exp import cli
+from nano_exp import cli, commands
 from nano_exp.report import logs, status, table
 from nano_exp.store import runs
 
@@ -487,7 +487,7 @@ def test_the_help_loads_no_module_that_does_work() -> None:
     code = "import sys; from nano_exp import cli; cli.parser(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     loaded = set(done.stdout.split())
-    assert loaded >= set(cli.COMMANDS)
+    assert loaded >= {f"nano_exp.commands.{name}" for name in cli.COMMANDS}
     slow = {
         "yaml",
         "omegaconf",
@@ -507,3 +507,8 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureF
     assert "  fix: nano-exp status nano_9b" in said
     assert cli.main(["zzz"]) == 2
     assert "  fix: nano-exp --help" in capsys.readouterr().err
+
+
+def test_each_command_is_in_the_module_of_its_name() -> None:
+    modules = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    assert modules == set(cli.COMMANDS) == set(cli.parser().commands.choices)

@@ -1,6 +1,6 @@
-"""The commands of `nano-exp`, a module for each group of them.
+"""The commands of `nano-exp`, each in the module of its name.
 
-A module here has `add(commands, results)`, which adds its subparsers. Each one sets `run`: a function from the parsed
+A module here has `add(commands, results)`, which adds its subparser. That sets `run`: a function from the parsed
 arguments to the exit code. It imports argparse at its top, and what does its work inside that function, so that every
 command starts quickly. To add one: write the module, and name it in `nano_exp.cli.COMMANDS`. Its `epilog`
 is an example of it, a line.
@@ -9,8 +9,14 @@ is an example of it, a line.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from nano_exp.errors import UserError
+
+if TYPE_CHECKING:
+    from nano_exp.store.runs import Run
 
 #: What `add` gets: the subparsers of nano-exp.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -32,3 +38,24 @@ def _runs(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
 
     found = selection.folders(folder(parsed_args))
     return [word for word in {*(f.name for f in found), *(f.id for f in found)} if word.startswith(prefix)]
+
+
+def named_runs(given: argparse.Namespace, words: list[str], command: str) -> list[Run]:
+    """The runs of these words. Asks where a word that stands for one run is several. Raises UserError without a yes."""
+    from nano_exp.index import selection
+
+    results = folder(given)
+    for word, hits in {} if given.yes else selection.ambiguous(results, words).items():
+        shown = ", ".join(f"{f.name}/{f.id}" for f in hits[:6]) + (", ..." if len(hits) > 6 else "")
+        if not confirm(f"{word} is {len(hits)} runs: {shown}; {command} all of them?"):
+            raise UserError(
+                f"{word} is {len(hits)} runs: {shown}",
+                f"{command} does not guess which one is meant",
+                f"nano-exp {command} {hits[0].name}/{hits[0].id}, or all of them: nano-exp {command} {word} --yes",
+            )
+    return selection.loaded(results, words)
+
+
+def confirm(question: str) -> bool:
+    """Whether the user says yes; False where nobody is there to ask."""
+    return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

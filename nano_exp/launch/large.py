@@ -42,7 +42,7 @@ def ask(said: str) -> None:
         except EOFError:
             print()
     raise UserError(
-        f"{said}, and no yes",
-        f"more than {RUNS} runs or {GPU_HOURS:,.0f} GPU-hours are only submitted on purpose",
+        f"submitting {said} was not confirmed",
+        f"more than {RUNS} runs or {GPU_HOURS:,.0f} GPU-hours are submitted only after a yes",
         "the same command with yes=true; dry_run=true shows everything and submits nothing",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from nano_exp import files, text
 from nano_exp.errors import UserError
 from nano_exp.index import paths
-from nano_exp.launch import control, submit
+from nano_exp.launch import history, submit
 from nano_exp.store import runs, state
 from nano_exp.store.runs import Run
 
@@ -28,7 +28,7 @@ def remove(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[st
     UserError: one of them is active, or may be; no yes; a folder cannot be removed
     """
     with submit.lock(results):
-        pairs = control.states(found)
+        pairs = history.states(found)
         active = [f"{run.name}/{run.id}" for run, now in pairs if now.kind in state.ACTIVE]
         if active:
             raise UserError(
@@ -40,7 +40,12 @@ def remove(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[st
         print(text.table(("name", "run", "state", "what"), cells))
         what = f"{len(pairs)} run{'s' if len(pairs) != 1 else ''} with their checkpoints, metrics and logs"
         if not yes and not confirm(f"remove {what}, for good?"):
-            raise UserError(f"{what}, and no yes", "they are gone for good", "add --yes", code=2)
+            raise UserError(
+                f"removing {what} was not confirmed",
+                "removed runs cannot be brought back",
+                "the same command with --yes",
+                code=2,
+            )
         elsewhere = [path for run, _ in pairs for path in _outside(run)]
         for run, _ in pairs:
             _take_away(run.dir)

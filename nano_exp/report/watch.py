@@ -248,7 +248,7 @@ class Terminal:
 
     def _do(self, what: str, line: Line) -> str:
         """Cancel or retry, with what it prints kept off the screen. Returns one line on how it went."""
-        from nano_exp.launch import control
+        from nano_exp.launch import cancel, retry
 
         run = runs.load(Path(line.dir))
         sent = state.submission(run)
@@ -258,9 +258,9 @@ class Terminal:
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 if what == "cancel":
-                    control.cancel([run], True, lambda question: True)
+                    cancel.cancel([run], True, lambda question: True)
                 else:
-                    control.retry(run.results, [run], [])
+                    retry.retry(run.results, [run], [])
         except UserError as error:
             return f"{error.found} - {error.fix}"
         except (OSError, ValueError, KeyError) as error:

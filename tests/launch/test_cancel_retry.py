@@ -1,4 +1,4 @@
-"""What cancel and retry make of a run's history; tests/slurm/test_control.py has them on a real Slurm."""
+"""What cancel and retry make of a run's history; tests/slurm/test_cancel_retry_slurm.py has them on a real Slurm."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from core_case import Answer, intend, make_attempt, make_run
 
 from nano_exp import app, cli, files
 from nano_exp.errors import UserError
-from nano_exp.launch import control
+from nano_exp.launch import cancel, history, plan, retry
 from nano_exp.launch.terms import Terms
 from nano_exp.store import predecessors, runs
 from nano_exp.store.predecessors import Wait
 from nano_exp.store.runs import Owner
+from nano_exp.store.state import State
 
 
 def test_a_retry_takes_the_last_launch_that_was_not_refused(tmp_path: Path) -> None:
@@ -22,14 +23,14 @@ def test_a_retry_takes_the_last_launch_that_was_not_refused(tmp_path: Path) -> N
     for launch in ("L1", "L2"):
         runs.record_event(run, "submit", launch=launch, array=0, task=None, after_attempt=0)
     runs.record_event(run, "refused", launch="L2", why="no such partition")
-    assert control._last_launch(runs.load(run)) == "L1"
+    assert history.last_launch(runs.load(run)) == "L1"
 
 
 def test_a_canary_ends_with_the_last_run_that_waits_also_where_others_were_refused(tmp_path: Path) -> None:
     made = [make_run(tmp_path, run=f"r{n}") for n in range(3)]
     for task, run in enumerate(made):
         intend(run, task=task)
-    launch = control._last_launch(runs.load(made[0]))
+    launch = history.last_launch(runs.load(made[0]))
     folder = runs.launch_dir(tmp_path, launch)
     files.make_dir(folder)
     files.write_json(folder / "manifest.json", {"arrays": [{"runs": [str(run) for run in made]}]})
@@ -37,16 +38,16 @@ def test_a_canary_ends_with_the_last_run_that_waits_also_where_others_were_refus
     runs.record_event(made[2], "refused", launch=launch, why="limit")
     for run, canaries in ((made[0], []), (made[1], ["101"])):
         runs.record_event(run, "cancel", job="102_0")
-        assert control._canaries([runs.load(run)]) == canaries
+        assert cancel._canaries([runs.load(run)]) == canaries
 
 
 def test_a_retry_has_the_place_that_the_run_was_last_sent_to(tmp_path: Path) -> None:
     run = make_run(tmp_path, config={"site": {"name": "a"}, "slurm": {"max_attempts": 100}, "grpo": {"seed": 1}})
     entry = {"runs": [str(run)], "site": {"name": "b"}, "slurm": {"max_attempts": 7}}
     loaded = runs.load(run)
-    now = control.State("failed")
+    now = State("failed")
     for manifest, site in (({"arrays": [entry]}, "b"), ({"arrays": [{}]}, "a"), ({}, "a")):
-        row = control._row(loaded, now, manifest)
+        row = retry._row(loaded, now, manifest)
         assert (row.config["site"]["name"], row.config["grpo"]) == (site, {"seed": 1})
 
 
@@ -61,9 +62,9 @@ def launched(results: Path, launch: str, runs_of: list[Path], **manifest: Any) -
         runs.record_event(run, "submit", launch=launch, array=0, task=task, after_attempt=0)
 
 
-def batches(results: Path, *typed: str) -> list[control.Batch]:
-    again = [(run, control.State("failed")) for run in runs.find(results)]
-    return control.batches(results, again, {}, typed)
+def batches(results: Path, *typed: str) -> list[retry.Batch]:
+    again = [(run, State("failed")) for run in runs.find(results)]
+    return retry.batches(results, again, {}, typed)
 
 
 def test_runs_are_sent_again_by_the_settings_of_their_last_launches(tmp_path: Path) -> None:
@@ -108,13 +109,13 @@ def test_a_retry_keeps_to_parallel_together_with_what_still_runs(
     launched(tmp_path, "L", made, terms=Terms(parallel=1).as_dict())
     runs.record_job(tmp_path, "L", 0, "12")
     queue = ["12_0|RUNNING|nx-L.0-name|None", "12_1|PENDING|nx-L.0-name|JobArrayTaskLimit"]
-    monkeypatch.setattr(control.plan, "Asked", lambda: Answer(queue))
-    again = [(runs.load(made[2]), control.State("failed"))]
-    [batch] = control.batches(tmp_path, again, {}, [])
-    assert control._still_running(tmp_path, batch) == ["12"]
+    monkeypatch.setattr(plan, "Asked", lambda: Answer(queue))
+    again = [(runs.load(made[2]), State("failed"))]
+    [batch] = retry.batches(tmp_path, again, {}, [])
+    assert retry._still_running(tmp_path, batch) == ["12"]
     assert "parallel=1: after job 12, which still has 2 of that launch's runs" in capsys.readouterr().out
-    [freed] = control.batches(tmp_path, again, {}, ["parallel=null"])
-    assert control._still_running(tmp_path, freed) == []
+    [freed] = retry.batches(tmp_path, again, {}, ["parallel=null"])
+    assert retry._still_running(tmp_path, freed) == []
 
 
 # --- which runs -----------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def test_an_id_of_several_runs_is_asked_about(
         meant.append([f"{run.name}/{run.id}" for run in found])
         return 0
 
-    monkeypatch.setattr(control, command, note)
+    monkeypatch.setattr({"retry": retry, "cancel": cancel}[command], command, note)
     assert cli.main([command, "r1", "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "r1 is 2 runs: can/r1, ff/r1" in said and f"nano-exp {command} can/r1, or all of them" in said

@@ -23,7 +23,7 @@ def test_without_a_terminal_it_is_refused_with_the_key_and_leaves_nothing(tmp_pa
     done = launch(tmp_path, "-m", *TINY, "grpo.seed=range(0,501)", timeout=300)
     assert done.returncode == 2
     assert done.stdout.startswith("plan: 501 runs (501 new), 501 to submit\n")
-    assert "error: 501 runs, and no yes" in done.stderr
+    assert "error: submitting 501 runs was not confirmed" in done.stderr
     assert "yes=true" in done.stderr
     assert everything_below(tmp_path) == []
 

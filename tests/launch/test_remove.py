@@ -8,7 +8,7 @@ import pytest
 from core_case import Answer, intend, make_attempt, make_run
 
 from nano_exp import cli
-from nano_exp.launch import control
+from nano_exp.launch import plan
 from nano_exp.store import runs
 from nano_exp.store.runs import Owner
 
@@ -37,7 +37,7 @@ def test_a_run_goes_with_all_its_files_and_what_lies_elsewhere_is_named(
 def test_nothing_is_removed_without_a_yes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path)
     assert rm(tmp_path, "name") == 2
-    assert "and no yes" in capsys.readouterr().err
+    assert "was not confirmed" in capsys.readouterr().err
     assert run.is_dir()
 
 
@@ -48,9 +48,9 @@ def test_an_active_run_is_never_removed(
     intend(active)
     runs.launch_dir(tmp_path, "L").mkdir(parents=True)
     runs.record_job(tmp_path, "L", 0, "12")
-    monkeypatch.setattr(control.plan, "Asked", lambda: Answer(["12|PENDING|nx-L.0-name|Priority"]))
+    monkeypatch.setattr(plan, "Asked", lambda: Answer(["12|PENDING|nx-L.0-name|Priority"]))
     assert rm(tmp_path, "name", "--yes") == 2
     assert "nano-exp cancel name/r1 first" in capsys.readouterr().err
-    monkeypatch.setattr(control.plan, "Asked", lambda: Answer(None))
+    monkeypatch.setattr(plan, "Asked", lambda: Answer(None))
     assert rm(tmp_path, "r1", "--yes") == 4  # it may be active
     assert active.is_dir() and done.is_dir()

@@ -60,7 +60,7 @@ def test_how_long_slurm_waits_before_it_kills(text: str, seconds: float | None) 
 def test_a_throttle_counts_as_set_when_every_part_that_is_left_has_it(
     code: int, stderr: str, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm, "_run", lambda argv: subprocess.CompletedProcess(argv, code, "", stderr))
+    monkeypatch.setattr(slurm.client, "run", lambda argv: subprocess.CompletedProcess(argv, code, "", stderr))
     assert slurm.throttle("16", 2) == wrong
 
 
@@ -309,7 +309,7 @@ def test_an_outer_jobs_variables_do_not_reach_slurms_commands(
 
 def test_no_sbatch_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(slurm.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         slurm.require()
     assert "no sbatch on PATH" in caught.value.found
     assert "cluster=local" in caught.value.fix
@@ -356,7 +356,7 @@ def test_the_queue_is_asked_for_hidden_partitions_and_by_the_users_own_id(monkey
         asked.append(argv)
         return subprocess.CompletedProcess(argv, 0, "", "")
 
-    monkeypatch.setattr(slurm, "_run", run)
+    monkeypatch.setattr(slurm.client, "run", run)
     monkeypatch.setenv("LOGNAME", "somebody-else")
     slurm.queue(["bob"])
     assert "--all" in asked[0]

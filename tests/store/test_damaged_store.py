@@ -87,6 +87,7 @@ def copied(whole: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The store in a folder that anybody may enter, and a Slurm that takes everything."""
     monkeypatch.setattr(snapshot, "take", lambda folder: None)
     monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(slurm.client, "available", lambda: True)
     monkeypatch.setattr(slurm, "queue", lambda users=(), merged=False: slurm.Queue([]))
     monkeypatch.setattr(slurm, "accounting", lambda jobs, names=None: {})
     monkeypatch.setattr(slurm, "sbatch", lambda script, *options: "99")

@@ -1,160 +1,30 @@
-"""Stop runs, and submit again those that are not done: the two things done to runs that exist."""
+"""Submit again what is neither done nor active, from its frozen config."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import signal
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nano_exp import credentials, environment, files, slurm, text
+from nano_exp import credentials, environment, files, slurm
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
-from nano_exp.launch import canary, flow, plan, show, slurm_options, submit, terms
+from nano_exp.launch import canary, flow, history, plan, show, slurm_options, submit, terms
 from nano_exp.launch.plan import Row
 from nano_exp.launch.terms import Terms
 from nano_exp.overrides import Override
-from nano_exp.store import axes, halt, predecessors, run_config, runs, state
+from nano_exp.store import predecessors, run_config, runs, state
 from nano_exp.store.run_config import TERMS
 from nano_exp.store.runs import Run
 from nano_exp.store.state import State
-from nano_exp.terminal import grid
-from nano_exp.text import short_title
 
 PREFIX = "hydra.launcher."
-#: How many lines of one kind are shown before it is said how many more there are.
-MOST = 10
-
-
-def states(found: Sequence[Run]) -> list[tuple[Run, State]]:
-    """Runs with their states, with one question to Slurm at most.
-
-    Raises
-    ------
-    UserError: a state depends on Slurm and it does not answer
-    """
-    asked = plan.Asked()
-    asked.include(found)
-    pairs = [(run, asked.state(run)) for run in found]
-    unknown = [run.id for run, now in pairs if now.kind == "unknown"]
-    if unknown:
-        raise UserError(
-            f"cannot tell whether {', '.join(unknown[:5])} runs: {asked.error or 'it was started on another host'}",
-            "what is done to a run depends on whether it is active",
-            "the same command when Slurm answers again, or on the host that runs it",
-            code=4,
-        )
-    return pairs
-
-
-def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
-    """End active runs: scancel for Slurm's, SIGTERM for those of this machine. Says what it stopped.
-
-    Parameters
-    ----------
-    yes: do not ask, also for several runs
-    confirm: asks the user a question; False where there is nobody to ask
-    """
-    active = [(run, now) for run, now in states(found) if now.kind in state.ACTIVE]
-    if not active:
-        print(f"nothing to cancel: none of {len(found)} run{'s' if len(found) != 1 else ''} is active")
-        return 0
-    _show_active(active)
-    for line in _left_behind([run for run, _ in active]):
-        print(f"  {line}")
-    if len(active) > 1 and not yes and not confirm(f"cancel these {len(active)} runs?"):
-        raise UserError(
-            f"{len(active)} active runs, and no yes",
-            "more than one run is only cancelled on purpose",
-            "add --yes",
-            code=2,
-        )
-    slurm_jobs = [now.job for _, now in active if ":" not in now.job]
-    if slurm_jobs:
-        slurm.scancel(slurm_jobs)
-    for run, now in active:
-        if ":" in now.job:
-            _end_local(run, now)
-        runs.record_event(run.dir, "cancel", job=now.job)
-    canaries = _canaries([run for run, _ in active])
-    if canaries:
-        slurm.scancel(canaries)
-    print(f"cancelled {len(active)} run{'s' if len(active) != 1 else ''}; the same launch, or nano-exp retry, goes on")
-    return 0
-
-
-def _left_behind(stopped: Sequence[Run]) -> list[str]:
-    """Who waits for these to end, and what becomes of that: a line each."""
-    names = {f"{run.name}/{run.id}" for run in stopped}
-    found = [
-        one
-        for one in predecessors.dependants(stopped[0].results, stopped)
-        if f"{one.run.name}/{one.run.id}" not in names
-    ]
-    asked = plan.Asked()
-    asked.include(one.run for one in found)
-    lines: list[str] = []
-    for one in found:
-        now = asked.state(one.run)
-        if now.kind == "pending":
-            vain = any(wait.how == "afterok" and wait.run in names for wait in one.waits)
-            then = "it does not start before they are done" if vain else "it starts when they have ended"
-            lines.append(f"{one.run.name}/{one.run.id} (pending, job {now.job}) comes after them: {then}")
-    return [*lines[:MOST], *([f"... and {len(lines) - MOST} more"] if len(lines) > MOST else [])]
-
-
-def _show_active(active: Sequence[tuple[Run, State]]) -> None:
-    columns = {
-        "name": [run.name for run, _ in active],
-        "run": [run.id for run, _ in active],
-        "state": [now.kind for _, now in active],
-        "job": [now.job for _, now in active],
-    }
-    points = axes.points([axes.typed(run.overrides) for run, _ in active], lambda i, key: active[i][0].value(key))
-    titles = [short_title(run.overrides) if len(active) == 1 else "" for run, _ in active]
-    print(grid.text(grid.grid(columns, points, text.terminal_width(), ("name",), indent="  "), titles))
-
-
-def _canaries(cancelled: Sequence[Run]) -> list[str]:
-    """The canaries that nothing waits for any more: no run of their launches is left to start. Ended ones too."""
-    found = []
-    for results, launched in {(run.results, _last_launch(run)) for run in cancelled}:
-        job = runs.canary_job(results, launched)
-        manifest = _manifest(results, launched) if job else {}
-        if manifest and not any(_waits(folder, launched) for folder in _run_dirs(manifest)):
-            found.append(job)
-    return found
-
-
-def _waits(run_dir: Path, launched: str) -> bool:
-    """Whether a run of this launch is still to start; not one that was refused, or that another launch has by now."""
-    run = runs.load(run_dir)
-    sent, newest = state.submission(run), run.last("submit", "cancel")
-    return sent is not None and sent.launch == launched and newest is not None and newest.kind == "submit"
-
-
-def _end_local(run: Run, now: State) -> None:
-    """SIGTERM to the attempt of this machine, which ends its engine whole; its launcher goes on with the next run."""
-    host, _, pid = now.job.rpartition(":")
-    if host != os.uname().nodename:
-        raise UserError(
-            f"{run.id} runs on {host}", "a local run can only be ended on its own host", f"log in to {host}"
-        )
-    if now.kind == "pending":
-        raise UserError(
-            f"{run.id} waits for its turn in the launcher {now.job}",
-            "that launcher holds it, and would start it",
-            f"end the launcher: Ctrl-C there, or kill -INT {pid}",
-        )
-    with contextlib.suppress(ProcessLookupError):  # it has just ended
-        os.kill(int(pid), signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -189,7 +59,7 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
     changes = launcher_overrides([word for word in overrides if word not in typed])
     sent: list[tuple[Batch, submit.Launch]] = []
     with submit.lock(results):
-        pairs = states(found)
+        pairs = history.states(found)
         again = [(run, now) for run, now in pairs if now.action == "submit"]
         print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone (done, active or damaged)")
         for batch in batches(results, again, changes, typed):
@@ -206,7 +76,7 @@ def batches(
     """Runs by how their last launches sent them, older launches first. Raises UserError."""
     members: dict[str, list[tuple[Run, State]]] = {}
     for run, now in again:
-        members.setdefault(_last_launch(run), []).append((run, now))
+        members.setdefault(history.last_launch(run), []).append((run, now))
     found: dict[str, Batch] = {}
     for launched in sorted(members):
         batch = _batch(results, launched, members[launched], changes, typed)
@@ -231,7 +101,7 @@ def _batch(
     typed: Sequence[str],
 ) -> Batch:
     """Runs of one launch, with its settings but for what is typed now."""
-    manifest = _manifest(results, launched)
+    manifest = history.manifest(results, launched)
     asked = terms.kept(manifest, _after(results, launched, typed))
     if canary.succeeded(manifest):
         asked = replace(asked, canary=False)
@@ -292,9 +162,9 @@ def _still_running(results: Path, batch: Batch) -> list[str]:
     asked = plan.Asked()
     jobs: dict[str, int] = {}
     for launched in sorted(batch.launches):
-        for folder in _run_dirs(_manifest(results, launched)):
+        for folder in history.run_dirs(history.manifest(results, launched)):
             run = runs.load(folder)
-            now = asked.state(run) if _last_launch(run) == launched else None  # else counted there, or not ours
+            now = asked.state(run) if history.last_launch(run) == launched else None  # else counted there, or not ours
             if now is not None and now.kind in state.ACTIVE and ":" not in now.job:
                 job = now.job.partition("_")[0]
                 jobs[job] = jobs.get(job, 0) + 1
@@ -304,13 +174,6 @@ def _still_running(results: Path, batch: Batch) -> list[str]:
             "that launch's runs; parallel=null starts them beside it"
         )
     return list(jobs)
-
-
-def _run_dirs(manifest: Mapping[str, Any]) -> list[Path]:
-    try:
-        return halt.run_dirs(manifest)
-    except (KeyError, TypeError):  # a damaged manifest
-        return []
 
 
 def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -334,22 +197,6 @@ def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 override, f"the value is no YAML: {' '.join(str(error).split())}", f"{one.key}=..."
             ) from error
     return changes
-
-
-def _last_launch(run: Run) -> str:
-    """The newest launch that was not refused: a refused one leaves no folder."""
-    refused = {event.data.get("launch") for event in run.events if event.kind == "refused"}
-    sent = [event.data.get("launch") for event in run.events if event.kind == "submit"]
-    return str(next((one for one in reversed(sent) if one not in refused), run.record.get("launch")))
-
-
-def _manifest(results: Path, launched: str) -> dict[str, Any]:
-    try:
-        found = files.read_json(runs.launch_dir(results, launched) / "manifest.json")
-    except (files.Damaged, OSError) as error:
-        print(f"warning: launch {launched}: {error}; its hydra.launcher settings are not known", file=sys.stderr)
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _environment(manifest: dict[str, Any]) -> Path | None:

@@ -19,8 +19,8 @@ def test_cancelled_runs_are_tried_again_with_other_resources_and_done_ones_left_
     lab.wait_step(running, 1)
     name = done.name
 
-    # More than one is only cancelled on purpose, and what is refused stops nothing.
-    with pytest.raises(AssertionError, match="2 active runs, and no yes"):
+    # More than one is cancelled only after a yes, and what is refused stops nothing.
+    with pytest.raises(AssertionError, match="cancelling 2 active runs was not confirmed"):
         lab.tool("cancel", name)
     assert [lab.status()[run.id]["state"] for run in (done, running, waiting)] == ["done", "running", "pending"]
 
