@@ -23,7 +23,7 @@ from nano_exp import slurm
 from nano_exp.advice import mistakes
 from nano_exp.compose import compose, conf_tree
 from nano_exp.compose.freeze import Frozen, freeze
-from nano_exp.launch import plan, submit
+from nano_exp.launch import convergence, submit
 from nano_exp.planner import auto
 from nano_exp.store import runs
 from nano_exp.store.runs import Owner
@@ -216,7 +216,7 @@ def prepared(
 ) -> submit.Launch:
     """A launch from `folder` that has written everything and submitted nothing."""
     wanted = [frozen(folder, *overrides, *own) for own in (points or [()])]
-    made = plan.make(wanted, False, Answer([]))
+    made = convergence.make(wanted, False, Answer([]))
     ready = submit.arrange(made.to_submit, submit.new_id(), folder / "results")
     submit.prepare(ready, where, {}, list(overrides), env_file)
     return ready
@@ -225,7 +225,7 @@ def prepared(
 # --- a store and a queue made by hand -------------------------------------------------------------------------------
 
 
-class Answer(plan.Asked):
+class Answer(convergence.Asked):
     """Slurm's answer as given: lines of squeue, or None for no answer. `times` counts how often it was asked."""
 
     def __init__(self, lines: Iterable[str] | None) -> None:

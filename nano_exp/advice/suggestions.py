@@ -89,7 +89,7 @@ class Adviser:
     @cached_property
     def theirs(self) -> frozenset[str]:
         """What the types or the recipes of the NeMo RL version have; nothing for the embedded engine."""
-        from nano_exp.nemo_rl import keys as known
+        from nano_exp.nemo_rl import known_keys as known
 
         try:
             engine, version = self.config["engine"]["name"], str(self.config["nemo_rl"]["version"])

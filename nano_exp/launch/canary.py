@@ -13,7 +13,7 @@ from typing import Any
 
 from nano_exp.compose.freeze import place
 from nano_exp.dotted import Keys, with_values
-from nano_exp.launch.plan import Row
+from nano_exp.launch.convergence import Row
 from nano_exp.store import runs
 from nano_exp.store.state import State
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nano_exp import slurm, text
 from nano_exp.errors import UserError
-from nano_exp.launch import history, plan
+from nano_exp.launch import convergence, history
 from nano_exp.store import axes, predecessors, runs, state
 from nano_exp.store.runs import Run
 from nano_exp.store.state import State
@@ -65,7 +65,7 @@ def _left_behind(stopped: Sequence[Run]) -> list[str]:
         for one in predecessors.dependants(stopped[0].results, stopped)
         if f"{one.run.name}/{one.run.id}" not in names
     ]
-    asked = plan.Asked()
+    asked = convergence.Asked()
     asked.include(one.run for one in found)
     lines: list[str] = []
     for one in found:

@@ -17,7 +17,7 @@ from nano_exp.compose.family import Sibling, freeze_all
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.index import progress
-from nano_exp.launch import dependency, gather, large, local, plan, show, submit, terms
+from nano_exp.launch import convergence, dependency, gather, large, local, show, submit, terms
 from nano_exp.launch.terms import Terms
 from nano_exp.preflight import baseline, fixes
 from nano_exp.preflight import wording as preflight_show
@@ -47,8 +47,8 @@ class Wish:
         points = axes.points(given, lambda index, key: axes.at(self.wanted[index].config, {}, key))
         return list(points[0])
 
-    def plan(self) -> plan.Plan:
-        return plan.make(self.wanted, self.switches["fresh"], plan.Asked())
+    def plan(self) -> convergence.Plan:
+        return convergence.make(self.wanted, self.switches["fresh"], convergence.Asked())
 
 
 def read(
@@ -77,7 +77,7 @@ def launch(
     parameters: dict[str, Any],
     folder: Path,
     constraints: Sequence[sweep.Constraint] = (),
-) -> plan.Plan:
+) -> convergence.Plan:
     """Launch points. Sets `exit_code`.
 
     Parameters
@@ -130,7 +130,7 @@ def launch(
     return made
 
 
-def _announce(made: plan.Plan, wish: Wish, start: str, parameters: Mapping[str, Any]) -> None:
+def _announce(made: convergence.Plan, wish: Wish, start: str, parameters: Mapping[str, Any]) -> None:
     """The plan, what it costs and when it would start."""
     if wish.switches["show_yaml"]:
         show.engine_yaml(made)
@@ -138,7 +138,7 @@ def _announce(made: plan.Plan, wish: Wish, start: str, parameters: Mapping[str, 
     show.expected(made, start, parameters)
 
 
-def _agreed(wish: Wish, report: preflight.Report, parameters: Mapping[str, Any]) -> plan.Plan | None:
+def _agreed(wish: Wish, report: preflight.Report, parameters: Mapping[str, Any]) -> convergence.Plan | None:
     """The plan of a large launch, once the user has said yes to it; None where nobody has to be asked.
 
     Before the results are locked: the answer may take a while, and others launch into them too.
@@ -179,7 +179,7 @@ def read_environment(path: Path | None) -> Path | None:
 
 
 def dispatch(
-    rows: Sequence[plan.Row],
+    rows: Sequence[convergence.Row],
     where: str,
     parameters: dict[str, Any],
     results: Path,
@@ -215,18 +215,18 @@ def dispatch(
         show.cut_off(ready)
         raise
     if send and where == "slurm":
-        for line in dependency.renew(results, [runs.load(row.dir) for row in rows], plan.Asked()):
+        for line in dependency.renew(results, [runs.load(row.dir) for row in rows], convergence.Asked()):
             print(f"  {line}")
     return ready
 
 
 def arranged(
-    rows: Sequence[plan.Row], where: str, results: Path, asked: Terms | None, behind: Sequence[str] = ()
+    rows: Sequence[convergence.Row], where: str, results: Path, asked: Terms | None, behind: Sequence[str] = ()
 ) -> submit.Launch:
     """The arrays of a launch, and what they wait for. Raises UserError where that will never come."""
     limit = submit.array_limit(len(rows)) if where == "slurm" else len(rows)
     ready = submit.arrange(rows, submit.new_id(), results, asked, limit)
-    found = dependency.after(ready.terms.after, results, plan.Asked())
+    found = dependency.after(ready.terms.after, results, convergence.Asked())
     ready.after = dependency.After((*found.terms, *(f"afterany:{job}" for job in behind)), found.waits)
     return ready
 
@@ -325,13 +325,13 @@ def _require_sendable(wish: Wish) -> None:
         )
 
 
-def report_changed(made: plan.Plan) -> None:
+def report_changed(made: convergence.Plan) -> None:
     global exit_code
     if made.of("changed", "damaged"):
         exit_code = 3
 
 
-def dry_run(wish: Wish, parameters: dict[str, Any], start: str = "") -> plan.Plan:
+def dry_run(wish: Wish, parameters: dict[str, Any], start: str = "") -> convergence.Plan:
     """Show what a launch would do: batch scripts, and at the end the plan. Writes nothing.
 
     Parameters
@@ -363,13 +363,13 @@ def run_here(ready: submit.Launch, parallel: int) -> None:
         exit_code = 1
 
 
-def wait_for(rows: Sequence[plan.Row], poll_s: float = 5.0) -> None:
+def wait_for(rows: Sequence[convergence.Row], poll_s: float = 5.0) -> None:
     """Wait until no run of a Slurm launch is active any more, with a live line. Ctrl-C stops waiting, not the runs."""
     global exit_code
     live = progress_line.Live(every_s=60.0)
     try:
         while True:
-            asked = plan.Asked()
+            asked = convergence.Asked()
             states = {row.id: asked.state(runs.load(row.dir)).kind for row in rows}
             active = [row for row in rows if states[row.id] in ("pending", "running", "unknown")]
             if not active:
@@ -388,5 +388,5 @@ def wait_for(rows: Sequence[plan.Row], poll_s: float = 5.0) -> None:
         exit_code = 1
 
 
-def _steps(row: plan.Row) -> int:
+def _steps(row: convergence.Row) -> int:
     return int(row.config["grpo"]["max_num_steps"])

@@ -12,7 +12,7 @@ from nano_exp import environment, slurm
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.launch import submit
-from nano_exp.launch.plan import Row
+from nano_exp.launch.convergence import Row
 from nano_exp.preflight import answers
 from nano_exp.preflight.answers import Answers
 from nano_exp.preflight.facts import Facts

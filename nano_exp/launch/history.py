@@ -9,7 +9,7 @@ from typing import Any
 
 from nano_exp import files
 from nano_exp.errors import UserError
-from nano_exp.launch import plan
+from nano_exp.launch import convergence
 from nano_exp.store import halt, runs
 from nano_exp.store.runs import Run
 from nano_exp.store.state import State
@@ -22,7 +22,7 @@ def states(found: Sequence[Run]) -> list[tuple[Run, State]]:
     ------
     UserError: a state depends on Slurm and it does not answer
     """
-    asked = plan.Asked()
+    asked = convergence.Asked()
     asked.include(found)
     pairs = [(run, asked.state(run)) for run in found]
     unknown = [run.id for run, now in pairs if now.kind == "unknown"]

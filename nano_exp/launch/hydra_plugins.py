@@ -30,7 +30,7 @@ from nano_exp import files
 from nano_exp.advice import mistakes
 from nano_exp.compose import conf_tree, launcher_settings, sweep
 from nano_exp.errors import UserError
-from nano_exp.launch import search, slurm_options
+from nano_exp.launch import search_sweeps, slurm_options
 from nano_exp.planner import auto
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -55,12 +55,12 @@ class NanoExpLauncher(Launcher):
         refuse_swept_site(typed)
         self.searching = config.hydra.sweeper._target_ != f"{PLUGIN_MODULE}.{NanoExpSweeper.__name__}"
         if self.searching:
-            search.require_results(config)
+            search_sweeps.require_results(config)
             files.make_dir(Path(config.hydra.sweep.dir))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         if self.searching:
-            return search.launch_batch(
+            return search_sweeps.launch_batch(
                 *(type(self).how, self.loader, job_overrides, self.parameters, Path.cwd(), self.sweep),
                 first=initial_job_idx == 0,
             )
@@ -227,7 +227,7 @@ def register(how: Callable[..., object]) -> None:
     plugins = Plugins.instance()
     plugins.register(NanoExpLauncher)
     plugins.register(NanoExpSweeper)
-    search.set_defaults()
+    search_sweeps.set_defaults()
 
 
 def not_our_path() -> UserError:

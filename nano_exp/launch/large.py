@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nano_exp.errors import UserError
-from nano_exp.launch.plan import Row
+from nano_exp.launch.convergence import Row
 from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
 

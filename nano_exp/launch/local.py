@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp.index import progress
+from nano_exp.launch.convergence import Row
 from nano_exp.launch.executors import ManifestLocalExecutor
-from nano_exp.launch.plan import Row
 from nano_exp.launch.submit import Launch
 from nano_exp.store import runs
 from nano_exp.terminal import progress_line

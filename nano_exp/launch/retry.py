@@ -15,8 +15,8 @@ import yaml
 from nano_exp import credentials, environment, files, slurm
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
-from nano_exp.launch import canary, flow, history, plan, show, slurm_options, submit, terms
-from nano_exp.launch.plan import Row
+from nano_exp.launch import canary, convergence, flow, history, show, slurm_options, submit, terms
+from nano_exp.launch.convergence import Row
 from nano_exp.launch.terms import Terms
 from nano_exp.overrides import Override
 from nano_exp.store import predecessors, run_config, runs, state
@@ -159,7 +159,7 @@ def _still_running(results: Path, batch: Batch) -> list[str]:
     """The jobs of these runs' last launches that still have runs, where `parallel` holds for them together."""
     if batch.terms.parallel is None:
         return []
-    asked = plan.Asked()
+    asked = convergence.Asked()
     jobs: dict[str, int] = {}
     for launched in sorted(batch.launches):
         for folder in history.run_dirs(history.manifest(results, launched)):

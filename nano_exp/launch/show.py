@@ -15,7 +15,7 @@ from nano_exp.compose import sweep
 from nano_exp.compose.freeze import Frozen
 from nano_exp.index import selection
 from nano_exp.launch import snapshot, submit
-from nano_exp.launch.plan import Plan, Row
+from nano_exp.launch.convergence import Plan, Row
 from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
 from nano_exp.slurm import reasons

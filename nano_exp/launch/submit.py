@@ -26,9 +26,9 @@ from typing import Any
 from nano_exp import environment, files, slurm
 from nano_exp.errors import UserError
 from nano_exp.launch import canary, dependency, slurm_options, snapshot
+from nano_exp.launch.convergence import Row
 from nano_exp.launch.dependency import After
 from nano_exp.launch.executors import ManifestSlurmExecutor, attempt_command
-from nano_exp.launch.plan import Row
 from nano_exp.launch.terms import Terms
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 from nano_exp.slurm import arrays, setup_lines

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
-from nano_exp.nemo_rl import keys
+from nano_exp.nemo_rl import known_keys
 from nano_exp.preflight.answers import Answers
 
 
@@ -66,7 +66,7 @@ class Facts:
         self.file_system = cache(file_system)
         self.disk_free = cache(disk_free)
         self.commit = cache(lambda checkout: nemo_rl_checkout.read_checkout(Path(checkout)).commit)
-        self.keys = keys.load
+        self.keys = known_keys.load
         #: Key -> the last value that had the key's type: points of a sweep share most of their values.
         self.good_values: dict[str, Any] = {}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nano_exp import synonyms
 from nano_exp.compose import launcher_settings
-from nano_exp.nemo_rl.keys import FREE, KnownKeys
+from nano_exp.nemo_rl.known_keys import FREE, KnownKeys
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
 from nano_exp.text import as_typed

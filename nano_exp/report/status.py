@@ -21,7 +21,7 @@ from nano_exp.errors import UserError, choice, nearest
 from nano_exp.index.cache import Cache
 from nano_exp.index.overview import Facts
 from nano_exp.index.selection import Folder, folders, select
-from nano_exp.report.advice import advice, ending
+from nano_exp.report.next_step import advice, ending
 from nano_exp.slurm import reasons
 from nano_exp.store import axes, halt, predecessors, runs, state
 from nano_exp.store.asked import Asked

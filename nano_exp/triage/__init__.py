@@ -6,7 +6,7 @@ causes.yaml  every cause: its title, whose fault it is, the patterns that show i
 vocabulary   reads that
 signs_*      what shows a cause where a pattern is not enough: one small function each
 phases       in which part of a step it happened
-judge        which of several signs came first
+first_sign   which of several signs came first
 remedies     what to type: a row's words, or a function's where it depends on the config
 printed      the config that NeMo RL prints, for logs of which nothing else is known
 slurm_record what Slurm says of the job

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nano_exp.credentials import redact
-from nano_exp.triage import judge, phases, remedies, remedies_memory, remedies_places
+from nano_exp.triage import first_sign, phases, remedies, remedies_memory, remedies_places
 from nano_exp.triage.evidence import Evidence
-from nano_exp.triage.judge import Hit, Log
+from nano_exp.triage.first_sign import Hit, Log
 from nano_exp.triage.loglines import Line, Stream
 from nano_exp.triage.signs import Case, Found
 from nano_exp.triage.tracebacks import Raised, further
@@ -80,11 +80,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     config = evidence.config if isinstance(evidence.config, Mapping) else {}
     streams = [Stream("stderr", evidence.stderr), Stream("stdout", evidence.stdout)]
     streams += [Stream(f"node {name}", text, name) for name, text in evidence.node_logs.items()]
-    logs = [judge.read(stream, config) for stream in streams]
+    logs = [first_sign.read(stream, config) for stream in streams]
     out = logs[1]
     case = Case(config, any(log.setup_done for log in logs))
     hits = [hit for log in logs for hit in log.hits]
-    hits += [hit for log in logs if (hit := judge.final_hit(log, case))]
+    hits += [hit for log in logs if (hit := first_sign.final_hit(log, case))]
 
     outside = _outside(evidence, logs)
     if evidence.exit_code == 0 and not outside and not out.async_error:
@@ -104,7 +104,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if evidence.full_disk and not outside and not any(_before(hit, "cancelled") for hit in hits):
         found = Found(evidence.full_disk, subject=evidence.full_disk)
         return _make("disk_full", found, _driver_phase(logs), "", None, _tail(out.stream, 3), evidence)
-    hit = judge.choose(logs, _without_weak(hits, logs, case))
+    hit = first_sign.choose(logs, _without_weak(hits, logs, case))
     if outside and (hit is None or hit.cause == outside[0]):
         return _from_slurm(outside, hit, evidence, logs, hits)
     if hit is not None:

@@ -9,7 +9,7 @@ from core_case import Answer, attempt, frozen, standin
 
 from nano_exp import files
 from nano_exp.job import canary_end
-from nano_exp.launch import plan, submit
+from nano_exp.launch import convergence, submit
 from nano_exp.launch.terms import Terms
 from nano_exp.store import identity, run_config, runs
 
@@ -17,7 +17,7 @@ from nano_exp.store import identity, run_config, runs
 def launch(folder: Path, *overrides: str) -> submit.Launch:
     """A launch with a canary that has written everything and sent nothing."""
     wanted = [frozen(folder, *standin(), *overrides, f"grpo.seed={seed}") for seed in (1, 2)]
-    made = submit.arrange(plan.make(wanted, False, Answer([])).rows, "L", folder / "results", Terms(canary=True))
+    made = submit.arrange(convergence.make(wanted, False, Answer([])).rows, "L", folder / "results", Terms(canary=True))
     submit.prepare(made, "slurm", {}, [])
     return made
 

@@ -35,8 +35,8 @@ from nano_exp import files
 from nano_exp.compose.freeze import Frozen, freeze
 from nano_exp.dotted import set_dotted
 from nano_exp.errors import UserError
+from nano_exp.launch import convergence
 from nano_exp.launch import flow as launching
-from nano_exp.launch import plan
 from nano_exp.store import identity, runs, state
 from nano_exp.store.asked import job_lookup
 
@@ -168,7 +168,9 @@ def test_submit_false_freezes_the_runs_and_prints_what_to_type(tmp_path: Path, c
         assert command.endswith(f"slurm/sweep.sbatch results/.launches/{made.name} {number}")
     assert ["--nodes=2" in command for command in commands] == [False, True]
     assert [state_of(run).kind for run in stored(tmp_path)] == ["frozen"] * 4
-    assert [row.submit for row in plan.make(frozen_points(tmp_path, checkout), False, Answer([])).rows] == [True] * 2
+    assert [row.submit for row in convergence.make(frozen_points(tmp_path, checkout), False, Answer([])).rows] == [
+        True
+    ] * 2
     assert list(made.glob("job-*.json")) == []
 
 
@@ -349,7 +351,7 @@ def test_wait_waits_for_a_run_that_was_launched_before(
 
     timer = threading.Timer(0.5, finish)
 
-    def waiting(rows: list[plan.Row]) -> None:
+    def waiting(rows: list[convergence.Row]) -> None:
         looked.extend(rows)
         timer.start()
         wait(rows, poll_s=0.05)

@@ -16,7 +16,7 @@ from core_case import Answer, everything_below, frozen, make_attempt, prepared, 
 
 from nano_exp import files, slurm
 from nano_exp.errors import UserError
-from nano_exp.launch import flow, plan, slurm_options, submit
+from nano_exp.launch import convergence, flow, slurm_options, submit
 from nano_exp.launch.dependency import After
 from nano_exp.launch.terms import Terms
 from nano_exp.store import halt, run_config, runs, state
@@ -28,7 +28,7 @@ ID = "20260102-030405-abcd"
 
 def arranged(folder: Path, *points: list[str]) -> submit.Launch:
     """A launch of these points with a fixed id; nothing is written."""
-    rows = plan.make([frozen(folder, *standin(), *point) for point in points], False, Answer([])).rows
+    rows = convergence.make([frozen(folder, *standin(), *point) for point in points], False, Answer([])).rows
     return submit.arrange(rows, ID, folder / "results")
 
 
@@ -135,7 +135,7 @@ def test_runs_of_one_shape_share_an_array(tmp_path: Path) -> None:
 def test_a_shape_with_more_runs_than_slurm_takes_becomes_several_arrays(tmp_path: Path) -> None:
     two = "++cluster.num_nodes=2"
     points = [[f"grpo.seed={n}"] for n in range(7)] + [[two, f"grpo.seed={n}"] for n in range(2)]
-    rows = plan.make([frozen(tmp_path, *standin(), *point) for point in points], False, Answer([])).rows
+    rows = convergence.make([frozen(tmp_path, *standin(), *point) for point in points], False, Answer([])).rows
     launch = submit.arrange(rows, ID, tmp_path / "results", Terms(parallel=5), limit=3)
     assert [(a.number, a.shape.nodes, len(a.rows)) for a in launch.arrays] == [
         (0, 1, 2),
@@ -212,7 +212,7 @@ def test_a_launch_waits_for_what_it_is_told_and_for_its_canary(tmp_path: Path, m
 def waiting(folder: Path, asked: Terms, after: list[str]) -> submit.Launch:
     """A launch of two runs of two shapes with everything written and nothing sent."""
     points = [frozen(folder, *standin()), frozen(folder, *standin(), "++cluster.num_nodes=2")]
-    launch = submit.arrange(plan.make(points, False, Answer([])).rows, ID, folder / "results", asked)
+    launch = submit.arrange(convergence.make(points, False, Answer([])).rows, ID, folder / "results", asked)
     launch.after = After(tuple(after))
     submit.prepare(launch, "slurm", {}, [])
     return launch
@@ -489,7 +489,7 @@ def test_a_file_in_place_of_a_folder_leaves_nothing_behind(tmp_path: Path, block
 
 
 def test_a_bad_script_leaves_nothing_behind(tmp_path: Path) -> None:
-    made = plan.make([frozen(tmp_path, *standin())], False, Answer([]))
+    made = convergence.make([frozen(tmp_path, *standin())], False, Answer([]))
     launch = submit.arrange(made.to_submit, ID, tmp_path / "results")
     with pytest.raises(UserError):
         submit.prepare(launch, "slurm", {"nodes": 3}, [])
@@ -512,20 +512,22 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 @pytest.mark.parametrize("small_disk", [8, 16, 24, 48, 128, 400], indirect=True)
 def test_a_full_disk_leaves_nothing_behind(small_disk: Path) -> None:
     """The sizes make it full at the run's config, at its events, and in the copy of the code."""
-    made = plan.make([frozen(small_disk, *standin(), f"grpo.seed={n}") for n in (1, 2)], False, Answer([]))
+    made = convergence.make([frozen(small_disk, *standin(), f"grpo.seed={n}") for n in (1, 2)], False, Answer([]))
     launch = submit.arrange(made.to_submit, ID, small_disk / "results")
     with pytest.raises(UserError) as caught:
         submit.prepare(launch, "slurm", {}, [])
     assert caught.value.why == "the disk is full"
     assert left(small_disk / "results") == []
-    assert not plan.make([row.frozen for row in made.rows], False, Answer([])).of("unstarted", "damaged")
+    assert not convergence.make([row.frozen for row in made.rows], False, Answer([])).of("unstarted", "damaged")
 
 
 def test_a_full_disk_keeps_a_run_that_was_there(tmp_path: Path) -> None:
     first = prepared(tmp_path, *standin())
     run = first.arrays[0].rows[0].dir
     before = everything_below(run)
-    made = plan.make([frozen(tmp_path, *standin()), frozen(tmp_path, *standin(), "grpo.seed=5")], False, Answer([]))
+    made = convergence.make(
+        [frozen(tmp_path, *standin()), frozen(tmp_path, *standin(), "grpo.seed=5")], False, Answer([])
+    )
     launch = submit.arrange(made.to_submit, ID, tmp_path / "results")
     with pytest.raises(UserError):
         submit.prepare(launch, "slurm", {"nodes": 3}, [])
@@ -604,9 +606,9 @@ def test_after_a_lost_answer_the_intent_stays_and_the_job_is_found_by_its_name(t
     first = launch.arrays[0]
     assert [r.dir for r in runs.find(launch.results)] == [first.rows[0].dir], "the second was certainly not sent"
     wanted = [row.frozen for array in launch.arrays for row in array.rows]
-    queued = plan.make(wanted, False, Answer([f"101|PENDING|{first.job_name}|Priority"]))
+    queued = convergence.make(wanted, False, Answer([f"101|PENDING|{first.job_name}|Priority"]))
     assert [(r.state.kind, r.submit) for r in queued.rows] == [("pending", False), ("new", True)]
-    not_queued = plan.make(wanted, False, Answer([]))
+    not_queued = convergence.make(wanted, False, Answer([]))
     assert [(r.state.kind, r.submit) for r in not_queued.rows] == [("unstarted", True), ("new", True)]
 
 
@@ -659,7 +661,7 @@ def test_ctrl_c_in_the_middle_says_what_is_in_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     points = [["grpo.seed=1"], ["++cluster.num_nodes=2"], ["++cluster.num_nodes=4"]]
-    rows = plan.make([frozen(tmp_path, *standin(), *point) for point in points], False, Answer([])).rows
+    rows = convergence.make([frozen(tmp_path, *standin(), *point) for point in points], False, Answer([])).rows
     sent: list[Path] = []
 
     def sbatch(script: Path, *options: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from preflight_case import NINE, THIRTY_2, TWELVE, TWELVE_2, Case, assert_case, config, said, words
 
-from nano_exp.nemo_rl import keys
+from nano_exp.nemo_rl import known_keys
 from nano_exp.preflight import RULES
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.view import View
@@ -133,7 +133,7 @@ def test_before_v0_7_types_are_advice_on_what_was_typed() -> None:
     assert not said("value_type", ("nemo_rl=v0_6", *NINE), version="v0.6.0"), (
         "its own recipe has nulls it does not declare"
     )
-    assert keys.load("v0.1.0") is None
+    assert known_keys.load("v0.1.0") is None
     assert not said("value_type", TWELVE, ("grpo.num_prompts_per_step=eight",), "v0.1.0")
 
 

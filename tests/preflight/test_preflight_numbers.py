@@ -7,7 +7,7 @@ from preflight_case import NINE, TWELVE, TWELVE_2, Case, assert_case, config, sa
 
 from nano_exp.preflight import RULES
 from nano_exp.preflight.facts import Facts
-from nano_exp.preflight.values import AT_LEAST_ONE
+from nano_exp.preflight.number_values import AT_LEAST_ONE
 from nano_exp.preflight.view import View
 
 

@@ -14,7 +14,7 @@ from core_case import Answer, aged, dead_process, intend, make_attempt, make_run
 from nano_exp import files, slurm
 from nano_exp.errors import UserError
 from nano_exp.report import status, table
-from nano_exp.report.advice import ending
+from nano_exp.report.next_step import ending
 from nano_exp.report.status import Line
 from nano_exp.slurm import Ended
 from nano_exp.store import predecessors, runs, state

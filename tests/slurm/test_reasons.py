@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nano_exp.report.advice import BLOCKED
+from nano_exp.report.next_step import BLOCKED
 from nano_exp.slurm.reasons import REASONS, said
 
 

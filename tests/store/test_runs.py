@@ -22,7 +22,7 @@ from nano_exp import files
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
-from nano_exp.launch import plan
+from nano_exp.launch import convergence
 from nano_exp.report import status, table
 from nano_exp.store import runs, state
 from nano_exp.store.runs import Owner
@@ -326,7 +326,7 @@ def read_damaged(results: Path, record: Any, event: Any, owner: Any, end: Any, m
     json.loads(status.as_json(lines, asked), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     wanted = [frozen_of(results, digest) for digest in (DIGEST, "e" * 64)]
     try:
-        made = plan.make(wanted, False, asked)
+        made = convergence.make(wanted, False, asked)
     except UserError as error:
         assert error.fix
     else:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nano_exp.engines import Command, Context, Mistake, Refused
-from nano_exp.engines.embedded import checkpoint, rules, schedule
+from nano_exp.engines.embedded import checkpoint, refusals, schedule
 
 SAVE_MARGIN_S = 60.0
 """Seconds kept free before the allocation's end, for imports, the warm start and a last save."""
@@ -28,7 +28,7 @@ def check(config: dict[str, Any]) -> None:
     ------
     Refused: every key or value that is unknown, unsupported or impossible; an interpreter that is not there
     """
-    found = rules.mistakes(config)
+    found = refusals.mistakes(config)
     site = config.get("site") or {}
     python = site.get("python")
     if python and not site.get("setup") and shutil.which(str(python)) is None:  # set-up lines may bring its mount

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nano_exp.engines.embedded.grpo import filter_logits, token_logprobs
-from nano_exp.engines.embedded.model import Policy
+from nano_exp.engines.embedded.nemotron_h import Policy
 from nano_exp.engines.embedded.settings import Sampling
 from nano_exp.engines.embedded.task import Example, Vocabulary, reward
 

@@ -224,7 +224,7 @@ ARCHITECTURE: dict[str, Key] = {
 }
 
 _WORDS = len(task.Vocabulary())
-#: Every key that the engine has: those of Settings, those that only rules.py reads, and those with one possible value.
+#: Every key of the engine: those of Settings, those that only refusals.py reads, and those with one possible value.
 KEYS: dict[str, Key] = {
     **dict(_keys_of(Settings)),
     **{f"{MODEL}.{name}": of for name, of in ARCHITECTURE.items()},
@@ -311,7 +311,7 @@ def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def from_config(config: dict[str, Any]) -> Settings:
-    """Settings from the sections of a config in which rules.py found no mistake.
+    """Settings from the sections of a config in which refusals.py found no mistake.
 
     Raises
     ------

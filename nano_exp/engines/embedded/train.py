@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from nano_exp.engines.embedded import checkpoint, schedule, tracking, warm_start
-from nano_exp.engines.embedded.model import choose_device
+from nano_exp.engines.embedded.nemotron_h import choose_device
 from nano_exp.engines.embedded.settings import Settings
 from nano_exp.engines.embedded.trainer import Metrics, State, Trainer
 from nano_exp.errors import UserError

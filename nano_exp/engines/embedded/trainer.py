@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nano_exp.engines.embedded import grpo, rollout, schedule, task
-from nano_exp.engines.embedded.model import batched_logprobs, build, response_logits
+from nano_exp.engines.embedded.nemotron_h import batched_logprobs, build, response_logits
 from nano_exp.engines.embedded.rollout import Rollout
 from nano_exp.engines.embedded.settings import Settings
 

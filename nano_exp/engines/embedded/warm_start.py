@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.functional import cross_entropy
 
-from nano_exp.engines.embedded.model import Policy, response_logits
+from nano_exp.engines.embedded.nemotron_h import Policy, response_logits
 from nano_exp.engines.embedded.rollout import pad_left
 from nano_exp.engines.embedded.settings import WarmStart
 from nano_exp.engines.embedded.task import TOOLS, Example, Vocabulary

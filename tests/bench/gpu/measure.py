@@ -28,7 +28,7 @@ import transformers
 
 from nano_exp.engines import embedded
 from nano_exp.engines.embedded import settings, train, warm_start
-from nano_exp.engines.embedded.model import batched_logprobs
+from nano_exp.engines.embedded.nemotron_h import batched_logprobs
 from nano_exp.engines.embedded.rollout import Rollout, pad_left
 from nano_exp.engines.embedded.settings import Settings
 from nano_exp.engines.embedded.trainer import Trainer

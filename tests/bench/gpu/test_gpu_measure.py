@@ -13,7 +13,7 @@ import pytest
 import tables
 import torch
 
-from nano_exp.engines.embedded import rules
+from nano_exp.engines.embedded import refusals
 from nano_exp.layout import parameters
 
 
@@ -35,7 +35,7 @@ def records(out: Path) -> list[dict[str, Any]]:
 def test_every_case_is_a_config_that_the_engine_takes(small: bool) -> None:
     every = cases.all_cases(small)
     for case in every:
-        assert not rules.mistakes(cases.changed(base(), cases.COMMON | case.changes))
+        assert not refusals.mistakes(cases.changed(base(), cases.COMMON | case.changes))
     assert len({(case.kind, case.name) for case in every}) == len(every)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from nano_exp.engines.embedded import rollout, settings
 from nano_exp.engines.embedded.grpo import Sampling
-from nano_exp.engines.embedded.model import batched_logprobs
+from nano_exp.engines.embedded.nemotron_h import batched_logprobs
 from nano_exp.engines.embedded.trainer import Trainer
 
 PATTERNS = {"hybrid": "M-M*-", "attention": "*-*-", "mamba": "M-M-", "experts": "ME*E"}

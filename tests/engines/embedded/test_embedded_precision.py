@@ -10,7 +10,7 @@ import torch
 
 from nano_exp.engines.embedded import rollout, settings, warm_start
 from nano_exp.engines.embedded.grpo import Sampling
-from nano_exp.engines.embedded.model import batched_logprobs, response_logits
+from nano_exp.engines.embedded.nemotron_h import batched_logprobs, response_logits
 from nano_exp.engines.embedded.trainer import PHASES, Trainer
 
 Make = Callable[..., dict[str, Any]]

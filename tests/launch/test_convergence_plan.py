@@ -10,8 +10,8 @@ from core_case import Answer, dead_process, everything_below, frozen, intend, ma
 
 from nano_exp import files
 from nano_exp.errors import UserError
-from nano_exp.launch import plan, show
-from nano_exp.launch.plan import Plan, Row
+from nano_exp.launch import convergence, show
+from nano_exp.launch.convergence import Plan, Row
 from nano_exp.store import identity, runs
 from nano_exp.store.runs import Owner
 from nano_exp.store.state import State
@@ -29,7 +29,7 @@ def store(folder: Path, *overrides: str, end: str | None = None) -> Path:
 
 
 def make(folder: Path, *points: list[str], fresh: bool = False, lines: list[str] | None = None) -> Plan:
-    return plan.make([frozen(folder, *point) for point in points], fresh, Answer(lines or []))
+    return convergence.make([frozen(folder, *point) for point in points], fresh, Answer(lines or []))
 
 
 def only(made: Plan) -> Row:
@@ -173,7 +173,7 @@ def test_fresh_beside_an_active_run_is_refused(tmp_path: Path) -> None:
 
 
 def silent(folder: Path, *points: list[str], fresh: bool = False) -> Plan:
-    return plan.make([frozen(folder, *point) for point in points], fresh, Answer(None))
+    return convergence.make([frozen(folder, *point) for point in points], fresh, Answer(None))
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -211,13 +211,13 @@ def test_slurm_is_asked_once_and_for_every_user_of_the_runs(tmp_path: Path) -> N
         run = store(tmp_path, f"grpo.seed={seed}")
         files.write_json(run / "run.json", {**files.read_json(run / "run.json"), "user": f"user{seed}"})
     asked = Answer([])
-    plan.make([frozen(tmp_path, f"grpo.seed={seed}") for seed in (1, 2, 3)], False, asked)
+    convergence.make([frozen(tmp_path, f"grpo.seed={seed}") for seed in (1, 2, 3)], False, asked)
     assert {"user1", "user2"} <= asked.users
 
 
 def test_slurms_silence_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    asked = plan.Asked()
+    asked = convergence.Asked()
     assert asked() is None
     assert "squeue is not on PATH" in asked.error
     monkeypatch.undo()

@@ -18,29 +18,29 @@ from nano_exp import app, files
 from nano_exp.compose import sweep
 from nano_exp.compose.freeze import freeze
 from nano_exp.errors import UserError
+from nano_exp.launch import convergence, search_sweeps
 from nano_exp.launch import flow as launching
-from nano_exp.launch import plan, search
 from nano_exp.store import identity, runs
 from nano_exp.store.state import State
 
 TINY = ["model=nano_tiny", "cluster=local"]
 
 
-def stored(results: Path, seed: int, end: str, rows: Sequence[dict[str, Any]]) -> plan.Row:
+def stored(results: Path, seed: int, end: str, rows: Sequence[dict[str, Any]]) -> convergence.Row:
     """A run with one attempt that ended so, as a row of a plan."""
     frozen = freeze(core_case.compose_points(config_loader(), [[*TINY, f"grpo.seed={seed}"]])[0], results)
     run = make_run(results, name=frozen.name, run=identity.run_id(frozen.digest), config=frozen.config)
     make_attempt(run, 1, dead_process(), {"kind": end, "why": "because"})
     (run / runs.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return plan.Row(frozen, run.name, run, frozen.config, State("new"), True, True)
+    return convergence.Row(frozen, run.name, run, frozen.config, State("new"), True, True)
 
 
 def batch(
-    folder: Path, made: Sequence[plan.Row], *points: str, settings: sweep.Sweep | None = None, first: bool = True
+    folder: Path, made: Sequence[convergence.Row], *points: str, settings: sweep.Sweep | None = None, first: bool = True
 ) -> list[Any]:
     """Status and value, or the words of the failure, of each point; the runs are `made` whatever is launched."""
-    found = search.launch_batch(
-        lambda *_: plan.Plan(tuple(made)),
+    found = search_sweeps.launch_batch(
+        lambda *_: convergence.Plan(tuple(made)),
         config_loader(),
         [[*TINY, *point.split()] for point in points],
         {},
@@ -119,7 +119,7 @@ def test_ctrl_c_while_waiting_ends_it(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_launch_that_returns_before_there_are_results_is_refused(typed: str, fix: str) -> None:
     config = config_loader().load_configuration("config", typed.split(), run_mode=RunMode.MULTIRUN)
     with pytest.raises(UserError) as caught:
-        search.require_results(config)
+        search_sweeps.require_results(config)
     assert caught.value.fix.startswith(fix)
 
 
@@ -142,7 +142,7 @@ def test_optuna_finds_the_largest_last_value(tmp_path: Path, checkout: Path) -> 
     ]
     done = launch(tmp_path, *standin(checkout), *here, *search_for, STANDIN_STEP_SECONDS="0.02")
     assert done.returncode == 0, done.stdout + done.stderr
-    reached = [search.reached(run.dir, "train/reward") for run in runs.find(tmp_path / "results")]
+    reached = [search_sweeps.reached(run.dir, "train/reward") for run in runs.find(tmp_path / "results")]
     assert len(reached) == 2
     [said] = (tmp_path / "results" / ".searches").glob("*/optimization_results.yaml")
     assert files.read_yaml(said)["best_value"] == max(reached)

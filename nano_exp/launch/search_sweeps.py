@@ -17,7 +17,7 @@ from nano_exp.advice import mistakes
 from nano_exp.compose import compose, freeze
 from nano_exp.compose.sweep import Sweep
 from nano_exp.errors import UserError, nearest
-from nano_exp.launch import flow, plan
+from nano_exp.launch import convergence, flow
 from nano_exp.planner import auto
 from nano_exp.store import runs
 
@@ -102,7 +102,7 @@ def launch_batch(
         raise refused[0]
     if points:
         made = how(list(points.values()), parameters, folder)
-        assert isinstance(made, plan.Plan)
+        assert isinstance(made, convergence.Plan)
         if flow.exit_code == 130:
             raise KeyboardInterrupt
         rows = {(row.frozen.name, row.frozen.digest): row for row in made.rows}
@@ -123,7 +123,7 @@ def reached(run_dir: Path, metric: str) -> float:
     ------
     Failed: the run is not done, or never logged it
     """
-    now = plan.Asked().state(runs.load(run_dir))
+    now = convergence.Asked().state(runs.load(run_dir))
     if now.kind != "done":
         raise Failed(f"is {now.kind}" + (f" ({now.why})" if now.why else ""))
     rows = runs.read_metrics(run_dir)
