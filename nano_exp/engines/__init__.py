@@ -34,6 +34,7 @@ class Context:
     deadline: unix time at which the allocation ends; None when nothing ends it
     setup_s: the longest that an earlier attempt took from the engine's start to its first step's, seconds; None before
         one was measured
+    resumes_from: the step of the checkpoint that it goes on from; 0 where it starts at the beginning
     """
 
     run_dir: Path
@@ -42,6 +43,7 @@ class Context:
     config_path: Path
     deadline: float | None = None
     setup_s: float | None = None
+    resumes_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ class Engine(Protocol):
     def command(self, config: dict[str, Any], ctx: Context) -> Command:
         """What to start. UserError names what is missing on this host."""
 
-    def follow(self, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """Rows for metrics.jsonl from lines of stdout; nothing for an engine that writes the file itself."""
+    def follow(self, config: dict[str, Any], ctx: Context, lines: Iterable[str | None]) -> Iterator[dict[str, Any]]:
+        """Rows for metrics.jsonl while the engine trains; nothing for an engine that writes the file itself. `lines`
+        are those of its stdout as they appear, and None each time that there are no more for now."""
 
     def last_step(self, config: dict[str, Any], ctx: Context) -> int:
         """The last finished step that survives this attempt's end: that of the newest whole checkpoint, or 0."""
@@ -115,10 +118,11 @@ class Engine(Protocol):
         exit_code: int,
         last_step: int,
         finished_steps: int = 0,
-        stdout_tail: str = "",
+        printed: Iterable[str] = (),
         asked_to_stop: bool = False,
     ) -> Literal["done", "stopped", "failed"]:
-        """What kind of end an attempt had, from its exit code (negative: a signal) and how far it came."""
+        """What kind of end an attempt had, from its exit code (negative: a signal), how far it came, and the lines of
+        its stdout."""
 
 
 def get(name: str) -> Engine:

@@ -264,8 +264,9 @@ def _train(
         dotted.set_dotted(engine_config, key, value)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
     child.require_own(ctx)  # it may have waited, or stood still on a node that was cut off
-    child.recover_rows(engine, run.dir, number - 1)
+    child.recover_rows(engine, config, run.dir, number - 1)
     resumes_from = engine.last_step(config, ctx)
+    ctx = replace(ctx, resumes_from=resumes_from)
     _require_checkpoints(run, config, resumes_from)
     logged = finished_steps(run.dir)
     runs.cut_metrics(run.dir, resumes_from)
@@ -290,16 +291,11 @@ def _train(
         ahead.announce(killed, grace_s / 4)
 
     with gpu_memory.recorded(attempt_dir, config):
-        ended = child.execute(engine, command, ctx, stop, rule, say, child.Notice(grace_s, announce))
+        follow = partial(engine.follow, config, ctx)
+        ended = child.execute(follow, command, ctx, stop, rule, say, child.Notice(grace_s, announce))
     last_step = engine.last_step(config, ctx)
-    kind = engine.end_of(
-        config,
-        ended.code,
-        last_step,
-        finished_steps(run.dir),
-        files.tail(attempt_dir / "stdout.log"),
-        bool(stop.signal),
-    )
+    with (attempt_dir / "stdout.log").open(errors="replace") as printed:
+        kind = engine.end_of(config, ended.code, last_step, finished_steps(run.dir), printed, bool(stop.signal))
     if ended.stall is not None and not stop.signal and kind != "done":
         kind = "failed"
     elif kind == "failed" and ahead.cut_off():  # its last words are those of processes that were being ended

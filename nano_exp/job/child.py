@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -89,10 +89,14 @@ class Ended:
     stall: watchdog.Stall | None = None
 
 
+#: Rows for metrics.jsonl from what the engine prints, as Engine.follow gives them.
+Follow = Callable[[Iterable[str | None]], Iterable[Mapping[str, Any]]]
+
+
 def execute(
-    engine: Engine, command: Command, ctx: Context, stop: Stop, rule: watchdog.Rule, say: Say, notice: Notice
+    follow: Follow, command: Command, ctx: Context, stop: Stop, rule: watchdog.Rule, say: Say, notice: Notice
 ) -> Ended:
-    """Start the engine in its own process group, follow its output, pass a stop on, and wait for its end.
+    """Start the engine in its own process group, follow its metrics, pass a stop on, and wait for its end.
 
     Raises
     ------
@@ -119,7 +123,7 @@ def execute(
                 "site.python=/path/to/python of the engine's environment",
             ) from error
     ended = threading.Event()
-    follower = threading.Thread(target=_follow, args=(engine, paths["stdout"], ctx, ended), daemon=True)
+    follower = threading.Thread(target=_follow, args=(follow, paths["stdout"], ctx, ended), daemon=True)
     follower.start()
     try:
         return _Watch(process, command, ctx, stop, rule, say, notice).wait()
@@ -251,17 +255,18 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 # --- its output -----------------------------------------------------------------------------------------------------
 
 
-def _follow(engine: Engine, stdout: Path, ctx: Context, ended: threading.Event) -> None:
-    """Append what the engine's output says of its metrics to metrics.jsonl, as it appears."""
-    for row in engine.follow(_lines(stdout, ended)):
+def _follow(follow: Follow, stdout: Path, ctx: Context, ended: threading.Event) -> None:
+    """Append the engine's metrics to metrics.jsonl, as they appear."""
+    for row in follow(_lines(stdout, ended)):
         if superseded(ctx):
             return
         with contextlib.suppress(OSError), runs.open_metrics(ctx.run_dir) as file:  # a full disk does not stop training
             file.write(runs.metrics_line(row))
 
 
-def _lines(path: Path, ended: threading.Event) -> Iterator[str]:
-    """The lines of a growing file until `ended` and its end is reached."""
+def _lines(path: Path, ended: threading.Event) -> Iterator[str | None]:
+    """The lines of a growing file until `ended` and its end is reached; None where it has no more for now. A last
+    line without its end is left out: a number in it may be cut off."""
     with path.open("r", errors="replace") as file:
         part = ""
         while True:
@@ -272,27 +277,36 @@ def _lines(path: Path, ended: threading.Event) -> Iterator[str]:
                     yield part.rstrip("\n")
                     part = ""
             if last_round:
-                if part:
-                    yield part
                 return
+            yield None
             ended.wait(0.5)
 
 
-def recover_rows(engine: Engine, run_dir: Path, attempt: int) -> None:
-    """Append what an attempt that was killed had in its stdout and had not written to metrics.jsonl yet.
+def recover_rows(engine: Engine, config: dict[str, Any], run_dir: Path, attempt: int) -> None:
+    """Append what the engine of an attempt that was killed had said and logged, and metrics.jsonl has not yet.
 
     Those after it whose engine never began are looked past.
     """
     began = [a for a in runs.attempts(run_dir) if a.number <= attempt and (a.dir / "stdout.log").is_file()]
     if not began or (began[-1].end is not None and not began[-1].end.get("cut_off")):
         return
-    stdout = began[-1].dir / "stdout.log"
-    known = {_row_key(row) for row in runs.read_metrics(run_dir)}
-    with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as metrics:
-        for row in engine.follow(lines):
-            if _row_key(row) not in known:
-                metrics.write(runs.metrics_line({**row, "time": stdout.stat().st_mtime}))
+    killed = began[-1]
+    ctx = Context(run_dir, killed.dir, killed.number, killed.dir / "nemo_rl.yaml")
+    ctx = replace(ctx, resumes_from=_resumed_from(run_dir, killed.number))
+    known: dict[int, set[str]] = {}
+    for row in runs.read_metrics(run_dir):
+        known.setdefault(row["step"], set()).update(row)
+    stdout = killed.dir / "stdout.log"
+    ended = stdout.stat().st_mtime
+    with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as file:
+        for row in engine.follow(config, ctx, (line for line in lines if line.endswith("\n"))):
+            given = known.get(row["step"], {"step", "time"})
+            if new := {name: value for name, value in row.items() if name not in given}:
+                file.write(runs.metrics_line({"step": row["step"], "time": min(row["time"], ended), **new}))
 
 
-def _row_key(row: dict[str, Any]) -> tuple[int, bool]:
-    return int(row["step"]), "train/reward" in row
+def _resumed_from(run_dir: Path, attempt: int) -> int:
+    """The step that an attempt's engine went on from, as its event says."""
+    events = [event.data for event in runs.load(run_dir).events if event.kind == "engine"]
+    steps = [data.get("resumes_from") for data in events if data.get("attempt") == attempt]
+    return next((step for step in steps if isinstance(step, int)), 0)

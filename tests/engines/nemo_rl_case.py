@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,18 @@ def run(config: dict[str, Any], tmp: Path, number: int = 1, deadline: float | No
     process = start(engine.command(config, make_context(config, tmp, number, deadline)))
     out, err = process.communicate(timeout=limit(30))
     return process.returncode, out, err
+
+
+def followed(config: dict[str, Any], tmp: Path, printed: str, resumes_from: int = 0) -> list[dict[str, Any]]:
+    """Rows of an attempt that has ended, by what it printed and logged."""
+    ctx = Context(tmp, tmp, 1, tmp / "nemo_rl.yaml", resumes_from=resumes_from)
+    return list(engine.follow(config, ctx, printed.splitlines()))
+
+
+def float32(row: dict[str, Any]) -> dict[str, Any]:
+    """A row's metrics as TensorBoard keeps them."""
+    single = struct.Struct("<f")
+    return {n: v if isinstance(v, int) else single.unpack(single.pack(v))[0] for n, v in row.items()}
 
 
 def logged(tmp: Path) -> dict[tuple[int, str], dict[str, Any]]:

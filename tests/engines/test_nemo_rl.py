@@ -12,6 +12,7 @@ import pytest
 from nemo_rl_case import STANDIN, make_config, make_context, put
 
 from nano_exp import engines
+from nano_exp.engines import Context
 from nano_exp.engines.nemo_rl import engine
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
@@ -151,24 +152,39 @@ def parser_config(tmp: Path, **changes: object) -> dict:
     return make_config(tmp, **{KWARGS: {"tool_parser": "nemotron_json"}, **changes})
 
 
+TENSORBOARD = {"logger.tensorboard_enabled": True, "logger.tensorboard": {}}
+
+
+def overlay(config: dict, ctx: Context) -> dict:
+    """Without what each attempt has."""
+    told = engine.overlay(config, ctx)
+    assert TENSORBOARD.items() <= told.items()
+    return {key: value for key, value in told.items() if key not in TENSORBOARD}
+
+
+def test_every_attempt_logs_to_tensorboard_and_a_users_settings_stand(tmp_path: Path) -> None:
+    config = make_config(tmp_path, logger__tensorboard={"log_dir": "tb"}, logger__tensorboard_enabled=False)
+    assert engine.overlay(config, make_context(config, tmp_path)) == {"logger.tensorboard_enabled": True}
+
+
 def test_must_save_by_leaves_the_margins(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     ctx = make_context(config, tmp_path, deadline=time.time() + 4 * 3600 + 30)
-    assert engine.overlay(config, ctx) == {"checkpointing.checkpoint_must_save_by": "00:03:35:29"}
+    assert overlay(config, ctx) == {"checkpointing.checkpoint_must_save_by": "00:03:35:29"}
 
 
 @pytest.mark.parametrize("left, text", [(20 * 60, "00:00:09:59"), (-5, "00:00:00:00")])
 def test_a_short_allocation_keeps_half_of_its_time(tmp_path: Path, left: float, text: str) -> None:
     config = make_config(tmp_path)
     ctx = make_context(config, tmp_path, deadline=time.time() + left)
-    assert engine.overlay(config, ctx) == {"checkpointing.checkpoint_must_save_by": text}
+    assert overlay(config, ctx) == {"checkpointing.checkpoint_must_save_by": text}
 
 
 def test_a_users_must_save_by_and_no_deadline_are_left_alone(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    assert engine.overlay(config, make_context(config, tmp_path)) == {}
+    assert overlay(config, make_context(config, tmp_path)) == {}
     put(config, "checkpointing.checkpoint_must_save_by", "00:01:00:00")
-    assert engine.overlay(config, make_context(config, tmp_path, deadline=time.time() + 9999)) == {}
+    assert overlay(config, make_context(config, tmp_path, deadline=time.time() + 9999)) == {}
 
 
 @pytest.mark.parametrize(
@@ -193,7 +209,7 @@ def test_parser_of_the_snapshot_that_main_names(tmp_path: Path) -> None:
     make_snapshot(hub / "snapshots" / "bbb", *both)
     (hub / "refs").mkdir()
     (hub / "refs" / "main").write_text("aaa")
-    assert engine.overlay(config, make_context(config, tmp_path)) == {
+    assert overlay(config, make_context(config, tmp_path)) == {
         PLUGIN: str(wanted / "nemotron_toolcall_parser_no_streaming.py")
     }
 
@@ -201,9 +217,7 @@ def test_parser_of_the_snapshot_that_main_names(tmp_path: Path) -> None:
 def test_parser_of_a_model_that_is_a_folder(tmp_path: Path) -> None:
     folder = make_snapshot(tmp_path / "weights", "nemotron_toolcall_parser_v2.py")
     config = parser_config(tmp_path, policy__model_name=str(folder))
-    assert engine.overlay(config, make_context(config, tmp_path)) == {
-        PLUGIN: str(folder / "nemotron_toolcall_parser_v2.py")
-    }
+    assert overlay(config, make_context(config, tmp_path)) == {PLUGIN: str(folder / "nemotron_toolcall_parser_v2.py")}
 
 
 def test_a_missing_parser_names_the_folder_and_the_override(tmp_path: Path) -> None:
@@ -281,7 +295,7 @@ def test_a_ray_folder_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
 
 
 def test_environment_of_python(tmp_path: Path) -> None:
-    ours = str(Path(engine.__file__).parents[2])
+    ours = str(Path(engines.__file__).parents[2])
     base = {
         "PYTHONPATH": f"{ours}{os.pathsep}/lib/mine",
         "PYTHONHOME": "/x",
@@ -367,23 +381,36 @@ def test_last_step_is_the_highest_whole_checkpoint(tmp_path: Path) -> None:
     assert engine.last_step(config, ctx) == 12
 
 
-TIMEOUT = "Timeout has been reached, stopping training early\n"
-MAX_STEPS = "Max number of steps has been reached, stopping training early\n"
+TIMEOUT = ["Timeout has been reached, stopping training early"]
+MAX_STEPS = ["Max number of steps has been reached, stopping training early"]
+REACHED = ["Validation accuracy reached the early-stop threshold (0.9123 >= 0.9); stopping training"]
+CRASHED = ["❌ Error in async loop: x"]
+BAR = "=" * 25
+EPOCH = f"{BAR} Epoch 1/1 {BAR}"
+IN_EPOCH = [EPOCH, f"{BAR} Step 5/7 {BAR}", "📊 Training Results:"]
+EPOCH_ENDED = [EPOCH, f"{BAR} Step 5/5 {BAR}", "📊 Training Results:"]
+ASYNC = {"grpo__async_grpo": {"enabled": True}}
 
 
 @pytest.mark.parametrize(
     ("exit_code", "last", "extra", "kind"),
     [
-        (0, 8, {"stdout_tail": MAX_STEPS}, "done"),
+        (0, 8, {"printed": MAX_STEPS}, "done"),
         (0, 8, {}, "done"),  # started again although it had finished: it says nothing
         (1, 8, {}, "done"),  # crashed in its shutdown, after the last checkpoint
-        (0, 6, {"stdout_tail": TIMEOUT}, "stopped"),
-        (0, 8, {"stdout_tail": TIMEOUT}, "done"),
-        (0, 0, {"stdout_tail": MAX_STEPS, "finished_steps": 8}, "done"),  # checkpointing.enabled=false
-        (0, 5, {"finished_steps": 5}, "done"),  # the last epoch ended
-        (0, 0, {}, "failed"),  # fewer samples than one batch
-        (0, 3, {"stdout_tail": "❌ Error in async loop: x\n"}, "failed"),
+        (0, 6, {"printed": TIMEOUT}, "stopped"),
+        (0, 8, {"printed": TIMEOUT}, "done"),
+        (0, 0, {"printed": MAX_STEPS, "finished_steps": 8}, "done"),  # checkpointing.enabled=false
+        (0, 5, {"printed": EPOCH_ENDED, "finished_steps": 5}, "done"),
+        (0, 5, {"printed": IN_EPOCH, "finished_steps": 5}, "failed"),  # it ended, and said no word
+        (0, 5, {"finished_steps": 5}, "failed"),  # in its set-up
+        (0, 5, {"printed": [EPOCH], "finished_steps": 5}, "done"),  # the attempt before had ended the epoch
+        (0, 0, {"printed": [EPOCH]}, "failed"),  # fewer samples than one batch
+        (0, 5, {"printed": [*IN_EPOCH, *REACHED], "finished_steps": 5}, "done"),
+        (0, 0, {"printed": ["Initial v" + REACHED[0].removeprefix("V")]}, "done"),
+        (0, 3, {"printed": CRASHED}, "failed"),
         (1, 3, {"finished_steps": 5}, "failed"),
+        (1, 3, {"printed": [*IN_EPOCH, *REACHED], "finished_steps": 5}, "failed"),  # before it was saved
         (-9, 3, {}, "failed"),
         (-15, 3, {"asked_to_stop": True}, "stopped"),
         (143, 0, {"asked_to_stop": True}, "stopped"),
@@ -393,9 +420,18 @@ def test_end_of(tmp_path: Path, exit_code: int, last: int, extra: dict, kind: st
     assert engine.end_of(make_config(tmp_path), exit_code, last, **extra) == kind
 
 
-def test_an_async_run_that_ends_without_a_word_failed(tmp_path: Path) -> None:
-    config = make_config(tmp_path, grpo__async_grpo={"enabled": True})
-    assert engine.end_of(config, 0, 3, finished_steps=3) == "failed"
+@pytest.mark.parametrize(
+    ("printed", "kind"),
+    [([], "failed"), (EPOCH_ENDED[1:], "failed"), (CRASHED, "failed"), (REACHED, "done"), (MAX_STEPS, "done")],
+)
+def test_an_async_run_is_done_by_its_word_alone(tmp_path: Path, printed: list[str], kind: str) -> None:
+    assert engine.end_of(make_config(tmp_path, **ASYNC), 0, 3, 3, printed) == kind
+
+
+def test_with_dynamic_sampling_the_epoch_ends_before_its_banner_does(tmp_path: Path) -> None:
+    config = make_config(tmp_path, grpo__use_dynamic_sampling=True)
+    assert engine.end_of(config, 0, 3, 5, IN_EPOCH) == "done"
+    assert engine.end_of(config, 0, 3, 5, [EPOCH.replace("1/1", "1/2"), *IN_EPOCH[1:]]) == "failed"
 
 
 def test_collecting_trajectories_takes_no_step(tmp_path: Path) -> None:

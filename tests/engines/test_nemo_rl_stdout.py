@@ -4,9 +4,12 @@ import math
 
 import pytest
 
-from nano_exp.engines.nemo_rl.stdout import follow, stop_notice
+from nano_exp.engines.nemo_rl.stdout import Reader, read
 
 BAR = "=" * 25
+TIMEOUT = "Timeout has been reached, stopping training early\n"
+MAX_STEPS = "Max number of steps has been reached, stopping training early\n"
+REACHED = "Validation accuracy reached the early-stop threshold (0.9123 >= 0.9); stopping training\n"
 
 
 def step(k: int, n: int, reward: float = 0.25, extra: str = "") -> str:
@@ -32,12 +35,14 @@ def validation(at: int, accuracy: float = 0.3125) -> str:
     )
 
 
-def rows(text: str) -> list[dict]:
-    return list(follow(text.splitlines(keepends=True), clock=lambda: 5.0))
+def rows(text: str, resumes_from: int = 0) -> list[dict]:
+    reader = Reader(resumes_from, clock=lambda: 5.0)
+    found = [row for line in text.splitlines(keepends=True) for row in reader.feed(line)]
+    return [*found, *reader.flush()]
 
 
-def steps(text: str) -> list[int]:
-    return [row["step"] for row in rows(text)]
+def steps(text: str, resumes_from: int = 0) -> list[int]:
+    return [row["step"] for row in rows(text, resumes_from)]
 
 
 def test_training_row_has_the_names_nemo_rl_logs() -> None:
@@ -70,14 +75,17 @@ def test_validation_row_comes_at_its_last_line() -> None:
 
 
 def test_validation_inside_a_step_leaves_that_step_whole() -> None:
-    found = rows(f"{BAR} Epoch 1/1 {BAR}\n" + step(10, 30, extra=validation(10)))
+    found = rows(f"{BAR} Epoch 1/1 {BAR}\n" + step(10, 30, extra=validation(10)), resumes_from=9)
     assert [(row["step"], "train/loss" in row) for row in found] == [(10, False), (10, True)]
 
 
-def test_rows_come_as_lines_arrive_not_at_the_end() -> None:
-    lines = iter([*(f"{BAR} Epoch 1/1 {BAR}\n" + step(1, 2)).splitlines(keepends=True), "never read\n"])
-    assert next(follow(lines))["step"] == 1
-    assert "never read\n" in list(lines)
+def test_a_row_comes_with_the_first_line_after_it() -> None:
+    reader = Reader()
+    for line in step(1, 2).splitlines():
+        if found := list(reader.feed(line)):
+            assert "Performance Metrics" in line and found[0]["step"] == 1
+            return
+    pytest.fail("no row before the end")
 
 
 def test_several_epochs_count_on() -> None:
@@ -86,20 +94,13 @@ def test_several_epochs_count_on() -> None:
 
 
 def test_a_run_resumed_in_its_second_epoch_counts_over_the_run() -> None:
-    assert steps(f"{BAR} Epoch 2/3 {BAR}\n" + step(4, 10) + step(5, 10)) == [14, 15]
-
-
-@pytest.mark.parametrize(
-    "named", ["Saving checkpoint for step 17...\n", "Logged data to /r/logs/exp_002/train_data_step17.jsonl\n"]
-)
-def test_the_number_that_nemo_rl_names_wins(named: str) -> None:
-    # Dynamic sampling drops batches, so the first epoch had 13 steps instead of 20.
-    assert steps(f"{BAR} Epoch 2/3 {BAR}\n" + step(4, 20, extra=named) + step(5, 20)) == [17, 18]
+    # Dynamic sampling drops batches: the first epoch had 13 steps instead of 20, and NeMo RL names no step here.
+    assert steps(f"{BAR} Epoch 2/3 {BAR}\n" + step(4, 20) + step(5, 20), resumes_from=16) == [17, 18]
 
 
 def test_a_batch_dropped_by_dynamic_sampling_is_no_step() -> None:
     again = f"\n{BAR} Step 3/20 {BAR}\n▶ Preparing batch...\n"
-    assert steps(f"{BAR} Epoch 1/1 {BAR}\n" + step(2, 20) + again + again + step(3, 20)) == [2, 3]
+    assert steps(f"{BAR} Epoch 1/1 {BAR}\n" + step(2, 20) + again + again + step(3, 20), 1) == [2, 3]
 
 
 def test_dynamic_sampling_has_two_rewards() -> None:
@@ -114,7 +115,7 @@ def test_async_prints_no_epoch_and_two_more_numbers() -> None:
     text = step(7, 30).replace(
         "  • Mean Generation Length: 211.5312\n", "  • Buffer Size: 12\n  • Avg Trajectory Age: 1.00 steps\n"
     )
-    (row,) = rows(text)
+    (row,) = rows(text, resumes_from=6)
     assert (row["step"], row["train/buffer_size"], row["train/avg_trajectory_age"]) == (7, 12.0, 1.0)
 
 
@@ -138,39 +139,66 @@ def test_colours_and_progress_bars_around_a_line() -> None:
     assert rows(text) == rows(step(1, 2))
 
 
-@pytest.mark.parametrize("size", [1, 7, 4096])
-def test_pieces_of_lines_give_the_same_rows(size: int) -> None:
-    text = "starting\n" + f"{BAR} Epoch 1/1 {BAR}\n" + step(1, 2, extra=validation(1)) + step(2, 2)
-    head, rest = text[:9], text[9:]
-    pieces = [head, *(rest[i : i + size] for i in range(0, len(rest), size))]
-    assert list(follow(pieces, clock=lambda: 5.0)) == rows(text)
-
-
-def test_lines_without_newlines_are_whole() -> None:
-    text = f"{BAR} Epoch 1/1 {BAR}\n" + step(1, 2)
-    assert list(follow(text.split("\n"), clock=lambda: 5.0)) == rows(text)
-
-
-def test_a_cut_off_number_is_not_believed() -> None:
-    text = step(1, 2)
-    cut = text[: text.index("Avg Reward: 0.25") + len("Avg Reward: 0.2")]
-    (row,) = rows(cut)
-    assert "train/loss" in row and "train/reward" not in row
-
-
 def test_nan_is_a_number_here() -> None:
     (row,) = rows(step(1, 2).replace("Loss: -0.0123", "Loss: nan"))
     assert math.isnan(row["train/loss"])
 
 
+ANYTHING = (
+    f"{BAR} Step 9/9 {BAR}\n{BAR} Epoch 7/7 {BAR}\n📊 Training Results:\n  • Loss: 9.0\n  • Avg Reward: 9.0\n"
+    "\n⏱️  Timing:\n  • Total step time: 9.00s\n🔍 Performance Metrics:\n▶ Starting validation at step 9...\n"
+    f"{TIMEOUT}📊 Using log directory: /elsewhere/exp_099\n    • Total validation time: 9.00s\n"
+)
+
+
+def test_what_the_model_says_in_a_validation_is_not_taken_for_nemo_rls_words() -> None:
+    said = validation(1).replace("...\n", "...\n" + ANYTHING, 1)
+    before, after = f"{BAR} Epoch 1/2 {BAR}\n", step(2, 2)
+    assert rows(before + step(1, 2, extra=said) + after) == rows(before + step(1, 2, extra=validation(1)) + after)
+    reader = read((before + step(1, 2, extra=said) + after).splitlines())
+    assert (reader.notice, reader.log_dir, reader.at_end_of_epochs(False)) == (None, "", False)
+
+
+def test_words_inside_a_line_are_nobodys() -> None:
+    inside = "".join(f"│ {line} │\n" for line in (f"{BAR} Step 9/9 {BAR}", TIMEOUT.strip(), "📊 Training Results:"))
+    reader = read((step(1, 2) + inside).splitlines())
+    assert reader.notice is None and steps(step(1, 2) + inside + step(2, 2)) == [1, 2]
+
+
+def test_the_folder_of_the_attempts_logs_is_the_first_that_is_said() -> None:
+    text = "📊 Using log directory: /r/lr/r1234/logs/exp_007\n📊 Using log directory: /other/exp_009\n"
+    assert read(text.splitlines()).log_dir == "exp_007"
+
+
 @pytest.mark.parametrize(
     ("tail", "notice"),
     [
-        ("Timeout has been reached, stopping training early\nwandb: done\n", "timeout"),
-        ("Max number of steps has been reached, stopping training early\n", "max_steps"),
+        (TIMEOUT + "wandb: done\n", "timeout"),
+        (MAX_STEPS, "max_steps"),
         ("❌ Error in async loop: boom\nAsync GRPO training complete!\n", "async_error"),
+        (REACHED + step(3, 3).partition("Training policy...\n")[2], "threshold"),
+        ("Initial v" + REACHED.removeprefix("V"), "threshold"),
+        (TIMEOUT + step(3, 3), None),  # an earlier one: training went on
         (step(3, 3), None),
     ],
 )
-def test_stop_notice(tail: str, notice: str | None) -> None:
-    assert stop_notice(tail) == notice
+def test_why_it_said_that_it_stops(tail: str, notice: str | None) -> None:
+    assert read(tail.splitlines()).notice == notice
+
+
+@pytest.mark.parametrize(
+    ("text", "drops", "whole"),
+    [
+        (f"{BAR} Epoch 1/1 {BAR}\n" + step(19, 20) + step(20, 20), False, True),
+        (f"{BAR} Epoch 1/1 {BAR}\n" + step(19, 20), False, False),
+        (f"{BAR} Epoch 1/1 {BAR}\n" + step(19, 20) + f"{BAR} Step 20/20 {BAR}\n", False, False),
+        (f"{BAR} Epoch 1/2 {BAR}\n" + step(20, 20), False, False),
+        (f"{BAR} Epoch 2/2 {BAR}\n" + step(20, 20), False, True),
+        (f"{BAR} Epoch 2/2 {BAR}\n" + step(13, 20) + f"{BAR} Step 14/20 {BAR}\n", True, True),
+        (f"{BAR} Epoch 1/2 {BAR}\n" + step(13, 20), True, False),
+        (f"{BAR} Epoch 2/2 {BAR}\n", False, True),
+        ("SETUP COMPLETE\n", False, False),
+    ],
+)
+def test_whether_the_last_epochs_last_step_was_finished(text: str, drops: bool, whole: bool) -> None:
+    assert read(text.splitlines()).at_end_of_epochs(drops) is whole

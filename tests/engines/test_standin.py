@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from nemo_rl_case import STANDIN, logged, make_config, make_context, put, run, start
+from nemo_rl_case import STANDIN, float32, followed, logged, make_config, make_context, put, run, start
 from pace import limit
 
-from nano_exp.engines.nemo_rl import engine
+from nano_exp.engines.nemo_rl import engine, stdout
 
 
 @pytest.fixture(autouse=True)
@@ -34,24 +34,21 @@ def standin_env(config: dict, **values: object) -> dict:
 
 
 @pytest.mark.parametrize("gym", [True, False])
-def test_a_whole_run_is_done_and_its_stdout_tells_its_metrics(tmp_path: Path, gym: bool) -> None:
+def test_a_whole_run_is_done_and_its_rows_are_what_it_logged(tmp_path: Path, gym: bool) -> None:
     config = make_config(tmp_path, gym=gym, grpo__val_at_end=True)
     code, out, err = run(config, tmp_path)
     assert (code, err) == (0, "")
     assert out.startswith("This is a STAND-IN for NeMo RL")
     assert checkpoints(tmp_path) == [3, 6, 8]
     last = engine.last_step(config, make_context(config, tmp_path))
-    assert engine.end_of(config, code, last, 8, out) == "done"
+    assert engine.end_of(config, code, last, 8, out.splitlines()) == "done"
 
-    rows = list(engine.follow(out.splitlines(keepends=True)))
-    assert [r["step"] for r in rows if "train/loss" in r] == list(range(1, 9))
+    rows = followed(config, tmp_path, out)
+    assert [r["step"] for r in rows] == list(range(9))
     assert [r["step"] for r in rows if "validation/accuracy" in r] == [0, 3, 6, 8]
-    truth = logged(tmp_path)
-    for row in rows:
-        kind = "train" if "train/loss" in row else "validation"
-        for name, value in truth[row["step"], kind].items():
-            places = 1 if name.endswith("avg_length") else 4
-            assert row[name] == float(f"{value:.{places}f}"), name
+    by_step = {row["step"]: row for row in rows}
+    for (step, _), truth in logged(tmp_path).items():
+        assert {name: by_step[step][name] for name in truth} == float32(truth)
     assert all(r["timing/train/total_step_time"] > 0 for r in rows if "train/loss" in r)
 
 
@@ -64,12 +61,12 @@ def test_a_run_ends_with_its_last_epoch(tmp_path: Path) -> None:
     config = standin_env(make_config(tmp_path, grpo__max_num_epochs=2, grpo__max_num_steps=1000), STEPS_PER_EPOCH=4)
     code, out, _ = run(config, tmp_path)
     last = engine.last_step(config, make_context(config, tmp_path))
-    assert (code, last, engine.stop_notice(out)) == (0, 8, None)
-    rows = list(engine.follow(out.splitlines(keepends=True)))
-    assert [r["step"] for r in rows if "train/loss" in r] == list(range(1, 9))
-    assert engine.end_of(config, code, last, 8, out) == "done"
+    assert (code, last, stdout.read(out.splitlines()).notice) == (0, 8, None)
+    assert [r["step"] for r in followed(config, tmp_path, out) if "train/loss" in r] == list(range(1, 9))
+    assert engine.end_of(config, code, last, 8, out.splitlines()) == "done"
     code, out, _ = run(config, tmp_path, number=2)
-    assert engine.end_of(config, code, last, 8, out) == "done" and not list(engine.follow(out.splitlines()))
+    assert engine.end_of(config, code, last, 8, out.splitlines()) == "done"
+    assert followed(config, tmp_path, out, resumes_from=last) == []  # its set-up, logged again as step 0, is no row
 
 
 def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
@@ -78,32 +75,33 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path: Path) -
     assert run(standin_env(make_config(whole, **changes), STEPS_PER_EPOCH=5), whole)[0] == 0
 
     config = standin_env(make_config(broken, **changes), STEPS_PER_EPOCH=5, STEP_SECONDS=0.1)
-    merged = {}  # the store's rows: of a step that ran twice, the later attempt's counts
+    merged: dict[int, dict] = {}  # the store's rows: of a step that ran twice, the later attempt's counts
 
-    def take(stdout: list[str]) -> None:
-        for row in engine.follow(stdout):
-            merged[row["step"], "train" if "train/loss" in row else "validation"] = row
+    def take(printed: list[str], resumed: int) -> None:
+        for row in followed(config, broken, "".join(printed), resumed):
+            merged[row["step"]] = row
 
+    last = 0
     for number, stop_at in enumerate(("Saving checkpoint for step 3", "Step 3/5", "Saving checkpoint for step 9"), 1):
         process = start(engine.command(config, make_context(config, broken, number)))
         assert process.stdout is not None
-        stdout = []
+        printed = []
         for line in process.stdout:
-            stdout.append(line)
+            printed.append(line)
             if stop_at in line:
                 break
         process.send_signal(signal.SIGKILL)
-        take([*stdout, *process.stdout.readlines()])
+        take([*printed, *process.stdout.readlines()], last)
         assert process.wait() == -signal.SIGKILL
         last = engine.last_step(config, make_context(config, broken, number))
         assert engine.end_of(config, -9, last) == "failed"
     code, out, _ = run(config, broken, 4)
-    take(out.splitlines(keepends=True))
+    take(out.splitlines(keepends=True), last)
     assert code == 0
     assert logged(broken) == logged(whole)
-    trained = {key: round(row["train/loss"], 4) for key, row in logged(whole).items() if key[1] == "train"}
-    assert {key: row["train/loss"] for key, row in merged.items() if key[1] == "train"} == trained
-    assert sorted(step for step, _ in trained) == list(range(1, 12))
+    for (step, _), truth in logged(whole).items():
+        assert {name: merged[step][name] for name in truth} == float32(truth)
+    assert sorted(merged) == list(range(12))
 
 
 def test_sigterm_saves_nothing(tmp_path: Path) -> None:
@@ -128,7 +126,7 @@ def test_the_allocations_end_saves_and_stops(tmp_path: Path) -> None:
     assert code == 0 and time.time() < begun + limit(6)
     last = engine.last_step(config, make_context(config, tmp_path))
     assert last > 3 and checkpoints(tmp_path) == [last]
-    assert engine.end_of(config, code, last, last, out) == "stopped"
+    assert engine.end_of(config, code, last, last, out.splitlines()) == "stopped"
     put(config, "grpo.max_num_steps", last + 2)
     assert run(config, tmp_path, number=2)[0] == 0
     assert checkpoints(tmp_path) == [last, last + 2]
@@ -171,7 +169,7 @@ def test_faults(tmp_path: Path, fault: str, code: int, said: str) -> None:
     got, out, err = run(config, tmp_path)
     assert got == code and said in err
     last = engine.last_step(config, make_context(config, tmp_path))
-    assert (last, engine.end_of(config, got, last, 4, out)) == (3, "failed")
+    assert (last, engine.end_of(config, got, last, 4, out.splitlines())) == (3, "failed")
     got, out, err = run(config, tmp_path, number=2)
     assert (got, err, checkpoints(tmp_path)) == (0, "", [3, 6, 8])
 
@@ -179,7 +177,7 @@ def test_faults(tmp_path: Path, fault: str, code: int, said: str) -> None:
 def test_a_nan_stays(tmp_path: Path) -> None:
     config = standin_env(make_config(tmp_path), FAIL_AT_STEP=5, FAULT="nan")
     code, out, _ = run(config, tmp_path)
-    loss = [row["train/loss"] for row in engine.follow(out.splitlines(keepends=True)) if "train/loss" in row]
+    loss = [row["train/loss"] for row in followed(config, tmp_path, out) if "train/loss" in row]
     assert code == 0 and [value != value for value in loss] == [False] * 4 + [True] * 4
 
 

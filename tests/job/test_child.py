@@ -15,7 +15,7 @@ import pytest
 from pace import limit
 
 from nano_exp import files
-from nano_exp.engines import Command, Context, embedded
+from nano_exp.engines import Command, Context
 from nano_exp.job import child, watchdog
 from nano_exp.store import runs
 
@@ -45,7 +45,7 @@ def execute(
 ) -> tuple[child.Ended, list[str]]:
     said: list[str] = []
     ended = child.execute(
-        embedded,
+        lambda lines: (),
         shell(script),
         ctx,
         stop,  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from event_file import EventFile
 
 BANNER = "This is a STAND-IN for NeMo RL (tests/standin): nothing is trained."
 
@@ -137,6 +138,8 @@ class Trainer:
     def __init__(self, config: dict[str, Any], log_dir: Path) -> None:
         self.config, self.log_dir = config, log_dir
         self.grpo, self.checkpointing = config["grpo"], config["checkpointing"]
+        on = config["logger"]["tensorboard_enabled"]
+        self.events = EventFile(log_dir / "tensorboard") if on else None
         backend = "policy.megatron_cfg.optimizer" if read(config, "policy.megatron_cfg.enabled") else ""
         self.lr = float(read(config, f"{backend or 'policy.optimizer.kwargs'}.lr"))
         self.folder = Path(self.checkpointing["checkpoint_dir"])
@@ -177,14 +180,21 @@ class Trainer:
             raise RuntimeError(f"stand-in fault at step {step}")
         return kind
 
-    def log(self, row: dict[str, Any]) -> None:
-        with (self.log_dir / "standin_metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    def log(self, metrics: dict[str, float], step: int, prefix: str) -> None:
+        """Logger.log_metrics: to TensorBoard's events, and unrounded to a file of the stand-in's own."""
+        named = {f"{prefix}/{name}": value for name, value in metrics.items()}
+        if self.events is not None:
+            for name, value in named.items():
+                self.events.add(name, value, step)
+        if prefix in ("train", "validation"):
+            with (self.log_dir / "standin_metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **named}) + "\n")
 
     def train(self) -> None:
         grpo, info = self.grpo, self.info
         per_epoch = int(setting("STEPS_PER_EPOCH", 20))
         deadline = Deadline(self.checkpointing["checkpoint_must_save_by"])
+        self.log({"total_setup_time_s": 0.01}, 0, "timing/setup")  # at every start, as step 0
         if grpo["val_at_start"] and info["current_step"] == 0:
             say("\n🔍 Running initial validation...")
             self.validate(0)
@@ -248,7 +258,8 @@ class Trainer:
         say("    • Samples processed: 64")
         say("\n  ⏱️  Validation Timing:")
         say("    • Total validation time: 0.01s")
-        self.log({"step": total, **{f"validation/{name}": value for name, value in result.items()}})
+        self.log({"total_validation_time": 0.01}, total, "timing/validation")
+        self.log(result, total, "validation")
         return result
 
     def save(self, total: int, row: dict[str, float], validation: dict[str, float] | None) -> None:
@@ -300,7 +311,10 @@ class Trainer:
         say("\n🔍 Performance Metrics:")
         say("  • Throughputs (per GPU):")
         say(f"    - E2E (Samples/sec/gpu): {1 / max(seconds, 1e-9):.2f}")
-        self.log({"step": total, **{f"train/{name}": value for name, value in row.items()}})
+        self.log(row, total, "train")
+        self.log({"samples_per_sec_per_gpu": 1 / max(seconds, 1e-9)}, total, "performance")
+        parts = {"generation": 0.6 * seconds, "policy_training": 0.3 * seconds}
+        self.log({"total_step_time": seconds, **parts, "valid_tokens_per_sec_per_gpu": 1e3}, total, "timing/train")
 
 
 def main(gym: bool) -> None:

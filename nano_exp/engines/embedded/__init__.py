@@ -83,7 +83,7 @@ def command(config: dict[str, Any], ctx: Context) -> Command:
     return Command(argv=argv, env=env, cwd=ctx.run_dir)
 
 
-def follow(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def follow(config: dict[str, Any], ctx: Context, lines: Iterable[str | None]) -> Iterator[dict[str, Any]]:
     """Nothing: this engine writes metrics.jsonl itself."""
     yield from ()
 
@@ -99,7 +99,7 @@ def end_of(
     exit_code: int,
     last_step: int,
     finished_steps: int = 0,
-    stdout_tail: str = "",
+    printed: Iterable[str] = (),
     asked_to_stop: bool = False,
 ) -> Literal["done", "stopped", "failed"]:
     """Exit code 0 with all steps is done; with steps left it saved at its deadline or on a signal, and is stopped."""

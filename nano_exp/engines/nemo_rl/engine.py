@@ -14,18 +14,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import nano_exp
 from nano_exp import credentials, slurm
 from nano_exp.engines import Command, Context, entry, nodes
-from nano_exp.engines.nemo_rl.stdout import follow, stop_notice
+from nano_exp.engines.nemo_rl import metrics, stdout
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
-
-__all__ = ["check", "command", "end_of", "follow", "last_step", "overlay", "stop_notice"]
 
 Config = Mapping[str, Any]
 Environment = Mapping[str, str]
@@ -60,7 +58,8 @@ def check(config: Config) -> None:
 
 
 def overlay(config: Config, ctx: Context) -> dict[str, object]:
-    """What the attempt alone knows, as dotted keys: when to save and stop, and where the tool parser lies.
+    """What the attempt alone knows, as dotted keys: when to save and stop, where the tool parser lies, and that NeMo RL
+    logs to TensorBoard's event files, which the attempt reads (metrics.py).
 
     checkpoint_must_save_by counts from the start of the training loop (grpo.py 2147), not of the allocation, and NeMo
     RL already leaves room for one more step of average length (utils/timer.py, fit_last_save_time). What is left to
@@ -68,7 +67,9 @@ def overlay(config: Config, ctx: Context) -> dict[str, object]:
     attempts took and a quarter more, or the setting where there was none. Where that would leave less than half of the
     time, as in a short test allocation, half of the time is used. A value in the config wins.
     """
-    found: dict[str, object] = {}
+    found: dict[str, object] = {"logger.tensorboard_enabled": True}
+    if not isinstance(_section(config, "logger").get("tensorboard"), Mapping):
+        found["logger.tensorboard"] = {}  # read without a default (utils/logger.py 997)
     if ctx.deadline is not None and not config["checkpointing"].get("checkpoint_must_save_by"):
         engine = _section(config, "engine")
         setup = 60 * float(_or(engine.get("setup_margin_min"), SETUP_MARGIN_MIN))
@@ -279,8 +280,7 @@ def last_step(config: Config, ctx: Context) -> int:
     NeMo RL writes tmp_step_N and renames it to step_N (utils/checkpoint.py finalize_checkpoint), and resumes from the
     highest step_N. One without training_info.json is what an interrupted removal left, and does not count.
     """
-    # A relative path is relative to the engine's working folder.
-    folder = Path(str(_section(config, "site").get("checkout") or ".")) / str(config["checkpointing"]["checkpoint_dir"])
+    folder = _from_checkout(config, config["checkpointing"]["checkpoint_dir"])
     try:
         names = [entry.name for entry in folder.iterdir()]
     except FileNotFoundError:
@@ -289,12 +289,22 @@ def last_step(config: Config, ctx: Context) -> int:
     return max((step for step in steps if (folder / f"step_{step}" / "training_info.json").is_file()), default=0)
 
 
+def follow(config: Config, ctx: Context, lines: Iterable[str | None]) -> Iterator[stdout.Row]:
+    """Rows for metrics.jsonl, one a step: what NeMo RL logs, and the few numbers that it prints where that was lost."""
+    return metrics.follow(_from_checkout(config, config["logger"]["log_dir"]), lines, ctx.resumes_from)
+
+
+def _from_checkout(config: Config, path: Any) -> Path:
+    """A relative path is relative to the engine's working folder."""
+    return Path(str(_section(config, "site").get("checkout") or ".")) / str(path)
+
+
 def end_of(
     config: Config,
     exit_code: int,
     last_step: int,
     finished_steps: int = 0,
-    stdout_tail: str = "",
+    printed: Iterable[str] = (),
     asked_to_stop: bool = False,
 ) -> Literal["done", "stopped", "failed"]:
     """What kind of end an attempt had. Exit code 0 alone says little:
@@ -303,8 +313,10 @@ def end_of(
       came after it.
     - A time-out saves and returns: exit code 0 and a line that says so (3125).
     - After the last epoch the sync loop just returns: exit code 0 and no line. The 9B recipe ends this way (one epoch,
-      a million steps). Its last step has a checkpoint too, but with dynamic sampling or several data loaders.
-    - async_grpo_train prints an exception and returns (4322): exit code 0 for a failure.
+      a million steps). Its last step has a checkpoint too, but with dynamic sampling or several data loaders. Only the
+      banners tell it from an exit in the middle: the last one is that of the last epoch's last step.
+    - On main a validation may reach grpo.stop_at_validation_threshold: exit code 0 and a line that says so.
+    - async_grpo_train prints an exception and returns (4322; up to v0.7): exit code 0 for a failure.
     - A data set smaller than one batch gives no step at all (drop_last, 364): exit code 0.
     - There are no signal handlers: a signal saves nothing.
 
@@ -313,23 +325,25 @@ def end_of(
     exit_code: of the child; negative for a signal
     last_step: of the newest checkpoint, as `last_step` gives it
     finished_steps: the highest step in this run's training metrics
-    stdout_tail: the end of this attempt's stdout, some 100 lines or more
+    printed: this attempt's stdout, its lines
     asked_to_stop: the attempt passed on a signal (Ctrl-C, scancel, preemption, the allocation's end)
     """
     if last_step >= int(config["grpo"]["max_num_steps"]):
         return "done"
     if exit_code != 0:
         return "stopped" if asked_to_stop else "failed"
-    notice = stop_notice(stdout_tail)
-    if notice == "max_steps":
+    said = stdout.read(printed)
+    if said.notice in ("max_steps", "threshold"):
         return "done"
-    if notice == "timeout" or asked_to_stop:
+    if said.notice == "timeout" or asked_to_stop:
         return "stopped"
-    if notice == "async_error" or (config["grpo"].get("async_grpo") or {}).get("enabled"):
+    if said.notice == "async_error" or (config["grpo"].get("async_grpo") or {}).get("enabled"):
         return "failed"
     if (_section(config, "env").get("nemo_gym") or {}).get("is_trajectory_collection"):  # it trains nothing
         return "done"
-    return "done" if max(last_step, finished_steps) > 0 else "failed"
+    trained = max(last_step, finished_steps) > 0
+    whole = said.at_end_of_epochs(bool(config["grpo"].get("use_dynamic_sampling")))
+    return "done" if trained and whole else "failed"
 
 
 def ray_addresses(proc: Path = Path("/proc")) -> dict[int, str]:

@@ -1,17 +1,20 @@
-"""Read NeMo RL's stdout: metrics rows while it trains, and how it said that it ended.
+"""Read NeMo RL's stdout: where it logs, how far it came, how it said that it ended, and the metrics that it prints.
 
-Written for what nemo_rl/algorithms/grpo.py prints at v0.7.0 (line numbers of that file in brackets):
+Written for what nemo_rl/algorithms/grpo.py prints at v0.7.0 (line numbers of that file in brackets); v0.5.0, v0.6.0 and
+main print the same but where it is said:
 
+    📊 Using log directory: .../exp_NNN    the scripts' first words; it holds this attempt's TensorBoard events
     ===== Epoch e/E =====                  [2230] sync only; e counts from 1
     ===== Step k/n =====                   [2244, 2249, 3652] k counts inside the epoch (sync) or over the run (async);
-                                           n is the epoch's length or max_num_steps, whichever is less
-    Starting validation at step N...       [3158] N counts over the run; the results follow [3264-3272]
-    Saving checkpoint for step N...        [2930, 4169] N counts over the run
-    Logged data to .../train_data_stepN.jsonl   [2992, 4226] absent when NeMo Gym's responses are logged
-    Training Results:  Timing:             [3044-3083, 4269-4286] after the step, checkpoint included
+                                           n is the epoch's length or max_num_steps, whichever is less. A batch that
+                                           dynamic sampling drops repeats its step's line, and has no results
+    Starting validation at step N...       [3158] N counts over the run; samples of the model's own text may follow,
+                                           then the results, up to "Total validation time" [3264-3272]
+    Training Results:  Timing:             [3044-3083, 4269-4286] once a step, checkpoint included
     Performance Metrics:                   [utils.py] ends the timing block
 
-It prints four decimals, so that is the precision of these rows.
+A step's number is that of the checkpoint that the attempt went on from, and one more for each results block: neither
+epochs nor dropped batches matter to it. Numbers have four decimals here; all others are in the events (events.py).
 """
 
 from __future__ import annotations
@@ -19,18 +22,19 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 Row = dict[str, Any]
+Notice = Literal["async_error", "timeout", "max_steps", "threshold"]
 
 _NUMBER = r"([-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|nan|inf))"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Lines that Ray forwards from its workers: "(Worker pid=12, ip=10.0.0.1) text". NeMo RL's driver prints without one.
 _FROM_WORKER = re.compile(r"^\s*\([^()]*\bpid=\d+[^()]*\)")
+_LOG_DIR = re.compile(r"📊 Using log directory: .*?(exp_\d+)/?")
 _EPOCH = re.compile(r"={10,} Epoch (\d+)/(\d+) ={10,}")
 _STEP = re.compile(r"={10,} Step (\d+)/(\d+) ={10,}")
-_VALIDATION_AT = re.compile(r"Starting validation at step (\d+)")
-_STEP_OF_RUN = re.compile(r"(?:Saving checkpoint for step (\d+)\.\.\.|Logged data to .*train_data_step(\d+)\.jsonl)")
+_VALIDATION_AT = re.compile(r"▶ Starting validation at step (\d+)\.\.\.")
 _SECONDS = re.compile(rf"•\s+([\w./ -]+?): {_NUMBER}s(?:\s|$)")
 _BULLET = re.compile(rf"•\s+([A-Za-z][\w ]*?): {_NUMBER}(?:\s|$)")
 
@@ -48,131 +52,119 @@ _TRAIN = {
 }
 _VALIDATION = {"Accuracy": "validation/accuracy", "Average response length": "validation/avg_length"}
 
-_NOTICES = (
-    ("async_error", "Error in async loop:"),
-    ("timeout", "Timeout has been reached, stopping training early"),
-    ("max_steps", "Max number of steps has been reached, stopping training early"),
+_NOTICES: tuple[tuple[Notice, re.Pattern[str]], ...] = (
+    ("async_error", re.compile(r"❌ Error in async loop:")),
+    ("timeout", re.compile(r"Timeout has been reached, stopping training early$")),
+    ("max_steps", re.compile(r"Max number of steps has been reached, stopping training early$")),
+    # main alone: grpo.stop_at_validation_threshold
+    ("threshold", re.compile(r"(?:Initial v|V)alidation \S+ reached the early-stop threshold \(")),
 )
 
 
-def stop_notice(stdout_tail: str) -> str | None:
-    """Why NeMo RL said that it stopped: "timeout", "max_steps", "async_error", or None when it said nothing.
-
-    Nothing is what it says after its last epoch, and when it was killed.
-    """
-    for name, text in _NOTICES:
-        if text in stdout_tail:
-            return name
-    return None
+def read(lines: Iterable[str]) -> Reader:
+    """What a whole stdout said."""
+    reader = Reader()
+    for line in lines:
+        for _ in reader.feed(line):
+            pass
+    return reader
 
 
-def follow(lines: Iterable[str], clock: Callable[[], float] = time.time) -> Iterator[Row]:
-    """Rows for metrics.jsonl, each as soon as its last line was read.
+class Reader:
+    """What stdout said so far, line by line.
 
     Parameters
     ----------
-    lines: NeMo RL's stdout, as lines or as the pieces of lines that a tail reads; a piece without its newline waits
-        for the rest once any newline was seen
+    resumes_from: the step of the checkpoint that the attempt went on from
     clock: unix time in seconds, for the rows' `time`
+
+    Attributes
+    ----------
+    log_dir: the name of the attempt's folder in logger.log_dir; empty until it was said
+    notice: why it said that it stops; None where it said nothing, as after its last epoch, and when it was killed
     """
-    reader = _Reader(clock)
-    held, newlines_seen = "", False
-    for piece in lines:
-        held += piece
-        newlines_seen = newlines_seen or "\n" in piece
-        whole, sep, rest = held.rpartition("\n")
-        if sep:
-            held = rest
-            for line in whole.split("\n"):
-                yield from reader.feed(line)
-        elif not newlines_seen:
-            held = ""
-            yield from reader.feed(piece)
-    yield from reader.flush()
 
-
-class _Reader:
-    """The state between two lines: which step it is, which block is being read, the row in the making."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, resumes_from: int = 0, clock: Callable[[], float] = time.time) -> None:
+        self.log_dir = ""
+        self.notice: Notice | None = None
         self._clock = clock
-        self._epoch = 0  # from 1; 0 before the first epoch line and in async runs, which print none
-        self._epoch_is_new = False
-        self._banner = 0  # k of the last "Step k/n"
-        self._before_epoch: int | None = None  # steps of the run before this epoch; None until it can be known
-        self._finished: int | None = None  # the run's last step whose results were read
-        self._validation_step: int | None = None
+        self._epoch = (0, 0)  # e/E; 0/0 before the first epoch line and in async runs, which print none
+        self._banner: tuple[int, int] | None = None  # k/n of this epoch's last step line
+        self._has_results = False  # the step of that line
+        self._finished = resumes_from  # the run's last step whose results were read
+        self._validation_step: int | None = None  # while its samples and results are printed
         self._block = ""  # "train", "timing" or "validation": the block that bullets belong to
         self._row: Row = {}
 
+    def at_end_of_epochs(self, drops_batches: bool) -> bool:
+        """Whether the last epoch's last step has its results.
+
+        Parameters
+        ----------
+        drops_batches: with dynamic sampling an epoch has fewer steps than its banners say, so that only the last epoch
+            itself is asked for
+        """
+        epoch, epochs = self._epoch
+        if not epoch or epoch < epochs:
+            return False
+        if drops_batches or self._banner is None:  # none: an earlier attempt had used up the data
+            return True
+        return self._has_results and self._banner[0] == self._banner[1]
+
     def feed(self, raw: str) -> Iterator[Row]:
+        """Take a line; rows for metrics.jsonl come as soon as their last line was taken."""
         # A progress bar ends its text with \r and leaves the next line glued behind it.
-        line = _ANSI.sub("", raw).rstrip("\r").rpartition("\r")[2]
+        line = _ANSI.sub("", raw).rstrip("\r\n").rpartition("\r")[2]
         if not line.strip() or _FROM_WORKER.match(line):
             return
-        if match := _EPOCH.search(line):
+        if self._validation_step is not None:
+            yield from self._validation(line)
+        elif match := _EPOCH.fullmatch(line):
             yield from self.flush()
-            self._epoch, self._epoch_is_new = int(match[1]), True
-        elif match := _STEP.search(line):
+            self._epoch, self._banner = (int(match[1]), int(match[2])), None
+        elif match := _STEP.fullmatch(line):
             yield from self.flush()
-            self._start_step(int(match[1]), int(match[2]))
-        elif match := _VALIDATION_AT.search(line):
+            self._banner, self._has_results, self.notice = (int(match[1]), int(match[2])), False, None
+        elif match := _VALIDATION_AT.fullmatch(line):
             yield from self.flush()
             self._validation_step = int(match[1])
-            self._anchor(self._validation_step)
-        elif match := _STEP_OF_RUN.search(line):
-            self._anchor(int(match[1] or match[2]))
-        elif "Training Results:" in line:
+        elif line == "📊 Training Results:":
             yield from self.flush()
-            self._block = "train"
-        elif "Validation Results:" in line:
-            yield from self.flush()
-            self._block = "validation"
+            self._block, self._has_results = "train", True
+            self._finished += 1
         elif "Performance Metrics:" in line:
             yield from self.flush()
         elif self._block == "train" and line.strip().endswith("Timing:"):
             self._block = "timing"
+        elif notice := next((name for name, words in _NOTICES if words.match(line)), None):
+            self.notice = notice
         elif self._block:
-            yield from self._bullet(line)
+            self._bullet(line)
+        elif not self.log_dir and (match := _LOG_DIR.fullmatch(line)):
+            self.log_dir = match[1]
 
     def flush(self) -> Iterator[Row]:
         """The row in the making, if it has anything in it, and the end of its block."""
-        block, row, self._block, self._row = self._block, self._row, "", {}
-        if not row:
-            return
-        if block == "validation":
-            step = self._validation_step
-        else:
-            step = self._finished = None if self._before_epoch is None else self._before_epoch + self._banner
-        if step is not None:
+        row, self._block, self._row = self._row, "", {}
+        step = self._finished if self._validation_step is None else self._validation_step
+        self._validation_step = None
+        if row:
             yield {"step": step, "time": self._clock(), **row}
 
-    def _start_step(self, banner: int, of: int) -> None:
-        if self._before_epoch is None:
-            # The first step seen. A run of several epochs has n = the epoch's length (n = max_num_steps allows one).
-            self._before_epoch = max(self._epoch - 1, 0) * of
-        elif self._epoch_is_new:
-            self._before_epoch = self._finished if self._finished is not None else self._before_epoch + self._banner
-        self._epoch_is_new = False
-        self._banner = banner
+    def _validation(self, line: str) -> Iterator[Row]:
+        """A line of a validation: the model's text, which may say anything, up to the results."""
+        if line == "📊 Validation Results:":
+            self._block, self._row = "validation", {}
+        elif self._block and (match := _SECONDS.search(line)) and match[1] == "Total validation time":
+            self._row["timing/validation/total_validation_time"] = float(match[2])
+            yield from self.flush()
+        elif self._block and (match := _BULLET.search(line)) and match[1] in _VALIDATION:
+            self._row[_VALIDATION[match[1]]] = float(match[2])
 
-    def _anchor(self, step_of_run: int) -> None:
-        """NeMo RL named the running step's number in the run: count from it."""
-        if self._banner and step_of_run >= self._banner:
-            self._before_epoch = step_of_run - self._banner
-
-    def _bullet(self, line: str) -> Iterator[Row]:
-        if self._block == "timing":
-            if match := _SECONDS.search(line):
+    def _bullet(self, line: str) -> None:
+        if match := _SECONDS.search(line):
+            if self._block == "timing":
                 name = "total_step_time" if match[1] == "Total step time" else match[1]
                 self._row[f"timing/train/{name}"] = float(match[2])
-            return
-        if match := _SECONDS.search(line):
-            if self._block == "validation" and match[1] == "Total validation time":
-                self._row["timing/validation/total_validation_time"] = float(match[2])
-                yield from self.flush()
-            return
-        if match := _BULLET.search(line):
-            name = (_TRAIN if self._block == "train" else _VALIDATION).get(match[1])
-            if name:
-                self._row[name] = float(match[2])
+        elif self._block == "train" and (match := _BULLET.search(line)) and match[1] in _TRAIN:
+            self._row[_TRAIN[match[1]]] = float(match[2])

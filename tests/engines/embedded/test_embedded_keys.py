@@ -215,4 +215,4 @@ def test_the_command_runs_this_code_with_the_sites_python(default_config: Make, 
     assert command.env["NCCL_DEBUG"] == "INFO" and command.cwd == tmp_path
     assert command.env["PYTHONPATH"].split(":")[0] == str(Path(embedded.__file__).parents[3])
     assert embedded.command(default_config({}), context).argv[0] == sys.executable
-    assert list(embedded.follow(["step 1"])) == []
+    assert list(embedded.follow(default_config({}), context, ["step 1"])) == []
