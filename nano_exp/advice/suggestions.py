@@ -125,18 +125,24 @@ class Adviser:
         return self._works(override)
 
     def _works(self, override: str) -> bool:
+        typed = Override.parse(override)
+        if (not typed.sign and typed.name in self._loader.list_groups("")) or typed.key.startswith("hydra."):
+            return self.composes(override)
+        judged = self._judged(typed.name, override)
+        return judged is not None and (not judged or (typed.name in self.keys and bool(self._judged(typed.name))))
+
+    def _judged(self, key: str, *more: str) -> bool | None:
+        """Whether preflight has something to say of a key beside the choices, as it has of one that a recipe of the
+        user's brings along and NeMo RL does not know; None where they do not compose."""
         from nano_exp.compose import freeze
         from nano_exp.preflight import judge
 
-        words, typed = [*self._choices, override], Override.parse(override)
-        if (not typed.sign and typed.name in self._loader.list_groups("")) or typed.key.startswith("hydra."):
-            return self.composes(override)
+        words = (*self._choices, *more)
         try:
-            point = compose.Point(tuple(words), compose.compose(self._loader, words))
-            frozen = freeze.freeze(point, Path.cwd())
+            frozen = freeze.freeze(compose.Point(words, compose.compose(self._loader, words)), Path.cwd())
         except (HydraException, OmegaConfBaseException, UserError, ValueError, TypeError):
-            return False
-        return not judge.of_key(frozen, typed.name)
+            return None
+        return judge.of_key(frozen, key)
 
     # --- suggestions --------------------------------------------------------------------------------------------
 

@@ -222,7 +222,7 @@ def test_without_sbatch_it_is_said_at_once(tmp_path: Path, checkout: Path) -> No
 
 def test_a_results_folder_that_cannot_be_written(tmp_path: Path, checkout: Path) -> None:
     (tmp_path / "file").write_text("")
-    quiet = "ignore=[disk_free,metric_between_validations]"
+    quiet = "ignore=[disk_free,metric_between_validations,model_there]"
     done = launch(tmp_path, *here(checkout), "run.results=file/results", quiet)
     assert done.returncode == 2
     assert re.fullmatch(
@@ -519,7 +519,7 @@ def test_an_interpolation_of_nothing_is_named_with_its_key(tmp_path: Path, typed
 
 @pytest.mark.parametrize(
     ("typed", "fix"),
-    [("sweeps=lrr", "sweeps=lr"), ("sweeps=null", "leave it out"), ("+sweeps=lr", "sweeps=lr")],
+    [("sweeps=lrr", "sweeps=lr"), ("sweeps=null", "leave sweeps=null out"), ("+sweeps=lr", "sweeps=lr")],
 )
 def test_a_mistyped_sweep_is_refused_with_the_nearest(tmp_path: Path, typed: str, fix: str) -> None:
     done = launch(tmp_path, typed)

@@ -664,7 +664,7 @@ def test_ctrl_c_in_the_middle_says_what_is_in_the_queue(
     rows = convergence.make([frozen(tmp_path, *standin(), *point) for point in points], False, Answer([])).rows
     sent: list[Path] = []
 
-    def sbatch(script: Path, *options: str) -> str:
+    def sbatch(script: Path, *options: str, **_: object) -> str:
         sent.append(script)
         if len(sent) == 2:
             raise KeyboardInterrupt

@@ -90,7 +90,7 @@ def copied(whole: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(slurm.client, "available", lambda: True)
     monkeypatch.setattr(slurm, "queue", lambda users=(), merged=False: slurm.Queue([]))
     monkeypatch.setattr(slurm, "accounting", lambda jobs, names=None: {})
-    monkeypatch.setattr(slurm, "sbatch", lambda script, *options: "99")
+    monkeypatch.setattr(slurm, "sbatch", lambda script, *options, **_: "99")
     monkeypatch.setattr(slurm, "scancel", lambda jobs: None)
     monkeypatch.setattr(slurm, "control", lambda job: slurm.Control(0, False))
     folder = Path(tempfile.mkdtemp(prefix="nano-exp-damaged-"))
