@@ -115,7 +115,7 @@ def test_the_embedded_engine_is_shown_the_same_way(capsys: pytest.CaptureFixture
 
 
 def test_all_that_the_embedded_engine_refuses_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("engine.threads=0", "engine.device=tpu", "policy.precision=float16", "grpo.num_prompts_per_step=1.5")
+    words = ("engine.threads=0", "engine.device=tpu", "policy.precision=float16", "grpo.max_num_epochs=1.5")
     assert set(re.findall(r"error: (.+)", check(capsys, *words)[1])) == set(words)
     found = json.loads(check(capsys, *words, "--json")[1])["findings"]
     assert {key: value for one in found for key, value in one["keys"].items()} == dict(w.split("=") for w in words)
