@@ -85,7 +85,7 @@ def ended_well(run: Path) -> bool:
 @pytest.fixture
 def copied(whole: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The store in a folder that anybody may enter, and a Slurm that takes everything."""
-    monkeypatch.setattr(snapshot, "take", lambda folder: None)
+    monkeypatch.setattr(snapshot, "take", lambda folder, engines: None)
     monkeypatch.setattr(slurm, "available", lambda: True)
     monkeypatch.setattr(slurm.client, "available", lambda: True)
     monkeypatch.setattr(slurm, "queue", lambda users=(), merged=False: slurm.Queue([]))
