@@ -104,13 +104,18 @@ class Cluster:
         return self.size
 
 
-def prepare(checkout: str) -> Any:
+def find(checkout: str) -> None:
+    """Make a checkout's nemo_rl importable."""
     sys.path.insert(0, checkout)
     sys.meta_path.append(Replacements())
-    sys.modules["torch.utils.tensorboard"] = Hollow("torch.utils.tensorboard")
     packaging.version.Version = OldEnough  # type: ignore[misc]
     if sys.version_info < (3, 12):
         typing.TypedDict = typing_extensions.TypedDict  # type: ignore[assignment]
+
+
+def prepare(checkout: str) -> Any:
+    find(checkout)
+    sys.modules["torch.utils.tensorboard"] = Hollow("torch.utils.tensorboard")
     import nemo_rl.algorithms.grpo as grpo
 
     return grpo
