@@ -497,7 +497,7 @@ def test_only_the_launchs_own_copy_of_the_code_runs(tmp_path: Path, checkout: Pa
     (elsewhere / "nano_exp").mkdir(parents=True)
     for name in ("__init__", "attempt"):
         (elsewhere / "nano_exp" / f"{name}.py").write_text("raise SystemExit('the edited code ran')\n")
-    copied = launch.dir / "code" / "nano_exp" / "attempt.py"
+    copied = launch.dir / "code" / "nano_exp" / "job" / "attempt.py"
     copied.write_text(copied.read_text().replace("def main(", "print('the copy ran', flush=True)\n\n\ndef main(", 1))
     done = subprocess.run(
         ["/bin/sh", "-c", executors.attempt_command(launch.dir, 0)],
