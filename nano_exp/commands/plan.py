@@ -34,6 +34,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 
 def _plan(given: argparse.Namespace) -> int:
+    from nano_exp.advice import mistakes
     from nano_exp.compose import conf_tree
     from nano_exp.errors import UserError
     from nano_exp.planner import describe, proposal
@@ -45,7 +46,7 @@ def _plan(given: argparse.Namespace) -> int:
         return 0
     if given.top < 1:
         raise UserError(f"--top {given.top}", "at least one layout is shown", f"--top {SHOWN}")
-    with conf_tree.loader() as config_loader:
+    with conf_tree.loader() as config_loader, mistakes.explained(config_loader):
         made = proposal.propose(
             config_loader,
             given.overrides,

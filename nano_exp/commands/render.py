@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from nano_exp.commands import Commands
-from nano_exp.store import run_config
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
@@ -25,7 +24,7 @@ def _render(given: argparse.Namespace) -> int:
     from nano_exp.advice import mistakes
     from nano_exp.compose import conf_tree, freeze
     from nano_exp.planner import auto
-    from nano_exp.store import identity
+    from nano_exp.store import identity, run_config
 
     with conf_tree.loader() as config_loader, mistakes.explained(config_loader):
         point = auto.compose_point(config_loader, given.overrides)

@@ -7,7 +7,6 @@ import gc
 import sys
 
 from nano_exp.commands import Commands, folder, of_runs
-from nano_exp.terminal import progress_line
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
@@ -34,6 +33,7 @@ def _status(given: argparse.Namespace) -> int:
     from nano_exp.index import selection
     from nano_exp.report import status, table
     from nano_exp.store.asked import Asked
+    from nano_exp.terminal import progress_line
 
     gc.disable()  # nothing becomes garbage before the end, and looking for it takes a third of the time of many runs
     asked = Asked()

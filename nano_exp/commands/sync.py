@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 from nano_exp.commands import Commands, folder, of_runs
-from nano_exp.terminal import progress_line
 
 if TYPE_CHECKING:
     from nano_exp.store.runs import Run
@@ -57,6 +56,7 @@ def _once(given: argparse.Namespace, found: list[Run]) -> tuple[list[Outcome], b
     from nano_exp import sync
     from nano_exp.store import state
     from nano_exp.store.asked import Asked
+    from nano_exp.terminal import progress_line
 
     asked, live = Asked(), progress_line.Live()
     asked.include(found)

@@ -178,11 +178,3 @@ def of_job(results: Path, job: str) -> set[str]:
                 return set(members)
             return {members[int(task)]} if int(task) < len(members) else set()
     return set()
-
-
-RESULTS_ENV = "NANO_EXP_RESULTS"
-
-
-def default_results() -> Path:
-    """Where runs are looked for: NANO_EXP_RESULTS, or ./results as a launch from here would write."""
-    return Path(os.environ.get(RESULTS_ENV) or "results").expanduser().resolve()

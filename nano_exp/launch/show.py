@@ -20,6 +20,7 @@ from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
 from nano_exp.slurm import reasons
 from nano_exp.store import axes, run_config, runs
+from nano_exp.store.results import default_results
 from nano_exp.store.runs import metric_before_after
 from nano_exp.terminal import grid
 from nano_exp.text import relative, table
@@ -212,8 +213,6 @@ def log_path(row: Row) -> str:
 
 def results_flag(results: Path) -> str:
     """The option that nano-exp needs to find these results from here; empty for the default folder."""
-    from nano_exp.index.selection import default_results
-
     return "" if results == default_results() else f" --results {relative(results)}"
 
 

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nano_exp.advice import mistakes
 from nano_exp.compose import compose, conf_tree, family
 from nano_exp.compose.freeze import Frozen, freeze
 from nano_exp.errors import UserError
@@ -41,7 +42,8 @@ def slowly(points: Sequence[Sequence[str]]) -> list[Any]:
 def quickly(points: Sequence[Sequence[str]], siblings: int | None = None) -> list[Any]:
     """The same by families; `siblings`: how many of the points were not composed by Hydra."""
     try:
-        made = family.compose_points(config_loader(), points)
+        with mistakes.explained(config_loader()):
+            made = family.compose_points(config_loader(), points)
         assert siblings in (None, sum(isinstance(one, family.Sibling) for one in made))
         return [exact(one) for one in family.freeze_all(made, FOLDER)]
     except UserError as error:

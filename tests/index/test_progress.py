@@ -67,7 +67,7 @@ def test_before_the_first_step_the_engines_newest_line_is_shown(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
+    ("seconds", "words"),
     [
         (0, "0 s"),
         (0.4, "0 s"),
@@ -80,8 +80,8 @@ def test_before_the_first_step_the_engines_newest_line_is_shown(tmp_path: Path) 
         (-5, "0 s"),
     ],
 )
-def test_durations(seconds: float, text: str) -> None:
-    assert text.duration(seconds) == text
+def test_durations(seconds: float, words: str) -> None:
+    assert text.duration(seconds) == words
 
 
 @given(st.floats(0, 1e9))

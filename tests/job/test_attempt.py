@@ -494,8 +494,8 @@ def test_only_the_launchs_own_copy_of_the_code_runs(tmp_path: Path, checkout: Pa
     """The batch script's very command, started in a folder with another nano_exp and with one on PYTHONPATH."""
     launch = launched(tmp_path, checkout, "grpo.max_num_steps=1")
     elsewhere = tmp_path / "edited"
-    (elsewhere / "nano_exp").mkdir(parents=True)
-    for name in ("__init__", "attempt"):
+    (elsewhere / "nano_exp" / "job").mkdir(parents=True)
+    for name in ("__init__", "job/__init__", "job/attempt"):
         (elsewhere / "nano_exp" / f"{name}.py").write_text("raise SystemExit('the edited code ran')\n")
     copied = launch.dir / "code" / "nano_exp" / "job" / "attempt.py"
     copied.write_text(copied.read_text().replace("def main(", "print('the copy ran', flush=True)\n\n\ndef main(", 1))

@@ -27,6 +27,12 @@ def every(*overrides: str) -> tuple[Option, ...]:
     return search.every(read(*overrides), H100, CONSTANTS)
 
 
+def expand(words: list[str]) -> tuple[list[str], str]:
+    """One point's words with a layout in the place of parallelism=auto, and what was taken."""
+    rest = auto.without(words)
+    return auto.take(rest, config(*rest))
+
+
 def composed(words: list[str]) -> dict[str, Any]:
     return config(*words)
 
@@ -86,7 +92,7 @@ def test_pinned_keys_are_kept() -> None:
 
 
 def test_auto_takes_the_first_of_the_list_as_plain_overrides() -> None:
-    words, note = auto.expand(config_loader(), [*TWELVE, "parallelism=auto", "grpo.seed=7"])
+    words, note = expand([*TWELVE, "parallelism=auto", "grpo.seed=7"])
     best = every(*TWELVE)[0]
     assert read(*words).layout == best.layout
     assert "grpo.seed=7" in words
@@ -96,7 +102,7 @@ def test_auto_takes_the_first_of_the_list_as_plain_overrides() -> None:
 
 def test_auto_leaves_what_was_typed() -> None:
     key = "policy.megatron_cfg.tensor_model_parallel_size"
-    words, _ = auto.expand(config_loader(), [f"{key}=8", *TWELVE, "parallelism=auto"])
+    words, _ = expand([f"{key}=8", *TWELVE, "parallelism=auto"])
     assert read(*words).layout.tensor == 8
 
 
@@ -105,7 +111,7 @@ def test_a_point_keeps_auto_as_typed_and_has_the_identity_of_its_values(tmp_path
     point = core_case.compose_points(config_loader(), [typed])[0]
     assert point.overrides == tuple(typed)
     assert point.note
-    words, _ = auto.expand(config_loader(), typed)
+    words, _ = expand(typed)
     plain = core_case.compose_points(config_loader(), [words])[0]
     assert plain.note == ""
     assert freeze.freeze(point, tmp_path).digest == freeze.freeze(plain, tmp_path).digest
@@ -132,8 +138,8 @@ def test_each_point_of_a_sweep_gets_the_layout_of_its_own_values() -> None:
 
 
 def test_auto_follows_the_sites_gpu() -> None:
-    small, _ = auto.expand(config_loader(), [*TWELVE, "parallelism=auto", "site.gpu=a100-40", *LESS])
-    large, _ = auto.expand(config_loader(), [*TWELVE, "parallelism=auto", "site.gpu=b200-192"])
+    small, _ = expand([*TWELVE, "parallelism=auto", "site.gpu=a100-40", *LESS])
+    large, _ = expand([*TWELVE, "parallelism=auto", "site.gpu=b200-192"])
     assert read(*small).layout != read(*large).layout
 
 
@@ -147,14 +153,14 @@ LESS = (
 def test_auto_refuses_where_nothing_fits_or_is_valid() -> None:
     with pytest.raises(UserError, match=r"no layout fits 8 x a100-40") as caught:
         long = "policy.max_total_sequence_length=131072"
-        auto.expand(config_loader(), [*THIRTY, "parallelism=auto", "site.gpu=a100-40", long])
+        expand([*THIRTY, "parallelism=auto", "site.gpu=a100-40", long])
     assert "GiB in the phase" in caught.value.why
     with pytest.raises(UserError, match=r"no layout is valid on 16 training GPUs"):
-        auto.expand(config_loader(), [*TWELVE, "parallelism=auto", "policy.megatron_cfg.tensor_model_parallel_size=3"])
+        expand([*TWELVE, "parallelism=auto", "policy.megatron_cfg.tensor_model_parallel_size=3"])
 
 
 def test_auto_of_the_tiny_run_is_its_only_layout() -> None:
-    assert auto.expand(config_loader(), ["cluster=local", "parallelism=auto"]) == (["cluster=local"], "")
+    assert expand(["cluster=local", "parallelism=auto"]) == (["cluster=local"], "")
 
 
 def test_a_launch_with_auto_says_what_it_takes(tmp_path: Path) -> None:

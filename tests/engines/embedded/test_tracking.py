@@ -68,7 +68,7 @@ def test_rows_after_a_step_and_torn_lines_go(tmp_path: Path) -> None:
 
 OFFLINE = """
 import sys, pathlib
-from nano_exp import tracking
+from nano_exp.engines.embedded import tracking
 folder = pathlib.Path(sys.argv[1])
 options = {"project": "p", "name": "the name", "id": "run-1", "group": "a sweep", "tags": ["t"], "resume": "allow"}
 wandb = tracking.Wandb(options, {"grpo": {"seed": 1}}, folder, run="run-1")
@@ -99,7 +99,7 @@ def test_offline_without_a_key_writes_the_run(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys, pathlib, time
-from nano_exp import tracking
+from nano_exp.engines.embedded import tracking
 run_dir = pathlib.Path(sys.argv[1])
 file = tracking.MetricsFile(run_dir / "metrics.jsonl")
 wandb = tracking.Wandb({"project": "p", "id": "run-1", "resume": "allow"}, {}, run_dir / "logs")
