@@ -9,7 +9,6 @@ the launch's folder.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -69,7 +68,7 @@ def allocation(environ: Mapping[str, str]) -> Allocation:
         task=int(task) if task.isdigit() else None,
         nodes=int(environ.get("SLURM_JOB_NUM_NODES") or 1),
         gpus_per_node=_gpus(environ),
-        cpus_per_node=_fewest(environ.get("SLURM_JOB_CPUS_PER_NODE") or environ.get("SLURM_CPUS_ON_NODE") or ""),
+        cpus_per_node=shapes.fewest_cpus(environ),
         place={key: word for key, word in words.items() if word not in ("", "(null)")},
     )
 
@@ -81,11 +80,6 @@ def _gpus(environ: Mapping[str, str]) -> int:
         if text:
             return sum(int(part.rsplit(":", 1)[-1]) for part in text.split(",") if part.rsplit(":", 1)[-1].isdigit())
     return len([part for part in environ.get("SLURM_JOB_GPUS", "").split(",") if part])
-
-
-def _fewest(text: str) -> int:
-    """`16(x2),8` -> 8; 0 where it says nothing."""
-    return min((int(n) for n in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", text)), default=0)
 
 
 def require_shape(have: Allocation, want: Shape, command: Sequence[str]) -> str:
@@ -108,7 +102,7 @@ def require_shape(have: Allocation, want: Shape, command: Sequence[str]) -> str:
     if (
         found.nodes != want.nodes
         or found.gpus_per_node < want.gpus_per_node
-        or found.cpus_per_node < want.cpus_per_node
+        or have.cpus_per_node < (want.cpus_per_node or 0)
     ):
         raise UserError(
             f"job {have.job} has {found}",
@@ -121,7 +115,12 @@ def require_shape(have: Allocation, want: Shape, command: Sequence[str]) -> str:
 
 def sbatch(shape: Shape, command: Sequence[str], *options: str) -> str:
     """The command that asks for a shape."""
-    asked = (f"-N{shape.nodes}", f"--gpus-per-node={shape.gpus_per_node}", f"--cpus-per-task={shape.cpus_per_node}")
+    asked = [f"-N{shape.nodes}", f"--gpus-per-node={shape.gpus_per_node}"]
+    if shape.cpus_per_node is not None:
+        asked.append(f"--cpus-per-task={shape.cpus_per_node}")
+    elif not shape.whole:
+        asked.append(f"--cpus-per-gpu={shapes.CPUS_PER_GPU}")
+    asked += ["--exclusive", "--mem=0"] if shape.whole else []
     return shlex.join(["sbatch", *options, *asked, *command])
 
 

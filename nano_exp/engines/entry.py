@@ -44,11 +44,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Step:
-    """The step that starts one task on each of `nodes`; CPUs and GPUs are a node's, gpus 0 asks for none."""
+    """The step that starts one task on each of `nodes`; CPUs and GPUs are a node's, gpus 0 asks for none.
+
+    Parameters
+    ----------
+    gres: the word of --gres that GPUs are asked for by, `gpu:h100`; "" for --gpus-per-node
+    """
 
     nodes: int
     cpus: int
     gpus: int
+    gres: str = ""
     flags: tuple[str, ...] = field(default=())
 
 
@@ -124,7 +130,10 @@ def container_argv(entry: Entry) -> list[str]:
 def step_argv(entry: Entry, step: Step, command: Sequence[str]) -> list[str]:
     """The srun that starts `command` once on each node. --overlap: or it waits for the batch host's own processes."""
     argv = ["srun", "--overlap", f"--nodes={step.nodes}", f"--ntasks={step.nodes}", "--ntasks-per-node=1"]
-    argv += [f"--cpus-per-task={step.cpus}", *([f"--gpus-per-node={step.gpus}"] if step.gpus else [])]
+    # By itself a step gets one CPU, and memory by its CPUs where that is how the cluster gives it: 0 is all of the job's.
+    argv += [f"--cpus-per-task={step.cpus}", "--mem=0"]
+    if step.gpus:  # named too: where a partition gives whole nodes, a step that asks for no GPUs sees one
+        argv.append(f"--gres={step.gres}:{step.gpus}" if step.gres else f"--gpus-per-node={step.gpus}")
     # --export: a user's SLURM_EXPORT_ENV would take the environment away. --mpi: no PMI server is needed.
     argv += ["--mpi=none", "--export=ALL", "--kill-on-bad-exit=1", "--unbuffered", *entry.srun]
     if entry.kind == "pyxis":
@@ -147,5 +156,6 @@ def script(template: str, settings: Mapping[str, str], python: Sequence[str], dr
     runner = f'engine_python() {{ exec {shlex.join(python)} "$@"; }}'
     text = (TEMPLATES / template).read_text()
     text = text.replace("@SETTINGS@", "\n".join([*exports, runner]))
+    text = text.replace("@AFFINITY@\n", (TEMPLATES / "affinity.sh").read_text())
     text = text.replace("@NODE_SETUP@", "\n".join(map(str, site.get("node_setup") or [":"])))
     return text.replace("@DRIVER@", shlex.join(driver))

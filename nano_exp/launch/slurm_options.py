@@ -71,7 +71,17 @@ OVER_ALL_NODES = ("gpus",)
 
 
 def extras(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """sbatch's own options as they were typed, by submitit's names, so that one of ours is replaced and not repeated.
+    """sbatch's own options that were switched on, by submitit's names, so that one of ours is replaced and not repeated.
+
+    Raises
+    ------
+    UserError: an option that is the launch's own
+    """
+    return {name: value for name, value in typed(parameters).items() if value is not None and value is not False}
+
+
+def typed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """sbatch's own options as they were typed, by submitit's names; one that is null or false is not to be asked for.
 
     Raises
     ------
@@ -86,7 +96,7 @@ def extras(parameters: Mapping[str, Any]) -> dict[str, Any]:
             option = name.replace("_", "-")
             raise UserError(f"{PREFIX}{EXTRA} has {option} twice", "one of the two would be lost", f"{option} once")
         found[name] = value
-    return {name: value for name, value in found.items() if value is not None and value is not False}
+    return found
 
 
 def refuse_unused(parameters: Mapping[str, Any]) -> None:
@@ -130,9 +140,9 @@ def gpus(parameters: Mapping[str, Any], extra: Mapping[str, Any], nodes: int, pe
     ------
     UserError: another number than the runs are for
     """
-    typed = [(f"{PREFIX}{key}", key, parameters.get(key)) for key in GPUS]
-    typed += [(f"+{PREFIX}{EXTRA}.{key.replace('_', '-')}", key, extra.get(key)) for key in GPUS]
-    found = [(name, key, value, count) for name, key, value in typed if (count := _count(key, value)) is not None]
+    named = [(f"{PREFIX}{key}", key, parameters.get(key)) for key in GPUS]
+    named += [(f"+{PREFIX}{EXTRA}.{key.replace('_', '-')}", key, extra.get(key)) for key in GPUS]
+    found = [(name, key, value, count) for name, key, value in named if (count := _count(key, value)) is not None]
     for name, key, value, count in found:
         wanted = per_node * nodes if key in OVER_ALL_NODES else per_node
         if count != wanted:

@@ -25,7 +25,7 @@ from typing import Any
 
 from nano_exp import environment, files, slurm
 from nano_exp.errors import UserError
-from nano_exp.launch import canary, dependency, slurm_options, snapshot
+from nano_exp.launch import allocation, canary, dependency, slurm_options, snapshot
 from nano_exp.launch.convergence import Row
 from nano_exp.launch.dependency import After
 from nano_exp.launch.executors import ManifestSlurmExecutor, attempt_command
@@ -163,11 +163,11 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     for key in ("submitit_folder", "max_num_timeout", "signal_delay_s", "name", "nodes", "gpus_per_node"):
         given.pop(key, None)
     extra = {"requeue": True, **slurm_options.extras(given)}
-    own_gpus = slurm_options.gpus(given, extra, form.nodes, form.gpus_per_node)
-    if array.rows[0].config["site"].get("exclusive"):  # alone it gives all CPUs and not all memory
-        extra.setdefault("exclusive", True)
-        if not any(key.startswith("mem") for key in (*given, *extra)):
-            extra["mem"] = "0"
+    site = array.rows[0].config["site"]
+    if not slurm_options.gpus(given, extra, form.nodes, form.gpus_per_node):
+        given |= allocation.gpus(site, form)
+    for key, value in allocation.options(site, form, {**given, **slurm_options.typed(given)}).items():
+        (given if key == "cpus_per_task" else extra)[key] = value
     if launch.after.terms or launch.canary:
         # What can never start leaves the queue, and is seen as not started.
         extra.setdefault("kill_on_invalid_dep", "yes")
@@ -176,11 +176,7 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
         extra["dependency"] = ",".join([*typed, *launch.after.terms])
     if array.throttle is not None:
         given["array_parallelism"] = array.throttle
-    if not any(options.get("cpus_per_gpu") for options in (given, extra)):  # Slurm takes one of the two
-        given.setdefault("cpus_per_task", form.cpus_per_node)
-    if form.gpus_per_node and not own_gpus:
-        given["gpus_per_node"] = form.gpus_per_node
-    setup = [*setup_lines.setup(array.rows[0].config["site"]), *(given.pop("setup", None) or [])]
+    setup = [*setup_lines.setup(site), *(given.pop("setup", None) or [])]
     if setup:
         given["setup"] = setup_lines.guarded(setup, attempt_command(launch.dir, array.word))
     given.update(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-#: sinfo's format that `parse_nodes` reads: partition, up or down, time limit, job size, nodes, CPUs, GRES, state, and
-#: whether jobs share nodes.
-SINFO = "%P|%a|%l|%s|%D|%c|%G|%t|%h"
+#: sinfo's format that `parse_nodes` reads: partition, up or down, time limit, job size, nodes, CPUs, GRES, state, whether
+#: jobs share nodes, and memory.
+SINFO = "%P|%a|%l|%s|%D|%c|%G|%t|%h|%m"
 ASSOCIATIONS = "account,partition,qos,maxsubmitjobs,maxwall"
 QOS = "name,maxwall,maxsubmitpu"
 
@@ -29,6 +29,8 @@ class Nodes:
     gpus: (type, count) of a node; the type is "" where Slurm does not say
     state: as sinfo abbreviates it: idle, mix, alloc, down*, drain, ...
     exclusive: a job there has its nodes alone, whatever it asks for (OverSubscribe=EXCLUSIVE)
+    forced: jobs there share nodes, whatever they ask for (OverSubscribe=FORCE)
+    mib: host memory of a node, RealMemory; 1 is Slurm's word for not configured
     """
 
     partition: str
@@ -41,10 +43,36 @@ class Nodes:
     gpus: tuple[tuple[str, int], ...]
     state: str
     exclusive: bool = False
+    forced: bool = False
+    mib: int = 0
 
     def gpu_count(self, kind: str = "") -> int:
         """GPUs of a node, of one type where that is named."""
         return sum(count for own, count in self.gpus if kind in ("", own))
+
+
+@dataclass(frozen=True)
+class GpuPart:
+    """What belongs to one GPU of a node when its GPUs share it: CPUs, and MiB of host memory (0: not known)."""
+
+    cpus: int
+    mib: int
+
+
+def part(nodes: Iterable[Nodes], partition: str, gpus: int, kind: str = "") -> GpuPart | None:
+    """The smallest part of those nodes that have `gpus` GPUs (of a type); None where none has.
+
+    Parameters
+    ----------
+    partition: one or several with commas; "" for the default one
+    """
+    named = partition.split(",") if partition else []
+    there = [n for n in nodes if (n.partition in named if named else n.default) and n.gpu_count(kind) >= max(gpus, 1)]
+    if not there:
+        return None
+    return GpuPart(
+        min(n.cpus // n.gpu_count() for n in there), min(n.mib // n.gpu_count() if n.mib > 1 else 0 for n in there)
+    )
 
 
 @dataclass(frozen=True)
@@ -123,11 +151,11 @@ def parse_nodes(text: str) -> tuple[Nodes, ...]:
     found = []
     for line in text.splitlines():
         parts = line.split("|")
-        if len(parts) != 9 or not parts[4].isdigit():
+        if len(parts) != 10 or not parts[4].isdigit():
             continue
-        name, up, limit, size, count, cpus, gres, state, sharing = (part.strip() for part in parts)
+        name, up, limit, size, count, cpus, gres, state, sharing, mib = (part.strip() for part in parts)
         largest = _number(size.rpartition("-")[2])
-        cores = int(re.sub(r"\D.*", "", cpus) or 0)  # `64+` where nodes differ
+        cores, memory = (int(re.sub(r"\D.*", "", text) or 0) for text in (cpus, mib))  # `64+` where nodes differ
         found.append(
             Nodes(
                 name.rstrip("*"),
@@ -140,6 +168,8 @@ def parse_nodes(text: str) -> tuple[Nodes, ...]:
                 parse_gpus(gres),
                 state,
                 sharing.upper().startswith("EXCLUSIVE"),
+                sharing.upper().startswith("FORCE"),
+                memory,
             )
         )
     return tuple(found)

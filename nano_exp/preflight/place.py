@@ -124,7 +124,8 @@ def nodes_fit(c: View) -> Iterator[Found]:
         )
         return
     with_gpus = [n for n in nodes if n.gpu_count(kind) >= shape.gpus_per_node]
-    whole = [n for n in with_gpus if n.cpus >= shape.cpus_per_node]
+    cpus = shape.cpus_per_node or 0
+    whole = [n for n in with_gpus if n.cpus >= cpus]
     if sum(n.count for n in with_gpus) < shape.nodes:
         yield Found(
             ("cluster.num_nodes", "cluster.gpus_per_node"),
@@ -135,8 +136,7 @@ def nodes_fit(c: View) -> Iterator[Found]:
         most = max(n.cpus for n in with_gpus)
         yield Found(
             ("cluster.num_nodes", "cluster.gpus_per_node"),
-            f"{shape.cpus_per_node} CPUs a node are asked for, and the nodes with these GPUs in partition {where} have "
-            f"{most}",
+            f"{cpus} CPUs a node are asked for, and the nodes with these GPUs in partition {where} have {most}",
             f"slurm.cpus_per_node={most}",
         )
 

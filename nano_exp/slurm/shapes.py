@@ -1,24 +1,56 @@
-"""What an allocation has: nodes, and each one's GPUs and CPUs."""
+"""What an allocation has: nodes, and each one's GPUs, CPUs and host memory."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+#: The words of site.allocation.
+NODE, SHARE = "node", "share"
+#: CPUs asked for beside each GPU where Slurm does not say what its nodes have: ray.sub's number up to v0.6.0.
+CPUS_PER_GPU = 16
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What one run asks Slurm for; runs of one shape share an array. CPUs and GPUs are per node."""
+    """What one run asks Slurm for; runs of one shape share an array. CPUs and GPUs are per node.
+
+    Parameters
+    ----------
+    cpus_per_node: None where no number is asked for: all of a whole node's, or a share's default
+    whole: the nodes alone, with all of their CPUs and memory
+    """
 
     nodes: int
     gpus_per_node: int
-    cpus_per_node: int
+    cpus_per_node: int | None = None
+    whole: bool = False
 
     def __str__(self) -> str:
-        return f"{self.nodes} x {self.gpus_per_node} GPUs, {self.cpus_per_node} CPUs a node"
+        cpus = f", {self.cpus_per_node} CPUs a node" if self.cpus_per_node is not None else ""
+        return f"{self.nodes} x {self.gpus_per_node} GPUs{cpus}{', whole nodes' if self.whole else ''}"
 
 
 def shape(config: dict[str, Any]) -> Shape:
     """The allocation that a frozen config needs, from its own cluster section."""
     nodes, gpus = int(config["cluster"]["num_nodes"]), int(config["cluster"]["gpus_per_node"])
-    return Shape(nodes, gpus, int(config["slurm"]["cpus_per_node"]))
+    cpus = config["slurm"].get("cpus_per_node")
+    return Shape(nodes, gpus, None if cpus is None else int(cpus), whole_nodes(config))
+
+
+def whole_nodes(config: Mapping[str, Any]) -> bool:
+    """Whether a run gets its nodes alone: as site.allocation says, else NeMo RL's do, as with its own ray.sub."""
+    said = (config.get("site") or {}).get("allocation")
+    return said == NODE or (said is None and config["engine"]["name"] == "nemo_rl")
+
+
+def fewest_cpus(environ: Mapping[str, str]) -> int:
+    """CPUs that a job has on the node where it has the fewest, by its SLURM_* variables; 0 where they say nothing.
+
+    They are the allocation's: SLURM_CPUS_PER_TASK says what was asked for, which is less on a whole node.
+    """
+    text = environ.get("SLURM_JOB_CPUS_PER_NODE") or environ.get("SLURM_CPUS_ON_NODE") or ""
+    counts = [int(n) for n in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", text)]  # `16(x2),8`
+    return min(counts, default=0)

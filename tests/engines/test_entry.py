@@ -16,7 +16,7 @@ from nano_exp.slurm import setup_lines
 
 TWO = entry.Step(nodes=2, cpus=16, gpus=8)
 STEP = (
-    "srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=16 --gpus-per-node=8 "
+    "srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=16 --mem=0 --gpus-per-node=8 "
     "--mpi=none --export=ALL --kill-on-bad-exit=1 --unbuffered"
 )
 DOCS = Path(__file__).parents[2] / "docs" / "sites.md"
@@ -24,22 +24,22 @@ DOCS = Path(__file__).parents[2] / "docs" / "sites.md"
 
 def site(kind: str, **values: Any) -> dict[str, Any]:
     container = {"image": "nvcr#nvidia/nemo-rl:v0.7.0", "mounts": ["/data:/data:ro"], "flags": ["--extra"]}
-    return {"entry": kind, "container": container, "hf_home": "/shared/hf", "srun": ["--mem=0"], **values}
+    return {"entry": kind, "container": container, "hf_home": "/shared/hf", "srun": ["--network=x"], **values}
 
 
 @pytest.mark.parametrize(
     ("kind", "tail"),
     [
-        ("bare", "--mem=0 sh node.sh"),
+        ("bare", "--network=x sh node.sh"),
         (
             "pyxis",
-            "--mem=0 --container-image=nvcr#nvidia/nemo-rl:v0.7.0 "
+            "--network=x --container-image=nvcr#nvidia/nemo-rl:v0.7.0 "
             "--container-mounts=/data:/data:ro,/r/run:/r/run,/shared/hf:/shared/hf "
             "--no-container-mount-home --container-workdir=/opt/nemo-rl --extra sh node.sh",
         ),
         (
             "apptainer",
-            "--mem=0 apptainer exec --nv --bind /data:/data:ro --bind /r/run:/r/run --bind /shared/hf:/shared/hf "
+            "--network=x apptainer exec --nv --bind /data:/data:ro --bind /r/run:/r/run --bind /shared/hf:/shared/hf "
             "--pwd /opt/nemo-rl --extra nvcr#nvidia/nemo-rl:v0.7.0 sh node.sh",
         ),
     ],
@@ -47,6 +47,11 @@ def site(kind: str, **values: Any) -> dict[str, Any]:
 def test_the_step_over_two_nodes(kind: str, tail: str) -> None:
     way = entry.of(site(kind), ["/r/run", "/shared/hf", "/r/run/checkpoints", None])
     assert " ".join(entry.step_argv(way, TWO, ["sh", "node.sh"])) == f"{STEP} {tail}"
+
+
+def test_a_step_asks_for_gpus_in_the_sites_words() -> None:
+    argv = entry.step_argv(entry.of({}), entry.Step(2, 16, 8, "gpu:h100"), ["sh"])
+    assert [word for word in argv if "gpu" in word] == ["--gres=gpu:h100:8"]
 
 
 def test_a_step_asks_for_no_gpus_where_slurm_has_none() -> None:
@@ -97,7 +102,8 @@ def in_container(tmp: Path, kind: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["pyxis", "apptainer"])
 def test_one_node_in_a_container(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "20")
+    monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "20")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")  # what was asked for, of a whole node of 20
     monkeypatch.setenv("WANDB_API_KEY", "canary")
     config = in_container(tmp_path, kind, site__node_setup=["export A=1"])
     engine.check(config)
@@ -107,7 +113,7 @@ def test_one_node_in_a_container(tmp_path: Path, kind: str, monkeypatch: pytest.
     assert command.argv[-2:] == ["sh", str(inside)]
     words = " ".join(command.argv)
     if kind == "pyxis":
-        assert words.startswith("srun --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=20 --mpi=none")
+        assert words.startswith("srun --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=20 --mem=0")
         assert f"--container-mounts={tmp_path}:{tmp_path} --no-container-mount-home" in words
         assert "--container-workdir=/opt/nemo-rl" in words
     else:
@@ -157,7 +163,7 @@ def two_nodes(tmp: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tup
     """argv, environment and node.sh of a two-node attempt."""
     monkeypatch.setattr("nano_exp.slurm.hostnames", lambda _: ["gpu01", "gpu02"])
     monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[01-02]")
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "16")
+    monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "16(x2)")
     monkeypatch.setenv("SLURM_JOB_GPUS", "0,1,2,3,4,5,6,7")
     config = make_config(tmp, cluster__num_nodes=2, **changes)
     ctx = make_context(config, tmp)

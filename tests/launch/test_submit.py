@@ -16,9 +16,10 @@ from core_case import Answer, everything_below, frozen, make_attempt, prepared, 
 
 from nano_exp import files, slurm
 from nano_exp.errors import UserError
-from nano_exp.launch import convergence, flow, slurm_options, submit
+from nano_exp.launch import allocation, convergence, flow, slurm_options, submit
 from nano_exp.launch.dependency import After
 from nano_exp.launch.terms import Terms
+from nano_exp.preflight import answers
 from nano_exp.store import halt, run_config, runs, state
 from nano_exp.store.asked import job_lookup
 
@@ -42,12 +43,74 @@ def script(folder: Path, *points: list[str], **parameters: Any) -> str:
 # --- the batch script -----------------------------------------------------------------------------------------------
 
 
-def test_a_site_gives_runs_whole_nodes(tmp_path: Path) -> None:
+#: What is asked for of CPUs, memory, exclusiveness and GPUs: settings and hydra.launcher's -> the options.
+SHARED = "site.allocation=share"
+ASKED: dict[str, tuple[list[str], dict[str, Any], str]] = {
+    "whole nodes by default": ([], {}, "exclusive gpus-per-node=8 mem=0"),
+    "whole nodes, typed": (["site.allocation=node"], {}, "exclusive gpus-per-node=8 mem=0"),
+    "less memory than all": (["site.memory_gb=1900"], {}, "exclusive gpus-per-node=8 mem=1945600M"),
+    "memory typed": ([], {"mem_gb": 100}, "exclusive gpus-per-node=8 mem=100GB"),
+    "memory by the CPU": ([], {"mem_per_cpu": "4G"}, "exclusive gpus-per-node=8 mem-per-cpu=4G"),
+    "not exclusive, typed": ([], {"additional_parameters": {"exclusive": False}}, "gpus-per-node=8 mem=0"),
+    "only CPUs of other users": (
+        [],
+        {"additional_parameters": {"exclusive": "user"}},
+        "exclusive=user gpus-per-node=8 mem=0",
+    ),
+    "CPUs at least": (["slurm.cpus_per_node=32"], {}, "cpus-per-task=32 exclusive gpus-per-node=8 mem=0"),
+    "a share as Slurm divides it": ([SHARED], {}, "cpus-per-task=112 gpus-per-node=8 mem=2048000M"),
+    "of fewer GPUs": ([SHARED, "++cluster.gpus_per_node=2"], {}, "cpus-per-task=28 gpus-per-node=2 mem=512000M"),
+    "of a partition": ([SHARED], {"partition": "old"}, "cpus-per-task=32 gpus-per-node=8 mem=600000M partition=old"),
+    "of one whose memory Slurm does not know": (
+        [SHARED],
+        {"partition": "mini"},
+        "cpus-per-task=64 gpus-per-node=8 partition=mini",
+    ),
+    "of one that is not there": (
+        [SHARED],
+        {"partition": "x"},
+        "cpus-per-task=128 gpus-per-node=8 partition=x",
+    ),
+    "a share, typed": (
+        [SHARED, "site.cpus_per_gpu=6", "site.memory_gb_per_gpu=100"],
+        {},
+        "cpus-per-task=48 gpus-per-node=8 mem=819200M",
+    ),
+    "a share, CPUs typed": (
+        [SHARED, "slurm.cpus_per_node=5"],
+        {"mem_gb": 1},
+        "cpus-per-task=5 gpus-per-node=8 mem=1GB",
+    ),
+    "a share, CPUs by the GPU": (
+        [SHARED],
+        {"cpus_per_gpu": 4, "mem_per_gpu": "9G"},
+        "cpus-per-gpu=4 gpus-per-node=8 mem-per-gpu=9G",
+    ),
+    "GPUs by their type": (["site.gres=gpu:h100"], {}, "exclusive gres=gpu:h100:8 mem=0"),
+    "GPUs that Slurm does not know": (["site.gres=none"], {}, "exclusive mem=0"),
+    "GPUs typed": (["site.gres=gpu:h100"], {"gres": "gpu:a100:8"}, "exclusive gres=gpu:a100:8 mem=0"),
+}
+SINFO = """batch*|up|infinite|1-infinite|4|112|gpu:h100:8|idle|NO|2048000
+batch*|up|infinite|1-infinite|4|192|gpu:h100:8|idle|NO|2048000
+old|up|infinite|1-infinite|4|32|gpu:a100:8|idle|NO|600000+
+mini|up|infinite|1-infinite|2|64|gpu:8|idle|NO|1
+"""
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_is_asked_for_beside_the_nodes(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """--exclusive alone gives all CPUs of a node and a part of its memory."""
-    text = script(tmp_path, ["site.exclusive=true"])
-    assert "#SBATCH --exclusive\n" in text and "#SBATCH --mem=0\n" in text
-    assert "--mem=0" not in script(tmp_path, ["site.exclusive=true"], mem_gb=100)
-    assert "--exclusive" not in script(tmp_path)
+    monkeypatch.setattr(allocation, "_nodes", lambda: answers.parse_nodes(SINFO))
+    settings, parameters, expected = ASKED[name]
+    options = re.findall(r"^#SBATCH --(.*)$", script(tmp_path, settings, **parameters), re.MULTILINE)
+    words = ("cpus", "mem", "exclusive", "gpus", "gres", "partition")
+    assert " ".join(option for option in options if option.startswith(words)) == expected
+
+
+def test_a_share_where_slurm_does_not_answer_has_ray_subs_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation, "_nodes", tuple)
+    text = script(tmp_path, [SHARED, "++cluster.gpus_per_node=2"])
+    assert "--cpus-per-task=32\n" in text and "--mem" not in text
 
 
 #: The parameters as Hydra hands them over: hydra-submitit-launcher's defaults with the site's values.
@@ -126,7 +189,7 @@ def test_runs_of_one_shape_share_an_array(tmp_path: Path) -> None:
     two = ["++cluster.num_nodes=2"]
     launch = arranged(tmp_path, ["grpo.seed=1"], [*two, "grpo.seed=1"], ["grpo.seed=2"], [*two, "grpo.seed=2"])
     assert [(a.number, a.shape.nodes, len(a.rows)) for a in launch.arrays] == [(0, 1, 2), (1, 2, 2)]
-    assert [str(a.shape) for a in launch.arrays] == ["1 x 8 GPUs, 16 CPUs a node", "2 x 8 GPUs, 16 CPUs a node"]
+    assert [str(a.shape) for a in launch.arrays] == ["1 x 8 GPUs, whole nodes", "2 x 8 GPUs, whole nodes"]
     seeds = [[row.config["grpo"]["seed"] for row in a.rows] for a in launch.arrays]
     assert seeds == [[1, 2], [1, 2]]
     assert "--nodes=2" in submit.script(launch, launch.arrays[1], DEFAULTS)
@@ -271,13 +334,6 @@ def test_runs_of_another_site_have_an_array_of_their_own_and_the_manifest_names_
     assert [len(a.rows) for a in launch.arrays] == [2, 1]
     entries = files.read_json(launch.dir / "manifest.json")["arrays"]
     assert [entry["site"]["env"] for entry in entries] == [{}, {"A": 1}]
-
-
-def test_cpus_follow_the_gpus_and_can_be_set(tmp_path: Path) -> None:
-    assert "--cpus-per-task=16\n" in script(tmp_path, ["++cluster.gpus_per_node=4"])
-    assert "--cpus-per-task=32\n" in script(tmp_path, ["++cluster.gpus_per_node=16"])
-    assert "--cpus-per-task=5\n" in script(tmp_path, ["slurm.cpus_per_node=5"])
-    assert "--cpus-per-task=7\n" in script(tmp_path, cpus_per_task=7)
 
 
 def test_gpus_are_asked_for_once(tmp_path: Path) -> None:

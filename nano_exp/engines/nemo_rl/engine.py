@@ -8,6 +8,7 @@ brackets are upstream's). Settings of its own: conf/engine/nemo_rl.yaml.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from nano_exp.engines import Command, Context, entry, nodes
 from nano_exp.engines.nemo_rl import metrics, stdout
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
+from nano_exp.slurm import shapes
 
 Config = Mapping[str, Any]
 Environment = Mapping[str, str]
@@ -34,6 +36,8 @@ SETUP_MARGIN_MIN = 15.0
 SAVE_MARGIN_MIN = 10.0
 LEARNED = 1.25  # of the longest measured set-up
 OPEN_FILES = 65535  # ray.sub 133: what Ray's guide for large clusters asks for
+THREADS = 16  # ray.sub 98 at v0.7.0; Ray gives an actor one thread where OMP_NUM_THREADS is not set
+AFFINITY = "NRL_GPU_CPU_AFFINITY_FILE"  # distributed/numa_utils.py 20: a line for each GPU, written by affinity.sh
 ARCH_LIST = "9.0 10.0"  # docker/Dockerfile 137: Hopper and Blackwell; NeMo RL's own container sets the same
 # Ray's sockets are <RAY_TMPDIR>/ray/session_<26 characters>_<pid>/sockets/plasma_store; a socket's path ends at 107.
 RAY_TMPDIR_MAX = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
@@ -128,7 +132,7 @@ def command(config: Config, ctx: Context) -> Command:
             "name a short folder on a local disk: '++site.env.RAY_TMPDIR=/scratch/me'",
         ) from error
     argv = [*python, *driver]
-    if way.contained or site.get("node_setup"):
+    if way.contained or site.get("node_setup") or AFFINITY in env:
         inside = ctx.attempt_dir / "driver.sh"
         inside.write_text(entry.script("driver.sh", _settings(env), python, driver, site))
         argv = ["sh", str(inside)]
@@ -158,7 +162,7 @@ def _start_nodes(
         ctx.attempt_dir,
         config,
         hosts,
-        _step(config, os.environ).cpus,
+        _cpus(config, os.environ),
         _settings(env),
         python,
         driver,
@@ -169,12 +173,18 @@ def _start_nodes(
 
 
 def _step(config: Config, env: Environment) -> entry.Step:
-    """A task on each node of the run, with all of the job's CPUs and GPUs there."""
+    """A task on each node of the run, with all of the job's CPUs, memory and GPUs there."""
     count, gpus = int(config["cluster"]["num_nodes"]), int(config["cluster"]["gpus_per_node"])
-    cpus = env.get("SLURM_CPUS_PER_TASK") or _section(config, "slurm").get("cpus_per_node") or max(16, 2 * gpus)
     # Where Slurm does not manage GPUs it refuses a step that asks for them; the node's are then all visible.
     managed = any(env.get(name) for name in ("SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE"))
-    return entry.Step(count, int(cpus), gpus if managed else 0)
+    gres = str(_section(config, "site").get("gres") or "")
+    return entry.Step(count, _cpus(config, env), gpus if managed and gres != "none" else 0, gres)
+
+
+def _cpus(config: Config, env: Environment) -> int:
+    """CPUs that this allocation has on each of its nodes."""
+    had = shapes.fewest_cpus(env) or _section(config, "slurm").get("cpus_per_node")
+    return int(had or max(os.cpu_count() or 1, 1))
 
 
 def _settings(env: Environment) -> dict[str, str]:
@@ -249,6 +259,11 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
     env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base))
     env["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # ray.sub 126: or each Ray worker builds its own environment
 
+    env.setdefault("OMP_NUM_THREADS", str(_threads(config, base)))
+    if (cpus := shapes.fewest_cpus(base)) and int(config["cluster"]["num_nodes"]) == 1:
+        # NeMo RL starts this Ray itself, and Ray counts the host's CPUs (Ray 2.55.1, resource_and_label_spec.py 170).
+        env.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": cpus}))
+
     if (config["policy"].get("megatron_cfg") or {}).get("enabled"):
         env.setdefault("TORCH_CUDA_ARCH_LIST", ARCH_LIST)  # lm_policy.py 121 refuses to start without it
 
@@ -271,7 +286,23 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
             f"Ray's sockets lie below it and a socket's path ends at 107: {RAY_TMPDIR_MAX} characters are left for it",
             "name a short folder on a local disk: '++site.env.RAY_TMPDIR=/tmp'",
         )
+    if _alone(config, base):
+        # Not ray.sub's /tmp/nrl_gpu_cpu_affinity: without a container that file may be another user's, of another job.
+        env.setdefault(AFFINITY, f"{env['RAY_TMPDIR']}/gpu_cpu_affinity")
     return env
+
+
+def _alone(config: Config, env: Environment) -> bool:
+    """Whether the job has its nodes alone. Only then are workers bound: their memory too, to a NUMA node that another
+    job may have filled."""
+    return bool(shapes.fewest_cpus(env)) and shapes.whole_nodes(config)
+
+
+def _threads(config: Config, env: Environment) -> int:
+    """OMP_NUM_THREADS: upstream's, and no more than a GPU's share of the CPUs where others have the rest."""
+    if _alone(config, env):
+        return THREADS
+    return max(1, min(THREADS, _cpus(config, env) // max(int(config["cluster"]["gpus_per_node"]), 1)))
 
 
 def last_step(config: Config, ctx: Context) -> int:
@@ -367,7 +398,7 @@ def _refuse_other_ray(found: Mapping[int, str]) -> None:
         raise UserError(
             f"another Ray runs on this host (raylet {pid}, address {address})",
             "NeMo RL's memory report looks for Ray by its processes and stops with an error when it finds two",
-            "end it if it is a leftover, or have the node alone: site.exclusive=true",
+            "end it if it is a leftover, or have the node alone: site.allocation=node",
         )
 
 

@@ -7,4 +7,5 @@ set -e
 @NODE_SETUP@
 set +e
 trap - EXIT
+@AFFINITY@
 engine_python @DRIVER@

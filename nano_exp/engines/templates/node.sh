@@ -73,6 +73,7 @@ set -e
 @NODE_SETUP@
 set +e
 trap - EXIT
+@AFFINITY@
 export NX_TOKEN
 
 if [ "$NX_RANK" != 0 ]; then
