@@ -121,7 +121,8 @@ MEANT: dict[str, Meant] = dict(
             says="GPUs of each node",
         ),
         *_words("cpus cpus_per_node cpus_per_task num_cpus", "slurm.cpus_per_node", says="CPUs of each node"),
-        *_words("mem memory mem_gb", says="hydra.launcher.mem_gb=<gigabytes of each node>"),
+        *_words("mem memory mem_gb", "site.memory_gb", says="GiB of each node"),
+        *_words("exclusive whole_node whole_nodes", says="site.allocation=node, or site.allocation=share"),
         *_words(
             "time time_limit timelimit walltime wall_time timeout timeout_min minutes hours",
             says="site.timeout_min=<minutes of one allocation>",

@@ -130,7 +130,7 @@ def container_argv(entry: Entry) -> list[str]:
 def step_argv(entry: Entry, step: Step, command: Sequence[str]) -> list[str]:
     """The srun that starts `command` once on each node. --overlap: or it waits for the batch host's own processes."""
     argv = ["srun", "--overlap", f"--nodes={step.nodes}", f"--ntasks={step.nodes}", "--ntasks-per-node=1"]
-    # By itself a step gets one CPU, and memory by its CPUs where that is how the cluster gives it: 0 is all of the job's.
+    # By itself a step gets one CPU, and memory by its CPUs where the cluster gives it so: 0 is all of the job's.
     argv += [f"--cpus-per-task={step.cpus}", "--mem=0"]
     if step.gpus:  # named too: where a partition gives whole nodes, a step that asks for no GPUs sees one
         argv.append(f"--gres={step.gres}:{step.gpus}" if step.gres else f"--gpus-per-node={step.gpus}")

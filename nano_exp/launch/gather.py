@@ -91,7 +91,7 @@ def ask(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
 
     user = slurm.this_user()
     sacctmgr = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
-    with ThreadPoolExecutor(5) as pool:
+    with ThreadPoolExecutor(6) as pool:
         nodes = pool.submit(
             answer,
             "partitions",
@@ -105,6 +105,9 @@ def ask(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
             [*sacctmgr, "assoc", f"user={user}", f"format={answers.ASSOCIATIONS}"],
             answers.parse_associations,
         )
+        limits = pool.submit(
+            answer, "memory limits", ["scontrol", "--oneliner", "show", "partition"], answers.parse_most_mib
+        )
         qos = pool.submit(answer, "QOS", [*sacctmgr, "qos", f"format={answers.QOS}"], answers.parse_qos)
         tested = pool.submit(test)
         return Answers(
@@ -114,6 +117,7 @@ def ask(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
             associations.result(),
             qos.result(),
             tested.result(),
+            limits.result(),
             _together(silent),
         )
 

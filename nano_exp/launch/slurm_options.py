@@ -71,7 +71,7 @@ OVER_ALL_NODES = ("gpus",)
 
 
 def extras(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """sbatch's own options that were switched on, by submitit's names, so that one of ours is replaced and not repeated.
+    """sbatch's own options that are asked for, by submitit's names, so that one of ours is replaced and not repeated.
 
     Raises
     ------

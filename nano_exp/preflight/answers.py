@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-#: sinfo's format that `parse_nodes` reads: partition, up or down, time limit, job size, nodes, CPUs, GRES, state, whether
-#: jobs share nodes, and memory.
+#: sinfo's format that `parse_nodes` reads: partition, up or down, time limit, job size, nodes, CPUs, GRES, state,
+#: whether jobs share nodes, and memory.
 SINFO = "%P|%a|%l|%s|%D|%c|%G|%t|%h|%m"
 ASSOCIATIONS = "account,partition,qos,maxsubmitjobs,maxwall"
 QOS = "name,maxwall,maxsubmitpu"
@@ -110,6 +110,7 @@ class Answers:
     Parameters
     ----------
     available: whether this host has sbatch at all
+    most_mib: partition -> the most host memory that a job may ask for on a node, where it has such a limit
     silent: questions without an answer, with Slurm's words, one line each
     """
 
@@ -119,6 +120,7 @@ class Answers:
     associations: tuple[Association, ...] | None = None
     qos: tuple[Qos, ...] | None = None
     test: Estimate | None = None
+    most_mib: Mapping[str, int] | None = None
     silent: tuple[str, ...] = field(default=())
 
     @property
@@ -197,6 +199,16 @@ def parse_qos(text: str) -> tuple[Qos, ...]:
     """Lines of `sacctmgr -nP show qos format=QOS`."""
     rows = (line.split("|") for line in text.splitlines())
     return tuple(Qos(row[0], parse_minutes(row[1]), _number(row[2])) for row in rows if len(row) == 3 and row[0])
+
+
+def parse_most_mib(text: str) -> dict[str, int]:
+    """MaxMemPerNode in lines of `scontrol -o show partition`: `PartitionName=gpu ... MaxMemPerNode=1900000`."""
+    found = (dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines())
+    return {
+        fields["PartitionName"]: int(fields["MaxMemPerNode"])
+        for fields in found
+        if "PartitionName" in fields and fields.get("MaxMemPerNode", "").isdigit()
+    }
 
 
 def parse_test_only(code: int, said: str) -> Estimate:

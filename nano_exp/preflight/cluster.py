@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
+from nano_exp.slurm import shapes
 
 RESOURCES = "policy.generation.colocated.resources"
 
@@ -89,15 +90,18 @@ def several_nodes_split(c: View) -> Iterator[Found]:
 def cpus_for_ray(c: View) -> Iterator[Found]:
     """Ray reserves CPUs beside each GPU: one for training, one more for generation on the same GPU."""
     cpus = c.launcher("slurm").get("cpus_per_node")
-    if c.gpus is None or type(cpus) is not int or not c.on_slurm:
+    if (
+        c.gpus is None or not c.on_slurm or shapes.whole_nodes(c.site.get("allocation"), c.engine)
+    ):  # a whole node has what it has
         return
     each = 2 if c.colocated and c.get("policy.generation.backend") != "megatron" else 1
-    needed = each * c.gpus
-    if cpus < needed:
-        yield Found(
-            (),
-            f"NeMo RL's placement groups ask Ray for {each} CPU{'s' if each > 1 else ''} beside each of the "
-            f"{c.gpus} GPUs of a node, {needed} in all, and stop when they are not there",
-            f"leave slurm.cpus_per_node out (at least 16), or slurm.cpus_per_node={max(16, needed)}",
-            f"slurm.cpus_per_node={cpus}, cluster.gpus_per_node={c.gpus}",
-        )
+    needed, of_gpu = each * c.gpus, c.site.get("cpus_per_gpu")
+    why = (
+        f"NeMo RL's placement groups ask Ray for {each} CPU{'s' if each > 1 else ''} beside each of the "
+        f"{c.gpus} GPUs of a node, {needed} in all, and stop when they are not there"
+    )
+    if type(cpus) is int and cpus < needed:
+        fix = f"leave slurm.cpus_per_node out, or slurm.cpus_per_node={max(16, needed)}"
+        yield Found((), why, fix, f"slurm.cpus_per_node={cpus}, cluster.gpus_per_node={c.gpus}")
+    elif cpus is None and type(of_gpu) is int and of_gpu < each:
+        yield Found((), why, f"site.cpus_per_gpu={each} or more", f"site.cpus_per_gpu={of_gpu}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nano_exp import slurm
@@ -141,24 +141,83 @@ def nodes_fit(c: View) -> Iterator[Found]:
         )
 
 
+def _extra(c: View) -> Mapping[str, Any]:
+    """sbatch's own options that were typed."""
+    return c.facts.parameters.get("additional_parameters") or {}
+
+
 @rule(place=True)
 def node_alone(c: View) -> Iterator[Found]:
-    """A single-node run has its node alone, or all GPUs of it: beside another Ray NeMo RL stops.
+    """A run has its nodes alone where it takes all of their GPUs; where it leaves some free it says what is meant.
 
-    `memory_summary(stats_only=True, ...)` (utils/memory_tracker.py) looks for Ray by its processes, whoever's they are.
+    On one node NeMo RL stops beside another Ray: `memory_summary(stats_only=True, ...)` (utils/memory_tracker.py) looks
+    for Ray by its processes, whoever's they are.
     """
-    extra = c.facts.parameters.get("additional_parameters") or {}
-    own_ray = c.launcher("engine").get("ray_address", "local") in ("local", None)
-    if c.nodes != 1 or not c.gpus or not own_ray or c.site.get("exclusive") is True or extra.get("exclusive"):
+    said = c.site.get("allocation")
+    if not c.gpus or said == shapes.NODE or "exclusive" in _extra(c):
         return
-    shared = [n for n in _nodes(c) or () if n.gpu_count() > c.gpus and not n.exclusive]
-    if shared:
+    roomy = [n for n in _nodes(c) or () if n.gpu_count() > c.gpus and not n.exclusive]
+    own_ray = c.launcher("engine").get("ray_address", "local") in ("local", None)
+    if not roomy or (said == shapes.SHARE and not (c.nodes == 1 and own_ray)):
+        return
+    have = f"nodes of partition {roomy[0].partition} have {roomy[0].gpu_count()} GPUs"
+    yield Found(
+        ("cluster.gpus_per_node",),
+        f"{have}: the run would have them alone, and GPUs would idle"
+        if said is None
+        else f"{have} and are shared: another run may be on the same one, and NeMo RL stops where it sees a second Ray",
+        "site.allocation=node (the nodes alone)" + ("" if c.nodes == 1 else ", or site.allocation=share"),
+    )
+
+
+@rule(place=True, engine=ANY)
+def node_given(c: View) -> Iterator[Found]:
+    """The partition gives whole nodes where they are asked for."""
+    nodes = _nodes(c)
+    if (
+        nodes
+        and shapes.whole_nodes(c.site.get("allocation"), c.engine)
+        and "exclusive" not in _extra(c)
+        and all(n.forced for n in nodes)
+    ):
         yield Found(
-            ("cluster.gpus_per_node",),
-            f"nodes of partition {shared[0].partition} have {shared[0].gpu_count()} GPUs and are shared: another run "
-            "may be on the same one, and NeMo RL stops where it sees a second Ray",
-            "site.exclusive=true (the node alone; better in conf/site)",
+            (),
+            f"jobs in partition {nodes[0].partition} share their nodes, whatever they ask for (OverSubscribe=FORCE)",
+            "site.allocation=share, or another site.partition=",
+            "whole nodes (--exclusive)",
         )
+
+
+@rule(place=True, engine=ANY)
+def memory_given(c: View) -> Iterator[Found]:
+    """The partition gives the host memory asked for."""
+    nodes, most = _nodes(c), (c.facts.answers.most_mib if c.facts.answers is not None else None) or {}
+    typed = c.site.get("memory_gb")
+    if not nodes or (typed is None and not shapes.whole_nodes(c.site.get("allocation"), c.engine)) or _memory_typed(c):
+        return
+    has = max(n.mib for n in nodes)
+    allowed = max(most.get(n.partition, has) for n in nodes)
+    asked = has if typed is None else float(typed) * 1024
+    if has <= 1 or asked <= min(has, allowed):  # 1: Slurm does not know it
+        return
+    limit = f"allows {gib(allowed)} a node (MaxMemPerNode)" if allowed < has else f"has {gib(has)} a node"
+    yield Found(
+        (),
+        f"partition {nodes[0].partition} {limit}, and Slurm refuses more",
+        f"site.memory_gb={min(has, allowed) // 1024}",
+        "all memory of a node (--mem=0)" if typed is None else f"site.memory_gb={typed}",
+    )
+
+
+def _memory_typed(c: View) -> bool:
+    """Whether hydra.launcher's own settings say how much memory."""
+    return any(_asked(c, key) is not None for key in ("mem_gb", "mem_per_cpu", "mem_per_gpu")) or any(
+        str(key).startswith("mem") for key in _extra(c)
+    )
+
+
+def gib(mib: float) -> str:
+    return f"{mib / 1024:,.0f} GiB"
 
 
 #: GPUs that the planner has no constants for, by the names that sites give them, and their memory in GB. Types that are
@@ -195,8 +254,7 @@ def _gpu_type(c: View) -> str:
         match = re.search(r"(?:^|gpu:)([a-zA-Z][\w-]*):\d+", str(_asked(c, name) or ""))
         if match is not None and match[1] != "gpu":
             return match[1].lower()
-    extra = c.facts.parameters.get("additional_parameters") or {}
-    match = re.search(r"gpu:([a-zA-Z][\w-]*):\d+", str(extra.get("gres") or ""))
+    match = re.search(r"gpu:([a-zA-Z][\w-]*)(:\d+|$)", str(_extra(c).get("gres") or c.site.get("gres") or ""))
     return match[1].lower() if match is not None else ""
 
 

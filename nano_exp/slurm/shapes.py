@@ -37,13 +37,13 @@ def shape(config: dict[str, Any]) -> Shape:
     """The allocation that a frozen config needs, from its own cluster section."""
     nodes, gpus = int(config["cluster"]["num_nodes"]), int(config["cluster"]["gpus_per_node"])
     cpus = config["slurm"].get("cpus_per_node")
-    return Shape(nodes, gpus, None if cpus is None else int(cpus), whole_nodes(config))
+    whole = whole_nodes((config.get("site") or {}).get("allocation"), config["engine"]["name"])
+    return Shape(nodes, gpus, None if cpus is None else int(cpus), whole)
 
 
-def whole_nodes(config: Mapping[str, Any]) -> bool:
+def whole_nodes(allocation: Any, engine: Any) -> bool:
     """Whether a run gets its nodes alone: as site.allocation says, else NeMo RL's do, as with its own ray.sub."""
-    said = (config.get("site") or {}).get("allocation")
-    return said == NODE or (said is None and config["engine"]["name"] == "nemo_rl")
+    return allocation == NODE or (allocation is None and engine == "nemo_rl")
 
 
 def fewest_cpus(environ: Mapping[str, str]) -> int:

@@ -95,6 +95,21 @@ REMEDIES = (
         "this host has sbatch, and no cluster that it belongs to",
         "launch from a login node of the cluster, or set SLURM_CONF",
     ),
+    (
+        "exclusive",
+        "a job does not get its nodes alone there",
+        "site.allocation=share: CPUs and memory for each of its GPUs",
+    ),
+    (
+        "memory",
+        "this much host memory is not given there; a whole node's is all of it (--mem=0)",
+        "site.memory_gb=N, GiB a node; `scontrol show partition` has MaxMemPerNode",
+    ),
+    (
+        "gres",
+        "there are no such GPUs, or they are asked for in other words there",
+        "site.gres=gpu (--gres=gpu:N), or gpu:TYPE as `sinfo -o '%P %G'` says; site.gres=none where Slurm has no GPUs",
+    ),
     ("account", "you may not charge that account", "site.account=NAME; `sacctmgr show assoc user=$USER` lists yours"),
     ("partition", "the partition is not there, or not for you", "site.partition=NAME; `sinfo -s` lists them"),
     ("qos", "that QOS is not yours to use", "site.qos=NAME; `sacctmgr show assoc user=$USER format=qos`"),
@@ -116,7 +131,6 @@ REMEDIES = (
         "the array is larger than this site allows",
         "slurm.max_array=N; `scontrol show config | grep MaxArraySize`",
     ),
-    ("gres", "no such GPUs there", "site.partition=NAME or hydra.launcher.gres=gpu:TYPE:N; `sinfo -o '%P %G'`"),
 )
 
 

@@ -1,5 +1,7 @@
 """How a site enters the engine: the commands in full, for each kind of site."""
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -231,3 +233,61 @@ def test_the_documented_sites_are_whole() -> None:
     for example in sites:
         assert set(example) - {"defaults"} <= set(known)
         assert set(example.get("container", {})) <= set(known["container"])
+
+
+TOPOLOGY = """\
+        GPU0    GPU1    NIC0    CPU Affinity    NUMA Affinity   GPU NUMA ID
+GPU0     X      NV18    SYS     0-3             0               N/A
+GPU1    NV18     X      SYS     4-7             1,2-17          N/A
+GPU2    NV18    NV18    SYS                     9               N/A
+NIC0    SYS     SYS      X
+"""
+
+
+def test_the_gpu_to_cpu_map_of_a_whole_node_is_ray_subs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the NUMA affinity of `nvidia-smi topo -m` and the kernel's list of that node's CPUs, before the engine."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n[ \"$*\" = 'topo -m' ] && cat <<'E'\n{TOPOLOGY}E\n")
+    tool.chmod(0o755)
+    for node, cpus in ((0, "0-3,8-11"), (1, "4-7")):
+        folder = tmp_path / f"sys/devices/system/node/node{node}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(cpus + "\n")
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "12")
+    config = make_config(tmp_path, site__env={"NX_SYSFS": str(tmp_path / "sys"), "STANDIN_STEPS_PER_EPOCH": "1"})
+    command = engine.command(config, make_context(config, tmp_path))
+    done = subprocess.run(command.argv, env=command.env, cwd=command.cwd, capture_output=True, timeout=limit(30))
+    assert done.returncode == 0, done.stderr
+    file = Path(command.env["NRL_GPU_CPU_AFFINITY_FILE"])
+    assert file.is_relative_to(command.env["RAY_TMPDIR"])
+    assert file.read_text() == "0:0-3,8-11\n1:4-7\n"
+    for folder in command.scratch:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("site", "slurm", "threads", "ray", "bound"),
+    [
+        ({}, {"SLURM_JOB_CPUS_PER_NODE": "96"}, "16", '{"CPU": 96}', True),
+        ({}, {"SLURM_JOB_CPUS_PER_NODE": "96(x2),64", "SLURM_CPUS_PER_TASK": "8"}, "16", '{"CPU": 64}', True),
+        ({"allocation": "share"}, {"SLURM_JOB_CPUS_PER_NODE": "40"}, "5", '{"CPU": 40}', False),
+        ({"allocation": "share"}, {"SLURM_JOB_CPUS_PER_NODE": "256"}, "16", '{"CPU": 256}', False),
+        ({"env": {"OMP_NUM_THREADS": 4}}, {"SLURM_JOB_CPUS_PER_NODE": "96"}, "4", '{"CPU": 96}', True),
+    ],
+)
+def test_threads_cpus_and_binding_are_those_of_the_allocation(
+    tmp_path: Path, site: dict[str, Any], slurm: dict[str, str], threads: str, ray: str, bound: bool
+) -> None:
+    config = make_config(tmp_path, cluster__gpus_per_node=8, **{f"site__{key}": value for key, value in site.items()})
+    env = engine.environment(config, make_context(config, tmp_path), {"PATH": "/bin", **slurm})
+    assert (env["OMP_NUM_THREADS"], env["RAY_OVERRIDE_RESOURCES"]) == (threads, ray)
+    assert ("NRL_GPU_CPU_AFFINITY_FILE" in env) == bound
+
+
+def test_without_slurm_ray_counts_cpus_itself_and_nothing_is_bound(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    env = engine.environment(config, make_context(config, tmp_path), {"PATH": "/bin"})
+    assert not {"RAY_OVERRIDE_RESOURCES", "NRL_GPU_CPU_AFFINITY_FILE"} & set(env)
+    assert 1 <= int(env["OMP_NUM_THREADS"]) <= 16

@@ -8,6 +8,7 @@ from preflight_case import NINE, THIRTY_2, TWELVE, TWELVE_2, Case, assert_case, 
 COLOCATED = "policy.generation.colocated"
 APART = (f"{COLOCATED}.enabled=false",)
 REWARD = ("data.default.env_name=reward_model", "env.reward_model.resources.num_nodes=1")
+SHARE = "site.allocation=share"
 CASES = [
     Case(
         "training_gpus",
@@ -52,7 +53,8 @@ CASES = [
         (*APART, f"{COLOCATED}.resources.num_nodes=2", f"{COLOCATED}.resources.gpus_per_node=8"),
         (f"{COLOCATED}.resources.num_nodes=1",),
     ),
-    Case("cpus_for_ray", TWELVE, ("slurm.cpus_per_node=15",), ("slurm.cpus_per_node=16",)),
+    Case("cpus_for_ray", TWELVE, (SHARE, "slurm.cpus_per_node=15"), ("slurm.cpus_per_node=16",)),
+    Case("cpus_for_ray", TWELVE, (SHARE, "site.cpus_per_gpu=1"), ("site.cpus_per_gpu=2",)),
 ]
 
 
@@ -85,6 +87,7 @@ def test_who_trains_and_who_generates(
 
 def test_generation_apart_needs_one_cpu_a_gpu() -> None:
     apart = (*APART, f"{COLOCATED}.resources.gpus_per_node=4")
-    assert not said("cpus_for_ray", TWELVE, (*apart, "slurm.cpus_per_node=8"))
-    assert said("cpus_for_ray", TWELVE, (*apart, "slurm.cpus_per_node=7"))
-    assert not said("cpus_for_ray", TWELVE, ("slurm.where=local", "slurm.cpus_per_node=1"))
+    assert not said("cpus_for_ray", TWELVE, (*apart, SHARE, "slurm.cpus_per_node=8"))
+    assert said("cpus_for_ray", TWELVE, (*apart, SHARE, "slurm.cpus_per_node=7"))
+    assert not said("cpus_for_ray", TWELVE, ("slurm.where=local", SHARE, "slurm.cpus_per_node=1"))
+    assert not said("cpus_for_ray", TWELVE, ("slurm.cpus_per_node=1",)), "a whole node has all of its CPUs"

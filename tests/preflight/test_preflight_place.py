@@ -21,9 +21,9 @@ from nano_exp.preflight.place import gpu_gb, start_line
 # --- parsers, on answers recorded from Slurm 22.05 (the mini cluster) and from the manuals' forms --------------------
 
 SINFO = """\
-batch*|up|infinite|1-infinite|2|64|gpu:h100:8|idle|NO
-urgent|up|4:00:00|1-4|1|64+|gpu:a100:4(S:0-1),gpu:v100:2|mix|EXCLUSIVE
-cpu|down|2-00:00:00|1|10|128|(null)|down*|YES:4
+batch*|up|infinite|1-infinite|2|64|gpu:h100:8|idle|NO|2048000
+urgent|up|4:00:00|1-4|1|64+|gpu:a100:4(S:0-1),gpu:v100:2|mix|EXCLUSIVE|512000+
+cpu|down|2-00:00:00|1|10|128|(null)|down*|FORCE:4|1
 nonsense
 """
 CONFIG = """\
@@ -35,9 +35,9 @@ MaxArraySize            = 1001
 
 def test_sinfo() -> None:
     assert answers.parse_nodes(SINFO) == (
-        Nodes("batch", True, True, None, None, 2, 64, (("h100", 8),), "idle"),
-        Nodes("urgent", False, True, 240.0, 4, 1, 64, (("a100", 4), ("v100", 2)), "mix", True),
-        Nodes("cpu", False, False, 2880.0, 1, 10, 128, (), "down*"),
+        Nodes("batch", True, True, None, None, 2, 64, (("h100", 8),), "idle", mib=2048000),
+        Nodes("urgent", False, True, 240.0, 4, 1, 64, (("a100", 4), ("v100", 2)), "mix", True, mib=512000),
+        Nodes("cpu", False, False, 2880.0, 1, 10, 128, (), "down*", forced=True, mib=1),
     )
 
 
@@ -112,9 +112,9 @@ ASSOCIATIONS = (Association("research", "", ("normal", "short"), 100, None),)
 
 def facts(*nodes: Nodes, new: int = 1, row: tuple[str, ...] = TWELVE, **given: Any) -> Facts:
     """What Slurm said, and what is asked of it."""
-    shape = "1 x 8 GPUs, 16 CPUs a node"
+    shape = "1 x 8 GPUs, whole nodes"
     told = {"nodes": nodes or (H100, SMALL), "settings": ENFORCED, "associations": ASSOCIATIONS, "qos": QOS}
-    told |= {key: given.pop(key) for key in ("test", "settings") if key in given}
+    told |= {key: given.pop(key) for key in ("test", "settings", "most_mib") if key in given}
     return Facts(
         environ={},
         parameters={"timeout_min": 240, **given},
@@ -125,7 +125,7 @@ def facts(*nodes: Nodes, new: int = 1, row: tuple[str, ...] = TWELVE, **given: A
 
 SILENT = (
     *("partition_there", "partition_time", "nodes_fit", "gpu_memory", "account_there", "qos_allows", "submit_limit"),
-    *("slurm_accepts", "slurm_there"),
+    *("slurm_accepts", "slurm_there", "node_alone", "node_given", "memory_given"),
 )
 
 
@@ -144,7 +144,13 @@ BAD = {
     "too many nodes for a job": ("nodes_fit", TWELVE_2, facts(partition="small"), "another cluster="),
     "too few nodes": ("nodes_fit", TWELVE_2, facts(replace(H100, count=1)), "another cluster="),
     "too few GPUs": ("nodes_fit", TWELVE, facts(replace(H100, gpus=(("h100", 4),))), "another cluster="),
-    "too few CPUs": ("nodes_fit", TWELVE, facts(partition="small"), "slurm.cpus_per_node=12"),
+    "GPUs of another type, of the site": ("nodes_fit", (*TWELVE, "site.gres=gpu:a100"), facts(), "another cluster="),
+    "too few CPUs": (
+        "nodes_fit",
+        (*TWELVE, "slurm.cpus_per_node=16"),
+        facts(partition="small"),
+        "slurm.cpus_per_node=12",
+    ),
     "GPUs of another type": ("nodes_fit", TWELVE, facts(gres="gpu:a100:8"), "another cluster="),
     "small GPUs": ("gpu_memory", THIRTY, facts(A40), "site.partition="),
     "some small GPUs": ("gpu_memory", THIRTY, facts(H100, A40), "gres=gpu:h100:8"),
@@ -240,14 +246,74 @@ def test_a_run_that_leaves_gpus_of_a_shared_node_asks_for_the_node_alone() -> No
     """Two single-node runs on one node are two Rays, and NeMo RL stops where it sees two."""
     four = ("cluster.gpus_per_node=4",)
     (found,) = said("node_alone", TWELVE, four, facts=facts())
-    assert found.severity == "error" and found.fix.startswith("site.exclusive=true")
+    assert found.severity == "error" and found.fix.startswith("site.allocation=node")
+    assert "would have them alone, and GPUs would idle" in found.cause
+    (found,) = said("node_alone", TWELVE, (*four, SHARE), facts=facts())
+    assert "second Ray" in found.cause and found.fix.startswith("site.allocation=node")
     assert not said("node_alone", TWELVE, facts=facts()), "all GPUs of its nodes"
-    assert not said("node_alone", TWELVE, (*four, "site.exclusive=true"), facts=facts())
-    assert not said("node_alone", TWELVE, (*four, "engine.ray_address=10.0.0.1:6379"), facts=facts())
-    assert not said("node_alone", TWELVE_2, four, facts=facts()), "several nodes have a Ray of their own ports"
+    assert not said("node_alone", TWELVE, (*four, "site.allocation=node"), facts=facts())
+    assert not said("node_alone", TWELVE, (*four, SHARE, "engine.ray_address=10.0.0.1:6379"), facts=facts())
+    assert not said("node_alone", TWELVE_2, (*four, SHARE), facts=facts()), (
+        "several nodes have a Ray of their own ports"
+    )
     assert not said("node_alone", TWELVE, four, facts=facts(partition="urgent")), "OverSubscribe=EXCLUSIVE"
     typed = facts(additional_parameters={"exclusive": True})
     assert not said("node_alone", TWELVE, four, facts=typed)
+
+
+SHARE = "site.allocation=share"
+#: Whole nodes and host memory: the partition's nodes, its limit, the run's settings -> the rule that speaks, its fix.
+FORCED = replace(H100, forced=True)
+KNOWN = replace(H100, mib=2048000)
+GIVEN: dict[str, tuple[Nodes, dict[str, int], tuple[str, ...], dict[str, Any], str, str]] = {
+    "whole nodes": (KNOWN, {}, (), {}, "", ""),
+    "jobs share whatever they ask": (FORCED, {}, (), {}, "node_given", SHARE),
+    "and are told to": (FORCED, {}, (SHARE,), {}, "", ""),
+    "or said so themselves": (FORCED, {}, (), {"additional_parameters": {"exclusive": "user"}}, "", ""),
+    "less than all memory": (KNOWN, {"batch": 1945600}, (), {}, "memory_given", "site.memory_gb=1900"),
+    "of which less is asked": (KNOWN, {"batch": 1945600}, ("site.memory_gb=1900",), {}, "", ""),
+    "or more": (KNOWN, {"batch": 1945600}, ("site.memory_gb=1950",), {}, "memory_given", "site.memory_gb=1900"),
+    "more than there is": (KNOWN, {}, ("site.memory_gb=2001",), {}, "memory_given", "site.memory_gb=2000"),
+    "in a share too": (KNOWN, {}, (SHARE, "site.memory_gb=2001"), {}, "memory_given", "site.memory_gb=2000"),
+    "another partition's limit": (KNOWN, {"other": 10}, (), {}, "", ""),
+    "memory that Slurm does not know": (replace(H100, mib=1), {}, ("site.memory_gb=100",), {}, "", ""),
+    "memory typed": (KNOWN, {"batch": 1945600}, (), {"mem_gb": 100}, "", ""),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_whole_nodes_and_memory_are_given(name: str) -> None:
+    nodes, most, settings, parameters, rule, fix = GIVEN[name]
+    seen = facts(nodes, most_mib=most, **parameters)
+    found = {one: said(one, TWELVE, settings, facts=seen) for one in ("node_given", "memory_given")}
+    assert [one for one, list_of in found.items() if list_of] == [rule] * bool(rule)
+    if rule:
+        assert found[rule][0].fix.startswith(fix) and found[rule][0].severity == "error"
+        cured = found[rule][0].fix.split(",")[0]
+        assert not said(rule, TWELVE, (*settings, cured), facts=seen)
+
+
+def test_memory_limits_of_partitions() -> None:
+    text = (
+        "PartitionName=gpu AllowGroups=ALL MaxMemPerNode=1900000 OverSubscribe=NO\n"
+        "PartitionName=cpu MaxMemPerNode=UNLIMITED\n"
+    )
+    assert answers.parse_most_mib(text) == {"gpu": 1900000}
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        ("Memory specification can not be satisfied", "site.memory_gb="),
+        ("Requested GRES option unsupported by configured SelectType plugin", "site.gres="),
+        ("Invalid generic resource (gres) specification", "site.gres="),
+        ("--exclusive is not permitted in this partition", "site.allocation=share"),
+        ("Time limit specification required, but not provided", "hydra.launcher.timeout_min="),
+        ("Invalid account or account/partition combination specified", "site.account="),
+    ],
+)
+def test_what_slurm_refuses_is_answered_with_the_key_that_cures_it(words: str, fix: str) -> None:
+    assert slurm.remedy(words)[1].startswith(fix)
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------
@@ -279,7 +345,7 @@ def test_every_question_is_asked_once_for_the_launch(tools: Path, tmp_path: Path
     assert found.silent == ()
     assert found.nodes and found.settings and found.associations and found.qos and found.test
     lines = sorted((tools / "asked").read_text().splitlines())
-    assert [line.split()[0] for line in lines] == ["sacctmgr", "sacctmgr", "sbatch", "scontrol", "sinfo"]
+    assert [line.split()[0] for line in lines] == ["sacctmgr", "sacctmgr", "sbatch", "scontrol", "scontrol", "sinfo"]
     asked = lines[2].split()
     assert {"--test-only", "--nodes=2", "--gpus-per-node=8", "--partition=batch", "--time=240"} <= set(asked)
     assert not any(word.startswith(("--output", "--array", "--job-name")) for word in asked)

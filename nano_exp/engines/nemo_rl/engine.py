@@ -295,7 +295,7 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
 def _alone(config: Config, env: Environment) -> bool:
     """Whether the job has its nodes alone. Only then are workers bound: their memory too, to a NUMA node that another
     job may have filled."""
-    return bool(shapes.fewest_cpus(env)) and shapes.whole_nodes(config)
+    return bool(shapes.fewest_cpus(env)) and shapes.whole_nodes(_section(config, "site").get("allocation"), "nemo_rl")
 
 
 def _threads(config: Config, env: Environment) -> int:
