@@ -11,18 +11,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nano_exp import hydra_internals
 from nano_exp.compose import conf_tree
 from nano_exp.errors import UserError
+from nano_exp.launch import flow, hydra_plugins
+from nano_exp.launch.flow import Launched
 from nano_exp.launch.hydra_plugins import not_our_path
 from nano_exp.overrides import Override
 
 
-def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> int:
+def run(main: Callable[[], Any], take: Callable[..., Launched] = flow.launch) -> int:
     """Run a `hydra.main` function that has our launcher as its default.
 
     Parameters
     ----------
-    how: what is done with the composed points, in place of `launch.launch`
+    take: what is done with the composed points
 
     Returns
     -------
@@ -32,17 +35,19 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and exited on
     # Hydra's parser takes overrides on one side of an option only; -m may stand anywhere.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
-    from hydra._internal.hydra import Hydra
-    from hydra.types import RunMode
-
     from nano_exp import credentials
     from nano_exp.compose import recipe_file, resolvers
-    from nano_exp.launch import flow, hydra_plugins
 
-    # Hydra would compose everything once more to read hydra.mode, which is refused where it is another.
-    Hydra.get_mode = lambda *_, **__: RunMode.MULTIRUN  # type: ignore[method-assign]
+    hydra_internals.compose_once()
     resolvers.register()
-    hydra_plugins.register(how or flow.launch)
+    codes: list[int] = []  # of each launch: a search makes several
+
+    def taken(*launch: Any) -> Launched:
+        found = take(*launch)
+        codes.append(found.code)
+        return found
+
+    hydra_plugins.register(taken)
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as launch.py left it
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -53,7 +58,7 @@ def run(main: Callable[[], Any], how: Callable[..., object] | None = None) -> in
         recipe_file.register(sys.argv[1:], conf_tree.CONF_DIR)
         main()
         sys.stdout.flush()  # here, where a reader that went away is no fault
-        return flow.exit_code
+        return next((code for code in reversed(codes) if code), 0)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.code
@@ -123,7 +128,6 @@ def _from_composing(error: BaseException) -> bool:
 
 
 def _explained(error: Exception) -> UserError:
-    from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
 
     from nano_exp.advice import mistakes
@@ -136,7 +140,7 @@ def _explained(error: Exception) -> UserError:
             code=1,
         )
     GlobalHydra.instance().clear()
-    arguments = get_args_parser().parse_known_args()[0]
+    arguments = hydra_internals.arguments()
     if arguments.cfg and arguments.multirun:
         return UserError(
             "--cfg with -m", "--cfg shows one composed config, and -m asks for several", "leave -m and the commas out"

@@ -152,8 +152,8 @@ class Train:
         parameters: dict[str, Any],
         folder: Path,
         constraints: Sequence[Constraint] = (),
-    ) -> None:
-        """Plan, freeze and record the run; stands in the place of `launch.launch` and has its arguments."""
+    ) -> flow.Launched:
+        """Plan, freeze and record the run; stands in the place of `flow.launch` and has its arguments."""
         if len(points) != 1:
             raise UserError(
                 f"{len(points)} points in one allocation",
@@ -165,20 +165,19 @@ class Train:
         self._require_inside(wish)
         shape = shapes.shape(wish.wanted[0].config)
         if wish.switches["dry_run"]:
-            flow.dry_run(wish, parameters)
+            made = flow.dry_run(wish, parameters)
         flow.check(wish.wanted, parameters, submitting=not wish.switches["dry_run"], inside=True)
         remark = require_shape(self.have, shape, self.command)
         if wish.switches["dry_run"]:
-            return
+            return flow.Launched(made)
         if remark:
             print(remark, file=sys.stderr)
         with submit.lock(wish.results):
             made = wish.plan()
             show.plan(made)
-            flow.report_changed(made)
             if not made.to_submit:
                 show.nothing_to_do(made)
-                return
+                return flow.Launched(made, flow.code_of(made))
             ready = submit.arrange(made.to_submit, submit.new_id(), wish.results)
             ready.axes = wish.swept
             ready.arrays[0].job = self.have.job
@@ -188,6 +187,7 @@ class Train:
             submit.prepare(ready, "slurm", parameters, sys.argv[1:], wish.env_file)
         print(f"\nlaunch {ready.id}: {made.to_submit[0].id} executes here, in job {self.have.job}")
         self.script = ready.dir / "array-0.sbatch"
+        return flow.Launched(made)
 
     def _require_inside(self, wish: flow.Wish) -> None:
         if wish.terms.after or wish.terms.canary:

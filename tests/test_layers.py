@@ -15,7 +15,7 @@ from nano_exp.launch import snapshot
 PACKAGE = Path(nano_exp.__file__).parent
 #: Lowest first. A package imports those in lines above its own, and itself; docs/architecture.md has the picture.
 LAYERS = (
-    ("__init__", "errors", "overrides"),
+    ("__init__", "errors", "overrides", "hydra_internals"),
     ("files", "text", "credentials", "dotted", "synonyms"),
     ("nemo_rl", "slurm", "environment"),
     ("store", "layout"),

@@ -21,16 +21,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import AnyNode, Container, DictConfig, ListConfig, OmegaConf
-from omegaconf._utils import split_key
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import credentials, dotted
+from nano_exp import credentials, dotted, hydra_internals
 from nano_exp.compose import compose, conf_tree, freeze, launcher_settings, resolvers
 from nano_exp.compose.compose import Point
 from nano_exp.compose.freeze import Frozen
@@ -63,7 +61,9 @@ class Family:
     def __init__(self, first: Point, keys: Sequence[str]) -> None:
         self.choices = first.choices
         self._cfg = copy.deepcopy(first.cfg)
-        self._nodes = {tuple(key.split(".")): _plain_node(self._cfg, key) for key in keys}
+        self._nodes = {tuple(key.split(".")): hydra_internals.plain_node(self._cfg, key) for key in keys}
+        if None in self._nodes.values():
+            raise NotPlain
         self._reading = _reading(self._cfg, set(self._nodes))
 
     @cached_property
@@ -84,48 +84,19 @@ class Family:
         HydraException, OmegaConfBaseException: the values cannot be set, or what reads them not be computed
         """
         assert self.resolved  # before the first value is set
-        ConfigLoaderImpl._apply_overrides_to_config(list(values), self._cfg)
-        found: dict[Keys, Any] = {path: node._value() for path, node in self._nodes.items()}
-        for path, node in self._reading.items():
-            target = node._dereference_node()
-            whole = isinstance(target, Container)
-            found[path] = (
-                OmegaConf.to_container(target, resolve=True, throw_on_missing=True) if whole else target._value()
-            )
-        return found
+        hydra_internals.set_values(self._cfg, values)
+        found: dict[Keys, Any] = {path: hydra_internals.text_of(node) for path, node in self._nodes.items()}
+        return found | {path: hydra_internals.resolved(node) for path, node in self._reading.items()}
 
 
 class NotPlain(Exception):
     """A key whose value is not a plain node below plain mappings."""
 
 
-def _plain_node(cfg: DictConfig, key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        if not isinstance(node, DictConfig) or node._is_interpolation() or node._is_none() or node._is_missing():
-            raise NotPlain(key)
-        node = node._get_node(part)
-    if type(node) is not AnyNode or node._is_interpolation():
-        raise NotPlain(key)
-    return node
-
-
-def _interpolations(node: Any, path: Keys = ()) -> dict[Keys, Any]:
-    """Path -> node of every interpolation below a node."""
-    if node._is_interpolation():
-        return {path: node}
-    found: dict[Keys, Any] = {}
-    if isinstance(node, DictConfig | ListConfig) and not node._is_none() and not node._is_missing():
-        keys: Any = node.keys() if isinstance(node, DictConfig) else range(len(node))
-        for key in keys:
-            found |= _interpolations(node._get_node(key), (*path, key))
-    return found
-
-
 def _reading(cfg: DictConfig, changed: set[Keys]) -> dict[Keys, Any]:
     """The interpolations that may read one of the changed paths, directly or through others."""
-    waiting = _interpolations(cfg)
-    reads = {path: resolvers.reads(str(node._value())) for path, node in waiting.items()}
+    waiting = hydra_internals.interpolations(cfg)
+    reads = {path: resolvers.reads(str(hydra_internals.text_of(node))) for path, node in waiting.items()}
     found: dict[Keys, Any] = {}
     new = set(changed)
     while new:
@@ -197,7 +168,9 @@ def _family(config_loader: ConfigLoader, first: Point, overrides: list[Override]
     """None where the order of the overrides matters, or a key is no plain node."""
     if not places or any(o.is_add() or o.is_delete() for o in overrides[places[0] :]):
         return None
-    keys = {i: split_key(o.key_or_group) for i, o in enumerate(overrides) if not _chooses(config_loader, o)}
+    keys = {
+        i: hydra_internals.split_key(o.key_or_group) for i, o in enumerate(overrides) if not _chooses(config_loader, o)
+    }
     if any(_related(keys[i], other) for i in places for j, other in keys.items() if i != j):
         return None
     try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from nano_exp import files
+from nano_exp import files, hydra_internals
 from nano_exp.compose import conf_tree
 from nano_exp.errors import UserError
 from nano_exp.overrides import Override
@@ -167,20 +167,8 @@ def _enter(typed: str, words: Sequence[str], conf: Path) -> _Entered:
 
 def _option(name: str, node: Any, package: str) -> None:
     """An option of a group that Hydra finds though no file has it."""
-    from hydra.core.config_store import ConfigNode, ConfigStore
-
-    class Shared(ConfigNode):
-        """Not copied with the store, which Hydra copies for each composition; what it loads it copies again."""
-
-        def __deepcopy__(self, memo: object) -> ConfigNode:
-            return self
-
     *groups, option = [part for part in name.split("/") if part]
-    folder = ConfigStore.instance().repo
-    for group in groups:
-        folder = folder.setdefault(group, {})
-    option += "" if option.endswith(".yaml") else ".yaml"
-    folder[option] = Shared(option, node, "/".join(groups), package, "recipe")
+    hydra_internals.add_option("/".join(groups), option, node, package, provider="recipe")
 
 
 def without(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
-import omegaconf._utils
-import omegaconf.base
-from omegaconf import OmegaConf, grammar_parser
-from omegaconf._utils import split_key
+from omegaconf import OmegaConf
+
+from nano_exp import hydra_internals
 
 Number = int | float
 
@@ -41,30 +39,18 @@ def reads(text: str) -> list[list[str]] | None:
     found = _OPENING.findall(text)
     if len(found) != text.count("${") or any(end == ":" and name not in PURE for name, end in found):
         return None
-    return [split_key(name) for name, end in found if end == "}"]
-
-
-def cache_parsing() -> None:
-    """Let OmegaConf parse an interpolation once for each text.
-
-    It parses it again for every value it computes, which is most of the time that computing takes. What the parser
-    returns depends on the text alone, and its readers leave it as it is.
-    """
-    if grammar_parser.parse is omegaconf.base.parse:
-        cached: Any = lru_cache(maxsize=4096)(grammar_parser.parse)
-        omegaconf.base.parse = cached
-        omegaconf._utils.parse = cached
+    return [hydra_internals.split_key(name) for name, end in found if end == "}"]
 
 
 def register(cached: bool = True) -> None:
-    """Register the resolvers and, unless told not to, `cache_parsing`; again is harmless.
+    """Register the resolvers and, unless told not to, `hydra_internals.cache_parsing`; again is harmless.
 
     mul, div and max mean what NeMo RL's do (nemo_rl/utils/config.py, register_omegaconf_resolvers, at v0.7.0):
     plain Python arithmetic, so mul of two ints is an int and div is true division. add and ratio are ours; NeMo RL
     never sees them, since it receives resolved values.
     """
     if cached:
-        cache_parsing()
+        hydra_internals.cache_parsing()
     functions: dict[str, Callable[[Any, Any], Number]] = {
         "mul": operator.mul,
         "div": operator.truediv,

@@ -3,6 +3,10 @@
 The command is `python -m nano_exp.job <launch folder>`; what it executes stands in the launch's manifest, written
 before the job exists. submitit renders the batch script and starts local processes; its signal, checkpoint and requeue
 are not used: an attempt times itself from the allocation's end.
+
+Everything private in submitit that is used stands here, checked against submitit 1.5.4, to which it is pinned:
+`_submitit_command_str` (there is no other way to another command), `_make_submission_file_text` (the text without
+submitting it), `_convert_parameters`, `_valid_parameters` and `_equivalence_dict` (its check and its names of them).
 """
 
 from __future__ import annotations

@@ -25,8 +25,20 @@ from nano_exp.store import axes, runs, state
 from nano_exp.store.run_config import SWITCHES
 from nano_exp.terminal import progress_line
 
-#: What the process exits with: 0 all well, 1 a waited-for run failed, 3 something asked for was not submitted.
-exit_code = 0
+
+@dataclass(frozen=True)
+class Launched:
+    """What a launch found and did.
+
+    Parameters
+    ----------
+    plan: its rows are the points that were not skipped, equal ones once
+    code: what the process exits with: 0 all well, 1 a waited-for run failed, 3 something asked for was not submitted,
+        130 Ctrl-C while waiting
+    """
+
+    plan: convergence.Plan
+    code: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,18 +89,14 @@ def launch(
     parameters: dict[str, Any],
     folder: Path,
     constraints: Sequence[sweep.Constraint] = (),
-) -> convergence.Plan:
-    """Launch points. Sets `exit_code`.
+) -> Launched:
+    """Launch points.
 
     Parameters
     ----------
     parameters: hydra.launcher's
     folder: the launch folder, against which relative paths are made absolute
     constraints: points that break one are shown and skipped
-
-    Returns
-    -------
-    what was found and done; its rows are the points that were not skipped, equal ones once
 
     Raises
     ------
@@ -100,7 +108,7 @@ def launch(
         report = look(wish.wanted, parameters, submitting=False)
         made = dry_run(wish, parameters, report.start)
         refuse(report)
-        return made
+        return Launched(made)
     _require_sendable(wish)
     if where == "slurm" and send:
         slurm.require()
@@ -110,7 +118,7 @@ def launch(
         made = wish.plan()
         if agreed is None or made.to_submit != agreed.to_submit:
             _announce(made, wish, report.start, parameters)
-        report_changed(made)
+        code = code_of(made)
         ready = (
             dispatch(made.to_submit, where, parameters, results, wish.env_file, send, wish.terms, swept=wish.swept)
             if made.to_submit
@@ -118,16 +126,16 @@ def launch(
         )
     active = made.of(*state.ACTIVE)
     if ready is not None and where == "local":
-        run_here(ready, wish.terms.parallel or int(wish.wanted[0].config["slurm"]["parallel_local"]))
-        return made
+        parallel = wish.terms.parallel or int(wish.wanted[0].config["slurm"]["parallel_local"])
+        return Launched(made, run_here(ready, parallel) or code)
     if ready is None:
         done = made.of("done") if where == "local" else []
         show.results([row.dir for row in done])
         if len(done) < len(made.rows):
             show.nothing_to_do(made)
     if wish.switches["wait"] and (made.to_submit or active):
-        wait_for([*made.to_submit, *active])
-    return made
+        code = wait_for([*made.to_submit, *active]) or code
+    return Launched(made, code)
 
 
 def _announce(made: convergence.Plan, wish: Wish, start: str, parameters: Mapping[str, Any]) -> None:
@@ -325,10 +333,9 @@ def _require_sendable(wish: Wish) -> None:
         )
 
 
-def report_changed(made: convergence.Plan) -> None:
-    global exit_code
-    if made.of("changed", "damaged"):
-        exit_code = 3
+def code_of(made: convergence.Plan) -> int:
+    """The exit code that a plan alone asks for."""
+    return 3 if made.of("changed", "damaged") else 0
 
 
 def dry_run(wish: Wish, parameters: dict[str, Any], start: str = "") -> convergence.Plan:
@@ -347,25 +354,24 @@ def dry_run(wish: Wish, parameters: dict[str, Any], start: str = "") -> converge
     return made
 
 
-def run_here(ready: submit.Launch, parallel: int) -> None:
-    """Execute on this machine and show what was learned."""
-    global exit_code
+def run_here(ready: submit.Launch, parallel: int) -> int:
+    """Execute on this machine, show what was learned, and return the exit code."""
     began = time.monotonic()
     rows = [row for array in ready.arrays for row in array.rows]
     try:
         ends = local.execute(ready, max(1, parallel))
     except local.Interrupted:
         show.interrupted([row.dir for row in rows])
-        exit_code = 130
-        return
+        return 130
     show.results([row.dir for row in rows], time.monotonic() - began)
-    if any(end != "done" for end in ends.values()):
-        exit_code = 1
+    return 1 if any(end != "done" for end in ends.values()) else 0
 
 
-def wait_for(rows: Sequence[convergence.Row], poll_s: float = 5.0) -> None:
-    """Wait until no run of a Slurm launch is active any more, with a live line. Ctrl-C stops waiting, not the runs."""
-    global exit_code
+def wait_for(rows: Sequence[convergence.Row], poll_s: float = 5.0) -> int:
+    """Wait until no run of a Slurm launch is active any more, with a live line. Ctrl-C stops waiting, not the runs.
+
+    Returns the exit code.
+    """
     live = progress_line.Live(every_s=60.0)
     try:
         while True:
@@ -380,12 +386,10 @@ def wait_for(rows: Sequence[convergence.Row], poll_s: float = 5.0) -> None:
             time.sleep(poll_s)
     except KeyboardInterrupt:
         live.say("Ctrl-C: no longer waiting; the jobs go on. nano-exp status shows them")
-        exit_code = 130
-        return
+        return 130
     live.clear()
     show.results([row.dir for row in rows])
-    if any(kind != "done" for kind in states.values()):
-        exit_code = 1
+    return 1 if any(kind != "done" for kind in states.values()) else 0
 
 
 def _steps(row: convergence.Row) -> int:

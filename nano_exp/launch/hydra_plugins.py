@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -37,11 +37,16 @@ PLUGIN_MODULE = "hydra_plugins.nano_exp"
 
 
 class NanoExpLauncher(Launcher):
-    """Freezes, plans and submits all points at once; its parameters are hydra-submitit-launcher's."""
+    """Freezes, plans and submits all points at once.
 
-    how: ClassVar[Callable[..., object]]  # launch.launch, or what another entry does with the points
+    Parameters
+    ----------
+    take: `flow.launch`, or what another entry does with the points
+    parameters: hydra-submitit-launcher's
+    """
 
-    def __init__(self, **parameters: Any) -> None:
+    def __init__(self, take: Callable[..., object], parameters: Mapping[str, Any]) -> None:
+        self.take = take
         self.parameters = {
             k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in parameters.items()
         }
@@ -61,12 +66,12 @@ class NanoExpLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         if self.searching:
             return search_sweeps.launch_batch(
-                *(type(self).how, self.loader, job_overrides, self.parameters, Path.cwd(), self.sweep),
+                *(self.take, self.loader, job_overrides, self.parameters, Path.cwd(), self.sweep),
                 first=initial_job_idx == 0,
             )
         with mistakes.explained(self.loader):
             points = auto.compose_points(self.loader, job_overrides, self.master)
-        type(self).how(points, self.parameters, Path.cwd(), self.sweep.constraints)
+        self.take(points, self.parameters, Path.cwd(), self.sweep.constraints)
         return []
 
 
@@ -216,17 +221,24 @@ def _values(override: Override) -> list[str]:
     return found
 
 
-def register(how: Callable[..., object]) -> None:
-    """Make both findable for Hydra, which accepts only classes below `hydra_plugins`; `how` gets the points."""
-    NanoExpLauncher.how = staticmethod(how)
+def register(take: Callable[..., object]) -> None:
+    """Make both findable for Hydra, which makes them by their classes' names below `hydra_plugins`.
+
+    Parameters
+    ----------
+    take: gets the points, hydra.launcher's parameters, the launch folder, and the constraints of the sweep
+    """
+
+    class Taking(NanoExpLauncher):
+        def __init__(self, **parameters: Any) -> None:
+            super().__init__(take, parameters)
+
     module = ModuleType(PLUGIN_MODULE)
-    for plugin in (NanoExpLauncher, NanoExpSweeper):
-        plugin.__module__ = PLUGIN_MODULE
-        setattr(module, plugin.__name__, plugin)
     sys.modules[PLUGIN_MODULE] = module
-    plugins = Plugins.instance()
-    plugins.register(NanoExpLauncher)
-    plugins.register(NanoExpSweeper)
+    for name, plugin in (("NanoExpLauncher", Taking), ("NanoExpSweeper", NanoExpSweeper)):
+        plugin.__module__, plugin.__name__ = PLUGIN_MODULE, name
+        setattr(module, name, plugin)
+        Plugins.instance().register(plugin)
     search_sweeps.set_defaults()
 
 

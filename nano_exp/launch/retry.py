@@ -64,10 +64,8 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
         print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone (done, active or damaged)")
         for batch in batches(results, again, changes, typed):
             sent.append((batch, _send(results, batch)))
-    for batch, ready in sent:
-        if batch.where == "local":
-            flow.run_here(ready, batch.terms.parallel or 1)
-    return flow.exit_code
+    here = [(batch, ready) for batch, ready in sent if batch.where == "local"]
+    return max((flow.run_here(ready, batch.terms.parallel or 1) for batch, ready in here), default=0)
 
 
 def batches(

@@ -55,7 +55,7 @@ def require_results(config: DictConfig) -> None:
 
 
 def launch_batch(
-    how: Callable[..., object],
+    take: Callable[..., object],
     loader: ConfigLoader,
     overrides: Sequence[Sequence[str]],
     parameters: dict[str, Any],
@@ -67,7 +67,7 @@ def launch_batch(
 
     Parameters
     ----------
-    how: `launch.launch`
+    take: `flow.launch`
     first: whether these are the first points of the search
 
     Raises
@@ -101,11 +101,11 @@ def launch_batch(
     if first and len(refused) == len(overrides):
         raise refused[0]
     if points:
-        made = how(list(points.values()), parameters, folder)
-        assert isinstance(made, convergence.Plan)
-        if flow.exit_code == 130:
+        launched = take(list(points.values()), parameters, folder)
+        assert isinstance(launched, flow.Launched)
+        if launched.code == 130:
             raise KeyboardInterrupt
-        rows = {(row.frozen.name, row.frozen.digest): row for row in made.rows}
+        rows = {(row.frozen.name, row.frozen.digest): row for row in launched.plan.rows}
         for index, key in keys.items():
             try:
                 results[index].return_value = reached(rows[key].dir, settings.metric)

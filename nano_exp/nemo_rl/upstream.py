@@ -14,10 +14,9 @@ from typing import Any, TypeAlias, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import files
+from nano_exp import files, hydra_internals
 from nano_exp.errors import UserError
 
 #: In a recipe: this section replaces the parents' instead of being merged into it.
@@ -143,7 +142,7 @@ def keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
 @cache
 def _loader() -> Any:
     """OmegaConf's rules (1e-6 is a number, a key given twice is an error) on libyaml's parser."""
-    rules = get_yaml_loader()
+    rules = hydra_internals.yaml_rules()
 
     class Loader(files.Loader):
         yaml_implicit_resolvers = rules.yaml_implicit_resolvers

@@ -19,13 +19,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nano_exp import hydra_internals
 from nano_exp.compose import conf_tree, freeze
 from nano_exp.compose.compose import Point, Uncomposable
 from nano_exp.compose.freeze import Frozen
@@ -158,7 +158,7 @@ class Bench:
         if not instead and all(self._plain(word) for word in more):
             cfg = copy.deepcopy(self.point.cfg)
             parser = OverridesParser.create(config_loader=self.loader)
-            ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(list(more)), cfg)
+            hydra_internals.set_values(cfg, parser.parse_overrides(list(more)))
             made = Point(tuple(words), cfg)
         else:
             made = auto.compose_point(self.loader, words)

@@ -26,7 +26,6 @@ from hydra.core.global_hydra import GlobalHydra
 
 from nano_exp.compose import compose, conf_tree, launcher_settings
 from nano_exp.dotted import flatten
-from nano_exp.launch import flow
 from nano_exp.synonyms import MEANT
 
 EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "16"))
@@ -63,7 +62,6 @@ def typed(*words: str) -> Said:
     """`python launch.py WORDS dry_run=true`, in this process."""
     sys.argv[:] = [str(LAUNCH), *words, "dry_run=true", "ignore=place"]
     GlobalHydra.instance().clear()
-    flow.exit_code = 0
     errors, heard = io.StringIO(), signal.getsignal(signal.SIGINT)
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):

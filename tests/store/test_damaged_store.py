@@ -146,7 +146,6 @@ def test_a_damaged_file_is_said_and_harms_its_own_row_alone(
 
 def wrong(words: list[str], results: Path, part: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What is wrong with a command's answer; nothing where it is right."""
-    flow.exit_code = 0
     try:
         with without_roots_rights():
             code = cli.main([*words, "--results", str(results)])

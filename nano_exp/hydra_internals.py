@@ -1,0 +1,130 @@
+"""Every use of a private part of Hydra and OmegaConf, each with its reason.
+
+Checked against hydra-core 1.3.8 and omegaconf 2.3.1; pyproject.toml pins both to these versions. Who moves a pin reads
+this module against the new sources, and runs tests/compose, which hold each use to what Hydra does by itself. What is
+private in submitit stands in `nano_exp.launch.executors` alone.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import omegaconf._utils
+import omegaconf.base
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.override_parser.types import Override
+from omegaconf import AnyNode, Container, DictConfig, ListConfig, OmegaConf, grammar_parser
+
+#: Keys and list places from the top of a config.
+Path = tuple[Any, ...]
+
+
+def compose_once() -> None:
+    """Make Hydra take every launch for a multirun, which our sweeper serves.
+
+    `Hydra.get_mode` would compose everything once more to read hydra.mode, whose other value a launch refuses.
+    """
+    from hydra._internal.hydra import Hydra  # it loads logging and plugins: for a launch alone
+    from hydra.types import RunMode
+
+    Hydra.get_mode = lambda *_, **__: RunMode.MULTIRUN  # type: ignore[method-assign]
+
+
+def arguments() -> Namespace:
+    """This process's command line as Hydra parses it: there is no other reader of Hydra's own flags."""
+    return get_args_parser().parse_known_args()[0]
+
+
+def set_values(cfg: DictConfig, overrides: Sequence[Override]) -> None:
+    """Set overrides in a composed config as composing does, which no public function does without composing.
+
+    Raises
+    ------
+    HydraException, OmegaConfBaseException: as composing does
+    """
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), cfg)
+
+
+def add_option(group: str, option: str, node: Any, package: str, provider: str) -> None:
+    """An option of a group that Hydra finds though no file has it.
+
+    `ConfigStore.store` would do, but for its copies: Hydra copies the whole store for each composition, and a recipe
+    has hundreds of nodes.
+    """
+    folder: Any = ConfigStore.instance().repo
+    for name in group.split("/"):
+        folder = folder.setdefault(name, {})
+    file = option if option.endswith(".yaml") else f"{option}.yaml"
+    folder[file] = _Shared(file, node, group, package, provider)
+
+
+class _Shared(ConfigNode):
+    """Not copied with the store; what Hydra loads of it it copies again."""
+
+    def __deepcopy__(self, memo: object) -> ConfigNode:
+        return self
+
+
+def split_key(key: str) -> list[str]:
+    """`a.b[0].c` -> ["a", "b", "0", "c"], by OmegaConf's own grammar, of which there is no public function."""
+    return omegaconf._utils.split_key(key)
+
+
+def yaml_rules() -> Any:
+    """OmegaConf's YAML loader: what it takes for a number and which keys it refuses is written nowhere else."""
+    return omegaconf._utils.get_yaml_loader()
+
+
+def cache_parsing() -> None:
+    """Let OmegaConf parse an interpolation once for each text.
+
+    It parses it again for every value it computes, which is most of the time that computing takes. What the parser
+    returns depends on the text alone, and its readers leave it as it is.
+    """
+    if grammar_parser.parse is omegaconf.base.parse:
+        cached: Any = lru_cache(maxsize=4096)(grammar_parser.parse)
+        omegaconf.base.parse = cached
+        omegaconf._utils.parse = cached
+
+
+# --- nodes: public access resolves interpolations, and a family of points has to see them ---
+
+
+def text_of(node: Any) -> Any:
+    """A node's own value: the text of an interpolation, not what it reads."""
+    return node._value()
+
+
+def resolved(node: Any) -> Any:
+    """What an interpolation's node has, as plain data. Raises OmegaConfBaseException where it cannot be computed."""
+    target = node._dereference_node()
+    if isinstance(target, Container):
+        return OmegaConf.to_container(target, resolve=True, throw_on_missing=True)
+    return target._value()
+
+
+def plain_node(cfg: DictConfig, key: str) -> AnyNode | None:
+    """The node of a dotted key, where it and all above it are plain: no interpolation, no null, no alias."""
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or node._is_interpolation() or node._is_none() or node._is_missing():
+            return None
+        node = node._get_node(part)
+    return node if type(node) is AnyNode and not node._is_interpolation() else None
+
+
+def interpolations(node: Any, path: Path = ()) -> dict[Path, Any]:
+    """Path -> node of every interpolation below a node."""
+    if node._is_interpolation():
+        return {path: node}
+    found: dict[Path, Any] = {}
+    if isinstance(node, DictConfig | ListConfig) and not node._is_none() and not node._is_missing():
+        keys: Any = node.keys() if isinstance(node, DictConfig) else range(len(node))
+        for key in keys:
+            found |= interpolations(node._get_node(key), (*path, key))
+    return found
