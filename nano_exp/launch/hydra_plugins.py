@@ -236,7 +236,7 @@ def register(take: Callable[..., object]) -> None:
     module = ModuleType(PLUGIN_MODULE)
     sys.modules[PLUGIN_MODULE] = module
     for name, plugin in (("NanoExpLauncher", Taking), ("NanoExpSweeper", NanoExpSweeper)):
-        plugin.__module__, plugin.__name__ = PLUGIN_MODULE, name
+        plugin.__module__, plugin.__name__, plugin.__qualname__ = PLUGIN_MODULE, name, name
         setattr(module, name, plugin)
         Plugins.instance().register(plugin)
     search_sweeps.set_defaults()
