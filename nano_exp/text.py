@@ -85,3 +85,12 @@ def duration(seconds: float) -> str:
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (left, "s")]
     first = next((i for i, (n, _) in enumerate(parts) if n), 3)
     return " ".join(f"{n} {unit}" for n, unit in parts[first : first + 2] if n) or "0 s"
+
+
+def dd_hh_mm_ss(seconds: float) -> str:
+    """The form of checkpointing.checkpoint_must_save_by (nemo_rl/utils/timer.py, convert_to_seconds): 01:02:03:04,
+    rounded down; never negative."""
+    minutes, second = divmod(max(0, int(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    day, hour = divmod(hours, 24)
+    return f"{day:02d}:{hour:02d}:{minute:02d}:{second:02d}"

@@ -17,6 +17,7 @@ from nano_exp.preflight.facts import existing
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View, whole
 from nano_exp.slurm import arrays, shapes
+from nano_exp.text import duration
 
 ANY = "any engine"
 
@@ -92,16 +93,11 @@ def partition_time(c: View) -> Iterator[Found]:
     if minutes > longest:
         yield Found(
             (),
-            f"partition {nodes[0].partition} allows {_duration(longest)} at most",
+            f"partition {nodes[0].partition} allows {duration(60 * longest)} at most",
             f"hydra.launcher.timeout_min={longest:.0f} (a run that needs more saves, stops and goes on when launched "
             "again), or another site.partition=",
-            f"a time limit of {_duration(minutes)}",
+            f"a time limit of {duration(60 * minutes)}",
         )
-
-
-def _duration(minutes: float) -> str:
-    hours, rest = divmod(round(minutes), 60)
-    return f"{hours} h" + (f" {rest} min" if rest else "") if hours else f"{rest} min"
 
 
 @rule(place=True, engine=ANY)
@@ -332,9 +328,9 @@ def qos_allows(c: View) -> Iterator[Found]:
         if known.name == qos and limit is not None and isinstance(minutes, int | float) and minutes > limit:
             yield Found(
                 (),
-                f"QOS {qos} allows {_duration(limit)} at most",
+                f"QOS {qos} allows {duration(60 * limit)} at most",
                 f"hydra.launcher.timeout_min={limit:.0f}, or another site.qos=",
-                f"a time limit of {_duration(minutes)}",
+                f"a time limit of {duration(60 * minutes)}",
             )
 
 
@@ -456,4 +452,4 @@ def start_line(test: Any, now: float | None = None) -> str:
     if wait < 2:
         return "Slurm would start it at once (sbatch --test-only)"
     at = time.strftime("%d %b %H:%M", time.localtime(test.start))
-    return f"Slurm expects to start it about {at}, in {_duration(wait)} (sbatch --test-only)"
+    return f"Slurm expects to start it about {at}, in {duration(60 * wait)} (sbatch --test-only)"

@@ -421,16 +421,25 @@ def read_metrics(run_dir: Path, tail_bytes: int | None = None) -> list[dict[str,
     return rows
 
 
-def cut_metrics(run_dir: Path, last_step: int) -> None:
-    """Drop the rows after the checkpoint that an attempt resumes from: those steps run again and are logged again."""
+def cut_metrics(run_dir: Path, last_step: int) -> int:
+    """Drop the rows after the checkpoint that a run resumes from: those steps run again and are logged again. Damaged
+    lines go too. The file is written aside and renamed.
+
+    An attempt does so before it starts any engine; the embedded one again, as it may find its newest checkpoint damaged
+    and resume from an earlier one.
+
+    Returns how many lines were dropped.
+    """
     path = run_dir / METRICS
     kept = [row for row in read_metrics(run_dir) if row["step"] <= last_step] if last_step else []
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return
-    if lines[-1] or len(kept) != len(lines) - 1:  # rows to drop, or damage, or half a last line
+        return 0
+    dropped = len(lines) - (not lines[-1]) - len(kept)
+    if dropped or lines[-1]:  # or a last line without its end
         files.write_text(path, "".join(metrics_line(row) for row in kept))
+    return dropped
 
 
 def open_metrics(run_dir: Path) -> TextIO:

@@ -23,7 +23,8 @@ MAX_LINE = 4000
 
 _ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)")
 _LABEL = re.compile(r"^ {0,3}\d{1,4}: ")
-_WHO = re.compile(
+#: What Ray and vLLM put before the lines of their processes; NeMo RL's driver prints without one.
+FROM_WORKER = re.compile(
     r"^\s{0,2}\(((?:raylet|autoscaler|gcs_server)\b[^()]{0,80}"
     r"|(?:[^()]|\([^()]{0,80}\)){0,120}?\bpid=[^()]{0,80})\)[ \t]?"
 )
@@ -115,7 +116,7 @@ def parse(n: int, raw: str) -> Line:
     if match := _LABEL.match(text):
         text = text[match.end() :]
     for _ in range(3):
-        match = _WHO.match(text)
+        match = FROM_WORKER.match(text)
         if match is None:
             break
         inner, text = match[1], text[match.end() :]

@@ -16,6 +16,7 @@ from nano_exp.engines import Context
 from nano_exp.engines.nemo_rl import engine
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
+from nano_exp.text import dd_hh_mm_ss
 
 KWARGS = "policy__generation__vllm_cfg__http_server_serving_chat_kwargs"
 PLUGIN = "policy.generation.vllm_cfg.tool_parser_plugin"
@@ -191,7 +192,7 @@ def test_a_users_must_save_by_and_no_deadline_are_left_alone(tmp_path: Path) -> 
     "seconds, text", [(0, "00:00:00:00"), (59.9, "00:00:00:59"), (90061, "01:01:01:01"), (864000, "10:00:00:00")]
 )
 def test_must_save_by_format(seconds: float, text: str) -> None:
-    assert engine.must_save_by(seconds) == text
+    assert dd_hh_mm_ss(seconds) == text
 
 
 def make_snapshot(folder: Path, *names: str) -> Path:

@@ -32,7 +32,6 @@ from core_case import (
 from pace import limit
 
 from nano_exp import dotted, files
-from nano_exp.engines.nemo_rl import engine as nemo_rl
 from nano_exp.errors import UserError
 from nano_exp.job import attempt as module
 from nano_exp.job import child
@@ -42,6 +41,7 @@ from nano_exp.report import status
 from nano_exp.store import run_config, runs, state, trackers
 from nano_exp.store.asked import job_lookup
 from nano_exp.store.runs import Owner
+from nano_exp.text import dd_hh_mm_ss
 
 STEPS = 4
 SHORT = (f"grpo.max_num_steps={STEPS}", "checkpointing.save_period=1", "grpo.val_period=2")
@@ -331,7 +331,7 @@ def test_an_attempt_saves_and_ends_before_its_allocation_does(
     assert now.kind == "stopped"
     assert "saved before the time limit" in now.why
     given = files.read_yaml(run / "attempts" / "1" / "nemo_rl.yaml")
-    assert given["checkpointing"]["checkpoint_must_save_by"] <= nemo_rl.must_save_by(limit(3))
+    assert given["checkpointing"]["checkpoint_must_save_by"] <= dd_hh_mm_ss(limit(3))
     assert attempt(launch.dir).returncode == 0
     assert learned(run) == uninterrupted
 

@@ -353,13 +353,13 @@ def test_metrics_are_read_while_they_are_written(tmp_path: Path) -> None:
 def test_rows_after_the_checkpoint_are_cut(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     path = folder / "metrics.jsonl"
-    runs.cut_metrics(folder, 3)
+    assert runs.cut_metrics(folder, 3) == 0
     assert not path.exists()
     path.write_text("".join(json.dumps({"step": n, "x": 0.1 + 0.2}) + "\n" for n in (0, 1, 2, 3, 4)) + '{"step": 5, "x')
-    runs.cut_metrics(folder, 3)
+    assert [runs.cut_metrics(folder, 3) for _ in range(2)] == [2, 0]
     assert [(row["step"], row["x"]) for row in runs.read_metrics(folder)] == [(n, 0.1 + 0.2) for n in (0, 1, 2, 3)]
     assert path.read_text().endswith("}\n"), "the next row starts on a line of its own"
-    runs.cut_metrics(folder, 0)
+    assert runs.cut_metrics(folder, 0) == 4
     assert runs.read_metrics(folder) == []
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from nano_exp.engines import Command, Context, Mistake, Refused
 from nano_exp.engines.embedded import checkpoint, refusals, schedule
+from nano_exp.text import dd_hh_mm_ss
 
 SAVE_MARGIN_S = 60.0
 """Seconds kept free before the allocation's end, for imports, the warm start and a last save."""
@@ -52,7 +53,7 @@ def overlay(config: dict[str, Any], ctx: Context) -> dict[str, object]:
     wanted = config["checkpointing"].get("checkpoint_must_save_by")
     if wanted is not None:
         left = min(left, schedule.seconds(wanted))
-    return {"checkpointing.checkpoint_must_save_by": schedule.duration(left)}
+    return {"checkpointing.checkpoint_must_save_by": dd_hh_mm_ss(left)}
 
 
 def command(config: dict[str, Any], ctx: Context) -> Command:

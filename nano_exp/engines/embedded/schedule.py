@@ -68,15 +68,6 @@ def seconds(text: str) -> int:
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
-def duration(total: float) -> str:
-    """The "DD:HH:MM:SS" of a number of seconds, rounded down; never negative."""
-    left = max(0, int(total))
-    minutes, rest = divmod(left, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return f"{days:02d}:{hours:02d}:{minutes:02d}:{rest:02d}"
-
-
 class MustSaveBy:
     """Whether another step fits before checkpointing.checkpoint_must_save_by, counted from the training loop's start.
 

@@ -8,7 +8,6 @@ here nor written anywhere.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -23,44 +22,6 @@ from nano_exp.store import runs
 INIT_TIMEOUT_S = 30
 #: How often wandb writes its own offline file, seconds. By itself it does every 15 s, and a kill loses what it held.
 FLUSH_S = 0.1
-
-
-def drop_rows_after(path: Path, step: int | None) -> int:
-    """Rewrite metrics.jsonl without rows after `step` (None: without any row) and without damaged lines.
-
-    A run that was cut off after its last checkpoint repeats those steps, so their rows go before it resumes. The file
-    is written aside and renamed.
-
-    Returns
-    -------
-    How many lines were dropped.
-    """
-    if not path.exists():
-        return 0
-    kept: list[str] = []
-    dropped = 0
-    for line in path.read_text(errors="replace").splitlines():
-        if step is not None and _step(line) <= step:
-            kept.append(line)
-        else:
-            dropped += 1
-    if dropped:
-        aside = path.with_name(f".{path.name}.tmp")
-        with aside.open("w") as file:
-            file.writelines(line + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    return dropped
-
-
-def _step(line: str) -> float:
-    """The step of a row; infinity for a line that is no row."""
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
-    return float(step) if isinstance(step, int) else float("inf")
 
 
 class MetricsFile:

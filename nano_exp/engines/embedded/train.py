@@ -16,6 +16,7 @@ from nano_exp.engines.embedded.nemotron_h import choose_device
 from nano_exp.engines.embedded.settings import Settings
 from nano_exp.engines.embedded.trainer import Metrics, State, Trainer
 from nano_exp.errors import UserError
+from nano_exp.store import runs
 
 #: reward_after is the mean of this many last steps.
 AFTER_STEPS = 5
@@ -73,7 +74,7 @@ class Run:
         settings = self.settings
         say(f"embedded engine: {self.trainer.parameters} parameters on {self.device}, torch {torch.__version__}")
         found = checkpoint.newest(settings.checkpoint_dir, say) if settings.checkpointing else None
-        dropped = tracking.drop_rows_after(self.metrics_path, found.step if found else None)
+        dropped = runs.cut_metrics(self.metrics_path.parent, found.step if found else 0)
         if dropped:
             say(f"metrics.jsonl: {dropped} rows of steps that will be repeated were dropped")
         self.rows = tracking.MetricsFile(self.metrics_path)

@@ -26,6 +26,7 @@ from nano_exp.engines.nemo_rl import metrics, stdout
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
 from nano_exp.slurm import shapes
+from nano_exp.text import dd_hh_mm_ss
 
 Config = Mapping[str, Any]
 Environment = Mapping[str, str]
@@ -81,18 +82,10 @@ def overlay(config: Config, ctx: Context) -> dict[str, object]:
             setup = LEARNED * ctx.setup_s
         margin = setup + 60 * float(_or(engine.get("save_margin_min"), SAVE_MARGIN_MIN))
         left = max(ctx.deadline - time.time(), 0.0)
-        found["checkpointing.checkpoint_must_save_by"] = must_save_by(max(left - margin, left / 2))
+        found["checkpointing.checkpoint_must_save_by"] = dd_hh_mm_ss(max(left - margin, left / 2))
     if plugin := parser_plugin(config):
         found["policy.generation.vllm_cfg.tool_parser_plugin"] = str(plugin)
     return found
-
-
-def must_save_by(seconds: float) -> str:
-    """Seconds as NeMo RL's DD:HH:MM:SS (utils/timer.py convert_to_seconds), rounded down."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    day, hour = divmod(hours, 24)
-    return f"{day:02d}:{hour:02d}:{minute:02d}:{second:02d}"
 
 
 def command(config: Config, ctx: Context) -> Command:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nano_exp.engines.embedded import schedule
+from nano_exp.text import dd_hh_mm_ss
 
 LINEAR = {"name": "torch.optim.lr_scheduler.LinearLR", "kwargs": {"start_factor": 0.1, "total_iters": 4}}
 COSINE = {"name": "torch.optim.lr_scheduler.CosineAnnealingLR", "kwargs": {"T_max": 9, "eta_min": 2e-4}}
@@ -62,12 +63,12 @@ def test_no_warm_up_steps_begins_at_the_full_rate() -> None:
 @pytest.mark.parametrize(("text", "total"), [("00:00:00:01", 1), ("00:03:45:00", 13500), ("02:01:00:05", 176405)])
 def test_durations_there_and_back(text: str, total: int) -> None:
     assert schedule.seconds(text) == total
-    assert schedule.duration(total) == text
-    assert schedule.duration(total + 0.9) == text
+    assert dd_hh_mm_ss(total) == text
+    assert dd_hh_mm_ss(total + 0.9) == text
 
 
 def test_a_duration_is_never_negative() -> None:
-    assert schedule.duration(-5) == "00:00:00:00"
+    assert dd_hh_mm_ss(-5) == "00:00:00:00"
 
 
 class Clock:

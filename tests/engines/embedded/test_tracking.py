@@ -52,20 +52,6 @@ def strict(path: Path) -> list[dict[str, object]]:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
-def test_rows_after_a_step_and_torn_lines_go(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    write(path, 1, 2, 3)
-    with path.open("a") as file:
-        file.write('{"step": 2, "train/lo')
-    assert tracking.drop_rows_after(path, 2) == 2
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
-    assert tracking.drop_rows_after(path, 2) == 0
-    assert tracking.drop_rows_after(path, None) == 2
-    assert path.read_text() == ""
-    assert tracking.drop_rows_after(tmp_path / "none.jsonl", 2) == 0
-    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
-
-
 OFFLINE = """
 import sys, pathlib
 from nano_exp.engines.embedded import tracking
