@@ -1,12 +1,81 @@
-"""Reading plain configs by dotted keys, and copies of them with other values."""
+"""Reading plain configs by dotted keys, and copies of them with other values. Loads nothing heavy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 #: Where a value is in plain data: mapping keys and list places from the top.
 Keys = tuple[Any, ...]
+Default = TypeVar("Default")
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config that is asked by dotted keys.
+
+    Reading never raises: what is absent, null or of another type is the default, as a config may be of another version,
+    damaged, or not checked yet.
+    """
+
+    values: Mapping[str, Any]
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there, null or not."""
+        return at(self.values, tuple(key.split(".")), _ABSENT) is not _ABSENT
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """What stands there, a mapping too; the default where there is nothing, or null."""
+        found = at(self.values, tuple(key.split(".")))
+        return default if found is None else found
+
+    def whole(self, key: str) -> int | None:
+        """A whole number, or None; true and false are none."""
+        found = self.get(key)
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+    def count(self, key: str, default: int) -> int:
+        """A whole number from 1 on."""
+        found = self.whole(key)
+        return found if found is not None and found >= 1 else default
+
+    def real(self, key: str, default: Default) -> float | Default:
+        """A number that is finite."""
+        found = self.get(key)
+        good = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+        return float(found) if good else default
+
+    def on(self, key: str, default: bool = False) -> bool:
+        """Whether a switch is on."""
+        found = self.get(key)
+        return found if isinstance(found, bool) else default
+
+    def text(self, key: str, default: str = "") -> str:
+        found = self.get(key)
+        return found if isinstance(found, str) else default
+
+    def section(self, key: str) -> Config:
+        """The mapping there; an empty one where there is none."""
+        found = self.get(key)
+        return Config(found if isinstance(found, Mapping) else {})
+
+    def changed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy with other values at some dotted keys; sections that are not there are made."""
+        return with_values(self.values, {tuple(key.split(".")): value for key, value in changes.items()})
+
+
+def at(config: Mapping[str, Any], path: Keys, absent: Any = None) -> Any:
+    """What stands at a path; `absent` where nothing does."""
+    node: Any = config
+    for key in path:
+        if not isinstance(node, Mapping) or key not in node:
+            return absent
+        node = node[key]
+    return node
 
 
 def with_values(config: Mapping[str, Any], changes: Mapping[Keys, Any]) -> dict[str, Any]:
@@ -17,18 +86,16 @@ def with_values(config: Mapping[str, Any], changes: Mapping[Keys, Any]) -> dict[
         for depth in range(1, len(path)):
             here, above = path[:depth], own[path[: depth - 1]]
             if here not in own:
-                inner = above[path[depth - 1]]
-                own[here] = above[path[depth - 1]] = list(inner) if isinstance(inner, list) else dict(inner)
+                own[here] = above[path[depth - 1]] = _copy(above, path[depth - 1])
         own[path[:-1]][path[-1]] = value
     return whole
 
 
-def _at(config: Mapping[str, Any], path: Keys, absent: Any = None) -> Any:
-    """What stands at a path; `absent` where nothing does."""
-    node: Any = config
-    for key in path:
-        node = node.get(key, absent) if isinstance(node, Mapping) else absent
-    return node
+def _copy(above: Any, key: Any) -> Any:
+    inner = above[key] if isinstance(above, list) else above.get(key)
+    if isinstance(inner, list):
+        return list(inner)
+    return dict(inner) if isinstance(inner, Mapping) else {}
 
 
 def set_dotted(config: dict[str, Any], key: str, value: object) -> None:
@@ -41,11 +108,31 @@ def set_dotted(config: dict[str, Any], key: str, value: object) -> None:
     config[leaf] = value
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) for each leaf; lists and empty mappings are leaves."""
-    for key, value in config.items():
-        path = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, path)
-        else:
-            yield path, value
+def flat(
+    config: Mapping[str, Any], left_out: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
+    """Leaves, and mappings, by dotted key; lists and empty mappings are leaves.
+
+    Parameters
+    ----------
+    left_out: top-level keys
+    """
+    leaves: dict[str, Any] = {}
+    inner: dict[str, Mapping[str, Any]] = {}
+
+    def walk(node: Mapping[str, Any], prefix: str) -> None:
+        for key, value in node.items():
+            path = f"{prefix}{key}"
+            if isinstance(value, Mapping) and value:
+                inner[path] = value
+                walk(value, f"{path}.")
+            else:
+                leaves[path] = value
+
+    walk({key: value for key, value in config.items() if key not in left_out}, "")
+    return leaves, inner
+
+
+def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of each leaf, as `flat` has them."""
+    yield from flat(config)[0].items()

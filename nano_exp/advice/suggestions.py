@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nano_exp import synonyms
 from nano_exp.compose import compose, conf_tree
-from nano_exp.dotted import flatten
+from nano_exp.dotted import Config, flatten
 from nano_exp.errors import UserError, nearest, short_for
 from nano_exp.overrides import Override
 
@@ -100,10 +100,7 @@ class Adviser:
 
     def at(self, key: str) -> Any:
         """What stands at a dotted key, as plain data; None where nothing does."""
-        node: Any = self.config
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        return node
+        return Config(self.config).get(key)
 
     def composes(self, override: str) -> bool:
         """Whether an override composes beside the choices."""

@@ -20,7 +20,7 @@ from nano_exp import credentials, dotted
 from nano_exp.compose import launcher_settings
 from nano_exp.compose.compose import Point
 from nano_exp.compose.conf_tree import raw
-from nano_exp.dotted import Keys, _at, with_values
+from nano_exp.dotted import Keys, at, with_values
 from nano_exp.errors import UserError, nearest
 from nano_exp.overrides import Override
 from nano_exp.store import axes, identity
@@ -147,13 +147,13 @@ def _wrong_kind(config: Mapping[str, Any], name: str, reader: str) -> UserError 
     parts = name.split(".")
     for depth in range(1, len(parts)):
         above = ".".join(parts[:depth])
-        if (value := _at(config, tuple(parts[:depth]))) is not None and not isinstance(value, Mapping | list):
+        if (value := at(config, tuple(parts[:depth]))) is not None and not isinstance(value, Mapping | list):
             return UserError(
                 f"{above}={launcher_settings.shown(value)}",
                 f"{reader}, which needs a section there",
                 f"leave {above}=... out",
             )
-    value = _at(config, tuple(parts))
+    value = at(config, tuple(parts))
     if launcher_settings.NUMBER.fits(value) or (isinstance(value, str) and "${" in value):
         return None
     return UserError(
@@ -200,13 +200,13 @@ _MODELS: tuple[Keys, ...] = (("policy", "model_name"), ("policy", "tokenizer", "
 
 def _absolute(config: Mapping[str, Any], folder: Path) -> dict[Keys, str]:
     """The paths that have to change to be absolute against the launch folder; `~` is the user's home."""
-    found = {path: absolute(str(value), folder) for path in _PATHS if (value := _at(config, path))}
+    found = {path: absolute(str(value), folder) for path in _PATHS if (value := at(config, path))}
     python = str(config["site"].get("python") or "")
     if "/" in python:  # a bare name is looked up on the node's PATH
         found["site", "python"] = str(folder / Path(python).expanduser())
     # The embedded engine has its own model, whatever folders there are.
     for path in _MODELS if config["engine"].get("name") != "embedded" else ():
-        value = _at(config, path)
+        value = at(config, path)
         if isinstance(value, str) and _is_folder(value, folder):
             found[path] = absolute(value, folder)
     return found

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from nano_exp import files, hydra_internals
 from nano_exp.compose import conf_tree
+from nano_exp.dotted import at
 from nano_exp.errors import UserError
 from nano_exp.overrides import Override
 
@@ -176,10 +177,7 @@ def without(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     found = copy.deepcopy(dict(config))
     for key in keys:
         *path, leaf = key.split(".")
-        node: Any = found
-        for part in path:
-            node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, dict):
+        if isinstance(node := at(found, tuple(path)), dict):
             node.pop(leaf, None)
     return found
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nano_exp.compose.freeze import Frozen
-from nano_exp.dotted import flatten
+from nano_exp.dotted import Config, flatten
 from nano_exp.errors import UserError, nearest
 
 DEFAULT_METRIC = "validation/accuracy"
@@ -214,12 +214,10 @@ def _key(node: ast.expr) -> str:
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:
-    node: Any = config
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            raise _Unknown(key)
-        node = node[part]
-    return node
+    read = Config(config)
+    if not read.has(key):
+        raise _Unknown(key)
+    return read.get(key)
 
 
 def split(wanted: Sequence[Frozen], constraints: Sequence[Constraint]) -> tuple[list[Frozen], list[Skipped]]:

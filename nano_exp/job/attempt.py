@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from nano_exp import dotted, engines, environment, files, slurm
+from nano_exp import engines, environment, files, slurm
 from nano_exp.credentials import redact
+from nano_exp.dotted import Config
 from nano_exp.engines import Context, nodes
 from nano_exp.errors import UserError
 from nano_exp.job import canary_end, child, ending, gpu_memory, postmortem, requeue, throttle, turn, watchdog
@@ -259,9 +260,8 @@ def _train(
     earlier = [a.end for a in runs.attempts(run.dir) if a.end]
     _leave_wandb_offline(earlier, say)
     ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", ahead.until, learned_setup(earlier))
-    engine_config = run_config.engine_config(config)
-    for key, value in {**trackers.overlay(runs.load(run.dir), config), **engine.overlay(config, ctx)}.items():
-        dotted.set_dotted(engine_config, key, value)
+    changes = {**trackers.overlay(runs.load(run.dir), config), **engine.overlay(config, ctx)}
+    engine_config = Config(run_config.engine_config(config)).changed(changes)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
     child.require_own(ctx)  # it may have waited, or stood still on a node that was cut off
     child.recover_rows(engine, config, run.dir, number - 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files
+from nano_exp.dotted import Config
 from nano_exp.errors import UserError
 
 ACTIONS = ("report", "restart")
@@ -33,7 +34,7 @@ class Rule:
         rule = cls(
             str(site.get("on_stall") or cls.action),
             float(site.get("stall_factor") or cls.factor),
-            60.0 * float(_or(site.get("stall_minutes"), cls.minimum_s / 60)),
+            60.0 * float(Config(site).get("stall_minutes", cls.minimum_s / 60)),
         )
         if rule.action not in ACTIONS:
             raise UserError(
@@ -42,10 +43,6 @@ class Rule:
                 "site.on_stall=report or site.on_stall=restart",
             )
         return rule
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files
+from nano_exp.dotted import Config
 from nano_exp.errors import UserError
 from nano_exp.layout import architecture, parameters
-from nano_exp.layout.values import section, text
 from nano_exp.nemo_rl.checkout import snapshot
 
 FACTS = Path(__file__).resolve().parents[2] / "conf" / "model"
@@ -26,15 +26,16 @@ def named(config: Mapping[str, Any]) -> Mapping[str, Any]:
     They are the config's own where those are of this model; else conf/model's of the same name on the hub; else its
     own config.json's, where it is a folder of this host or lies in HF_HOME. Where nothing is known, its name alone.
     """
-    own, name = section(config, "model"), text(config, "policy.model_name")
-    if text(config, "engine.name") == "embedded" or not name:
+    read = Config(config)
+    own, name = read.section("model").values, read.text("policy.model_name")
+    if read.text("engine.name") == "embedded" or not name:
         return own
     if own.get("model_type") and same(name, str(own.get("hf_id") or "")):
         return own
     published = next((facts for hf_id, facts in _published().items() if same(name, hf_id)), None)
     if published is not None:
         return published
-    return _on_disk(name, text(config, "site.hf_home")) or {"name": name, "hf_id": name}
+    return _on_disk(name, read.text("site.hf_home")) or {"name": name, "hf_id": name}
 
 
 def same(name: str, hf_id: str) -> bool:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from nano_exp.dotted import Config
 from nano_exp.layout.architecture import Architecture
-from nano_exp.layout.values import flag, section, text, whole
 
 MEGATRON, FSDP2 = "megatron", "fsdp2"
 FIXED, PACKED, DYNAMIC = "fixed", "packed", "dynamic"
@@ -131,16 +131,16 @@ def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layou
     ----------
     max_length: longest sequence, tokens; default policy.max_total_sequence_length
     """
-    policy = section(config, "policy")
-    length = max_length or whole(policy, "max_total_sequence_length", 1)
-    micro, logprob = whole(policy, "train_micro_batch_size", 1), whole(policy, "logprob_batch_size", 1)
-    packed, dynamic = flag(policy, "sequence_packing.enabled"), flag(policy, "dynamic_batching.enabled")
+    policy = Config(config).section("policy")
+    length = max_length or policy.count("max_total_sequence_length", 1)
+    micro, logprob = policy.count("train_micro_batch_size", 1), policy.count("logprob_batch_size", 1)
+    packed, dynamic = policy.on("sequence_packing.enabled"), policy.on("dynamic_batching.enabled")
     batching = PACKED if packed else DYNAMIC if dynamic else FIXED
     limit = {PACKED: "sequence_packing", DYNAMIC: "dynamic_batching"}.get(batching)
     tokens = [micro * length, logprob * length]
     if limit:
         tokens = [
-            whole(policy, f"{limit}.{key}_mb_tokens", given)
+            policy.count(f"{limit}.{key}_mb_tokens", given)
             for key, given in zip(("train", "logprob"), tokens, strict=True)
         ]
     common: dict[str, Any] = {
@@ -150,44 +150,44 @@ def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layou
         "train_tokens": tokens[0],
         "logprob_tokens": tokens[1],
     }
-    if flag(policy, "megatron_cfg.enabled"):
+    if policy.on("megatron_cfg.enabled"):
         return _megatron(policy, common)
-    d = section(policy, "dtensor_cfg")
+    d = policy.section("dtensor_cfg")
     return Layout(
         FSDP2,
-        tensor=whole(d, "tensor_parallel_size", 1),
-        context=whole(d, "context_parallel_size", 1),
-        expert=whole(d, "expert_parallel_size", 1),
-        sequence_parallel=flag(d, "sequence_parallel"),
-        recompute=FULL if flag(d, "activation_checkpointing") else NONE,
-        offload=flag(d, "cpu_offload"),
-        force_hf=flag(d, "automodel_kwargs.force_hf"),
-        replicate=whole(d, "dp_replicate_size", 1),
+        tensor=d.count("tensor_parallel_size", 1),
+        context=d.count("context_parallel_size", 1),
+        expert=d.count("expert_parallel_size", 1),
+        sequence_parallel=d.on("sequence_parallel"),
+        recompute=FULL if d.on("activation_checkpointing") else NONE,
+        offload=d.on("cpu_offload"),
+        force_hf=d.on("automodel_kwargs.force_hf"),
+        replicate=d.count("dp_replicate_size", 1),
         **common,
     )
 
 
-def _megatron(policy: Mapping[str, Any], common: dict[str, Any]) -> Layout:
-    m = section(policy, "megatron_cfg")
+def _megatron(policy: Config, common: dict[str, Any]) -> Layout:
+    m = policy.section("megatron_cfg")
     recompute, modules = NONE, tuple[str, ...]()
-    if flag(m, "activation_checkpointing"):
-        recompute = SELECTIVE if text(m, "recompute_granularity") == SELECTIVE else FULL
+    if m.on("activation_checkpointing"):
+        recompute = SELECTIVE if m.text("recompute_granularity") == SELECTIVE else FULL
         modules = _words(m.get("recompute_modules")) if recompute == SELECTIVE else ()
-    pipeline = whole(m, "pipeline_model_parallel_size", 1)
+    pipeline = m.count("pipeline_model_parallel_size", 1)
     first, last = (
-        whole(m, f"num_layers_in_{which}_pipeline_stage", 0) if pipeline > 1 else 0 for which in ("first", "last")
+        m.count(f"num_layers_in_{which}_pipeline_stage", 0) if pipeline > 1 else 0 for which in ("first", "last")
     )
     return Layout(
         MEGATRON,
-        tensor=whole(m, "tensor_model_parallel_size", 1),
+        tensor=m.count("tensor_model_parallel_size", 1),
         pipeline=pipeline,
-        context=whole(m, "context_parallel_size", 1),
-        expert=whole(m, "expert_model_parallel_size", 1),
-        expert_tensor=whole(m, "expert_tensor_parallel_size", 1),
-        sequence_parallel=flag(m, "sequence_parallel"),
+        context=m.count("context_parallel_size", 1),
+        expert=m.count("expert_model_parallel_size", 1),
+        expert_tensor=m.count("expert_tensor_parallel_size", 1),
+        sequence_parallel=m.on("sequence_parallel"),
         recompute=recompute,
         modules=modules,
-        offload=flag(m, "optimizer.optimizer_cpu_offload"),
+        offload=m.on("optimizer.optimizer_cpu_offload"),
         first_stage=first or None,
         last_stage=last or None,
         **common,

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nano_exp.dotted import Config
 from nano_exp.errors import UserError
 from nano_exp.layout import architecture, models, rules
 from nano_exp.layout.architecture import Architecture
 from nano_exp.layout.rules import Layout, Shape
-from nano_exp.layout.values import flag, get, real, section, text, whole
 from nano_exp.nemo_rl import versions
 
 
@@ -119,15 +119,16 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
     ------
     UserError: another engine than NeMo RL's, no architecture, a cluster that cannot be, lengths at odds
     """
-    if text(config, "engine.name", "nemo_rl") != "nemo_rl":
+    read = Config(config)
+    if read.text("engine.name", "nemo_rl") != "nemo_rl":
         raise UserError(
-            f"engine.name={text(config, 'engine.name')}",
+            f"engine.name={read.text('engine.name')}",
             "it trains in one process, on one GPU at most: there are no layouts to plan",
             "a model that NeMo RL trains: nano-exp plan model=nano_12b cluster=2n8g",
         )
-    nodes, per_node = _count(config, "cluster.num_nodes"), _count(config, "cluster.gpus_per_node")
-    policy = section(config, "policy")
-    longest = whole(policy, "max_total_sequence_length", 1)
+    nodes, per_node = _count(read, "cluster.num_nodes"), _count(read, "cluster.gpus_per_node")
+    policy = read.section("policy")
+    longest = policy.count("max_total_sequence_length", 1)
     if mean_length is not None and not 1 <= mean_length <= longest:
         raise UserError(
             f"a mean length of {mean_length} tokens",
@@ -136,17 +137,17 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
         )
     if model is None:
         model = architecture.from_facts(models.named(config))
-    generation = _generation(config, nodes, per_node)
-    m, total = section(policy, "megatron_cfg"), nodes * per_node
-    optimizer = section(m, "optimizer")
-    peft = section(m, "peft") if flag(m, "enabled") else section(policy, "dtensor_cfg.lora_cfg")
-    prompts = whole(config, "grpo.num_prompts_per_step", 1)
-    generations = whole(config, "grpo.num_generations_per_prompt", 1)
+    generation = _generation(read, nodes, per_node)
+    m, total = policy.section("megatron_cfg"), nodes * per_node
+    optimizer = m.section("optimizer")
+    peft = m.section("peft") if m.on("enabled") else policy.section("dtensor_cfg.lora_cfg")
+    prompts = read.count("grpo.num_prompts_per_step", 1)
+    generations = read.count("grpo.num_generations_per_prompt", 1)
     return Job(
         architecture=model,
         layout=rules.of_config(config),
         generation=generation,
-        version=versions.order(text(config, "nemo_rl.version", "v0.7.0")),
+        version=versions.order(read.text("nemo_rl.version", "v0.7.0")),
         nodes=nodes,
         gpus_per_node=per_node,
         world=total if generation.colocated else max(total - generation.world, 1),
@@ -154,31 +155,31 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
         mean_length=mean_length or max(longest // 2, 1),
         prompts=prompts,
         generations=generations,
-        global_batch=whole(policy, "train_global_batch_size", prompts * generations),
+        global_batch=policy.count("train_global_batch_size", prompts * generations),
         # NeMo RL computes them unless told not to, whatever the penalty.
-        reference=not flag(config, "grpo.skip_reference_policy_logprobs_calculation"),
-        chunk=whole(policy, "logprob_chunk_size", 0),
-        defer_fp32=flag(m, "defer_fp32_logits"),
-        fused_loss=flag(m, "use_linear_ce_fusion_loss"),
-        gradients_fp32=flag(m, "distributed_data_parallel_config.grad_reduce_in_fp32"),
-        precision_aware=flag(optimizer, "use_precision_aware_optimizer"),
-        distributed=flag(optimizer, "use_distributed_optimizer", True),
+        reference=not read.on("grpo.skip_reference_policy_logprobs_calculation"),
+        chunk=policy.count("logprob_chunk_size", 0),
+        defer_fp32=m.on("defer_fp32_logits"),
+        fused_loss=m.on("use_linear_ce_fusion_loss"),
+        gradients_fp32=m.on("distributed_data_parallel_config.grad_reduce_in_fp32"),
+        precision_aware=optimizer.on("use_precision_aware_optimizer"),
+        distributed=optimizer.on("use_distributed_optimizer", True),
         moment_bytes=sum(_moment(optimizer, key) for key in ("exp_avg_dtype", "exp_avg_sq_dtype")),
-        offload_for_logprob=flag(policy, "offload_optimizer_for_logprob"),
-        lora=whole(peft, "dim", 8) if flag(peft, "enabled") else 0,
-        element=_PRECISIONS.get(text(policy, "precision"), 2),
-        router_bytes=4 if text(m, "moe_router_dtype", "fp64") == "fp32" else 8,
-        fused_experts=flag(m, "use_fused_weighted_squared_relu"),
+        offload_for_logprob=policy.on("offload_optimizer_for_logprob"),
+        lora=peft.count("dim", 8) if peft.on("enabled") else 0,
+        element=_PRECISIONS.get(policy.text("precision"), 2),
+        router_bytes=4 if m.text("moe_router_dtype", "fp64") == "fp32" else 8,
+        fused_experts=m.on("use_fused_weighted_squared_relu"),
     )
 
 
-def _moment(optimizer: Mapping[str, Any], key: str) -> int:
+def _moment(optimizer: Config, key: str) -> int:
     name = str(optimizer.get(key) or "float32")
     return 1 if "8" in name else 2 if "16" in name else 4
 
 
-def _count(config: Mapping[str, Any], key: str) -> int:
-    value = get(config, key)
+def _count(config: Config, key: str) -> int:
+    value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(
             f"{key}={value!r}", "a cluster has at least one node with at least one GPU", f"{key}=1, or cluster=1n8g"
@@ -186,13 +187,13 @@ def _count(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _generation(config: Mapping[str, Any], nodes: int, per_node: int) -> Generation:
-    g, total = section(config, "policy.generation"), nodes * per_node
-    v, kwargs = section(g, "vllm_cfg"), section(g, "vllm_kwargs")
-    colocated = flag(g, "colocated.enabled", True)
+def _generation(config: Config, nodes: int, per_node: int) -> Generation:
+    g, total = config.section("policy.generation"), nodes * per_node
+    v, kwargs = g.section("vllm_cfg"), g.section("vllm_kwargs")
+    colocated = g.on("colocated.enabled", True)
     world = total
     if not colocated:
-        own_nodes, own = whole(g, "colocated.resources.num_nodes", 0), whole(g, "colocated.resources.gpus_per_node", 0)
+        own_nodes, own = g.count("colocated.resources.num_nodes", 0), g.count("colocated.resources.gpus_per_node", 0)
         world = (own_nodes or 1) * (own or per_node)
         if world >= total:
             raise UserError(
@@ -200,19 +201,19 @@ def _generation(config: Mapping[str, Any], nodes: int, per_node: int) -> Generat
                 "with colocated.enabled=false training needs GPUs of its own",
                 "more nodes, or fewer in policy.generation.colocated.resources",
             )
-    sequences = whole(kwargs, "max_num_seqs", 0) or whole(v, "max_num_seqs", 0)
+    sequences = kwargs.count("max_num_seqs", 0) or v.count("max_num_seqs", 0)
     return Generation(
-        backend=text(g, "backend", "vllm"),
+        backend=g.text("backend", "vllm"),
         colocated=colocated,
         world=world,
-        tensor=whole(v, "tensor_parallel_size", 1),
-        pipeline=whole(v, "pipeline_parallel_size", 1),
-        utilization=max(real(v, "gpu_memory_utilization", 0.6), 0.01),
-        max_length=whole(v, "max_model_len", whole(config, "policy.max_total_sequence_length", 1)),
+        tensor=v.count("tensor_parallel_size", 1),
+        pipeline=v.count("pipeline_parallel_size", 1),
+        utilization=max(v.real("gpu_memory_utilization", 0.6), 0.01),
+        max_length=v.count("max_model_len", config.count("policy.max_total_sequence_length", 1)),
         max_sequences=sequences or None,
-        weight_bytes=1 if "fp8" in text(v, "precision") else 2,
-        cache_bytes=1 if "fp8" in text(v, "kv_cache_dtype") else 2,
-        state_bytes=4 if text(kwargs, "mamba_ssm_cache_dtype") == "float32" else 2,
-        graphs=not flag(v, "enforce_eager"),
-        buffer_gb=real(g, "mcore_generation_config.buffer_size_gb", 10.0),
+        weight_bytes=1 if "fp8" in v.text("precision") else 2,
+        cache_bytes=1 if "fp8" in v.text("kv_cache_dtype") else 2,
+        state_bytes=4 if kwargs.text("mamba_ssm_cache_dtype") == "float32" else 2,
+        graphs=not v.on("enforce_eager"),
+        buffer_gb=g.real("mcore_generation_config.buffer_size_gb", 10.0),
     )

@@ -16,9 +16,9 @@ from nano_exp import dotted
 from nano_exp.compose import compose, family, freeze
 from nano_exp.compose.compose import Point
 from nano_exp.compose.family import Sibling
+from nano_exp.dotted import Config
 from nano_exp.errors import UserError
 from nano_exp.layout import rules, workload
-from nano_exp.layout.values import get
 from nano_exp.overrides import Override
 from nano_exp.planner import gpus, search, verdict
 from nano_exp.planner.ranges import GIB
@@ -101,12 +101,12 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
     ------
     UserError: no layout is valid, or none fits
     """
-    if get(config, "engine.name") == "embedded":  # it has one layout
+    if Config(config).get("engine.name") == "embedded":  # it has one layout
         return list(rest), ""
     device = gpus.of_site(config)
     read = workload.of_config(config)
     typed = {Override.parse(word).key for word in rest} & set(rules.KEYS)
-    pinned = tuple((key, get(config, key)) for key in sorted(typed))
+    pinned = tuple((key, Config(config).get(key)) for key in sorted(typed))
     known = gpus.constants(device.name)
     best = search.best(read, device, known, pinned)
     with_typed = f" with {search.as_text(dict(pinned))}" if pinned else ""

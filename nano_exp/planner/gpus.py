@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files
+from nano_exp.dotted import Config
 from nano_exp.errors import UserError, choice, nearest
-from nano_exp.layout.values import text
 from nano_exp.planner.ranges import GIB, Range
 
 HERE = Path(__file__).resolve().parent
@@ -86,7 +86,7 @@ def of_type(word: str, only: bool = False) -> Gpu | None:
 
 def of_site(config: Mapping[str, Any]) -> Gpu:
     """site.gpu, or the GPU that published recipes are for. Raises UserError where it is not known."""
-    return gpu(text(config, "site.gpu", DEFAULT))
+    return gpu(Config(config).text("site.gpu", DEFAULT))
 
 
 def of_smi(printed: str, mib: float) -> Gpu | None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from nano_exp.dotted import Config
 from nano_exp.errors import UserError
 from nano_exp.layout import models, rules, workload
 from nano_exp.layout.rules import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, PACKED
-from nano_exp.layout.values import text
 from nano_exp.layout.workload import Job
 from nano_exp.planner import inference, search
 from nano_exp.planner.gpus import Constants, Gpu, constants, gpu
@@ -54,7 +54,7 @@ def judge(config: Mapping[str, Any], gpu_name: str) -> Verdict:
     UserError: no such GPU, or a cluster that cannot be
     """
     device, known = gpu(gpu_name), constants(gpu_name)
-    embedded = text(config, "engine.name") == "embedded"
+    embedded = Config(config).text("engine.name") == "embedded"
     if not embedded and (stranger := models.unknown(models.named(config))):
         return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", stranger)
     try:

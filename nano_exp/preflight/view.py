@@ -6,32 +6,16 @@ A value of a wrong type is None in the derived numbers: one rule reports it, and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from nano_exp.dotted import Config, flat
 from nano_exp.layout import models
 from nano_exp.nemo_rl import versions
 from nano_exp.overrides import Override
 from nano_exp.preflight.facts import Facts
 from nano_exp.store.run_config import LAUNCHER_KEYS
-
-
-def flatten(config: Mapping[str, Any], left_out: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Leaves and mappings by dotted key. Lists, and mappings that are empty, are leaves."""
-    leaves: dict[str, Any] = {}
-    inner: dict[str, Any] = {}
-    waiting: list[tuple[str, Mapping[str, Any]]] = [("", {k: v for k, v in config.items() if k not in left_out})]
-    while waiting:
-        prefix, node = waiting.pop()
-        for key, value in node.items():
-            path = f"{prefix}{key}"
-            if isinstance(value, dict) and value:
-                inner[path] = value
-                waiting.append((f"{path}.", value))
-            else:
-                leaves[path] = value
-    return leaves, inner
 
 
 def whole(value: Any) -> int | None:
@@ -66,7 +50,7 @@ class View:
     def __init__(self, config: Mapping[str, Any], overrides: Sequence[str] = (), facts: Facts | None = None) -> None:
         self.config, self.overrides = config, overrides
         self.facts = facts if facts is not None else Facts()
-        self.leaves, self.inner = flatten(config, LAUNCHER_KEYS)
+        self.leaves, self.inner = flat(config, LAUNCHER_KEYS)
         self.engine = str(self.launcher("engine").get("name") or "nemo_rl")
         self.release = str(self.launcher("nemo_rl").get("version") or "")
         self.version = versions.order(self.release)
@@ -80,15 +64,11 @@ class View:
         """What stands at a dotted key, the launcher's too: a leaf or a mapping; None where there is nothing."""
         if key in self.leaves:
             return self.leaves[key]
-        found: Any = self.config
-        for part in key.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        return found
+        return Config(self.config).get(key)
 
-    def section(self, key: str) -> dict[str, Any]:
+    def section(self, key: str) -> Mapping[str, Any]:
         """A mapping of NeMo RL's; empty where there is none."""
-        found = self.inner.get(key)
-        return found if isinstance(found, dict) else {}
+        return self.inner.get(key, {})
 
     def number(self, key: str) -> int | None:
         """A whole number; None where there is none."""

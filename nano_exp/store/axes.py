@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from nano_exp.dotted import Config
 from nano_exp.overrides import Override
 from nano_exp.store import identity
 
@@ -94,11 +95,10 @@ def at(config: Mapping[str, Any], choices: Mapping[str, str | None], key: str) -
     """What a run without an override of this key has: the option of a group, or a value of its frozen config."""
     if key in choices:
         return choices[key]
-    node: Any = config
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return None if "." in key else UNKNOWN
-        node = node[part]
+    read = Config(config)
+    if not read.has(key):
+        return None if "." in key else UNKNOWN
+    node = read.get(key)
     return _plain(node) if "." in key or not isinstance(node, Mapping) else UNKNOWN
 
 

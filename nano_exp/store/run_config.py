@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nano_exp.dotted import _at, with_values
+from nano_exp.dotted import Config, at, with_values
 from nano_exp.store import identity
 
 #: The launcher's sections and switches. Everything else in a config is NeMo RL's.
@@ -62,8 +62,8 @@ _ABSENT = object()
 
 def placement(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value of what says where and how long an engine runs, and is no part of what it computes."""
-    found = ((key, _at(config, tuple(key.split(".")), _ABSENT)) for key in identity.PLACEMENT)
-    return {key: value for key, value in found if value is not _ABSENT}
+    read = Config(config)
+    return {key: read.get(key) for key in identity.PLACEMENT if read.has(key)}
 
 
 def sent_with(config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,9 +76,9 @@ def sent_with(config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, 
     own = {**config, "site": dict(entry["site"]), "slurm": dict(entry["slurm"])}
     placed = entry.get("placement") or {}
     paths = {tuple(key.split(".")): placed.get(key, _ABSENT) for key in {*placement(own), *placed}}
-    changes = {path: value for path, value in paths.items() if isinstance(_at(own, path[:-1]), dict)}
+    changes = {path: value for path, value in paths.items() if isinstance(at(own, path[:-1]), dict)}
     own = with_values(own, changes)
     for path, value in changes.items():
         if value is _ABSENT:
-            del _at(own, path[:-1])[path[-1]]
+            del at(own, path[:-1])[path[-1]]
     return own

@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-_ABSENT = object()
+from nano_exp.dotted import Config
 
 
-class Knobs:
-    """Reading never raises: a config may be empty, or of another version."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = config
-
-    def _find(self, key: str) -> Any:
-        found: Any = self._config
-        for part in key.split("."):
-            if not isinstance(found, Mapping) or part not in found:
-                return _ABSENT
-            found = found[part]
-        return found
-
-    def get(self, key: str) -> Any:
-        found = self._find(key)
-        return None if found is _ABSENT else found
+class Knobs(Config):
+    """What remedies read of a config, which may be empty or of another version."""
 
     def logs(self) -> str:
         """The command that shows what the engine said, behind a colon; nothing for a job without a run."""
         name, run = self.get("run.name"), self.get("run.id")
         return f": `nano-exp logs {name}/{run} --stream err`" if name and run else ""  # an id may be in two names
 
-    def whole(self, key: str) -> int | None:
-        found = self.get(key)
-        return found if isinstance(found, int) and not isinstance(found, bool) else None
-
-    def real(self, key: str) -> float | None:
-        found = self.get(key)
-        return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
-
     def set(self, key: str, value: Any) -> str:
         """`key=value`, or `++key=value` for a key that this config does not have."""
         text = value if isinstance(value, str) else json.dumps(value)
-        return f"{'++' if self._config and self._find(key) is _ABSENT else ''}{key}={text}"
+        return f"{'++' if self.values and not self.has(key) else ''}{key}={text}"
 
     def env(self, name: str, value: str) -> str:
         """An environment variable of the engine."""

@@ -143,7 +143,7 @@ _SEQS = "policy.generation.vllm_kwargs.max_num_seqs"
 
 def generation_share(knobs: Knobs, step: float = 0.1) -> str:
     """A smaller share of each GPU for vLLM: weights, cache and graphs must still fit."""
-    now = knobs.real(f"{_VLLM}.gpu_memory_utilization")
+    now = knobs.real(f"{_VLLM}.gpu_memory_utilization", None)
     if now is None or now - step < 0.3:
         return ""
     return knobs.set(f"{_VLLM}.gpu_memory_utilization", round(now - step, 2))
@@ -169,7 +169,7 @@ def wider_vllm(knobs: Knobs) -> str:
 
 
 def larger_share(knobs: Knobs) -> str:
-    now = knobs.real(f"{_VLLM}.gpu_memory_utilization")
+    now = knobs.real(f"{_VLLM}.gpu_memory_utilization", None)
     if now is None or now >= 0.9:
         return ""
     return knobs.set(f"{_VLLM}.gpu_memory_utilization", round(min(now + 0.1, 0.9), 2))

@@ -131,9 +131,9 @@ def no_steps(knobs: Knobs, found: Found, phase: str) -> str:
 
 @remedy("nan")
 def nan(knobs: Knobs, found: Found, phase: str) -> str:
-    lr = knobs.real("optimizer.lr")
+    lr = knobs.real("optimizer.lr", None)
     slower = knobs.set("optimizer.lr", float(f"{lr / 2:.3g}")) if lr else "a smaller optimizer.lr"
-    clip = knobs.real("policy.max_grad_norm")
+    clip = knobs.real("policy.max_grad_norm", None)
     tighter = knobs.set("policy.max_grad_norm", 0.5) if clip and clip > 0.5 else ""
     return either(slower, tighter, "fresh=true if the last checkpoint already has NaN")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import nano_exp
-from nano_exp import credentials, slurm
+from nano_exp import credentials, dotted, slurm
 from nano_exp.engines import Command, Context, entry, nodes
 from nano_exp.engines.nemo_rl import metrics, stdout
 from nano_exp.errors import UserError
@@ -76,11 +76,11 @@ def overlay(config: Config, ctx: Context) -> dict[str, object]:
     if not isinstance(_section(config, "logger").get("tensorboard"), Mapping):
         found["logger.tensorboard"] = {}  # read without a default (utils/logger.py 997)
     if ctx.deadline is not None and not config["checkpointing"].get("checkpoint_must_save_by"):
-        engine = _section(config, "engine")
-        setup = 60 * float(_or(engine.get("setup_margin_min"), SETUP_MARGIN_MIN))
+        engine = dotted.Config(config).section("engine")
+        setup = 60 * float(engine.get("setup_margin_min", SETUP_MARGIN_MIN))
         if ctx.setup_s is not None:
             setup = LEARNED * ctx.setup_s
-        margin = setup + 60 * float(_or(engine.get("save_margin_min"), SAVE_MARGIN_MIN))
+        margin = setup + 60 * float(engine.get("save_margin_min", SAVE_MARGIN_MIN))
         left = max(ctx.deadline - time.time(), 0.0)
         found["checkpointing.checkpoint_must_save_by"] = dd_hh_mm_ss(max(left - margin, left / 2))
     if plugin := parser_plugin(config):
@@ -247,7 +247,7 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
     # init_ray calls ray.init(address="auto") first (virtual_cluster.py 213). Seen with Ray 2.55.1: without RAY_ADDRESS
     # that joins any Ray whose processes are visible on the host, a private RAY_TMPDIR notwithstanding; with
     # RAY_ADDRESS=local it starts its own. An inherited address would be another job's.
-    address = _or(_section(config, "engine").get("ray_address"), "local")
+    address = dotted.Config(config).get("engine.ray_address", "local")
     env["RAY_ADDRESS"] = str(address)
     env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base))
     env["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # ray.sub 126: or each Ray worker builds its own environment
@@ -397,10 +397,6 @@ def _refuse_other_ray(found: Mapping[int, str]) -> None:
 
 def _section(config: Config, name: str) -> Mapping[str, Any]:
     return config.get(name) or {}
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def _script(config: Config) -> Path:
