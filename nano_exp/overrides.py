@@ -6,15 +6,11 @@ here, everywhere.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
-_WORD = re.compile(r"(\+\+|\+|~)?([^=@]*)(?:@([^=]*))?(=)?(.*)", re.DOTALL)
 
-
-@dataclass(frozen=True, slots=True)
-class Override:
+class Override(NamedTuple):
     """One override, or a word that is none.
 
     Parameters
@@ -36,9 +32,9 @@ class Override:
     @lru_cache(maxsize=4096)
     def parse(word: str) -> Override:
         """Any word; Hydra says whether it is an override."""
-        found = _WORD.fullmatch(word.strip())
-        assert found is not None, word
-        sign, key, package, equals, value = found.groups(default="")
+        name, equals, value = word.strip().partition("=")
+        sign = "++" if name.startswith("++") else name[:1] if name[:1] in ("+", "~") else ""
+        key, _, package = name[len(sign) :].partition("@")
         return Override(sign, key, package, value, bool(equals))
 
     @property
