@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from core_case import TINY, Finished, copy_standin, launch
+from standin_caches import with_caches
 
 from nano_exp.engines.nemo_rl import engine
 
+with_caches()
 #: A developer's own key: launches prepared in this process would ask for it in attempts, whose environment tests make.
 os.environ.pop("WANDB_API_KEY", None)
 

@@ -109,6 +109,9 @@ class Engine(Protocol):
         """Rows for metrics.jsonl while the engine trains; nothing for an engine that writes the file itself. `lines`
         are those of its stdout as they appear, and None each time that there are no more for now."""
 
+    def trains(self, line: str) -> bool:
+        """Whether a line of stdout says that set-up is over: all that it makes on shared disks is made."""
+
     def last_step(self, config: dict[str, Any], ctx: Context) -> int:
         """The last finished step that survives this attempt's end: that of the newest whole checkpoint, or 0."""
 

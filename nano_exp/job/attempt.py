@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,22 @@ from nano_exp.credentials import redact
 from nano_exp.dotted import Config
 from nano_exp.engines import Context, nodes
 from nano_exp.errors import UserError
-from nano_exp.job import canary_end, child, ending, gpu_memory, postmortem, requeue, throttle, turn, watchdog
+from nano_exp.job import (
+    cache_lock,
+    canary_end,
+    child,
+    ending,
+    gpu_memory,
+    postmortem,
+    requeue,
+    throttle,
+    turn,
+    watchdog,
+)
 from nano_exp.job.child import Stop, Superseded
 from nano_exp.job.claim import AlreadyDone, Refuse, claim, slurm_owner
 from nano_exp.job.ending import Ending
+from nano_exp.nemo_rl import caches
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 from nano_exp.slurm import setup_lines
 from nano_exp.store import halt, run_config, runs, trackers
@@ -139,7 +151,7 @@ def execute(order: Order, stop: Stop) -> int:
                 if order.env_file is not None:
                     say(environment.enter(order.env_file))
                 environment.require(order.manifest.get("tokens") or (), os.environ)
-                end = _train(run, config, order.checkout_commit, attempt_dir, ahead)
+                end = _train_in_turn(run, config, order.checkout_commit, attempt_dir, ahead)
         except Superseded as error:
             say(str(error))
             return NOTHING_TO_DO
@@ -246,16 +258,31 @@ def _bury_lost(run_dir: Path, config: dict[str, Any], number: int, owner: Owner,
 # --- the engine -----------------------------------------------------------------------------------------------------
 
 
+def _train_in_turn(
+    run: runs.Run, config: dict[str, Any], commit: str | None, attempt_dir: Path, ahead: Ending
+) -> dict[str, Any]:
+    """Train, once nobody else makes what this run shares with others and needs."""
+    _check_engine_commit(run, config, commit, ahead.say)
+    ctx = Context(run.dir, attempt_dir, ahead.number, attempt_dir / "nemo_rl.yaml", ahead.until)
+
+    def stopped() -> bool:
+        child.require_own(ctx)
+        return bool(ahead.stop.signal)
+
+    waiter = cache_lock.Waiter(ahead.owner, run.id, ahead.say, stopped)
+    with cache_lock.held(caches.of(config, os.environ), waiter) as held:
+        if ahead.stop.signal and (held.waited or held.claims):  # an engine that is cut off here leaves them torn
+            last_step = engines.get(config["engine"]["name"]).last_step(config, ctx)
+            signalled = ahead.stop.signal
+            return describe("stopped", -signalled, last_step, int(config["grpo"]["max_num_steps"]), signalled)
+        return _train(run, config, attempt_dir, ahead, held)
+
+
 def _train(
-    run: runs.Run,
-    config: dict[str, Any],
-    commit: str | None,
-    attempt_dir: Path,
-    ahead: Ending,
+    run: runs.Run, config: dict[str, Any], attempt_dir: Path, ahead: Ending, held: cache_lock.Held
 ) -> dict[str, Any]:
     number, stop, say = ahead.number, ahead.stop, ahead.say
     rule = watchdog.Rule.of(config["site"])
-    _check_engine_commit(run, config, commit, say)
     engine = engines.get(config["engine"]["name"])
     earlier = [a.end for a in runs.attempts(run.dir) if a.end]
     _leave_wandb_offline(earlier, say)
@@ -290,12 +317,16 @@ def _train(
         killed = describe("stopped", -signal.SIGKILL, engine.last_step(config, ctx), max_steps, stop.signal)
         ahead.announce(killed, grace_s / 4)
 
+    def follow(lines: Iterable[str | None]) -> Iterable[Mapping[str, Any]]:
+        return engine.follow(config, ctx, _heeded(lines, engine.trains, held.whole))
+
     with gpu_memory.recorded(attempt_dir, config):
-        follow = partial(engine.follow, config, ctx)
         ended = child.execute(follow, command, ctx, stop, rule, say, child.Notice(grace_s, announce))
     last_step = engine.last_step(config, ctx)
     with (attempt_dir / "stdout.log").open(errors="replace") as printed:
         kind = engine.end_of(config, ended.code, last_step, finished_steps(run.dir), printed, bool(stop.signal))
+    if kind == "done":
+        held.whole()
     if ended.stall is not None and not stop.signal and kind != "done":
         kind = "failed"
     elif kind == "failed" and ahead.cut_off():  # its last words are those of processes that were being ended
@@ -307,6 +338,16 @@ def _train(
     if kind == "failed":
         end.update(_failure(attempt_dir, config, end, ended.stall, say))
     return end
+
+
+def _heeded(
+    lines: Iterable[str | None], trains: Callable[[str], bool], then: Callable[[], None]
+) -> Iterator[str | None]:
+    """The same lines; `then` is called, perhaps again, when one says that the engine's set-up is over."""
+    for line in lines:
+        if line is not None and trains(line):
+            then()
+        yield line
 
 
 def _without_setup(

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 JOB_CODE = ("job", "triage", "store", "slurm")
 JOB_MODULES = (
     *("__init__", "credentials", "dotted", "environment", "errors", "files", "overrides", "text"),
-    *("nemo_rl/__init__", "nemo_rl/checkout", "nemo_rl/versions"),
+    *("nemo_rl/__init__", "nemo_rl/caches", "nemo_rl/checkout", "nemo_rl/versions"),
 )
 #: Packages whose versions are recorded where they are installed; reading the metadata imports none of them.
 PACKAGES = ("hydra-core", "omegaconf", "submitit", "hydra-submitit-launcher", "torch", "transformers", "wandb")

@@ -9,9 +9,13 @@ import math
 import os
 import pprint
 import re
+import runpy
 import shutil
 import signal
+import sys
 import time
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +102,75 @@ def join_ray(config: dict[str, Any]) -> None:
     say(f"Connected to existing Ray cluster: {have.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} nodes")
     assert not any(name.startswith("nrl_tag_") for name in have), "a cluster with this mark is not attached to"
     assert have.get("GPU", 0) == want and len(ray.nodes()) == nodes, f"{want} GPUs on {nodes} nodes are wanted"
+
+
+def make_shared(config: dict[str, Any]) -> None:
+    """The workers' environments and the conversion, made and taken for ready as NeMo RL does (utils/venvs.py
+    _env_builder, models/megatron/setup.py); then each is used, which fails where it is not whole."""
+    policy, generation = config["policy"], config["policy"]["generation"]
+    megatron = read(config, "policy.megatron_cfg.enabled")
+    is_async = (generation.get("vllm_cfg") or {}).get("async_engine")
+    workers = [
+        "megatron_policy_worker.MegatronPolicyWorker" if megatron else "dtensor_policy_worker.DTensorPolicyWorker"
+    ]
+    if not megatron and (policy.get("dtensor_cfg") or {}).get("_v2"):
+        workers = ["dtensor_policy_worker_v2.DTensorPolicyWorkerV2"]
+    workers += ["vllm_worker_async.VllmAsyncGenerationWorker" if is_async else "vllm_worker.VllmGenerationWorker"]
+    if config["env"].get("should_use_nemo_gym"):
+        workers += ["nemo_gym.NemoGym"]
+    folder = Path(os.environ.get("NEMO_RL_VENV_DIR") or Path(__file__).with_name("venvs"))
+    for worker in workers:
+        python = environment_builder()(f"nemo_rl.{worker}", folder)
+        if not (python.parents[1] / "package").exists():
+            raise ModuleNotFoundError(f"No module named 'vllm' ({python})")
+    if megatron:
+        home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+        convert(Path(os.environ.get("NRL_MEGATRON_CHECKPOINT_DIR") or Path(home, "nemo_rl")) / policy["model_name"])
+
+
+def environment_builder() -> Callable[[str, Path], Path]:
+    """NeMo RL's own _env_builder, where STANDIN_VENVS names its utils/venvs.py, else one like it."""
+    theirs = os.environ.get("STANDIN_VENVS")
+    if not theirs:
+        return build_environment
+    ray, util = types.ModuleType("ray"), types.ModuleType("ray.util")
+    ray.remote = lambda **_: lambda function: function  # type: ignore[attr-defined]
+    util.placement_group = None  # type: ignore[attr-defined]
+    sys.modules.update({"ray": ray, "ray.util": util})
+    source = runpy.run_path(theirs)
+    os.environ["NEMO_RL_VENV_DIR"] = os.environ.get("NEMO_RL_VENV_DIR") or str(Path(__file__).with_name("venvs"))
+    return lambda worker, folder: Path(source["_env_builder"]("uv run --locked", worker, 0))
+
+
+def build_environment(worker: str, folder: Path) -> Path:
+    path = folder / worker
+    python, started = path / "bin" / "python", path / "STARTED_ENV_BUILDER"
+    if python.exists():
+        return python
+    if started.exists():
+        while not python.exists():
+            time.sleep(0.1)
+        return python
+    path.mkdir(parents=True, exist_ok=True)
+    started.touch()
+    try:
+        python.parent.mkdir(exist_ok=True)
+        python.touch()  # uv venv
+        time.sleep(setting("MAKE_SECONDS", 0))
+        (path / "package").touch()  # uv sync
+    finally:
+        started.unlink(missing_ok=True)
+    return python
+
+
+def convert(path: Path) -> None:
+    last = path / "iter_0000000" / "run_config.yaml"
+    if not last.parent.exists():
+        last.parent.mkdir(parents=True)
+        time.sleep(setting("MAKE_SECONDS", 0))
+        last.touch()
+    if not last.exists():
+        raise FileNotFoundError(f"Pretrained run config not found at {last} on rank=0. This usually means that ...")
 
 
 def next_log_dir(base: str) -> Path:
@@ -334,6 +407,7 @@ def main(gym: bool) -> None:
     say("Final config:")
     pprint.pprint(config)
     join_ray(config)
+    make_shared(config)
     trainer = Trainer(config, log_dir)
     time.sleep(setting("SETUP_SECONDS", 0))
     trainer.fault(0)

@@ -318,6 +318,11 @@ def follow(config: Config, ctx: Context, lines: Iterable[str | None]) -> Iterato
     return metrics.follow(_from_checkout(config, config["logger"]["log_dir"]), lines, ctx.resumes_from)
 
 
+def trains(line: str) -> bool:
+    """Whether a line of stdout says that set-up is over."""
+    return stdout.trains(line)
+
+
 def _from_checkout(config: Config, path: Any) -> Path:
     """A relative path is relative to the engine's working folder."""
     return Path(str(_section(config, "site").get("checkout") or ".")) / str(path)

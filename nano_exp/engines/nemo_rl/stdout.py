@@ -70,6 +70,14 @@ def read(lines: Iterable[str]) -> Reader:
     return reader
 
 
+def trains(line: str) -> bool:
+    """Whether a line is the first of the training loop's: set-up made all workers, the environments and the conversion.
+
+    The initial validation comes before the first step [2195, 3578].
+    """
+    return not _FROM_WORKER.match(line) and bool(_STEP.search(line) or "Running initial validation" in line)
+
+
 class Reader:
     """What stdout said so far, line by line.
 
