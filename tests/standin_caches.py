@@ -1,19 +1,36 @@
-"""Where the stand-in keeps what runs share, for one session of tests: neither in the work tree nor at home."""
+"""What the stand-in's runs share, made as if by hand for one session of tests: neither in the work tree nor at home."""
 
 from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 
+MODELS = Path(__file__).resolve().parents[1] / "conf" / "model"
+WORKERS = (
+    *("MegatronPolicyWorker", "DTensorPolicyWorker", "DTensorPolicyWorkerV2"),
+    *("VllmGenerationWorker", "VllmAsyncGenerationWorker", "NemoGym", "AsyncTrajectoryCollector", "ReplayBuffer"),
+)
+
 
 @cache
 def with_caches() -> None:
-    """Name folders in this process's environment, which what it starts has too."""
+    """Name folders in this process's environment, which what it starts has too; nothing in them is left to make."""
     folder = Path(tempfile.mkdtemp(prefix="nano-exp-caches-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ.setdefault("NEMO_RL_VENV_DIR", str(folder / "venvs"))
-    os.environ.setdefault("NRL_MEGATRON_CHECKPOINT_DIR", str(folder / "megatron"))
+    for name, kind in (("NEMO_RL_VENV_DIR", "venvs"), ("NRL_MEGATRON_CHECKPOINT_DIR", "megatron")):
+        os.environ[name] = str(folder / kind)
+    for worker in WORKERS:
+        python = folder / "venvs" / f"nemo_rl.{worker}" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        for made in (python, python.parents[1] / "package"):
+            made.touch()
+    for model in MODELS.glob("*.yaml"):
+        if hub := re.search(r"^ +hf_id: (\S+)", model.read_text(), re.MULTILINE):
+            last = folder / "megatron" / hub[1] / "iter_0000000" / "run_config.yaml"
+            last.parent.mkdir(parents=True, exist_ok=True)
+            last.touch()

@@ -1,4 +1,4 @@
-"""`canary=true`: two steps of a launch's first run, in a folder of their own, before any of its arrays may start.
+"""`canary=true`: two steps of one run of a launch, in a folder of their own, before any of its arrays may start.
 
 It is a run like another, below the launch's folder (`.launches/<id>/canary/<name>/<run id>-canary`), where neither
 status nor a later launch looks. Nothing of the run itself is touched: not its folder, its checkpoints or its W&B run.
@@ -6,7 +6,8 @@ status nor a later launch looks. Nothing of the run itself is touched: not its f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from nano_exp.compose.freeze import place
 from nano_exp.dotted import Keys, with_values
 from nano_exp.launch.convergence import Row
+from nano_exp.preflight import shared_caches
 from nano_exp.store import runs
 from nano_exp.store.state import State
 
@@ -37,6 +39,12 @@ def of(row: Row, launch_dir: Path) -> Row:
     return Row(
         own, run_id, launch_dir / runs.CANARY / frozen.name / run_id, place(own, run_id), State("new"), True, True
     )
+
+
+def choose(rows: Sequence[Row]) -> Row:
+    """The run that the canary tries: the first that has something to make for all of them, or the first."""
+    missing = shared_caches.cold([row.config for row in rows], os.environ)
+    return next((row for row, words in zip(rows, missing, strict=True) if words), rows[0])
 
 
 def succeeded(manifest: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from nano_exp.errors import UserError
 from nano_exp.index import progress
 from nano_exp.launch import convergence, dependency, gather, large, local, show, submit, terms
 from nano_exp.launch.terms import Terms
-from nano_exp.preflight import baseline, fixes
+from nano_exp.preflight import baseline, fixes, shared_caches
 from nano_exp.preflight import wording as preflight_show
 from nano_exp.store import axes, runs, state
 from nano_exp.store.run_config import SWITCHES
@@ -205,7 +205,7 @@ def dispatch(
     behind: Slurm jobs that have to end first, however they do
     swept: the keys that differ among the launch's points, those that are not submitted included
     """
-    ready = arranged(rows, where, results, asked, behind)
+    ready = arranged(rows, where, results, asked, behind, send)
     ready.axes = swept
     ready.by_hand = not send
     if not send:
@@ -229,11 +229,19 @@ def dispatch(
 
 
 def arranged(
-    rows: Sequence[convergence.Row], where: str, results: Path, asked: Terms | None, behind: Sequence[str] = ()
+    rows: Sequence[convergence.Row],
+    where: str,
+    results: Path,
+    asked: Terms | None,
+    behind: Sequence[str] = (),
+    send: bool = True,
 ) -> submit.Launch:
     """The arrays of a launch, and what they wait for. Raises UserError where that will never come."""
     limit = submit.array_limit(len(rows)) if where == "slurm" else len(rows)
-    ready = submit.arrange(rows, submit.new_id(), results, asked, limit)
+    several = where == "slurm" and send and len(rows) > 1
+    cold = several and any(shared_caches.cold([row.config for row in rows], os.environ))
+    settled = terms.settled(asked or Terms(), cold)
+    ready = submit.arrange(rows, submit.new_id(), results, settled, limit)
     found = dependency.after(ready.terms.after, results, convergence.Asked())
     ready.after = dependency.After((*found.terms, *(f"afterany:{job}" for job in behind)), found.waits)
     return ready
@@ -289,6 +297,8 @@ def look(
         )
     if report.tokens and wanted[0].config["slurm"]["where"] == "slurm":
         print("\n".join(report.tokens))
+    if report.caches and wanted[0].config["slurm"]["where"] == "slurm":
+        print("\n".join(report.caches))
     return report
 
 
@@ -345,9 +355,9 @@ def dry_run(wish: Wish, parameters: dict[str, Any], start: str = "") -> converge
     ----------
     start: when Slurm would start the runs, in words
     """
-    made = wish.plan()
+    made, send = wish.plan(), wish.switches["submit"]
     if wish.where == "slurm":
-        show.scripts(arranged(made.to_submit, wish.where, wish.results, wish.terms), parameters)
+        show.scripts(arranged(made.to_submit, wish.where, wish.results, wish.terms, send=send), parameters)
     _announce(made, wish, start, parameters)
     more = "" if wish.switches["show_yaml"] else " (show_yaml=true shows the engine's YAML too)"
     print(f"\ndry run: nothing was submitted and nothing was written{more}")

@@ -106,9 +106,9 @@ def arrange(
         for array, slot in zip(made, arrays.slots(launch.terms.parallel, [len(a.rows) for a in made]), strict=True):
             array.throttle, array.behind = slot.throttle, slot.behind
     if launch.terms.canary and made:
-        first = canary.of(made[0].rows[0], launch.dir)
+        first = canary.of(canary.choose(rows), launch.dir)
         name = f"nx-{launch_id}.{runs.CANARY}-{first.frozen.name}"
-        launch.canary = Array(runs.CANARY, made[0].shape, [first], name)
+        launch.canary = Array(runs.CANARY, shape(first.config), [first], name)
     return launch
 
 

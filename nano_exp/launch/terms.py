@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -13,6 +13,9 @@ from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.overrides import Override
 from nano_exp.store.run_config import TERMS
+
+#: The word for a canary where one is of use.
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,13 @@ class Terms:
     parallel: at most this many of its runs at once; None: as many as hydra.launcher.array_parallelism an array
     after: runs, names or Slurm jobs that have to end first, as typed
     fail_fast: this many failed runs stop those that wait; None: none do
-    canary: two steps of the first run come before everything else
+    canary: two steps of one run come before everything else; None: where runs share caches that are not made yet
     """
 
     parallel: int | None = None
     after: tuple[str, ...] = ()
     fail_fast: int | None = None
-    canary: bool = False
+    canary: bool | None = False
 
     def as_dict(self) -> dict[str, Any]:
         """For the launch's manifest; `kept` reads it."""
@@ -49,10 +52,21 @@ def read(wanted: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
     for key in TERMS:
         if any(frozen.config.get(key) != first.get(key) for frozen in wanted):
             raise UserError(f"points of one launch have different {key}=", "it holds for a whole launch", f"{key}=...")
-    canary = first.get("canary", False)
-    if not isinstance(canary, bool):
-        raise UserError(f"canary={canary!r}", "it is true or false, for the whole launch", "canary=true or false")
-    return Terms(_count(first, "parallel"), _words(first.get("after")), _count(first, "fail_fast"), canary)
+    counts = (_count(first, "parallel"), _words(first.get("after")), _count(first, "fail_fast"))
+    return Terms(*counts, _canary(first.get("canary", False)))
+
+
+def _canary(value: Any) -> bool | None:
+    """As typed: true, false, or auto (None); null is false."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if value == AUTO:
+        return None
+    raise UserError(
+        f"canary={value!r}",
+        "it is true, false, or auto (where the launch's runs share caches that are not made yet)",
+        "canary=true, canary=false or canary=auto",
+    )
 
 
 def _count(config: Mapping[str, Any], key: str) -> int | None:
@@ -115,10 +129,18 @@ def changed(terms: Terms, typed: Sequence[str]) -> Terms:
             _refuse_joined_digits([override])
         # A single word as it is typed: 12_3 is a number to YAML.
         values[key] = text if key == "after" and isinstance(value, str | int | float) else value
-    canary = values["canary"] or False
-    if not isinstance(canary, bool):
-        raise UserError(f"canary={canary!r}", "it is true or false", "canary=true or canary=false")
-    return Terms(_count(values, "parallel"), _words(values["after"]), _count(values, "fail_fast"), canary)
+    counts = (_count(values, "parallel"), _words(values["after"]), _count(values, "fail_fast"))
+    return Terms(*counts, _canary(values["canary"]))
+
+
+def settled(terms: Terms, cold: bool) -> Terms:
+    """The terms with canary=auto decided.
+
+    Parameters
+    ----------
+    cold: several runs are sent to Slurm now, and share caches that are not made yet
+    """
+    return terms if terms.canary is not None else replace(terms, canary=cold)
 
 
 def require(terms: Terms, where: str, submit: bool) -> None:

@@ -27,6 +27,7 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     wandb_names,
     engine_refusals,
     place,
+    shared_caches,
     memory,
 )
 

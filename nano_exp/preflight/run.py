@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError, nearest
 from nano_exp.preflight import cost as costs
-from nano_exp.preflight import tokens
+from nano_exp.preflight import shared_caches, tokens
 from nano_exp.preflight.cost import Cost
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
@@ -42,6 +42,7 @@ class Report:
     start: when Slurm would start the largest run, in words; empty where it does not say
     cost: what the points cost at most
     tokens: which are there, and what that means, one line each
+    caches: what NeMo RL makes once and runs share, where it is not made yet, one line each
     """
 
     points: tuple[tuple[str, ...], ...]
@@ -51,6 +52,7 @@ class Report:
     start: str = ""
     cost: Cost = NO_COST
     tokens: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
 
     @property
     def errors(self) -> list[Group]:
@@ -136,6 +138,7 @@ def examine(wanted: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
         start_line(facts.answers.test) if facts.answers is not None else "",
         costs.cost(views, facts.parameters),
         tuple(tokens.lines([frozen.config for frozen in wanted], facts.environ, facts.env_names)),
+        tuple(shared_caches.lines([frozen.config for frozen in wanted], facts.environ)),
     )
 
 

@@ -18,7 +18,7 @@ def read(folder: Path, *points: list[str]) -> Terms:
 
 
 def test_there_are_none_by_default(tmp_path: Path) -> None:
-    assert read(tmp_path) == Terms()
+    assert read(tmp_path) == Terms(canary=None)
 
 
 def test_they_are_read_as_typed(tmp_path: Path) -> None:

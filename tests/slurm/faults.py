@@ -30,6 +30,7 @@ from typing import Any
 from launching import HOLD, SITE, SMALL, Lab, at, engine_yaml, metrics, setting
 from minicluster_tool import MiniCluster, brought_up
 from pace import limit, slowness
+from standin_caches import with_caches
 
 from nano_exp import files
 from nano_exp.launch import show
@@ -530,6 +531,7 @@ def main(words: list[str]) -> int:
         print(f"no fault of that name; there are: {', '.join(f.name for f in FAULTS)}", file=sys.stderr)
         return 2
     began = time.monotonic()
+    with_caches()
     outcomes: dict[str, Outcome] = {}
     labs: list[tuple[Fault, Outcome, Lab]] = []
     lock = threading.Lock()

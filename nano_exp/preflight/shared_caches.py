@@ -1,0 +1,52 @@
+"""What NeMo RL makes once and runs share, where it is not there yet: said before a launch, with what will happen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nano_exp.nemo_rl import caches
+from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.view import View
+
+REBUILD = "NRL_FORCE_REBUILD_VENVS"
+
+
+def cold(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> list[list[str]]:
+    """What each run would have to make before it trains, in words; each folder is looked at once."""
+    known: dict[tuple[caches.Cache, ...], list[str]] = {}
+    found = []
+    for config in configs:
+        shared = tuple(caches.of(config, environ))
+        if shared not in known:
+            known[shared] = caches.cold(shared)
+        found.append(known[shared])
+    return found
+
+
+def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> list[str]:
+    """What is not made yet, a line each, and who makes it; nothing where all is there."""
+    missing = list(dict.fromkeys(word for words in cold(configs, environ) for word in words))
+    if not missing:
+        return []
+    who = "the run makes it" if len(configs) == 1 else "one run makes it, and those that need it wait meanwhile"
+    return [f"cold caches: {who}, before it trains (docs/surviving.md):", *(f"  {word}" for word in missing)]
+
+
+@rule(place=True)
+def rebuilt_environments(c: View) -> Iterator[Found]:
+    """No run removes the workers' environments under others that use them.
+
+    `shutil.rmtree(venv_path)` (utils/venvs.py create_local_venv), at each start, whoever else runs.
+    """
+    value = c.site_env.get(REBUILD, c.facts.environ.get(REBUILD, ""))
+    if str(value).lower() != "true":
+        return
+    runs = sum(c.facts.new.values())
+    yield Found(
+        (),
+        "each run removes the environments of its workers when it starts, and others that train with them die of it",
+        f"+site.env.{REBUILD}=false; to have them made anew, remove their folder while no run uses it",
+        f"{REBUILD}={value}",
+        severity="error" if runs > 1 else "warning",
+    )

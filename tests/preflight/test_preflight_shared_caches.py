@@ -1,0 +1,91 @@
+"""What runs share and is not made yet: said before a launch, and a sweep's canary makes it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from core_case import Answer, frozen, standin
+from preflight_case import TWELVE, said
+
+from nano_exp.errors import UserError
+from nano_exp.launch import canary, convergence, flow, submit, terms
+from nano_exp.launch.terms import Terms
+from nano_exp.preflight import shared_caches
+from nano_exp.preflight.facts import Facts
+
+TWO = (("grpo.seed=1",), ("grpo.seed=2",))
+
+
+@pytest.fixture
+def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, with caches of this process and its children in it that are empty."""
+    monkeypatch.setenv("NEMO_RL_VENV_DIR", str(tmp_path / "venvs"))
+    monkeypatch.setenv("NRL_MEGATRON_CHECKPOINT_DIR", str(tmp_path / "megatron"))
+    return tmp_path
+
+
+def rows(folder: Path, *points: tuple[str, ...]) -> list[convergence.Row]:
+    return convergence.make([frozen(folder, *standin(), *point) for point in points], False, Answer([])).to_submit
+
+
+def launch(folder: Path, *points: tuple[str, ...], asked: bool | None = None, send: bool = True) -> submit.Launch:
+    return flow.arranged(rows(folder, *points), "slurm", folder / "results", Terms(canary=asked), send=send)
+
+
+def test_what_is_not_made_is_said_once(cold: Path) -> None:
+    configs = [row.config for row in rows(cold, *TWO)]
+    first, *words = shared_caches.lines(configs, {"NEMO_RL_VENV_DIR": str(cold), "HF_HOME": "/hf"})
+    assert first.startswith("cold caches: one run makes it, and those that need it wait")
+    assert words == [
+        "  the environment of MegatronPolicyWorker",
+        "  the environment of VllmGenerationWorker",
+        f"  the Megatron conversion /hf/nemo_rl/{configs[0]['policy']['model_name']}",
+    ]
+
+
+def test_nothing_is_said_where_all_is_there(tmp_path: Path) -> None:
+    assert not shared_caches.lines([row.config for row in rows(tmp_path, ())], os.environ)
+
+
+def test_a_sweep_on_cold_caches_has_a_canary_by_itself(cold: Path) -> None:
+    assert launch(cold, *TWO).canary is not None
+    assert launch(cold, *TWO, asked=False).canary is None
+    assert launch(cold, ()).canary is None, "one run has nobody to keep waiting"
+    assert launch(cold, *TWO, send=False).canary is None, "the user sends it"
+
+
+def test_a_sweep_on_warm_caches_has_one_where_it_is_asked_for(tmp_path: Path) -> None:
+    assert launch(tmp_path, *TWO).canary is None
+    assert launch(tmp_path, *TWO, asked=True).canary is not None
+
+
+def test_the_canary_is_a_run_that_has_something_to_make(tmp_path: Path) -> None:
+    found = rows(tmp_path, (), ("policy.model_name=org/another",))
+    assert canary.choose(found) == found[1]
+    assert canary.choose(found[:1]) == found[0]
+
+
+@pytest.mark.parametrize(("typed", "expected"), [("auto", None), ("true", True), ("false", False), ("null", False)])
+def test_the_words_for_a_canary(tmp_path: Path, typed: str, expected: bool | None) -> None:
+    assert terms.read([frozen(tmp_path, *standin(), f"canary={typed}")]).canary is expected
+    if expected is not None:
+        assert terms.changed(Terms(canary=not expected), [f"canary={typed}"]).canary is expected
+
+
+def test_another_word_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="canary=true, canary=false or canary=auto"):
+        terms.read([frozen(tmp_path, *standin(), "canary=maybe")])
+
+
+def test_environments_are_not_made_anew_under_running_runs() -> None:
+    typed = ("+site.env.NRL_FORCE_REBUILD_VENVS=true",)
+    for new, severity in ((2, "error"), (1, "warning")):
+        (found,) = said("rebuilt_environments", TWELVE, typed, facts=Facts(environ={}, new={("shape", "name"): new}))
+        assert found.severity == severity and found.fix.startswith("+site.env.NRL_FORCE_REBUILD_VENVS=false")
+    assert not said("rebuilt_environments", TWELVE, facts=Facts(environ={}, new={("shape", "name"): 2}))
+    inherited = Facts(environ={"NRL_FORCE_REBUILD_VENVS": "true"}, new={("shape", "name"): 2})
+    assert said("rebuilt_environments", TWELVE, facts=inherited)
+    cured = ("+site.env.NRL_FORCE_REBUILD_VENVS=false",)
+    assert not said("rebuilt_environments", TWELVE, cured, facts=inherited)
