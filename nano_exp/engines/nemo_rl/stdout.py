@@ -75,7 +75,7 @@ def trains(line: str) -> bool:
 
     The initial validation comes before the first step [2195, 3578].
     """
-    return not _FROM_WORKER.match(line) and bool(_STEP.search(line) or "Running initial validation" in line)
+    return not FROM_WORKER.match(line) and bool(_STEP.search(line) or "Running initial validation" in line)
 
 
 class Reader:
