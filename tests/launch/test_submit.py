@@ -673,7 +673,7 @@ def test_after_a_lost_answer_the_intent_stays_and_the_job_is_found_by_its_name(t
 
 def test_a_second_launcher_waits_and_says_for_whom(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib\nfrom nano_exp import submit\n"
+        "import sys, pathlib\nfrom nano_exp.launch import submit\n"
         "with submit.lock(pathlib.Path(sys.argv[1])):\n  print('in', flush=True); sys.stdin.read()\n"
     )
     argv = [sys.executable, "-c", code, str(tmp_path)]

@@ -113,7 +113,7 @@ def test_import_shows_what_changed_and_writes_when_asked(
 
     conf = tmp_path / "conf"
     shutil.copytree(conf_tree.CONF_DIR, conf)
-    monkeypatch.setattr(compose, "CONF_DIR", conf)
+    monkeypatch.setattr(conf_tree, "CONF_DIR", conf)
     assert cli.main(["recipes", "import", str(checkout)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("v0_7 -> v0_8\n") and "no longer has recipes for: nano_9b_1n8g" in said

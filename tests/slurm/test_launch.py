@@ -27,9 +27,9 @@ from launching import (
 )
 from minicluster_tool import MiniCluster
 
-from nano_exp import slurm
+from nano_exp import dotted, slurm
 from nano_exp.dotted import flatten
-from nano_exp.store import runs
+from nano_exp.store import runs, trackers
 from nano_exp.store.run_config import LAUNCHER_KEYS
 
 pytestmark = pytest.mark.slurm
@@ -160,7 +160,9 @@ def test_a_sweep_of_2_x_3_is_one_array_of_six_configs(lab: Lab) -> None:
     points = {(y["grpo.seed"], y["policy.megatron_cfg.optimizer.lr"]) for y in leaves}
     assert points == {(seed, lr) for seed in (1, 2) for lr in (1e-6, 5e-6, 1e-5)}
     differ = {key for y in leaves for key in y if y[key] != leaves[0][key]}
-    assert differ - {"checkpointing.checkpoint_must_save_by"} == {
+    told = {key for key in differ if key.startswith("logger.wandb.config.nano_exp.")}  # of the run, its jobs and hosts
+    assert {"logger.wandb.config.nano_exp.run", "logger.wandb.config.nano_exp.axes.grpo.seed"} <= told
+    assert differ - told - {"checkpointing.checkpoint_must_save_by"} == {
         "grpo.seed",
         "data.train.seed",
         "policy.megatron_cfg.optimizer.lr",
@@ -233,6 +235,8 @@ def test_editing_conf_and_code_while_a_job_is_pending_changes_nothing_in_it(
     deadline = at(given, "checkpointing.checkpoint_must_save_by")
     assert "00:00:03:00" <= deadline <= "00:00:03:30"  # half of what was left of seven minutes
     given["checkpointing"]["checkpoint_must_save_by"] = before["checkpointing"]["checkpoint_must_save_by"]
+    for key, value in trackers.overlay(runs.load(run.dir), before).items():  # what W&B is told of the run
+        dotted.set_dotted(before, key, value)
     assert given == {key: value for key, value in before.items() if key not in LAUNCHER_KEYS}
     assert given["grpo"]["num_prompts_per_step"] == 32
 

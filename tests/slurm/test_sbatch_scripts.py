@@ -52,7 +52,7 @@ ENDED = {"COMPLETED", "FAILED"}
 
 def test_train_sbatch_freezes_once_and_sweep_sbatch_runs_the_points_of_a_launch(lab: Lab) -> None:
     train = str(lab.root / "slurm" / "train.sbatch")
-    mine = (*SMALL, "grpo.max_num_steps=8", "grpo.seed=9")
+    mine = (*SMALL, "grpo.max_num_steps=12", "grpo.seed=9")
     job = send(lab, *ONE_GPU, train, *mine, setting("STEP_SECONDS", limit(1)))
     wrong = send(lab, *ONE_GPU, train, *mine, "cluster.num_nodes=2")
     points = (*SMALL, "grpo.seed=1,2,3")
@@ -93,7 +93,7 @@ def test_train_sbatch_freezes_once_and_sweep_sbatch_runs_the_points_of_a_launch(
     lab.wait_ended(run, attempt=2)
     assert kinds(run) == ["stopped", "done"]
     assert [(a.owner.job, a.owner.restart) for a in runs.attempts(run.dir) if a.owner] == [(job, 0), (job, 1)]
-    assert train_steps(run) == list(range(1, 9))
+    assert train_steps(run) == list(range(1, 13))
     assert runs.load(run.dir).config() == before
     assert at(before, "grpo.seed") == 9
     wait_gone(lab, job)
