@@ -36,11 +36,16 @@ def stored(results: Path, seed: int, end: str, rows: Sequence[dict[str, Any]]) -
 
 
 def batch(
-    folder: Path, made: Sequence[convergence.Row], *points: str, settings: sweep.Sweep | None = None, first: bool = True
+    folder: Path,
+    made: Sequence[convergence.Row],
+    *points: str,
+    settings: sweep.Sweep | None = None,
+    first: bool = True,
+    code: int = 0,
 ) -> list[Any]:
     """Status and value, or the words of the failure, of each point; the runs are `made` whatever is launched."""
     found = search_sweeps.launch_batch(
-        lambda *_: convergence.Plan(tuple(made)),
+        lambda *_: launching.Launched(convergence.Plan(tuple(made)), code),
         config_loader(),
         [[*TINY, *point.split()] for point in points],
         {},
@@ -102,10 +107,9 @@ def test_a_command_that_fits_no_point_ends_it(tmp_path: Path) -> None:
     assert "optimizer.lrr" in later[0]
 
 
-def test_ctrl_c_while_waiting_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "exit_code", 130)
+def test_ctrl_c_while_waiting_ends_it(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        batch(tmp_path, [], "grpo.seed=1")
+        batch(tmp_path, [], "grpo.seed=1", code=130)
 
 
 @pytest.mark.parametrize(
