@@ -115,6 +115,9 @@ class Engine(Protocol):
     def last_step(self, config: dict[str, Any], ctx: Context) -> int:
         """The last finished step that survives this attempt's end: that of the newest whole checkpoint, or 0."""
 
+    def torn(self, config: dict[str, Any], ctx: Context) -> list[Path]:
+        """What kills left of this run's checkpoints, is never read again, and the engine would leave there for ever."""
+
     def end_of(
         self,
         config: dict[str, Any],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -295,6 +296,7 @@ def _train(
     resumes_from = engine.last_step(config, ctx)
     ctx = replace(ctx, resumes_from=resumes_from)
     _require_checkpoints(run, config, resumes_from)
+    _remove_torn(engine.torn(config, ctx), say)
     logged = finished_steps(run.dir)
     runs.cut_metrics(run.dir, resumes_from)
     command = engine.command(config, ctx)
@@ -392,6 +394,17 @@ def setup_seconds(run_dir: Path, began: float) -> float | None:
             took = runs.number(row.get("timing/train/total_step_time")) or 0.0
             return round(max(ended - took - began, 0.0), 3)
     return None
+
+
+def _remove_torn(found: list[Path], say: Say) -> None:
+    """Give back the disk that checkpoints take which were cut off; the run is this attempt's alone by now."""
+    for path in found:
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            say(f"{path} was cut off and cannot be removed: {error.strerror}")
+        else:
+            say(f"removed {path}: a checkpoint that was cut off")
 
 
 def _require_checkpoints(run: runs.Run, config: dict[str, Any], found: int) -> None:

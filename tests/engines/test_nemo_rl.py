@@ -382,6 +382,19 @@ def test_last_step_is_the_highest_whole_checkpoint(tmp_path: Path) -> None:
     assert engine.last_step(config, ctx) == 12
 
 
+def test_torn_is_what_nothing_reads_again(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    ctx = make_context(config, tmp_path)
+    assert engine.torn(config, ctx) == []
+    for name in ("step_3", "step_12", "tmp_step_12", "tmp_step_15", "old_step_12", "old_step_20", "step_x"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "training_info.json").write_text("{}")
+    for name in ("step_6", "step_18"):  # a removal that was cut off; and one that is newer than all whole ones
+        (tmp_path / "checkpoints" / name).mkdir()
+    found = [path.name for path in engine.torn(config, ctx)]
+    assert found == ["old_step_12", "step_6", "tmp_step_12", "tmp_step_15"]
+
+
 TIMEOUT = ["Timeout has been reached, stopping training early"]
 MAX_STEPS = ["Max number of steps has been reached, stopping training early"]
 REACHED = ["Validation accuracy reached the early-stop threshold (0.9123 >= 0.9); stopping training"]

@@ -671,3 +671,16 @@ def test_rows_are_recovered_past_an_attempt_whose_engine_never_began(tmp_path: P
         {"step": 7, "time": ended, "train/loss": 1.0},
         {"step": 8, "time": ended, "train/reward": 0.5, "train/loss": 1.0},
     ]
+
+
+def test_a_checkpoint_that_a_kill_cut_off_is_removed_by_the_next_attempt(tmp_path: Path, checkout: Path) -> None:
+    launch = launched(tmp_path, checkout)
+    run = run_of(launch)
+    first = attempt(launch.dir, STANDIN_FAIL_AT_STEP="3")
+    assert first.returncode != 0
+    torn = run / "checkpoints" / "tmp_step_3"
+    (torn / "policy").mkdir(parents=True)
+    second = attempt(launch.dir)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert f"removed {torn}: a checkpoint that was cut off" in second.stdout
+    assert not torn.exists() and (run / "checkpoints" / "step_4").is_dir()

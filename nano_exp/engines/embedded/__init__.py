@@ -89,6 +89,11 @@ def follow(config: dict[str, Any], ctx: Context, lines: Iterable[str | None]) ->
     yield from ()
 
 
+def torn(config: dict[str, Any], ctx: Context) -> list[Path]:
+    """None: the engine removes them itself when it starts."""
+    return []
+
+
 def trains(line: str) -> bool:
     """Never said: it makes nothing that runs share."""
     return False

@@ -313,6 +313,26 @@ def last_step(config: Config, ctx: Context) -> int:
     return max((step for step in steps if (folder / f"step_{step}" / "training_info.json").is_file()), default=0)
 
 
+def torn(config: Config, ctx: Context) -> list[Path]:
+    """What kills left in the folder of checkpoints, and nothing reads: before main NeMo RL removes none of it.
+
+    A save that was cut off (tmp_step_N), what one that went through had replaced (old_step_N beside step_N), and the
+    rest of an older checkpoint whose removal was cut off. An old_step_N without its step_N may be the only whole one.
+    """
+    folder = _from_checkout(config, config["checkpointing"]["checkpoint_dir"])
+    newest, found = last_step(config, ctx), []
+    for path in sorted(folder.glob("*step_*")):
+        match = re.fullmatch(r"(tmp_|old_|)step_(\d+)", path.name)
+        if match is None:
+            continue
+        kind, step = match[1], int(match[2])
+        replaced = kind == "old_" and (folder / f"step_{step}" / "training_info.json").is_file()
+        half = not kind and step < newest and not (path / "training_info.json").is_file()
+        if kind == "tmp_" or replaced or half:
+            found.append(path)
+    return found
+
+
 def follow(config: Config, ctx: Context, lines: Iterable[str | None]) -> Iterator[stdout.Row]:
     """Rows for metrics.jsonl, one a step: what NeMo RL logs, and the few numbers that it prints where that was lost."""
     return metrics.follow(_from_checkout(config, config["logger"]["log_dir"]), lines, ctx.resumes_from)
