@@ -33,6 +33,7 @@ class Layout:
     backend: megatron or fsdp2 (NeMo RL's DTensor)
     recompute: activations recomputed in the backward pass: none, full, selective (of `modules`)
     offload: Megatron: optimizer state on the host; fsdp2: weights, gradients and optimizer state
+    fraction: Megatron: the part of the optimizer state that `offload` is about
     batching: micro batches of `micro_batch` padded sequences, packed sequences, or as many as fit the tokens (dynamic)
     micro_batch, logprob_batch: sequences
     train_tokens, logprob_tokens: tokens of a micro batch of training and of a log-probability pass, before context
@@ -52,6 +53,7 @@ class Layout:
     recompute: str = NONE
     modules: tuple[str, ...] = ()
     offload: bool = False
+    fraction: float = 1.0
     batching: str = FIXED
     micro_batch: int = 1
     logprob_batch: int = 1
@@ -66,6 +68,11 @@ class Layout:
     def model_parallel(self) -> int:
         """Ranks that one replica of the dense part and one sequence are spread over."""
         return self.tensor * self.pipeline * self.context
+
+    @property
+    def offloaded(self) -> float:
+        """The part of Megatron's optimizer state that is on the host."""
+        return self.fraction if self.offload else 0.0
 
     def title(self) -> str:
         """`megatron tp2 pp2 ep8 recompute, 1 x 8192`: what sets it apart, sizes of 1 left out."""
@@ -170,6 +177,7 @@ def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layou
 def _megatron(policy: Config, common: dict[str, Any]) -> Layout:
     m = policy.section("megatron_cfg")
     recompute, modules = NONE, tuple[str, ...]()
+    offload = m.on("optimizer.optimizer_cpu_offload")
     if m.on("activation_checkpointing"):
         recompute = SELECTIVE if m.text("recompute_granularity") == SELECTIVE else FULL
         modules = _words(m.get("recompute_modules")) if recompute == SELECTIVE else ()
@@ -187,7 +195,8 @@ def _megatron(policy: Config, common: dict[str, Any]) -> Layout:
         sequence_parallel=m.on("sequence_parallel"),
         recompute=recompute,
         modules=modules,
-        offload=m.on("optimizer.optimizer_cpu_offload"),
+        offload=offload,
+        fraction=min(max(m.real("optimizer.optimizer_offload_fraction", 1.0), 0.0), 1.0) if offload else 1.0,
         first_stage=first or None,
         last_stage=last or None,
         **common,
@@ -224,7 +233,7 @@ def overrides(layout: Layout) -> dict[str, Any]:
             keys[f"{_M}.activation_checkpointing"] = True
         if layout.offload:
             keys[f"{_M}.optimizer.optimizer_cpu_offload"] = True
-            keys[f"{_M}.optimizer.optimizer_offload_fraction"] = 1.0
+            keys[f"{_M}.optimizer.optimizer_offload_fraction"] = layout.fraction
         if layout.batching == PACKED:
             keys["policy.sequence_packing.enabled"] = True
         if divisor(layout) != 1:

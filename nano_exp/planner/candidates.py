@@ -33,7 +33,7 @@ def thriftier(layout: Layout, a: Architecture, version: tuple[int, ...]) -> Iter
     ignored = layout.backend == MEGATRON and a.hybrid and version < (0, 7)  # its hybrid stack has no recompute
     for recompute, offload in ((NONE, False), (FULL, False), (NONE, True), (FULL, True)):
         if not (recompute == FULL and ignored):
-            yield replace(layout, recompute=recompute, offload=offload)
+            yield replace(layout, recompute=recompute, offload=offload, fraction=1.0)
 
 
 def _megatron_layouts(a: Architecture, shape: Shape, packing: bool) -> Iterator[Layout]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from typing import Any
 
 from nano_exp.layout import parameters
-from nano_exp.planner import gpus, search, verdict
+from nano_exp.planner import gpus, host_memory, search, verdict
 from nano_exp.planner.phase_memory import SHARE, Phase
 from nano_exp.planner.proposal import Proposal
 from nano_exp.planner.ranges import GIB, Range
@@ -86,15 +87,17 @@ def _layouts(proposal: Proposal, kept: list[Option]) -> str:
                 _span(worst.size),
                 f"{worst.limit / GIB:.1f}",
                 f"{option.training_headroom / GIB:.1f}",
+                f"{host_memory.node(option.job, math.inf).size.expected / GIB:.0f}",
                 f"{proposal.relative(option):.2f}",
                 ", ".join(marks),
             )
         )
-    head = ("", "layout", "micro batch", "memory", "fullest phase", "GiB (low-high)", "of", "free", "time", "")
+    head = ("", "layout", "micro batch", "memory", "fullest phase", "GiB (low-high)", "of", "free", "host", "time", "")
     total = len(proposal.options)
     base = "the published layout" if proposal.published is not None else "the first one"
     notes = [
         f"{len(rows)} of {total} layouts; free: expected GiB left in what the layout decides (not vLLM's share).",
+        "host: expected GiB of host memory on each node; whether it is there, Slurm knows, and preflight asks.",
         f"time: a step's, relative to {base}; an estimate that was never measured, good for ranking only.",
         *(f"the layout as typed is not valid: {why}" for why in proposal.invalid),
     ]
@@ -109,9 +112,20 @@ def _breakdown(proposal: Proposal, option: Option, place: int) -> str:
     published = proposal.published is not None and option.layout == proposal.published.layout
     mark = ", as published" if published else ""
     rows = [_phase_row(phase) for phase in option.phases]
-    return f"{place}: {option.layout.title()}{mark}: expected GiB on one GPU\n" + table(
-        ("phase", "memory", "GiB (low-high)", "of", "made of"), rows
+    return (
+        f"{place}: {option.layout.title()}{mark}: expected GiB on one GPU\n"
+        + table(("phase", "memory", "GiB (low-high)", "of", "made of"), rows)
+        + f"\n{_host(proposal, option)}"
     )
+
+
+def _host(proposal: Proposal, option: Option) -> str:
+    """Host memory in a line; whether it is there, Slurm knows, and preflight asks it."""
+    phase = host_memory.node(option.job, math.inf)
+    terms = sorted(phase.terms, key=lambda term: -term.size.expected)
+    parts = ", ".join(f"{t.name} {t.size.expected / GIB:.0f}" for t in terms if t.size.expected >= GIB)
+    size = phase.size
+    return f"host memory of a node: {size.expected / GIB:.0f} GiB ({size.low / GIB:.0f}-{size.high / GIB:.0f}): {parts}"
 
 
 def _phase_row(phase: Phase) -> tuple[str, ...]:
@@ -188,6 +202,7 @@ def _option_json(proposal: Proposal, option: Option) -> dict[str, Any]:
         "relative_time": round(proposal.relative(option), 3),
         "relative_time_is": "an estimate, not measured",
         "overrides": search.as_words(proposal.overrides(option).items()),
+        "host_gib": _gib(host_memory.node(option.job, math.inf).size),
         "phases": [_phase_json(phase) for phase in option.phases],
     }
 

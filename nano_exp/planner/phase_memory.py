@@ -139,21 +139,21 @@ def _gradients(job: Job, local: Local) -> tuple[str, Range]:
 
 
 def _optimizer(job: Job, local: Local) -> tuple[str, Range]:
-    if job.lora or (job.layout.offload and job.layout.backend == MEGATRON):
+    if job.lora:
         return "optimizer state", ZERO
     if job.layout.backend == MEGATRON:
         main = training.megatron_main_parameters(local, job.precision_aware, job.element)
-        return "optimizer state", exactly(main + training.megatron_moments(local, job.moment_bytes))
+        state = main + training.megatron_moments(local, job.moment_bytes)
+        return "optimizer state", exactly((1 - job.layout.offloaded) * state)
     return "optimizer state", exactly(training.FSDP2_MOMENTS * training.fsdp2_on_gpu(job, local))
 
 
 def _cannot_leave(job: Job, local: Local) -> tuple[str, Range]:
     """What the training process keeps while vLLM generates: the fp32 master of an optimizer that is not
     precision-aware is not in optimizer.state, which is what NeMo RL moves (derived)."""
-    stays = job.layout.backend == MEGATRON and not (job.precision_aware or job.lora or job.layout.offload)
-    return "fp32 master weights", exactly(
-        training.megatron_main_parameters(local, False, job.element) if stays else 0.0
-    )
+    stays = job.layout.backend == MEGATRON and not (job.precision_aware or job.lora)
+    master = training.megatron_main_parameters(local, False, job.element) if stays else 0.0
+    return "fp32 master weights", exactly((1 - job.layout.offloaded) * master)
 
 
 def _fragments(constants: Constants, *parts: Range) -> tuple[str, Range]:
@@ -270,10 +270,12 @@ def _step(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term, .
     """The optimizer's own temporaries, when activations are gone: Megatron's fp32 gradients where it needs them,
     torch's foreach AdamW on DTensor."""
     local = _local(job, stage)
-    if job.lora or (job.layout.offload and job.layout.backend == MEGATRON):
+    if job.lora:
         return ()
     if job.layout.backend == MEGATRON:
-        own = exactly(training.megatron_step_copy(local, job.precision_aware, job.gradients_fp32))
+        own = exactly(
+            (1 - job.layout.offloaded) * training.megatron_step_copy(local, job.precision_aware, job.gradients_fp32)
+        )
     else:
         own = constants.foreach_bytes.times(training.fsdp2_on_gpu(job, local))
     if not own.high:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nano_exp.errors import UserError
-from nano_exp.layout import models
-from nano_exp.planner import gpus, judge
+from nano_exp.layout import models, workload
+from nano_exp.planner import gpus, host_memory, judge
 from nano_exp.planner.phase_memory import GENERATION, SHARE
+from nano_exp.planner.ranges import GIB
 from nano_exp.preflight import generation, vllm
-from nano_exp.preflight.place import gpu_types
+from nano_exp.preflight.place import gib, gpu_types, host_mib
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
 
@@ -31,6 +32,41 @@ def memory_fits(c: View) -> Iterator[Found]:
             verdict.fix or "another parallelism= or more GPUs: `nano-exp plan` lists the layouts that fit",
             severity="error" if verdict.klass == "no" else "warning",
         )
+
+
+@rule(place=True)
+def host_memory_fits(c: View) -> Iterator[Found]:
+    """By the planner's estimate a node's host memory is enough: what is offloaded and asleep (tight: a warning)."""
+    mib = host_mib(c)
+    if not mib:
+        return
+    try:
+        if models.unknown(models.named(c.config)):
+            return
+        phase = host_memory.node(workload.of_config(c.config), mib * 2**20)
+    except UserError:
+        return  # what it refuses, other rules say
+    if phase.klass == "fits":
+        return
+    terms = sorted(phase.terms, key=lambda term: -term.size.expected)[:4]
+    parts = ", ".join(f"{term.name} {term.size.expected / GIB:,.0f}" for term in terms)
+    size = phase.size
+    needs = (
+        f"needs at least {size.low / GIB:,.0f} GiB"
+        if phase.klass == "no"
+        else f"is expected to need {size.expected / GIB:,.0f} GiB (up to {size.high / GIB:,.0f})"
+    )
+    yield Found(
+        tuple(
+            key
+            for key in ("policy.dtensor_cfg.cpu_offload", "cluster.gpus_per_node", "cluster.num_nodes")
+            if c.has(key)
+        ),
+        f"a node of the run has {gib(mib)} of host memory, and by the planner's estimate it {needs}: {parts}",
+        "more nodes, less offload, or a partition with more memory (`sinfo -o '%P %m'`); "
+        "ignore=[host_memory_fits] where it is known to fit",
+        severity="error" if phase.klass == "no" else "warning",
+    )
 
 
 def not_checked(views: Iterable[View]) -> tuple[str, ...]:

@@ -212,6 +212,26 @@ def _memory_typed(c: View) -> bool:
     )
 
 
+def host_mib(c: View) -> float | None:
+    """Host memory that the run gets of a node, MiB, of the nodes that have most; None where nobody says."""
+    typed, asked = c.site.get("memory_gb"), _asked(c, "mem_gb")
+    for said in (asked, typed):
+        if isinstance(said, int | float) and said > 0:
+            return float(said) * 1024
+    if _memory_typed(c) and asked != 0:  # hydra.launcher.mem_gb=0 is all of it
+        return None
+    kind, count = _gpu_type(c), c.gpus or 1
+    there = [n for n in _nodes(c) or () if n.mib > 1 and n.gpu_count(kind) >= count]
+    if not there:
+        return None
+    if shapes.whole_nodes(c.site.get("allocation"), c.engine) or asked == 0:
+        return float(max(n.mib for n in there))
+    each = c.site.get("memory_gb_per_gpu")
+    if isinstance(each, int | float):
+        return float(each) * 1024 * count
+    return float(max(n.mib // n.gpu_count() for n in there) * count)
+
+
 def gib(mib: float) -> str:
     return f"{mib / 1024:,.0f} GiB"
 

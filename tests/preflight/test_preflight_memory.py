@@ -46,3 +46,28 @@ def test_a_gpu_that_is_not_known_is_told() -> None:
     (found,) = said("memory_fits", TWELVE, ("site.gpu=x9000",))
     assert found.severity == "warning"
     assert "x9000" in found.found
+
+
+OFFLOADED = (
+    "cluster.gpus_per_node=4",
+    "policy.dtensor_cfg.expert_parallel_size=1",
+    "policy.dtensor_cfg.cpu_offload=true",
+)
+
+
+@pytest.mark.parametrize(
+    ("mib", "settings", "severity"),
+    [
+        (512 * 1024, (), "error"),
+        (2048 * 1024, (), ""),
+        (2048 * 1024, ("site.memory_gb=400",), "error"),
+        (2048 * 1024, ("site.allocation=share", "site.memory_gb_per_gpu=100"), "error"),
+        (1, (), ""),
+    ],
+)
+def test_host_memory_is_that_of_the_node_or_of_the_share(mib: int, settings: tuple[str, ...], severity: str) -> None:
+    group = Nodes("batch", True, True, None, None, 2, 64, (("a100", 4),), "idle", mib=mib)
+    seen = Facts(environ={}, answers=Answers(nodes=(group,)))
+    found = said("host_memory_fits", THIRTY, (*OFFLOADED, *settings), facts=seen)
+    assert [one.severity for one in found] == [severity] * bool(severity)
+    assert all("training state" in one.cause and "GiB of host memory" in one.cause for one in found)

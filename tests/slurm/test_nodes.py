@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -112,6 +114,26 @@ def test_ray_comes_up_over_both_hosts_and_ends_with_the_driver(lab: Lab) -> None
     names = ("attempt", "step", "head_up", "all_joined", "driver")
     assert [phases[name] for name in names] == sorted(phases[name] for name in names)
     print("from the allocation's start, s:", {name: round(phases[name] - allocation, 1) for name in names})
+    assert_nothing_left(lab, run)
+
+
+def test_each_node_of_an_attempt_has_what_ray_sub_gives_it(lab: Lab) -> None:
+    """All CPUs of a whole node in the step and in Ray, its threads and open files: docs/allocation.md, by a probe."""
+    probe = "{ env; echo OPEN_FILES=$(ulimit -n); } >$NX_ATTEMPT/nodes/$NX_HOST.probe"
+    lab.launch(*NODES, "site.allocation=node", f'site.node_setup=["{probe}"]')
+    lab.wait_ended()
+    run = lab.run()
+    assert_executed_once(run)
+    job = lab.scontrol(run)
+    assert job["OverSubscribe"] == "NO" and job["MinMemoryNode"] == "0"
+    for host in ("mini1", "mini2"):
+        lines = (attempt_dir(run) / "nodes" / f"{host}.probe").read_text().splitlines()
+        has = dict(line.split("=", 1) for line in lines if "=" in line)
+        cpus = re.search(r"CPUTot=(\d+)", lab.cluster.run("scontrol", "-o", "show", "node", host).stdout)
+        assert cpus and {has["SLURM_CPUS_PER_TASK"], has["SLURM_CPUS_ON_NODE"], has["NX_CPUS"]} == {cpus[1]}
+        assert has["OMP_NUM_THREADS"] == "16" and has["NRL_GPU_CPU_AFFINITY_FILE"].startswith(has["RAY_TMPDIR"])
+        assert int(has["OPEN_FILES"]) == min(65535, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        assert has["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
     assert_nothing_left(lab, run)
 
 
