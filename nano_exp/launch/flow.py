@@ -357,7 +357,10 @@ def dry_run(wish: Wish, parameters: dict[str, Any], start: str = "") -> converge
     """
     made, send = wish.plan(), wish.switches["submit"]
     if wish.where == "slurm":
-        show.scripts(arranged(made.to_submit, wish.where, wish.results, wish.terms, send=send), parameters)
+        ready = arranged(made.to_submit, wish.where, wish.results, wish.terms, send=send)
+        show.scripts(ready, parameters)
+        if ready.canary is not None:
+            print(f"canary: two steps of {ready.canary.rows[0].id} come first (canary=false does without)")
     _announce(made, wish, start, parameters)
     more = "" if wish.switches["show_yaml"] else " (show_yaml=true shows the engine's YAML too)"
     print(f"\ndry run: nothing was submitted and nothing was written{more}")

@@ -29,8 +29,8 @@ def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> l
     missing = list(dict.fromkeys(word for words in cold(configs, environ) for word in words))
     if not missing:
         return []
-    who = "the run makes it" if len(configs) == 1 else "one run makes it, and those that need it wait meanwhile"
-    return [f"cold caches: {who}, before it trains (docs/surviving.md):", *(f"  {word}" for word in missing)]
+    who = "the run makes" if len(configs) == 1 else "one run makes, and those that need them wait for,"
+    return [f"cold caches: before it trains {who}", *(f"  {word}" for word in missing)]
 
 
 @rule(place=True)

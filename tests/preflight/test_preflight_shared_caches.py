@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from core_case import Answer, frozen, standin
+from core_case import launch as typed_launch
 from preflight_case import TWELVE, said
 
 from nano_exp.errors import UserError
@@ -37,7 +38,7 @@ def launch(folder: Path, *points: tuple[str, ...], asked: bool | None = None, se
 def test_what_is_not_made_is_said_once(cold: Path) -> None:
     configs = [row.config for row in rows(cold, *TWO)]
     first, *words = shared_caches.lines(configs, {"NEMO_RL_VENV_DIR": str(cold), "HF_HOME": "/hf"})
-    assert first.startswith("cold caches: one run makes it, and those that need it wait")
+    assert first == "cold caches: before it trains one run makes, and those that need them wait for,"
     assert words == [
         "  the environment of MegatronPolicyWorker",
         "  the environment of VllmGenerationWorker",
@@ -89,3 +90,11 @@ def test_environments_are_not_made_anew_under_running_runs() -> None:
     assert said("rebuilt_environments", TWELVE, facts=inherited)
     cured = ("+site.env.NRL_FORCE_REBUILD_VENVS=false",)
     assert not said("rebuilt_environments", TWELVE, cured, facts=inherited)
+
+
+def test_a_dry_run_says_that_there_is_a_canary(cold: Path) -> None:
+    words = ("-m", *standin(), "grpo.seed=1,2", "ignore=[place]", "dry_run=true")
+    said_of = {more: typed_launch(cold, *words, *more).stdout for more in ((), ("canary=false",))}
+    assert "cold caches: before it trains one run makes" in said_of[()]
+    assert "canary: two steps of r" in said_of[()]
+    assert "canary: two steps" not in said_of["canary=false",]
