@@ -328,7 +328,6 @@ def queued(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> t
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(launching, "exit_code", 0)
     return prepared_launch.arrays[0].rows[0].dir, answer
 
 
@@ -351,27 +350,27 @@ def test_wait_waits_for_a_run_that_was_launched_before(
 
     timer = threading.Timer(0.5, finish)
 
-    def waiting(rows: list[convergence.Row]) -> None:
+    def waiting(rows: list[convergence.Row]) -> int:
         looked.extend(rows)
         timer.start()
-        wait(rows, poll_s=0.05)
+        return wait(rows, poll_s=0.05)
 
     monkeypatch.setattr(launching, "wait_for", waiting)
-    launching.launch([point(*standin(checkout), "wait=true")], {}, tmp_path)
+    launched = launching.launch([point(*standin(checkout), "wait=true")], {}, tmp_path)
     timer.join()
     assert [row.dir for row in looked] == [run]
     out = capsys.readouterr().out
     assert "1 running), 0 to submit" in out
     assert f"{run.name}: {end} (because)" in out
-    assert launching.exit_code == code
+    assert launched.code == code
 
 
 def test_without_wait_nobody_waits(
     tmp_path: Path, checkout: Path, queued: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launching.launch([point(*standin(checkout))], {}, tmp_path)
+    launched = launching.launch([point(*standin(checkout))], {}, tmp_path)
     assert "nothing to submit" in capsys.readouterr().out
-    assert launching.exit_code == 0
+    assert launched.code == 0
 
 
 # --- on this machine ------------------------------------------------------------------------------------------------
