@@ -156,7 +156,7 @@ SLIPS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "a section for a group": (("sweep=lr",), "sweep=lr", "sweeps=lr"),
     "an item of a list": (("~policy.scheduler.0",), "~policy.scheduler.0", "leave ~policy.scheduler.0 out"),
     "a null taken away": (("~site.qos",), "~site.qos", "leave ~site.qos out"),
-    "a setting taken away": (("~slurm.cpus_per_node",), "no slurm.cpus_per_node", "leave ~slurm.cpus_per_node out"),
+    "a setting taken away": (("~slurm.max_attempts",), "no slurm.max_attempts", "leave ~slurm.max_attempts out"),
     "no option at all": (("sweeps=[]",), "sweeps=[]", "sweeps=lr"),
     "nothing we know": (("foo.bar=1",), "foo.bar=1", "leave it out"),
 }
