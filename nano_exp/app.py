@@ -79,7 +79,7 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
             word.encode()
         except UnicodeEncodeError:
             raise UserError(
-                ascii(word), "it has bytes that are no UTF-8 text", "type it again in a UTF-8 terminal"
+                ascii(word), "it has bytes that are not UTF-8 text", "type it again in a UTF-8 terminal"
             ) from None
 
 

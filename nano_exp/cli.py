@@ -112,7 +112,7 @@ def _require_command(main_parser: _Parser, words: list[str]) -> None:
     near = nearest(words[0], commands.choices)
     raise UserError(
         f"nano-exp {words[0]}",
-        f"there is no such command; there are: {', '.join(commands.choices)}",
+        f"there is no such command; the commands are: {', '.join(commands.choices)}",
         f"nano-exp {' '.join([*near[:1], *words[1:]])}" if near else "nano-exp --help",
     )
 

@@ -127,7 +127,7 @@ def refuse(config: Mapping[str, Any], where: str = "the config") -> None:
             raise UserError(
                 f"the value of {key} in {where} holds that of {name} (not shown)",
                 f"{name} counts as a secret, and the config is frozen into files and printed by NeMo RL",
-                f"remove {key}: the engine has {name} in its environment; a setting that is no secret belongs in "
+                f"remove {key}: the engine has {name} in its environment; a setting that is not secret belongs in "
                 "site.env, not in env.yaml",
             )
 

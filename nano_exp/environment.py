@@ -42,7 +42,9 @@ def find(folder: Path, checkout: Path = CHECKOUT) -> Path | None:
         path = folder / Path(named).expanduser()
         if not path.exists():
             raise UserError(
-                f"{VARIABLE}={named}", "there is no such file", f"correct it, or unset {VARIABLE} (empty: no file)"
+                f"{VARIABLE}={named}",
+                "there is no such file",
+                f"{VARIABLE}=/path/to/env.yaml, or {VARIABLE}= for no file",
             )
         return path
     return next((path for path in (folder / FILE, checkout / FILE) if os.path.lexists(path)), None)
@@ -97,7 +99,7 @@ def require(names: Iterable[str], environ: Mapping[str, str]) -> None:
         raise UserError(
             f"the job has no {', '.join(missing)}, and the launch's environment had",
             "Slurm did not pass the environment on (--export, SBATCH_EXPORT, or a setting of the site's)",
-            "in env.yaml (chmod 600) the job finds it by itself; then launch again. What the run does not need, "
+            "in env.yaml (chmod 600) the job finds it by itself; then launch again. Whatever the run does not need, "
             "unset before the launch",
         )
 
@@ -172,25 +174,31 @@ def parse(text: str, path: Path) -> dict[str, str]:
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{path} is not a mapping", "it gives names their values (a shell's NAME=value is none)", _FORM)
+        raise UserError(
+            f"{path} is not a mapping", "it must give names their values (a shell's NAME=value is not YAML)", _FORM
+        )
     found: dict[str, str] = {}
     for key, value in root.value:
         line = f"{path} line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode) or not _NAME.fullmatch(key.value):
             raise UserError(
-                f"{line}: no name of an environment variable",
+                f"{line}: not the name of an environment variable",
                 "letters, digits and _ only, no digit first (not shown: it may be a secret)",
                 _FORM,
             )
         name = key.value
         if name in found:
-            raise UserError(f"{line}: {name} stands there twice", "only one value can be meant", "remove one of them")
+            raise UserError(f"{line}: {name} is given twice", "only one of the two can be used", "remove one of them")
         if not isinstance(value, yaml.ScalarNode):
             raise UserError(f"{line}: {name} is a list or a mapping", "a variable holds one text", _FORM)
         if value.value in ("", "~", "null"):
             raise UserError(f"{line}: {name} has no value", "an empty secret fails later", f"remove {name}")
         if "\0" in value.value or not _encodes(value.value):
-            raise UserError(f"{line}: {name} has a character that no variable can hold", "not shown", "correct it")
+            raise UserError(
+                f"{line}: {name} has a character that an environment variable cannot hold",
+                "the value is not shown: it may be a secret",
+                f"remove {name}",
+            )
         found[name] = value.value
     return found
 

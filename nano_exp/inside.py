@@ -241,7 +241,7 @@ def sweep(have: Allocation, words: Sequence[str]) -> Path:
     whole = sbatch(shape, command, *([f"--array=0-{count - 1}"] if count > 1 else []))
     held = f"array {number} of launch {folder.name} has {count} run{'s' if count != 1 else ''}: 0-{count - 1}"
     if have.task is None and count > 1:
-        raise UserError(f"job {have.job} is no array", held, whole)
+        raise UserError(f"job {have.job} is not an array", held, whole)
     if have.task is not None and have.task >= count:
         raise UserError(f"array task {have.task}", held, whole)
     remark = require_shape(have, shape, command if have.task is None else ["--array=...", *command])

@@ -99,7 +99,7 @@ def test_a_file_without_names_gives_none(text: str) -> None:
         (f"B: {CANARY}\nA:\n", "line 2: A has no value"),
         ("A: null\n", "A has no value"),
         ("A: ''\n", "A has no value"),
-        (f"A: {CANARY}\nB: x\nA: {CANARY}\n", "line 3: A stands there twice"),
+        (f"A: {CANARY}\nB: x\nA: {CANARY}\n", "line 3: A is given twice"),
         (f'A: "{CANARY}\\0"\n', "A has a character"),
         (f'A: "{CANARY}\\ud800"\n', ""),
         ("A: " + "[" * 5000 + CANARY, ""),

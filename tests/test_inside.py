@@ -188,7 +188,7 @@ def test_a_task_becomes_the_launchs_own_script_and_its_job_is_recorded(frozen: s
             "array task 3",
             "sbatch --array=0-2 -N1 --gpus-per-node=8 --exclusive --mem=0 slurm/sweep.sbatch",
         ),
-        (task(None), ["0"], "job 40 is no array", "sbatch --array=0-2 -N1"),
+        (task(None), ["0"], "job 40 is not an array", "sbatch --array=0-2 -N1"),
         (task(0), ["1"], "job 40 has 1 x 8 GPUs", "sbatch -N2 --gpus-per-node=8"),
         (task(0), [], "no array named", "slurm/sweep.sbatch results/.launches/"),
         (task(0), ["2"], "array 2", "slurm/sweep.sbatch results/.launches/"),

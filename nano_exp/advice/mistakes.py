@@ -160,7 +160,7 @@ def _bad_deletion(adviser: Adviser, override: Override) -> Iterator[UserError]:
     key = override.key_or_group
     if key in adviser.keys:
         if adviser.at(key) is None:
-            yield UserError(f"~{key}", "it is null, which Hydra takes for not there", f"leave ~{key} out")
+            yield UserError(f"~{key}", "it is null, and Hydra treats null as absent", f"leave ~{key} out")
         return
     above = key.rpartition(".")[0]
     if isinstance(adviser.at(above), list):
@@ -301,7 +301,7 @@ def _no_option(group: str, choice: str, shown: Sequence[str]) -> UserError:
         sites = CONF_DIR / "site"
         return UserError(
             found,
-            f"there is no {sites / choice}.yaml; there are: {', '.join(shown)}",
+            f"there is no {sites / choice}.yaml; the sites are: {', '.join(shown)}",
             f"cp {sites}/default.yaml {sites}/{choice}.yaml, and fill in what your cluster needs",
         )
     if group == "model" and "/" in choice:
@@ -321,7 +321,7 @@ def _models() -> dict[str, str]:
 def _bad_optional(override: Override) -> Iterator[UserError]:
     text, group = str(override.input_line), override.key_or_group
     if not override.is_sweep_override() and not override.is_delete() and override.value() is None:
-        yield UserError(text, f"no {group.removesuffix('s')} is what a launch has by itself", f"leave {text} out")
+        yield UserError(text, f"a launch has no {group.removesuffix('s')} unless one is named", f"leave {text} out")
     elif override.is_add() or override.is_force_add():
         yield UserError(text, f"a {group.removesuffix('s')} is chosen, not added", f"{group}={_value(override)}")
 

@@ -47,9 +47,9 @@ def named_runs(given: argparse.Namespace, words: list[str], command: str) -> lis
     results = folder(given)
     for word, hits in {} if given.yes else selection.ambiguous(results, words).items():
         shown = ", ".join(f"{f.name}/{f.id}" for f in hits[:6]) + (", ..." if len(hits) > 6 else "")
-        if not confirm(f"{word} is {len(hits)} runs: {shown}; {command} all of them?"):
+        if not confirm(f"{word} stands for {len(hits)} runs: {shown}; {command} all of them?"):
             raise UserError(
-                f"{word} is {len(hits)} runs: {shown}",
+                f"{word} stands for {len(hits)} runs: {shown}",
                 f"{command} does not guess which one is meant",
                 f"nano-exp {command} {hits[0].name}/{hits[0].id}, or all of them: nano-exp {command} {word} --yes",
             )

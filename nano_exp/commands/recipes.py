@@ -33,7 +33,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     imports.add_argument("checkout", type=Path, metavar="CHECKOUT", help="folder of a NeMo RL checkout")
     imports.add_argument("--write", action="store_true", help="write conf/nemo_rl/<version>; without it, only show")
     imports.add_argument(
-        "--as", dest="name", metavar="NAME", help="the option's name for a commit that is no release: nemo_rl=NAME"
+        "--as", dest="name", metavar="NAME", help="the option's name for a commit that is not a release: nemo_rl=NAME"
     )
     imports.add_argument("--json", action="store_true", help="the differences for scripts")
     imports.set_defaults(run=_import)
@@ -67,7 +67,9 @@ def _import(given: argparse.Namespace) -> int:
     checkout = given.checkout.expanduser().resolve()
     if not checkout.is_dir():
         raise UserError(
-            f"{given.checkout} is no folder", "a NeMo RL checkout is read", "nano-exp recipes import /path/to/NeMo-RL"
+            f"{given.checkout} is not a folder",
+            "the recipes are read from a NeMo RL checkout",
+            "nano-exp recipes import /path/to/NeMo-RL",
         )
     print(f"reading {checkout} (about a minute: every recipe is merged with its parents)", file=sys.stderr)
     imported = importer.read(checkout, given.name, conf)
@@ -80,7 +82,7 @@ def _import(given: argparse.Namespace) -> int:
     if wrong:
         raise UserError(
             "what would compose is not what this checkout says:\n  " + "\n  ".join(wrong),
-            "a recipe here equals upstream's key by key, but for what nano_exp/nemo_rl/table.yaml declares",
+            "a recipe here equals upstream's key by key, except for what nano_exp/nemo_rl/table.yaml declares",
             "declare in that table which group such a key belongs to (data_keys, additions), then import again",
         )
     if found:

@@ -79,7 +79,7 @@ def _require_results(config: Mapping[str, Any]) -> None:
     if not config["run"].get("results"):
         raise UserError(
             f"run.results={launcher_settings.shown(config['run'].get('results'))}",
-            "runs need a folder (an empty NANO_EXP_RESULTS is none either)",
+            "runs need a folder (an empty NANO_EXP_RESULTS names none)",
             "run.results=results",
         )
 

@@ -192,7 +192,7 @@ def _require_value(key: str, value: Any) -> None:
 
 def _require_kind(key: str, value: Any, kind: Kind) -> None:
     if not (isinstance(value, str) and ("${" in value or value == "???")) and not kind.fits(value):
-        raise UserError(f"{key}={shown(value)}", f"it is {kind.says}", instead(key, value, kind))
+        raise UserError(f"{key}={shown(value)}", f"it must be {kind.says}", instead(key, value, kind))
 
 
 def _unread(key: str, value: Any) -> UserError:

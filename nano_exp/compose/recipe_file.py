@@ -221,7 +221,7 @@ def _refuse_content(path: Path, config: Any) -> None:
     if taken:
         raise UserError(
             f"recipe={path} has a section {', '.join(taken)}",
-            "that is a section of this launcher's, and none of NeMo RL's",
+            "that section belongs to this launcher, not to NeMo RL",
             f"take it out of the file and type it: {taken[0]}...=",
         )
 

@@ -69,7 +69,7 @@ def _of_numbers(function: Callable[[Any, Any], Number]) -> Callable[[Any, Any], 
     def computed(a: Any, b: Any) -> Number:
         for value in (a, b):
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{value!r} is no number")
+                raise TypeError(f"{value!r} is not a number")
         return function(a, b)
 
     return computed

@@ -69,12 +69,15 @@ class Constraint:
             near = nearest(key, [k for k, _ in flatten(config)])
             raise self._error(
                 f"a point's config has no key {key}",
-                f"correct it in the sweep's file (nearest key: {near[0]})"
+                f"{near[0]} in its place, in sweep.constraints"
                 if near
-                else f"get({key}, VALUE) gives VALUE where there is none",
+                else f"get({key}, VALUE) gives VALUE where the key is absent",
             ) from error
         except (TypeError, ArithmeticError, ValueError) as error:
-            raise self._error(f"it cannot be computed: {error}", "correct it in the sweep's file") from error
+            raise self._error(
+                f"it cannot be computed: {error}",
+                "another expression in sweep.constraints, or sweep.constraints=[] to launch every point",
+            ) from error
 
     def _error(self, why: str, fix: str) -> UserError:
         return UserError(f"the constraint {self.require}", why, fix)
@@ -129,7 +132,11 @@ def _constraint(given: Any) -> Constraint:
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"the constraint {text}", f"it is no expression: {error}", "correct it") from error
+        raise UserError(
+            f"the constraint {text}",
+            f"it is not an expression: {error}",
+            "an expression such as grpo.num_prompts_per_step % 8 == 0",
+        ) from error
     for node in ast.walk(tree):
         if not isinstance(node, _ALLOWED):
             raise UserError(

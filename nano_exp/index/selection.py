@@ -140,7 +140,9 @@ def one(results: Path, word: str) -> runs.Run:
     if len(hits) > 1:
         words = [f.word for f in hits]
         shown = ", ".join(words[:6]) + (", ..." if len(words) > 6 else "")
-        raise UserError(f"'{word}' is {len(hits)} runs: {shown}", "this wants one run", f"nano-exp ... {words[0]}")
+        raise UserError(
+            f"'{word}' stands for {len(hits)} runs: {shown}", "this command takes one run", f"nano-exp ... {words[0]}"
+        )
     return runs.load(hits[0].dir)
 
 

@@ -244,7 +244,7 @@ def _bury_lost(run_dir: Path, config: dict[str, Any], number: int, owner: Owner,
         ending.write(run_dir, before.dir, end)
     else:
         found = postmortem.lost(before, config, owner)
-        say(f"attempt {before.number} left no word of its end: {found.title}")
+        say(f"attempt {before.number} recorded no end: {found.title}")
         runs.record_event(run_dir, "lost", attempt=before.number, diagnosis=found.as_dict())
     elsewhere = before.owner.host if before.owner is not None and before.owner.host != owner.host else ""
     if elsewhere and owner.job is not None:

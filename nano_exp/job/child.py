@@ -119,7 +119,7 @@ def execute(
         except OSError as error:
             raise UserError(
                 f"cannot start {command.argv[0]}: {error.strerror}",
-                "the engine's program is not there or not executable",
+                "the engine's program does not exist or is not executable",
                 "site.python=/path/to/python of the engine's environment",
             ) from error
     ended = threading.Event()
@@ -225,7 +225,7 @@ class _Watch:
             self.say(f"{found}; stacks in {target.name} ({how})")
             runs.record_event(self.ctx.run_dir, "stalled", attempt=self.ctx.number, **vars(found), stacks=str(target))
         except (UserError, OSError) as error:  # a full disk: steps are not seen then, and the engine may well train
-            self.say(f"{found}; no word of it is kept: {error}")
+            self.say(f"{found}; it could not be recorded: {error}")
             return
         if self.rule.action == "restart":
             self.stall = found

@@ -87,7 +87,7 @@ class Ending:
         try:
             runs.record_event(self.run_dir, "ending", end=self.whole(end))
         except (UserError, OSError) as error:  # a full disk: the end itself has room that is kept for it
-            self.say(f"no word of the coming end is kept: {error}")
+            self.say(f"the coming end could not be recorded: {error}")
 
     def cut_off(self) -> bool:
         """Whether Slurm ends the job, or a signal did. Asks Slurm where it has not said so yet."""

@@ -101,7 +101,7 @@ def dump(pids: Sequence[int], target: Path, path: str | None) -> str:
         parts.append(f"--- process {pid}: {_words(pid)}")
         parts.append((_py_spy(spy, pid) if spy else "") or _kernel(pid))
     files.write_text(target, "\n".join(parts) + "\n")
-    return "py-spy" if spy else "the kernel's word alone: py-spy is not installed"
+    return "py-spy" if spy else "only what the kernel says: py-spy is not installed"
 
 
 def _words(pid: int) -> str:

@@ -133,8 +133,8 @@ def _require_open(folder: Path) -> None:
     there = os.path.lexists(folder.parent) and os.path.isdir(folder)  # noqa: PTH112 (Path's raises where it is closed)
     if there and not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         raise UserError(
-            f"{folder}: you may not read and write there",
-            "the runs of this name are somebody else's: what of them is done or active cannot be seen or gone on with",
+            f"{folder}: you may not read and write in it",
+            "the runs of this name belong to somebody else: you cannot see which are done or active, nor continue them",
             "run.name=ANOTHER, or run.results=/a/folder/of/yours; its owner opens it with chmod -R g+rwX",
         )
 

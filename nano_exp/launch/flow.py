@@ -173,7 +173,7 @@ def _switch(wanted: Sequence[Frozen], key: str) -> bool:
     values = [frozen.config.get(key, False) for frozen in wanted]
     if any(not isinstance(v, bool) or v != values[0] for v in values):
         raise UserError(
-            f"{key}={values[0]!r}", "it is true or false, for the whole launch", f"{key}=true or {key}=false"
+            f"{key}={values[0]!r}", "it must be true or false, for the whole launch", f"{key}=true or {key}=false"
         )
     return bool(values[0])
 
@@ -334,7 +334,7 @@ def _require_sendable(wish: Wish) -> None:
     if wish.where == "local":
         raise UserError(
             "submit=false with slurm.where=local",
-            "there is no sbatch to type for runs of this machine",
+            "runs on this machine are not sent with sbatch",
             "leave submit=false out, or choose a cluster= of Slurm's",
         )
     if wish.switches["wait"]:

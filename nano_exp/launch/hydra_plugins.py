@@ -140,7 +140,7 @@ def require_multirun(typed: Sequence[Override]) -> None:
         for override in swept:
             count *= len(_values(override))
         raise UserError(
-            f"{shown} asks for {count} runs, and there is no -m",
+            f"{shown} asks for {count} runs, without -m",
             "several values of one key are a sweep, and a sweep is confirmed with -m",
             f"python launch.py -m ... {shown}   (or quote a list that is one value: 'key=[a,b]')",
         )

@@ -192,7 +192,7 @@ def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             changes[one.key.removeprefix(PREFIX)] = yaml.safe_load(one.value)
         except yaml.YAMLError as error:
             raise UserError(
-                override, f"the value is no YAML: {' '.join(str(error).split())}", f"{one.key}=..."
+                override, f"the value is not valid YAML: {' '.join(str(error).split())}", f"{one.key}=..."
             ) from error
     return changes
 

@@ -116,7 +116,7 @@ def _max_array(config: dict[str, Any]) -> int | None:
     value = config["slurm"].get("max_array")
     if value is None or (type(value) is int and value >= 1):
         return value
-    raise UserError(f"slurm.max_array={value!r}", "it is a number of runs, at least 1", "slurm.max_array=500")
+    raise UserError(f"slurm.max_array={value!r}", "it must be a number of runs, at least 1", "slurm.max_array=500")
 
 
 def array_limit(count: int) -> int:
@@ -382,7 +382,7 @@ def send(launch: Launch) -> None:
         if why := halt.reason(launch.dir):  # its first runs failed, or the canary, while the rest was being sent
             _take_back(launch, number, why)
             raise slurm.Refused(
-                why, "the rest of the launch is not started", "mend that, then the same command", code=3
+                why, "the rest of the launch is not started", "fix that, then type the same command", code=3
             )
         try:
             path, waits_for = launch.dir / f"array-{array.word}.sbatch", _waits_for(launch, array)

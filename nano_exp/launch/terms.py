@@ -64,7 +64,7 @@ def _canary(value: Any) -> bool | None:
         return None
     raise UserError(
         f"canary={value!r}",
-        "it is true, false, or auto (where the launch's runs share caches that are not made yet)",
+        "it must be true, false, or auto (where the launch's runs share caches that are not made yet)",
         "canary=true, canary=false or canary=auto",
     )
 
@@ -73,7 +73,7 @@ def _count(config: Mapping[str, Any], key: str) -> int | None:
     value = config.get(key)
     if value is None or (type(value) is int and value >= 1):
         return value
-    raise UserError(f"{key}={value!r}", "it is a number of runs, at least 1", f"{key}=4, or leave it out")
+    raise UserError(f"{key}={value!r}", "it must be a number of runs, at least 1", f"{key}=4, or leave it out")
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def changed(terms: Terms, typed: Sequence[str]) -> Terms:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             said = " ".join(str(error).split())
-            raise UserError(override, f"the value is no YAML: {said}", f"{key}=VALUE or {key}=null") from error
+            raise UserError(override, f"the value is not valid YAML: {said}", f"{key}=VALUE or {key}=null") from error
         if isinstance(value, list):
             _refuse_joined_digits([override])
         # A single word as it is typed: 12_3 is a number to YAML.

@@ -100,7 +100,9 @@ def _read(path: Path, read: dict[Path, str], children: Children) -> dict[str, An
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}{named} is not YAML: {' '.join(str(error).split())}", "it cannot be read", "mend that line"
+            f"{path}{named} is not YAML: {' '.join(str(error).split())}",
+            "it cannot be read",
+            f"correct that line of {path}",
         ) from error
     if not isinstance(value, dict):
         raise UserError(

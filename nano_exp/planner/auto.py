@@ -113,7 +113,7 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
     if best is None:
         raise UserError(
             f"parallelism=auto{with_typed}: no layout is valid on {read.world} training GPUs",
-            "heads, layers, experts or batches do not divide so (nano-exp plan with the same words lists what does)",
+            "heads, layers, experts or batches do not divide that way (nano-exp plan with these words lists what does)",
             "leave some of these keys out, or name a layout: parallelism=published",
         )
     worst = best.telling

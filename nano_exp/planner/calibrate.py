@@ -68,7 +68,7 @@ def collect(results: Path, wanted: str | None) -> tuple[dict[str, list[Peak]], l
     """
     if not results.is_dir():
         raise UserError(
-            f"{results} is no folder",
+            f"{results} is not a folder",
             "peaks are read from results/<name>/<run>/attempts/<n>/peaks.json",
             "--calibrate /path/to/results",
         )

@@ -42,7 +42,7 @@ def one_node_split(c: View) -> Iterator[Found]:
     if taken is None or taken <= 0:
         yield Found(
             ("policy.generation.colocated.enabled", f"{RESOURCES}.gpus_per_node"),
-            "generation has GPUs of its own, and how many of the node's is not said",
+            "generation has GPUs of its own, and the config does not say how many of each node's",
             f"{RESOURCES}.gpus_per_node={half}",
         )
     elif nodes is not None and nodes != 1:
@@ -68,7 +68,7 @@ def several_nodes_split(c: View) -> Iterator[Found]:
     if nodes is None or nodes <= 0:
         yield Found(
             ("policy.generation.colocated.enabled", f"{RESOURCES}.num_nodes", "cluster.num_nodes"),
-            "generation has nodes of its own, and how many is not said",
+            "generation has nodes of its own, and the config does not say how many",
             f"{RESOURCES}.num_nodes={c.policy_nodes // 2} {RESOURCES}.gpus_per_node={c.gpus}",
         )
         return

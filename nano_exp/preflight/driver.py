@@ -331,7 +331,7 @@ def validation_batches(c: View) -> Iterator[Found]:
     smaller = f", or grpo.val_batch_size={samples}" if samples > 0 else ", or grpo.val_period=0"
     yield Found(
         ("grpo.max_val_samples", "grpo.val_batch_size"),
-        "max_val_samples // val_batch_size is no batch: nothing is generated, and every validation reports an accuracy "
+        "max_val_samples // val_batch_size comes to 0: nothing is generated, and every validation reports an accuracy "
         "of 0.0, by which checkpoints are ranked too",
         f"grpo.max_val_samples={batch}{smaller}",
         severity="error" if samples > 0 else "warning",  # 0 samples may be meant so

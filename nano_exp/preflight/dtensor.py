@@ -17,7 +17,7 @@ def dtensor_packing_and_context(c: View) -> Iterator[Found]:
     if c.dtensor and c.packing and (c.cp or 1) > 1:
         yield Found(
             ("policy.sequence_packing.enabled", CP),
-            "DTensor's context parallel knows no packed sequences",
+            "DTensor's context parallel does not work with packed sequences",
             f"policy.sequence_packing.enabled=false, or {CP}=1",
         )
 

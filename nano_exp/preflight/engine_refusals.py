@@ -36,7 +36,7 @@ def embedded_engine(c: View) -> Iterator[Found]:
 
 @rule(engine="embedded")
 def model_named(c: View) -> Iterator[Found]:
-    """A launch on Slurm's GPUs names its model: without model= it is the tiny one, made for a CPU."""
+    """A launch on Slurm's GPUs names its model: without model= this is the tiny one, made for a CPU."""
     if not c.on_slurm or "model" in c.typed or "recipe" in c.typed:
         return
     shape = c.launcher("cluster")
@@ -44,7 +44,7 @@ def model_named(c: View) -> Iterator[Found]:
     there = [model for model, _ in compose.recipes(versions.option(c.release)) if model != c.model.get("name")]
     yield Found(
         (),
-        "without model= it is the tiny model of the embedded engine, which learns on a CPU: it would hold them for it",
+        "without model= this is the tiny model of the embedded engine, which learns on a CPU: these GPUs would idle",
         f"one of these: {', '.join(f'model={name}' for name in dict.fromkeys(there))}; the tiny one after all: "
         f"model={c.model.get('name')}",
         f"no model= for {nodes} x {gpus} GPUs of Slurm",

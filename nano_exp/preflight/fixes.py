@@ -237,8 +237,10 @@ def _tried(group: Group, on: Sequence[Bench], budget: int) -> Group:
 def _other_values(finding: Finding) -> str:
     keys = [key for key, _ in finding.keys]
     if not keys:
-        return "another choice than what was found: none that was tried mends it"
-    return f"other values of {' and '.join(keys)}: no single change that was tried mends it without another error"
+        return "another value of the keys above: none that was tried removes this error"
+    return (
+        f"other values of {' and '.join(keys)}: no single change that was tried removes this error without another one"
+    )
 
 
 @dataclass(frozen=True)

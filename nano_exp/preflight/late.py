@@ -65,7 +65,7 @@ def whole_micro_batches(c: View) -> Iterator[Found]:
         share = c.gbs // c.dp
         yield Found(
             (GBS, MBS, c.tp_key),
-            f"{LATE}each of {c.dp} data parallel ranks has {share} sequences of a global batch, no whole number of "
+            f"{LATE}each of {c.dp} data parallel ranks has {share} sequences of a global batch, not a whole number of "
             f"micro batches of {c.mbs}",
             f"{MBS}={divisor(share, c.mbs)}",
         )
@@ -73,7 +73,7 @@ def whole_micro_batches(c: View) -> Iterator[Found]:
         share = c.rollout // c.dp
         yield Found(
             (LBS, PROMPTS, GENERATIONS, c.tp_key),
-            f"{LATE}each of {c.dp} data parallel ranks has {share} sequences of a rollout, no whole number of "
+            f"{LATE}each of {c.dp} data parallel ranks has {share} sequences of a rollout, not a whole number of "
             f"log-probability batches of {c.lbs}",
             f"{LBS}={divisor(share, c.lbs)}",
         )

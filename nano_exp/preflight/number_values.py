@@ -48,7 +48,7 @@ def finite_numbers(c: View) -> Iterator[Found]:
             yield Found((key,), NO_NUMBER, f"{key}=<a number>")
 
 
-NO_NUMBER = "what is computed with it is no number: the weights become nan at the first step"
+NO_NUMBER = "what is computed with it is not a number: the weights become nan at the first step"
 
 
 def _endless(value: Any) -> bool:
@@ -84,7 +84,9 @@ def optimizer_ranges(c: View) -> Iterator[Found]:
             bad_rate = bad_rate or name == "lr"
             key = f"{section}.{name}"
             typed = _knob(c, KNOBS.get(name, name), key)
-            yield Found((key,), f"no model is trained with it: it has to be {words}", f"{typed}=<a number {words}>")
+            yield Found(
+                (key,), f"a model cannot be trained with it: it has to be {words}", f"{typed}=<a number {words}>"
+            )
     betas = c.get(f"{DTENSOR_OPTIMIZER}.betas")
     if c.dtensor and isinstance(betas, list) and not all(_number(beta) and 0 <= beta < 1 for beta in betas):
         key = f"{DTENSOR_OPTIMIZER}.betas"

@@ -61,7 +61,7 @@ def partition_there(c: View) -> Iterator[Found]:
         if name not in every:
             yield Found(
                 (),
-                f"there is no such partition for you here; there are: {', '.join(every)}",
+                f"you cannot use a partition of that name here; yours are: {', '.join(every)}",
                 choice("site.partition=", nearest(name, every), every),
                 f"partition {name}",
             )
@@ -69,14 +69,14 @@ def partition_there(c: View) -> Iterator[Found]:
     if nodes is None and not _partitions(c):
         yield Found(
             (),
-            f"no partition is named, and this cluster has no default one; there are: {', '.join(every)}",
+            f"no partition is named, and this cluster has no default one; its partitions are: {', '.join(every)}",
             f"site.partition={every[0] if every else '...'}",
             "site.partition=null",
         )
     elif nodes and not any(n.up for n in nodes):
         yield Found(
             (),
-            "it takes jobs and does not start them now",
+            "it takes jobs but does not start them now",
             "another site.partition=, or wait until it is up",
             f"partition {nodes[0].partition} is down",
             severity="warning",

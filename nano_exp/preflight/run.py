@@ -73,7 +73,7 @@ def ignored(wanted: Sequence[Frozen]) -> tuple[str, ...]:
     values = [frozen.config.get("ignore") or [] for frozen in wanted]
     value = [values[0]] if values and isinstance(values[0], str) else values[0] if values else []
     if any(other != values[0] for other in values):
-        raise UserError("ignore differs between points", "it is for the whole launch", "'ignore=[one,another]'")
+        raise UserError("ignore differs between points", "it applies to the whole launch", "'ignore=[one,another]'")
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise UserError(f"ignore={value!r}", "it is a list of rules by name", "'ignore=[whole_micro_batches,place]'")
     for name in value:

@@ -22,7 +22,7 @@ def engines_divide_gpus(c: View) -> Iterator[Found]:
     fit = divisor(c.generating, c.vtp or 1)
     yield Found(
         (TP, PP, "cluster.num_nodes", "cluster.gpus_per_node"),
-        f"{c.generating} GPUs generate, which is no whole number of engines of {c.vtp} x {c.vpp} = {size} GPUs",
+        f"{c.generating} GPUs generate, which is not a whole number of engines of {c.vtp} x {c.vpp} = {size} GPUs",
         f"{TP}={fit} {PP}=1",
     )
 
@@ -53,7 +53,7 @@ def expert_engines(c: View) -> Iterator[Found]:
     elif ep != c.vtp and c.async_engine:
         yield Found(
             (EP, TP, f"{CFG}.async_engine"),
-            "experts over several engines need data parallel inside vLLM, which the asynchronous engine has not",
+            "experts over several engines need data parallel inside vLLM, which the asynchronous engine does not have",
             f"{CFG}.async_engine=false, or {EP}={c.vtp}",
         )
 
@@ -91,13 +91,13 @@ def sampling_is_unfiltered(c: View) -> Iterator[Found]:
     if isinstance(top_p, int | float) and 0 < top_p < 0.99:
         yield Found(
             ("policy.generation.top_p",),
-            "this version's vLLM returns no log probabilities after filtering: 0.99 or more is taken for none",
+            "this version's vLLM returns no log probabilities after filtering: 0.99 or more counts as no filtering",
             "policy.generation.top_p=1.0, or nemo_rl=v0_7",
         )
     if type(top_k) is int and 1 <= top_k < 8000:
         yield Found(
             ("policy.generation.top_k",),
-            "this version's vLLM returns no log probabilities after filtering: 8000 or more is taken for none",
+            "this version's vLLM returns no log probabilities after filtering: 8000 or more counts as no filtering",
             "policy.generation.top_k=null, or nemo_rl=v0_7",
         )
 
@@ -135,7 +135,7 @@ def engines_inside_nodes(c: View) -> Iterator[Found]:
     elif gpus % size:
         yield Found(
             (TP, PP, "cluster.gpus_per_node"),
-            f"a node has {gpus} GPUs to generate with, which is no whole number of engines of {size}; "
+            f"a node has {gpus} GPUs to generate with, which is not a whole number of engines of {size}; "
             "worker groups are cut inside a node",
             f"{TP}={divisor(gpus, c.vtp or 1)} {PP}=1",
         )

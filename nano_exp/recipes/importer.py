@@ -74,8 +74,8 @@ def read(checkout: Path, name: str | None = None, conf: Path = conf_tree.CONF_DI
     said = read_checkout(checkout)
     if said.version is None:
         raise UserError(
-            f"{checkout} says no version",
-            "nemo_rl/package_info.py, which has it, is not there or not as expected",
+            f"{checkout} does not say its version",
+            "nemo_rl/package_info.py, which has it, is missing or not as expected",
             "name the folder of a NeMo RL checkout: nano-exp recipes import /path/to/RL",
         )
     version = f"v{said.version}"

@@ -327,7 +327,7 @@ def filtered(found: Iterable[Line], states: str) -> list[Line]:
         near = nearest(word, known)
         raise UserError(
             f"--state {word}",
-            f"no run can be in that state; there are {', '.join(sorted(known))}",
+            f"no run can be in that state; the states are {', '.join(sorted(known))}",
             choice("--state ", near, sorted(known)),
         )
     if "active" in wanted:

@@ -74,12 +74,12 @@ def watch(results: Path, wanted: Sequence[str]) -> int:
 
 
 def _require_terminal() -> None:
-    found = "stdin or stdout is no terminal" if not (sys.stdin.isatty() and sys.stdout.isatty()) else ""
+    found = "stdin or stdout is not a terminal" if not (sys.stdin.isatty() and sys.stdout.isatty()) else ""
     if not found:
         try:
             curses.setupterm()
         except curses.error:
-            found = f"TERM={os.environ.get('TERM', '')} is no terminal that can be drawn on"
+            found = f"TERM={os.environ.get('TERM', '')} is a terminal that cannot be drawn on"
     if found:
         raise UserError(
             f"nano-exp watch: {found}",

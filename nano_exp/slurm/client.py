@@ -43,7 +43,7 @@ def require() -> None:
 
 def _unconfigured() -> str:
     path = os.environ.get("SLURM_CONF")
-    return f"SLURM_CONF={path} is not there" if path and not Path(path).exists() else ""
+    return f"SLURM_CONF={path} does not exist" if path and not Path(path).exists() else ""
 
 
 #: Slurm's variables that say where the cluster is; any other changes what is asked or sent.

@@ -28,7 +28,7 @@ REASONS = {
     "InvalidAccount": "its account does not exist any more",
     "InvalidQOS": "its QOS does not exist any more",
     "QOSUsageThreshold": "its QOS has been used too much lately",
-    "BadConstraints": "no node is as it asks for",
+    "BadConstraints": "no node has what it asks for",
     "NodesDown": "the nodes that it needs are down, drained or reserved for others",
     "BurstBufferResources": "waits for room in the burst buffer",
     "BurstBufferStageIn": "its files are being copied to the burst buffer",

@@ -111,7 +111,7 @@ def without(known: Control, node: str) -> str:
     if count - len(hostnames(excluded)) < known.nodes:
         raise UserError(
             f"partition {known.partition} has {count} nodes, and the run needs {known.nodes}",
-            f"without {excluded} it would wait for ever",
+            f"without {excluded} it would wait forever",
             "another partition: nano-exp retry RUN hydra.launcher.partition=NAME",
         )
     return excluded

@@ -111,8 +111,12 @@ REMEDIES = (
         "site.gres=gpu (--gres=gpu:N), or gpu:TYPE as `sinfo -o '%P %G'` says; site.gres=none where Slurm has no GPUs",
     ),
     ("account", "you may not charge that account", "site.account=NAME; `sacctmgr show assoc user=$USER` lists yours"),
-    ("partition", "the partition is not there, or not for you", "site.partition=NAME; `sinfo -s` lists them"),
-    ("qos", "that QOS is not yours to use", "site.qos=NAME; `sacctmgr show assoc user=$USER format=qos`"),
+    ("partition", "there is no such partition, or you may not use it", "site.partition=NAME; `sinfo -s` lists them"),
+    (
+        "qos",
+        "there is no such QOS, or you may not use it",
+        "site.qos=NAME; `sacctmgr show assoc user=$USER format=qos`",
+    ),
     ("time limit", "the partition does not allow this time", "hydra.launcher.timeout_min=N (minutes)"),
     ("node configuration", "no node there has these resources", "another cluster= or site.partition=; `sinfo -N -l`"),
     ("node count", "the partition has too few nodes", "another cluster= or site.partition=; `sinfo -s`"),
@@ -124,7 +128,7 @@ REMEDIES = (
     (
         "dependency",
         "Slurm does not know the job that it has to wait for, or has forgotten it",
-        "after= without it: a job that has ended has to be waited for no more",
+        "leave it out of after=: a job that has ended need not be waited for",
     ),
     (
         "array",

@@ -209,7 +209,7 @@ def _after_attempt(run: Run, last: Attempt, queue: Callable[[], slurm.Queue | No
         return State("unknown", "its attempt was started elsewhere, and may still run there", name, last.number)
     if end := runs.announced(run, last.number):
         return _ended(end, name, last.number)
-    return State("lost", "its attempt ended without a word: killed, or its node died", name, last.number)
+    return State("lost", "its attempt ended without recording why: killed, or its node died", name, last.number)
 
 
 def _ended(end: Mapping[str, Any], name: str, attempt: int) -> State:

@@ -217,7 +217,7 @@ class Work:
                         wandb_run.finish()
                         continue
                     sent = self._send(Ledger(), wandb_run, new_id, -1, tell)
-                    return sent, self._after(-1), f"{said}this server takes none back, so the run is now {new_id}"
+                    return sent, self._after(-1), f"{said}this server cannot take rows back, so the run is now {new_id}"
         raise AssertionError("ids do not end")
 
     def _after(self, last: int) -> int:

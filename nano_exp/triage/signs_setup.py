@@ -252,7 +252,7 @@ def refused_by_a_rule(error: Raised, case: Case) -> Found | None:
         return None
     said = error.message.split("\n", 1)[0]
     if error.kind == "KeyError":
-        said = f"the key {said} is not there"
+        said = f"the key {said} is missing"
     return Found(said, phase=phases.of(error.functions, error.call) or "setup")
 
 

@@ -204,4 +204,4 @@ def test_a_full_disk_does_not_keep_an_attempt_from_ending(tmp_path: Path, monkey
     stop: Any = SimpleNamespace(signal=15)
     ahead = ending.Ending(tmp_path, 1, Owner(None, 0, "h", 1, 1.0), stop, None, {}, 0.0, said.append)
     ahead.announce({"kind": "stopped", "why": "SIGTERM"}, 1.0)
-    assert said == ["no word of the coming end is kept: [Errno 28] No space left on device"]
+    assert said == ["the coming end could not be recorded: [Errno 28] No space left on device"]

@@ -137,7 +137,7 @@ def test_an_id_of_several_runs_is_asked_about(
     monkeypatch.setattr({"retry": retry, "cancel": cancel}[command], command, note)
     assert cli.main([command, "r1", "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "r1 is 2 runs: can/r1, ff/r1" in said and f"nano-exp {command} can/r1, or all of them" in said
+    assert "r1 stands for 2 runs: can/r1, ff/r1" in said and f"nano-exp {command} can/r1, or all of them" in said
     for word in ("can/r1", "ff"):
         assert cli.main([command, word, "--results", str(tmp_path)]) == 0
     assert cli.main([command, "r1", "--yes", "--results", str(tmp_path)]) == 0

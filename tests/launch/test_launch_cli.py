@@ -261,7 +261,7 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
 
 
 SILENT = {
-    "no configuration": ("exit 1", "SLURM_CONF=/nonexistent is not there"),
+    "no configuration": ("exit 1", "SLURM_CONF=/nonexistent does not exist"),
     "no controller": (
         "echo 'slurm_load: Unable to contact slurm controller (connect failure)' >&2; exit 1",
         "Unable to",

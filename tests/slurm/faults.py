@@ -358,7 +358,7 @@ def controller_down_at_submit(lab: Lab) -> None:
 
 @fault("no accounting database", "unaccounted")
 def no_accounting(lab: Lab) -> None:
-    """sacct fails. A run is requeued, another is killed without a word, and both go on."""
+    """sacct fails. A run is requeued, another is killed without an error message, and both go on."""
     lab.launch(*RUN, SLOW)
     (run,) = lab.runs()
     lab.wait_step(run, 2)

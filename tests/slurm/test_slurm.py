@@ -200,9 +200,9 @@ def test_a_configuration_that_is_not_there_is_said_before_any_command_looks_for_
 ) -> None:
     """Each of Slurm's commands would look for a minute."""
     monkeypatch.setenv("SLURM_CONF", "/nonexistent")
-    with pytest.raises(slurm.NoAnswer, match="SLURM_CONF=/nonexistent is not there"):
+    with pytest.raises(slurm.NoAnswer, match="SLURM_CONF=/nonexistent does not exist"):
         slurm.queue()
-    with pytest.raises(UserError, match="SLURM_CONF=/nonexistent is not there") as caught:
+    with pytest.raises(UserError, match="SLURM_CONF=/nonexistent does not exist") as caught:
         slurm.sbatch(stand_in_sbatch)
     assert caught.value.code == 4
     assert not isinstance(caught.value, slurm.Unclear)

@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         refused = UserError(
             f"{error.strerror or error}{where}",
             "the run's files cannot be read or written",
-            "make room or mend the permissions, then give the same command: it goes on from the last checkpoint",
+            "free space or fix the permissions, then type the same command: it goes on from the last checkpoint",
             code=1,
         )
         print(refused, file=sys.stderr, flush=True)

@@ -121,7 +121,7 @@ def _scheduler_problem(part: dict[str, Any]) -> str:
     """What is wrong with one scheduler's name or arguments."""
     name, kwargs = str(part["name"]), part.get("kwargs") or {}
     if name not in schedule.SCHEDULERS:
-        return f"{name} is none of {', '.join(sorted(schedule.SCHEDULERS))}"
+        return f"{name} is not one of {', '.join(sorted(schedule.SCHEDULERS))}"
     known = schedule.SCHEDULERS[name][1]
     if not isinstance(kwargs, dict):
         return f"{name}: kwargs must be a mapping"

@@ -157,7 +157,7 @@ def validation(v: Values) -> Iterator[Mistake]:
     if samples is None or size is None or samples < size:
         yield Mistake(
             v.pick("grpo.max_val_samples", "grpo.val_batch_size"),
-            "a validation takes max_val_samples // val_batch_size whole batches, which is none",
+            "a validation takes max_val_samples // val_batch_size whole batches, which comes to 0",
             f"grpo.val_batch_size={samples or 40} and grpo.max_val_samples={samples or 40}",
         )
 

@@ -106,7 +106,7 @@ class Wandb:
             if self._run.starting_step > finished + 1:
                 steps = f"{finished + 1}-{self._run.starting_step - 1}"
                 self._warn(
-                    f"W&B has steps {steps} of an abandoned stretch and takes them no second time; "
+                    f"W&B has steps {steps} of an abandoned stretch and does not take them twice; "
                     f"nano-exp sync {run} puts that right once the run has ended"
                 )
         except Exception as error:
