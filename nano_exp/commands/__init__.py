@@ -36,8 +36,8 @@ def _runs(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """The names, and the run ids, that begin so. argcomplete calls it."""
     from nano_exp.index import selection
 
-    found = selection.folders(folder(parsed_args))
-    return [word for word in {*(f.name for f in found), *(f.id for f in found)} if word.startswith(prefix)]
+    every = selection.folders(folder(parsed_args))
+    return [word for word in {*(f.name for f in every), *(f.id for f in every)} if word.startswith(prefix)]
 
 
 def named_runs(given: argparse.Namespace, words: list[str], command: str) -> list[Run]:
@@ -46,10 +46,10 @@ def named_runs(given: argparse.Namespace, words: list[str], command: str) -> lis
 
     results = folder(given)
     for word, hits in {} if given.yes else selection.ambiguous(results, words).items():
-        shown = ", ".join(f"{f.name}/{f.id}" for f in hits[:6]) + (", ..." if len(hits) > 6 else "")
-        if not confirm(f"{word} stands for {len(hits)} runs: {shown}; {command} all of them?"):
+        listed = ", ".join(f"{f.name}/{f.id}" for f in hits[:6]) + (", ..." if len(hits) > 6 else "")
+        if not confirm(f"{word} stands for {len(hits)} runs: {listed}; {command} all of them?"):
             raise UserError(
-                f"{word} stands for {len(hits)} runs: {shown}",
+                f"{word} stands for {len(hits)} runs: {listed}",
                 f"{command} does not guess which one is meant",
                 f"nano-exp {command} {hits[0].name}/{hits[0].id}, or all of them: nano-exp {command} {word} --yes",
             )

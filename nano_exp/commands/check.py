@@ -30,11 +30,11 @@ def _check(given: argparse.Namespace) -> int:
     if given.rules:
         print(wording.rules_json() if given.json else wording.rules_table())
         return 0
-    wanted = points.expanded(given.overrides)
-    ignore = preflight.ignored(wanted.frozen)
-    facts = gather.facts(wanted.frozen, wanted.parameters, submitting=False)
-    report = fixes.true_fixes(preflight.examine(wanted.frozen, facts, ignore), wanted.frozen, facts, Path.cwd())
-    if wanted.skipped and not given.json:
-        launched.skipped(wanted.skipped, wanted.frozen)
+    expanded = points.expanded(given.overrides)
+    ignore = preflight.ignored(expanded.frozen)
+    facts = gather.facts(expanded.frozen, expanded.parameters, submitting=False)
+    report = fixes.true_fixes(preflight.examine(expanded.frozen, facts, ignore), expanded.frozen, facts, Path.cwd())
+    if expanded.skipped and not given.json:
+        launched.skipped(expanded.skipped, expanded.frozen)
     print(wording.as_json(report) if given.json else wording.as_text(report))
     return 2 if report.errors else 0

@@ -28,9 +28,9 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 def _explain(given: argparse.Namespace) -> int:
     from nano_exp.report import explain
 
-    found = explain.explain(given.what)
+    diagnosed = explain.explain(given.what)
     if given.json:
-        print(explain.as_json(found))
+        print(explain.as_json(diagnosed))
     else:
-        print(explain.as_text(found, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        print(explain.as_text(diagnosed, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return 0

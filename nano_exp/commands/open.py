@@ -22,10 +22,10 @@ def _open(given: argparse.Namespace) -> int:
     from nano_exp.index import paths, selection
 
     run = selection.one(folder(given), given.what)
-    found = paths.paths(run)
+    path_of = paths.paths(run)
     if given.json:
-        print(json.dumps({what: str(path) for what, path in found.items()}, indent=1))
+        print(json.dumps({what: str(path) for what, path in path_of.items()}, indent=1))
         return 0
-    rows = [(what, path if os.access(path, os.F_OK) else f"{path}  (not there)") for what, path in found.items()]
+    rows = [(what, path if os.access(path, os.F_OK) else f"{path}  (not there)") for what, path in path_of.items()]
     print(text.table(("what", "path"), rows, indent=""))
     return 0

@@ -47,7 +47,7 @@ def _plan(given: argparse.Namespace) -> int:
     if given.top < 1:
         raise UserError(f"--top {given.top}", "at least one layout is shown", f"--top {SHOWN}")
     with conf_tree.loader() as config_loader, mistakes.explained(config_loader):
-        made = proposal.propose(
+        layouts = proposal.propose(
             config_loader,
             given.overrides,
             gpu=given.gpu,
@@ -58,6 +58,6 @@ def _plan(given: argparse.Namespace) -> int:
     if given.plot is not None:
         from nano_exp.planner import plot
 
-        plot.draw(made, describe.chosen(made, given.top), given.plot.expanduser())
-    print(describe.as_json(made) if given.json else describe.as_text(made, given.top))
+        plot.draw(layouts, describe.chosen(layouts, given.top), given.plot.expanduser())
+    print(describe.as_json(layouts) if given.json else describe.as_text(layouts, given.top))
     return 0

@@ -50,11 +50,11 @@ def _list(given: argparse.Namespace) -> int:
     from nano_exp.compose import conf_tree
     from nano_exp.recipes import listing
 
-    found = listing.listed(conf_tree.CONF_DIR)
+    published = listing.listed(conf_tree.CONF_DIR)
     if given.json:
-        print(json.dumps([vars(one) for one in found], indent=1))
+        print(json.dumps([vars(recipe) for recipe in published], indent=1))
         return 0
-    rows = [(one.words, " ".join(one.versions), one.file) for one in found]
+    rows = [(recipe.words, " ".join(recipe.versions), recipe.file) for recipe in published]
     print(text.table(("python launch.py ...", "nemo_rl=", "NeMo RL's file"), rows, indent=""))
     return 0
 
@@ -78,15 +78,15 @@ def _import(given: argparse.Namespace) -> int:
         new = compare.side(copy, imported.option)
         wrong = importer.not_upstreams(imported, new.recipes)
         before = importer.before(imported, conf)
-        found = compare.compare(compare.side(conf, before), new) if before else None
+        comparison = compare.compare(compare.side(conf, before), new) if before else None
     if wrong:
         raise UserError(
             "what would compose is not what this checkout says:\n  " + "\n  ".join(wrong),
             "a recipe here equals upstream's key by key, except for what nano_exp/nemo_rl/table.yaml declares",
             "declare in that table which group such a key belongs to (data_keys, additions), then import again",
         )
-    if found:
-        print(compare.as_json(found) if given.json else compare.as_text(found))
+    if comparison:
+        print(compare.as_json(comparison) if given.json else compare.as_text(comparison))
     say = sys.stderr if given.json else sys.stdout
     equal = f"{len(imported.recipes)} recipes equal upstream's of {imported.version}"
     changed = len(importer.new_texts(imported, conf))
@@ -113,6 +113,6 @@ def _diff(given: argparse.Namespace) -> int:
                 f"it has: {', '.join(there)}",
                 "name two of these, or import it first: nano-exp recipes import /path/to/NeMo-RL --write",
             )
-    found = compare.compare(compare.side(conf, given.old), compare.side(conf, given.new))
-    print(compare.as_json(found) if given.json else compare.as_text(found))
+    comparison = compare.compare(compare.side(conf, given.old), compare.side(conf, given.new))
+    print(compare.as_json(comparison) if given.json else compare.as_text(comparison))
     return 0

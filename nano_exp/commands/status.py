@@ -38,19 +38,19 @@ def _status(given: argparse.Namespace) -> int:
     gc.disable()  # nothing becomes garbage before the end, and looking for it takes a third of the time of many runs
     asked = Asked()
     with progress_line.waiting("reading the runs and asking Slurm ..."):
-        found = status.lines(folder(given), given.what, asked)
+        lines = status.lines(folder(given), given.what, asked)
     for line in selection.closed(folder(given)):
         print(f"note: {line}", file=sys.stderr)
     if given.state:
-        found = status.filtered(found, given.state)
+        lines = status.filtered(lines, given.state)
     if given.sort:
-        found = status.ordered(found, given.sort)
+        lines = status.ordered(lines, given.sort)
     if given.json:
-        print(status.as_json(found, asked))
-    elif not found:
+        print(status.as_json(lines, asked))
+    elif not lines:
         print(f"no run here is {given.state.replace(',', ' or ')}", file=sys.stderr)
     else:
-        print(table.table(found, asked.error, text.terminal_width()))
-        if said := table.unsent(found):
-            print(f"\n{said}")
+        print(table.table(lines, asked.error, text.terminal_width()))
+        if lacking := table.unsent(lines):
+            print(f"\n{lacking}")
     return 0

@@ -44,14 +44,14 @@ def _sync(given: argparse.Namespace) -> int:
 
     sync.require()
     while True:
-        found = selection.loaded(folder(given), given.what)
-        outcomes, active = _once(given, found)
+        runs = selection.loaded(folder(given), given.what)
+        outcomes, active = _once(given, runs)
         if not given.watch or not active:
             return 1 if any(outcome.kind in ("failed", "skipped") for outcome in outcomes) else 0
         time.sleep(given.every)
 
 
-def _once(given: argparse.Namespace, found: list[Run]) -> tuple[list[Outcome], bool]:
+def _once(given: argparse.Namespace, runs: list[Run]) -> tuple[list[Outcome], bool]:
     """Send what there is now. Returns the outcomes, and whether a run has not ended."""
     from nano_exp import sync
     from nano_exp.store import state
@@ -59,15 +59,15 @@ def _once(given: argparse.Namespace, found: list[Run]) -> tuple[list[Outcome], b
     from nano_exp.terminal import progress_line
 
     asked, live = Asked(), progress_line.Live()
-    asked.include(found)
-    active = any(asked.state(run).kind in (*state.ACTIVE, "unknown") for run in found)  # before what may end meanwhile
+    asked.include(runs)
+    active = any(asked.state(run).kind in (*state.ACTIVE, "unknown") for run in runs)  # before what may end meanwhile
     outcomes = []
-    for outcome in sync.sync(found, asked, given.every_row, live.show if live.tty else lambda _: None):
+    for outcome in sync.sync(runs, asked, given.every_row, live.show if live.tty else lambda _: None):
         live.clear()
         outcomes.append(outcome)
         if given.json:
             print(json.dumps(vars(outcome)), flush=True)
-        elif outcome.kind not in _QUIET or (given.what and len(found) == 1 and not given.watch):
+        elif outcome.kind not in _QUIET or (given.what and len(runs) == 1 and not given.watch):
             print(line(outcome), flush=True)
     if not given.json and not given.watch:
         print(_total(outcomes), file=sys.stderr)
@@ -76,16 +76,16 @@ def _once(given: argparse.Namespace, found: list[Run]) -> tuple[list[Outcome], b
 
 def line(outcome: Outcome) -> str:
     """`lr/r1a2b  sent 12 rows, to step 12  https://...`, and below it what there is to say."""
-    told = outcome.kind
+    result = outcome.kind
     if outcome.kind == "sent":
-        told = f"sent {outcome.rows} rows" + (f", to step {outcome.step}" if outcome.step is not None else "")
-    first = "  ".join(filter(None, [outcome.run, told, outcome.url]))
+        result = f"sent {outcome.rows} rows" + (f", to step {outcome.step}" if outcome.step is not None else "")
+    first = "  ".join(filter(None, [outcome.run, result, outcome.url]))
     return first + (f"\n  {outcome.said}" if outcome.said else "")
 
 
 def _total(outcomes: list[Outcome]) -> str:
     """`3 sent, 12 current, 1 failed`"""
     kinds = dict.fromkeys(outcome.kind for outcome in outcomes)
-    words = {"current": "have nothing new", "off": "have W&B off", "empty": "have no rows to send yet"}
-    counted = [(sum(o.kind == kind for o in outcomes), words.get(kind, kind)) for kind in kinds]
+    phrases = {"current": "have nothing new", "off": "have W&B off", "empty": "have no rows to send yet"}
+    counted = [(sum(o.kind == kind for o in outcomes), phrases.get(kind, kind)) for kind in kinds]
     return ", ".join(f"{count} {word}" for count, word in counted)

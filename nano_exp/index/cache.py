@@ -66,14 +66,14 @@ class Cache:
         key = f"{folder.name}/{folder.id}"
         known = self._known.get(key) or self._unpack(key, folder)
         if known is not None and known[0] == overview.signature(folder.path, folder.inode, known[1]):
-            found = known[1]
-            if found.job is None and not found.done:
-                found.job = overview.job(found.run, launches)  # written down by sbatch's caller, outside of the run
-            return found
+            facts = known[1]
+            if facts.job is None and not facts.done:
+                facts.job = overview.job(facts.run, launches)  # written down by sbatch's caller, outside of the run
+            return facts
         self.read_anew += 1
-        found = overview.read(folder.dir, launches)
-        self._known[key] = overview.signature(folder.path, folder.inode, found), found
-        return found
+        facts = overview.read(folder.dir, launches)
+        self._known[key] = overview.signature(folder.path, folder.inode, facts), facts
+        return facts
 
     def _unpack(self, key: str, folder: Folder) -> tuple[Signature, Facts] | None:
         try:
@@ -86,14 +86,14 @@ class Cache:
     def value(self, found: Facts, key: str) -> Value:
         """What a run that did not set a key has; "?" where its files do not say. A frozen config never changes."""
         run = found.run
-        known = self._values.setdefault(f"{run.name}/{run.id}", {})
-        if key not in known:
-            said = runs.load(run.dir, events=False).value(key)
-            if said == axes.UNKNOWN:
-                return said
-            known[key] = said
+        values = self._values.setdefault(f"{run.name}/{run.id}", {})
+        if key not in values:
+            from_config = runs.load(run.dir, events=False).value(key)
+            if from_config == axes.UNKNOWN:
+                return from_config
+            values[key] = from_config
             self.read_anew += 1
-        return known[key]
+        return values[key]
 
     def save(self, present: Iterable[Folder]) -> None:
         """Write the file, where that is worth it. Does nothing where the results cannot be written.
@@ -113,9 +113,9 @@ class Cache:
                 with aside.open("w") as file:
                     # The file system's own time at which this began: its clock may be another than this host's.
                     began = os.fstat(file.fileno()).st_mtime - (time.time() - self.began)
-                    kept = {key: entry for key in keys if (entry := self._entry(key, began)) is not None}
+                    entries = {key: entry for key in keys if (entry := self._entry(key, began)) is not None}
                     values = {key: self._values[key] for key in keys if self._values.get(key)}
-                    whole = {"version": VERSION, "runs": kept, "accounting": self.accounting, "values": values}
+                    whole = {"version": VERSION, "runs": entries, "accounting": self.accounting, "values": values}
                     json.dump(whole, file, separators=(",", ":"))
                 aside.replace(self.path)
             finally:
@@ -125,7 +125,7 @@ class Cache:
         known = self._known.get(key)
         if known is None:
             return self._packed.get(key)
-        signature, found = known
+        signature, facts = known
         if max(signature.times) / 1e9 >= began - TICK_S:
             return None
-        return [signature.times, signature.rest, overview.pack(found)]
+        return [signature.times, signature.rest, overview.pack(facts)]

@@ -91,15 +91,15 @@ def read(run_dir: Path, launches: Launches) -> Facts:
             newest[event.kind] = Event(event.time, event.kind, _cut_event(event.data))
     record = {key: whole.record[key] for key in RECORD if key in whole.record}
     run = Run(run_dir, record, list(newest.values()), whole.damaged)
-    tried = [Attempt(a.number, a.dir, a.owner, _cut_end(a.end)) for a in runs.attempts(run_dir)]
+    attempts = [Attempt(a.number, a.dir, a.owner, _cut_end(a.end)) for a in runs.attempts(run_dir)]
     last = next((event.time for event in reversed(whole.events) if event.kind != "synced"), whole.created)
-    found = Facts(run, tried, started, last, progress.newest(run_dir))
-    found.job = job(run, launches)
+    facts = Facts(run, attempts, started, last, progress.newest(run_dir))
+    facts.job = job(run, launches)
     sent = state.submission(run)
     if sent is not None:
         arrays = launches.gpus(sent.launch)
-        found.gpus = arrays[sent.array] if 0 <= sent.array < len(arrays) else None
-    return found
+        facts.gpus = arrays[sent.array] if 0 <= sent.array < len(arrays) else None
+    return facts
 
 
 def job(run: Run, launches: Launches) -> str | None:
@@ -188,17 +188,17 @@ def signature(run_dir: str, inode: int, facts: Facts) -> Signature:
     inode: of the run's folder
     facts: what was read of it: says which files there are to look at
     """
-    found = Signature([_time(run_dir), _time(f"{run_dir}/events")], [inode])
+    signature_now = Signature([_time(run_dir), _time(f"{run_dir}/events")], [inode])
     if not facts.done:
-        found.times += [_time(f"{run_dir}/run.json"), _time(f"{run_dir}/attempts")]
-        found.times += [_time(f"{run_dir}/attempts/{facts.attempts[-1].number}")] if facts.attempts else []
+        signature_now.times += [_time(f"{run_dir}/run.json"), _time(f"{run_dir}/attempts")]
+        signature_now.times += [_time(f"{run_dir}/attempts/{facts.attempts[-1].number}")] if facts.attempts else []
         try:
             about = os.stat(f"{run_dir}/{runs.METRICS}")  # noqa: PTH116 (thousands of times; a Path costs more)
-            found.times.append(about.st_mtime_ns)
-            found.rest += [about.st_size, about.st_ino]
+            signature_now.times.append(about.st_mtime_ns)
+            signature_now.rest += [about.st_size, about.st_ino]
         except OSError:
             pass
-    return found
+    return signature_now
 
 
 def _time(path: str) -> int:

@@ -26,9 +26,9 @@ def paths(run: runs.Run) -> dict[str, Path]:
     config = _config(run)
     for what, (section, key) in CONFIGURED.items():
         values = config.get(section)
-        said = values.get(key) if isinstance(values, dict) else None
-        if isinstance(said, str):
-            found[what] = Path(said)
+        configured = values.get(key) if isinstance(values, dict) else None
+        if isinstance(configured, str):
+            found[what] = Path(configured)
     for attempt in runs.attempts(run.dir):
         for path in (attempt.dir / name for name in [*files.names(attempt.dir), *_logs(attempt.dir / "nodes")]):
             if os.path.isfile(path) and not path.name.startswith("."):  # noqa: PTH113 (never raises)

@@ -31,11 +31,11 @@ class Folder(NamedTuple):
 
 def folders(results: Path) -> list[Folder]:
     """Every run of a results folder, by name and id."""
-    found = [(name, results / name, _below(path)) for name, path, _ in _below(str(results))]
-    times = Counter(run for _, _, below in found for run, _, _ in below)
+    names_below = [(name, results / name, _below(path)) for name, path, _ in _below(str(results))]
+    times = Counter(run for _, _, below in names_below for run, _, _ in below)
     return [
         Folder(name, run, parent / run, path, inode, run if times[run] == 1 else f"{name}/{run}")
-        for name, parent, below in found
+        for name, parent, below in names_below
         for run, path, inode in below
     ]
 
@@ -82,51 +82,51 @@ def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
     ------
     UserError: no runs at all, or none of that name, with the nearest one
     """
-    found = folders(results)
-    hidden = closed(results) if not found else []
+    every = folders(results)
+    hidden = closed(results) if not every else []
     if hidden:
         raise UserError(f"no runs that can be read in {results}", "; ".join(hidden), "another --results FOLDER")
-    if not found:
+    if not every:
         raise UserError(
             f"no runs in {results}",
             "status, logs and the rest look in ./results, in NANO_EXP_RESULTS or in --results",
             "python launch.py makes the first one; elsewhere: --results /path/to/results",
         )
     if not wanted:
-        return found
+        return every
     chosen: dict[str, Folder] = {}
     for word in (typed.rstrip("/") for typed in wanted):
-        hits = [f for f in found if f.name == word] or [f for f in found if word in (f.id, f"{f.name}/{f.id}")]
-        hits = hits or [f for f in found if f.id.startswith(word)]
+        hits = [f for f in every if f.name == word] or [f for f in every if word in (f.id, f"{f.name}/{f.id}")]
+        hits = hits or [f for f in every if f.id.startswith(word)]
         if not hits and _JOB.fullmatch(word):
             dirs = of_job(results, word)
-            hits = [f for f in found if f.path in dirs]
+            hits = [f for f in every if f.path in dirs]
         if not hits:
-            raise _nothing(results, word, found)
+            raise _nothing(results, word, every)
         chosen.update({f.path: f for f in hits})
     return list(chosen.values())
 
 
 def ambiguous(results: Path, wanted: Sequence[str]) -> dict[str, list[Folder]]:
     """The words that are meant as one run and are several: an id in two names, or its first letters only."""
-    found = {word: select(results, [word]) for word in wanted}
+    hits_of = {word: select(results, [word]) for word in wanted}
     return {
         word: hits
-        for word, hits in found.items()
+        for word, hits in hits_of.items()
         if len(hits) > 1 and word.rstrip("/") not in {f.name for f in hits} and not _JOB.fullmatch(word)
     }
 
 
-def _nothing(results: Path, word: str, found: Sequence[Folder]) -> UserError:
-    names = sorted({f.name for f in found})
+def _nothing(results: Path, word: str, every: Sequence[Folder]) -> UserError:
+    names = sorted({f.name for f in every})
     if word.replace("_", "").isdigit():
         what, near = f"no run of Slurm job {word}", []
     else:
-        what, near = f"no run and no name '{word}'", nearest(word, {*names, *(f.id for f in found)})
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        what, near = f"no run and no name '{word}'", nearest(word, {*names, *(f.id for f in every)})
+    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     return UserError(
         f"{what} in {results}",
-        f"names there: {shown}",
+        f"names there: {listed}",
         f"nano-exp status {near[0]}" if near else "nano-exp status",
     )
 
@@ -138,10 +138,12 @@ def one(results: Path, word: str) -> runs.Run:
         return runs.load(rehearsal)
     hits = select(results, [word])
     if len(hits) > 1:
-        words = [f.word for f in hits]
-        shown = ", ".join(words[:6]) + (", ..." if len(words) > 6 else "")
+        of_hits = [f.word for f in hits]
+        listed = ", ".join(of_hits[:6]) + (", ..." if len(of_hits) > 6 else "")
         raise UserError(
-            f"'{word}' stands for {len(hits)} runs: {shown}", "this command takes one run", f"nano-exp ... {words[0]}"
+            f"'{word}' stands for {len(hits)} runs: {listed}",
+            "this command takes one run",
+            f"nano-exp ... {of_hits[0]}",
         )
     return runs.load(hits[0].dir)
 

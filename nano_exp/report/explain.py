@@ -98,22 +98,22 @@ def _config(name: str) -> Mapping[str, Any]:
 
 def as_json(found: Iterable[Explained]) -> str:
     """One object for each job: its files, and the diagnosis."""
-    return json.dumps([{"files": list(one.names), **one.diagnosis.as_dict()} for one in found], indent=1)
+    return json.dumps([{"files": list(job.names), **job.diagnosis.as_dict()} for job in found], indent=1)
 
 
 def as_text(found: Iterable[Explained], width: int | None) -> str:
     """Paragraphs of at most `width` characters a line (None: each part on a line of its own)."""
-    return "\n\n".join(_paragraph(one, width) for one in found)
+    return "\n\n".join(_paragraph(job, width) for job in found)
 
 
-def _paragraph(one: Explained, width: int | None) -> str:
-    said = one.diagnosis
-    parts = [("cause", f"{said.title} [{said.cause}]"), ("fault", FAULTS[said.fault])]
-    parts += [("shown by" if i == 0 else "", line) for i, line in enumerate(said.lines)]
-    parts.append(("fix", said.remedy or NOTHING))
-    if said.cause == "none":
+def _paragraph(job: Explained, width: int | None) -> str:
+    diagnosis = job.diagnosis
+    parts = [("cause", f"{diagnosis.title} [{diagnosis.cause}]"), ("fault", FAULTS[diagnosis.fault])]
+    parts += [("shown by" if i == 0 else "", line) for i, line in enumerate(diagnosis.lines)]
+    parts.append(("fix", diagnosis.remedy or NOTHING))
+    if diagnosis.cause == "none":
         del parts[1]
-    return "\n".join([" ".join(one.names), *(_wrapped(word, text, width) for word, text in parts)])
+    return "\n".join([" ".join(job.names), *(_wrapped(word, text, width) for word, text in parts)])
 
 
 def _wrapped(word: str, text: str, width: int | None) -> str:

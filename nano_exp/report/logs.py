@@ -21,16 +21,16 @@ LAST_LINES = 20
 
 def attempt_of(run: runs.Run, number: int | None) -> runs.Attempt | None:
     """The newest attempt, or one by number. Raises UserError where that number is not there."""
-    tried = runs.attempts(run.dir)
+    attempts = runs.attempts(run.dir)
     if number is None:
-        return tried[-1] if tried else None
-    found = next((a for a in tried if a.number == number), None)
-    if found is None:
-        have = ", ".join(str(a.number) for a in tried) or "none yet"
+        return attempts[-1] if attempts else None
+    attempt = next((a for a in attempts if a.number == number), None)
+    if attempt is None:
+        numbers = ", ".join(str(a.number) for a in attempts) or "none yet"
         raise UserError(
-            f"{run.id} has no attempt {number}", f"its attempts: {have}", f"nano-exp logs {selection.word(run)}"
+            f"{run.id} has no attempt {number}", f"its attempts: {numbers}", f"nano-exp logs {selection.word(run)}"
         )
-    return found
+    return attempt
 
 
 def attempt_of_job(run: runs.Run, word: str) -> int | None:

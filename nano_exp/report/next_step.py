@@ -35,11 +35,11 @@ def advice(run: str, now: State, diagnosis: Mapping[str, Any], goes_on: bool, st
     """
     kind = now.kind
     if kind == "pending":
-        said = "scontrol release {job}" if now.why in HELD else BLOCKED.get(now.why.replace("_", " "), "")
-        said = said or BLOCKED.get(now.why, "")
-        if not said and goes_on:
+        step = "scontrol release {job}" if now.why in HELD else BLOCKED.get(now.why.replace("_", " "), "")
+        step = step or BLOCKED.get(now.why, "")
+        if not step and goes_on:
             return "starts again by itself"
-        return said.format(run=run, job=now.job)
+        return step.format(run=run, job=now.job)
     if kind == "running":
         return f"nano-exp logs {run}" if stalled else ""
     if kind == "failed":

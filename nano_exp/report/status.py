@@ -86,34 +86,34 @@ def look(cache: Cache, wanted: Sequence[str], asked: Asked, now: float | None = 
     """The same with a cache that is kept; it is written where that is worth it."""
     moment = time.time() if now is None else now
     chosen = select(cache.results, wanted)
-    found = cache.get(chosen)
-    asked.include(facts.run for facts in found)
-    pairs = [(facts, _state(facts, asked)) for facts in sorted(found, key=_launched)]
+    all_facts = cache.get(chosen)
+    asked.include(facts.run for facts in all_facts)
+    pairs = [(facts, _state(facts, asked)) for facts in sorted(all_facts, key=_launched)]
     ends = _endings(pairs, cache, asked)
     every = folders(cache.results) if wanted else chosen
-    points = _points(cache, found, every)
-    words = {folder.path: folder.word for folder in chosen}
+    points = _points(cache, all_facts, every)
+    word_of = {folder.path: folder.word for folder in chosen}
     before = Before(cache.results, asked)
-    made = []
+    lines = []
     for facts, now_state in pairs:
         path = str(facts.run.dir)
-        line = _line(facts, now_state, points[path], ends, moment, words[path])
-        made.append(_waiting(line, facts, now_state, before, words[path]))
+        line = _line(facts, now_state, points[path], ends, moment, word_of[path])
+        lines.append(_waiting(line, facts, now_state, before, word_of[path]))
     cache.save(every)
-    return made
+    return lines
 
 
-def _points(cache: Cache, found: Sequence[Facts], every: Sequence[Folder]) -> dict[str, dict[str, Value]]:
+def _points(cache: Cache, all_facts: Sequence[Facts], every: Sequence[Folder]) -> dict[str, dict[str, Value]]:
     """Run folder -> its point, among all runs of its name, also those that are not looked at."""
-    names = {facts.run.name for facts in found}
-    whole = found if len(found) == len(every) else cache.get(folder for folder in every if folder.name in names)
+    names = {facts.run.name for facts in all_facts}
+    whole = all_facts if len(all_facts) == len(every) else cache.get(folder for folder in every if folder.name in names)
     points: dict[str, dict[str, Value]] = {}
     by_name: dict[str, list[Facts]] = {}
     for facts in sorted(whole, key=_launched):
         by_name.setdefault(facts.run.name, []).append(facts)
     for same in by_name.values():
-        made = axes.points([axes.typed(f.run.overrides) for f in same], partial(_of, cache, same))
-        points |= {str(facts.run.dir): point for facts, point in zip(same, made, strict=True)}
+        of_name = axes.points([axes.typed(f.run.overrides) for f in same], partial(_of, cache, same))
+        points |= {str(facts.run.dir): point for facts, point in zip(same, of_name, strict=True)}
     return points
 
 
@@ -139,13 +139,13 @@ def _state(facts: Facts, asked: Asked) -> State:
 
 def _endings(pairs: Sequence[tuple[Facts, State]], cache: Cache, asked: Asked) -> dict[str, str]:
     """`12_3 its name` -> how it ended, for runs that vanished. What has ended does not change, so it is asked once."""
-    wanted = {key: key.split()[0] for facts, now in pairs if (key := _job_key(facts, now))}
-    missing = {job: key.split(" ", 1)[1] for key, job in wanted.items() if key not in cache.accounting}
+    job_of_key = {key: key.split()[0] for facts, now in pairs if (key := _job_key(facts, now))}
+    missing = {job: key.split(" ", 1)[1] for key, job in job_of_key.items() if key not in cache.accounting}
     for job, end in asked.endings(missing).items():
         cache.accounting[f"{job} {missing[job]}"] = [end.state, end.exit_code, end.nodes]
         cache.asked_anew = True
-    known = {key: cache.accounting[key] for key in wanted if key in cache.accounting}
-    return {key: ending(said, code, nodes, _user(said)) for key, (said, code, nodes) in known.items()}
+    known = {key: cache.accounting[key] for key in job_of_key if key in cache.accounting}
+    return {key: ending(ended_as, code, nodes, _user(ended_as)) for key, (ended_as, code, nodes) in known.items()}
 
 
 def _job_key(facts: Facts, now: State) -> str:
@@ -188,17 +188,17 @@ def _waiting(line: Line, facts: Facts, now: State, before: Before, word: str) ->
     launch = str(sent.data.get("launch"))
     if halt.has_started(facts.run, launch):
         return line
-    found = before.of(launch) if sent.data.get("after") else []
-    vain = [one for one in found if not one.comes]
-    if not found:
+    waits_for = before.of(launch) if sent.data.get("after") else []
+    never = [one for one in waits_for if not one.comes]
+    if not waits_for:
         other = "its launch's canary" if sent.data.get("canary") else "another job"
         return dataclasses.replace(line, why=f"waits for {other}") if waits and now.why == "Dependency" else line
-    said = predecessors.listed(found)
-    first = next((one.wait.run for one in vain if one.wait.run), "")
+    listed = predecessors.listed(waits_for)
+    first = next((one.wait.run for one in never if one.wait.run), "")
     if waits:
         again = f"nano-exp retry {first}" if first else line.next
-        return dataclasses.replace(line, why=f"waits for {said}", next=again)
-    why = line.why if now.kind == "cancelled" else f"did not start: it came after {said}"
+        return dataclasses.replace(line, why=f"waits for {listed}", next=again)
+    why = line.why if now.kind == "cancelled" else f"did not start: it came after {listed}"
     return dataclasses.replace(line, why=why, next=f"nano-exp retry {first} {word}" if first else line.next)
 
 
@@ -209,8 +209,8 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
     run, newest = facts.run, facts.newest
     last = facts.attempts[-1] if facts.attempts else None
     end: Mapping[str, Any] = last.end if last is not None and last.end is not None else {}
-    found = end.get("diagnosis") if now.kind in ("failed", "unknown") else None
-    diagnosis: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    recorded = end.get("diagnosis") if now.kind in ("failed", "unknown") else None
+    diagnosis: Mapping[str, Any] = recorded if isinstance(recorded, Mapping) else {}
     stalled = _stalled(facts, now)
     why = reasons.said(now.why) if now.kind == "pending" else str(diagnosis.get("title") or now.why)
     if now.kind == "unknown" and end:  # whether it was started again is not known, how it ended is
@@ -267,10 +267,10 @@ def _nonfinite(facts: Facts, now: State, end: Mapping[str, Any]) -> str:
 
 def _stalled(facts: Facts, now: State) -> float | None:
     """Seconds without a step, where the running attempt's watchdog said so and no step came since."""
-    said = facts.run.last("stalled")
-    if now.kind != "running" or said is None or said.data.get("attempt") != now.attempt:
+    event = facts.run.last("stalled")
+    if now.kind != "running" or event is None or event.data.get("attempt") != now.attempt:
         return None
-    step, seconds = said.data.get("step"), said.data.get("seconds")
+    step, seconds = event.data.get("step"), event.data.get("seconds")
     if not isinstance(step, int) or not isinstance(seconds, int | float) or step < facts.newest.step:
         return None
     return float(seconds) if math.isfinite(seconds) else None
@@ -321,18 +321,18 @@ def filtered(found: Iterable[Line], states: str) -> list[Line]:
     ------
     UserError: no such state
     """
-    wanted = {word.strip() for word in states.split(",") if word.strip()}
+    kinds = {word.strip() for word in states.split(",") if word.strip()}
     known = {*state.MEANING, "active", "stalled"} - {"new", "changed"}
-    for word in wanted - known:
+    for word in kinds - known:
         near = nearest(word, known)
         raise UserError(
             f"--state {word}",
             f"no run can be in that state; the states are {', '.join(sorted(known))}",
             choice("--state ", near, sorted(known)),
         )
-    if "active" in wanted:
-        wanted |= set(state.ACTIVE)
-    return [line for line in found if line.state in wanted or ("stalled" in wanted and line.stalled_s is not None)]
+    if "active" in kinds:
+        kinds |= set(state.ACTIVE)
+    return [line for line in found if line.state in kinds or ("stalled" in kinds and line.stalled_s is not None)]
 
 
 def ordered(found: Sequence[Line], by: str) -> list[Line]:
@@ -349,11 +349,15 @@ def ordered(found: Sequence[Line], by: str) -> list[Line]:
     word, turned = by.removeprefix("-"), by.startswith("-")
     value = _sorter(found, word)
     numbers = [(number, line) for line in found if isinstance(number := value(line), int | float) and number == number]
-    words = [(str(said), line) for line in found if isinstance(said := value(line), str)]
-    none = [line for line in found if not isinstance(said := value(line), int | float | str) or said != said]
+    texts = [(str(text_value), line) for line in found if isinstance(text_value := value(line), str)]
+    without = [
+        line
+        for line in found
+        if not isinstance(text_value := value(line), int | float | str) or text_value != text_value
+    ]
     numbers.sort(key=lambda pair: pair[0], reverse=not turned)
-    words.sort(key=lambda pair: pair[0])
-    return [line for _, line in [*numbers, *(reversed(words) if turned else words)]] + none
+    texts.sort(key=lambda pair: pair[0])
+    return [line for _, line in [*numbers, *(reversed(texts) if turned else texts)]] + without
 
 
 def _sorter(found: Sequence[Line], word: str) -> Callable[[Line], Value]:

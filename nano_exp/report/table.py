@@ -24,11 +24,11 @@ def table(found: Sequence[Line], slurm_error: str = "", width: int | None = None
     """
     one_name = len({line.name for line in found}) == 1
     give_up = (*(("name",) if one_name else ()), *GIVEN_UP)
-    made = grid.grid(columns(found), [line.point for line in found], width, give_up, before="reward")
+    table_grid = grid.grid(columns(found), [line.point for line in found], width, give_up, before="reward")
     # A run that is alone under its name has no axes: what was typed for it tells what it is.
     notes = ["  ".join(w for w in (title(line), f"[{remark(line)}]" if remark(line) else "") if w) for line in found]
     minor = [not (line.why or line.next or line.damaged or title(line)) for line in found]
-    out = grid.text(made, notes, "what", minor)
+    out = grid.text(table_grid, notes, "what", minor)
     if slurm_error:
         out += f"\n\nSlurm does not answer ({slurm_error}): states that depend on it are shown as unknown"
     return out

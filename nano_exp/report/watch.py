@@ -74,15 +74,15 @@ def watch(results: Path, wanted: Sequence[str]) -> int:
 
 
 def _require_terminal() -> None:
-    found = "stdin or stdout is not a terminal" if not (sys.stdin.isatty() and sys.stdout.isatty()) else ""
-    if not found:
+    problem = "stdin or stdout is not a terminal" if not (sys.stdin.isatty() and sys.stdout.isatty()) else ""
+    if not problem:
         try:
             curses.setupterm()
         except curses.error:
-            found = f"TERM={os.environ.get('TERM', '')} is a terminal that cannot be drawn on"
-    if found:
+            problem = f"TERM={os.environ.get('TERM', '')} is a terminal that cannot be drawn on"
+    if problem:
         raise UserError(
-            f"nano-exp watch: {found}",
+            f"nano-exp watch: {problem}",
             "it draws a screen and reads keys",
             "nano-exp status prints the same table once; nano-exp status --json is for scripts",
         )
@@ -254,9 +254,9 @@ class Terminal:
         sent = state.submission(run)
         if what == "retry" and sent is not None and sent.local is not None:
             return f"it ran on this machine, and would run here now: nano-exp retry {line.name}/{line.run} in a shell"
-        said = io.StringIO()
+        printed = io.StringIO()
         try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 if what == "cancel":
                     cancel.cancel([run], True, lambda question: True)
                 else:
@@ -265,7 +265,10 @@ class Terminal:
             return f"{error.found} - {error.fix}"
         except (OSError, ValueError, KeyError) as error:
             return f"{what}: {type(error).__name__}: {error}"
-        done = [words.strip() for words in said.getvalue().splitlines() if words.strip()]
+        done = [line_printed.strip() for line_printed in printed.getvalue().splitlines() if line_printed.strip()]
         if what == "cancel":
             return done[-1] if done else "nothing to cancel"
-        return next((words for words in done if words.startswith("retry: 0")), f"{line.run} is submitted again")
+        return next(
+            (line_printed for line_printed in done if line_printed.startswith("retry: 0")),
+            f"{line.run} is submitted again",
+        )

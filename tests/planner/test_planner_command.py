@@ -27,7 +27,7 @@ TWELVE = ["model=nano_12b", "cluster=1n8g"]
         ([*TWELVE, "--top", "0"], "--top 0", "--top 6"),
         ([*TWELVE, "--config", "nothing.json"], "cannot read nothing.json", "--config"),
         ([*TWELVE, "--plot", "plan.gif"], "--plot plan.gif", "--plot plan.png"),
-        (["--calibrate", "nothing"], "nothing is no folder", "--calibrate"),
+        (["--calibrate", "nothing"], "nothing is not a folder", "--calibrate"),
         (["model=nano_tiny"], "engine.name=embedded", "nano-exp plan model=nano_12b cluster=2n8g"),
     ],
 )
