@@ -216,8 +216,8 @@ def test_another_attempt_and_another_stream(
 
 
 REFUSED = {
-    "several runs": (["logs", "lr"], "'lr' is 2 runs: r1aaaaaaaaa, r1bbbbbbbbb"),
-    "letters that two begin with": (["logs", "r1"], "'r1' is 2 runs"),
+    "several runs": (["logs", "lr"], "'lr' stands for 2 runs: r1aaaaaaaaa, r1bbbbbbbbb"),
+    "letters that two begin with": (["logs", "r1"], "'r1' stands for 2 runs"),
     "no such attempt": (["logs", "r1b", "--attempt", "7"], "r1bbbbbbbbb has no attempt 7"),
     "follow one attempt": (["logs", "r1b", "-f", "--attempt", "1"], "-f with --attempt"),
 }

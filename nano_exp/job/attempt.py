@@ -243,9 +243,9 @@ def _bury_lost(run_dir: Path, config: dict[str, Any], number: int, owner: Owner,
         say(f"attempt {before.number} was killed while its engine ended: {end['why']}")
         ending.write(run_dir, before.dir, end)
     else:
-        found = postmortem.lost(before, config, owner)
-        say(f"attempt {before.number} recorded no end: {found.title}")
-        runs.record_event(run_dir, "lost", attempt=before.number, diagnosis=found.as_dict())
+        diagnosis = postmortem.lost(before, config, owner)
+        say(f"attempt {before.number} recorded no end: {diagnosis.title}")
+        runs.record_event(run_dir, "lost", attempt=before.number, diagnosis=diagnosis.as_dict())
     elsewhere = before.owner.host if before.owner is not None and before.owner.host != owner.host else ""
     if elsewhere and owner.job is not None:
         seconds = config["site"].get("fence_s")
@@ -335,8 +335,8 @@ def _train(
         kind = "stopped"
     end = describe(kind, ended.code, last_step, max_steps, stop.signal)
     end.update(setup_s=setup_seconds(run.dir, began), wandb=mode)
-    if words := runs.nonfinite(runs.read_metrics(run.dir)):
-        end.update(nonfinite=words, why="; ".join(filter(None, [end["why"], words])))
+    if nonfinite := runs.nonfinite(runs.read_metrics(run.dir)):
+        end.update(nonfinite=nonfinite, why="; ".join(filter(None, [end["why"], nonfinite])))
     if kind == "failed":
         end.update(_failure(attempt_dir, config, end, ended.stall, say))
     return end
@@ -365,12 +365,12 @@ def _failure(
     attempt_dir: Path, config: dict[str, Any], end: dict[str, Any], stall: watchdog.Stall | None, say: Say
 ) -> dict[str, Any]:
     """Why it failed, for the end: the diagnosis, and the words of the node that ended first."""
-    found = postmortem.diagnose(attempt_dir, config, end["exit_code"], stalled=str(stall) if stall else "")
+    diagnosis = postmortem.diagnose(attempt_dir, config, end["exit_code"], stalled=str(stall) if stall else "")
     failure = nodes.failure(attempt_dir)
     if failure is not None:
         say(str(failure))
-    say(f"cause: {found.title}\n  " + "\n  ".join([*found.lines, f"fix: {found.remedy}"]))
-    return {"why": f"{failure.found if failure else found.title}; {end['why']}", "diagnosis": found.as_dict()}
+    say(f"cause: {diagnosis.title}\n  " + "\n  ".join([*diagnosis.lines, f"fix: {diagnosis.remedy}"]))
+    return {"why": f"{failure.found if failure else diagnosis.title}; {end['why']}", "diagnosis": diagnosis.as_dict()}
 
 
 def _leave_wandb_offline(earlier: list[Mapping[str, Any]], say: Say) -> None:
@@ -409,9 +409,9 @@ def _remove_torn(found: list[Path], say: Say) -> None:
 
 def _require_checkpoints(run: runs.Run, config: dict[str, Any], found: int) -> None:
     """Checkpoints that an earlier attempt saved must still be there: without them all of its training would be lost."""
-    told = [a.end.get("last_step") for a in runs.attempts(run.dir) if a.end]
-    told += [event.data.get("resumes_from") for event in run.events if event.kind == "engine"]
-    saved = max((step for step in told if isinstance(step, int)), default=0)
+    steps = [a.end.get("last_step") for a in runs.attempts(run.dir) if a.end]
+    steps += [event.data.get("resumes_from") for event in run.events if event.kind == "engine"]
+    saved = max((step for step in steps if isinstance(step, int)), default=0)
     if not found and saved:
         folder = config["checkpointing"]["checkpoint_dir"]
         raise UserError(
@@ -437,15 +437,15 @@ def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: i
         "max_steps": max_steps,
         "signal": stopped_by,
     }
-    kept = f"checkpoint of step {last_step} of {max_steps}" if last_step else "no checkpoint yet"
+    checkpoint = f"checkpoint of step {last_step} of {max_steps}" if last_step else "no checkpoint yet"
     if kind == "done":
         why = "" if last_step >= max_steps else f"ended by itself at step {last_step} of at most {max_steps}"
     elif kind == "stopped":
         how = "saved before the time limit" if code == 0 else "its processes were ended"
-        why = f"{signal.Signals(stopped_by).name if stopped_by else how}; {kept}"
+        why = f"{signal.Signals(stopped_by).name if stopped_by else how}; {checkpoint}"
     else:
         what = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        why = f"engine: {what}; {kept}"
+        why = f"engine: {what}; {checkpoint}"
     return {"kind": kind, "why": why, **facts}
 
 
@@ -469,10 +469,10 @@ def _check_engine_commit(run: runs.Run, config: dict[str, Any], wanted: str | No
     checkout = config["site"].get("checkout")
     if not wanted or not checkout or config["engine"]["name"] != "nemo_rl":
         return
-    found = nemo_rl_checkout.read_checkout(Path(checkout)).commit
-    if found == wanted:
+    commit = nemo_rl_checkout.read_checkout(Path(checkout)).commit
+    if commit == wanted:
         return
-    what = f"the NeMo RL checkout {checkout} is at {found or 'no commit'}, and the run was launched with {wanted}"
+    what = f"the NeMo RL checkout {checkout} is at {commit or 'no commit'}, and the run was launched with {wanted}"
     runs.record_event(run.dir, "note", text=what)
     if config["site"]["changed_checkout"] == "continue":
         say(f"warning: {what}; going on (site.changed_checkout=continue)")

@@ -213,22 +213,22 @@ class _Watch:
     def _look(self) -> None:
         rows = runs.read_metrics(self.ctx.run_dir, tail_bytes=64 * 1024)
         steps = [(int(r["step"]), t) for r in rows if "train/reward" in r and (t := _time(r)) >= self.began]
-        found = watchdog.look(self.rule, steps, time.time())
-        if found is None or self.told == found.step or self.stop.signal:
+        stall = watchdog.look(self.rule, steps, time.time())
+        if stall is None or self.told == stall.step or self.stop.signal:
             return
-        self.told = found.step
-        target = self.ctx.attempt_dir / f"stacks-after-step-{found.step}.txt"
+        self.told = stall.step
+        target = self.ctx.attempt_dir / f"stacks-after-step-{stall.step}.txt"
         folders = [str(Path(self.command.argv[0]).parent), self.command.env.get("PATH", "")]
         pids = watchdog.drivers(str(self.ctx.config_path)) or [self.process.pid]
         try:
             how = watchdog.dump(pids, target, os.pathsep.join(folders))
-            self.say(f"{found}; stacks in {target.name} ({how})")
-            runs.record_event(self.ctx.run_dir, "stalled", attempt=self.ctx.number, **vars(found), stacks=str(target))
+            self.say(f"{stall}; stacks in {target.name} ({how})")
+            runs.record_event(self.ctx.run_dir, "stalled", attempt=self.ctx.number, **vars(stall), stacks=str(target))
         except (UserError, OSError) as error:  # a full disk: steps are not seen then, and the engine may well train
-            self.say(f"{found}; it could not be recorded: {error}")
+            self.say(f"{stall}; it could not be recorded: {error}")
             return
         if self.rule.action == "restart":
-            self.stall = found
+            self.stall = stall
 
 
 def _time(row: dict[str, Any]) -> float:

@@ -102,11 +102,11 @@ class Ending:
 
 def named(end: Mapping[str, Any], stopped: restart_policy.Stopped) -> dict[str, Any]:
     """An end with what Slurm did; a run that ended by itself, well or not, keeps its own words."""
-    found = {**end, "stopped": stopped}
+    new_end = {**end, "stopped": stopped}
     if stopped and end["kind"] in ("stopped", "cancelled"):
-        found["kind"] = "cancelled" if stopped == "cancelled" else "stopped"
-        found["why"] = f"{WORDS[stopped]}; {end['why']}"
-    return found
+        new_end["kind"] = "cancelled" if stopped == "cancelled" else "stopped"
+        new_end["why"] = f"{WORDS[stopped]}; {end['why']}"
+    return new_end
 
 
 def of_killed(run: runs.Run, before: Attempt, next_owner: Owner) -> dict[str, Any] | None:
@@ -117,13 +117,13 @@ def of_killed(run: runs.Run, before: Attempt, next_owner: Owner) -> dict[str, An
     end = runs.announced(run, before.number)
     if end is None:
         return None
-    found = {**end, "cut_off": True}
-    if found.get("stopped") or before.owner is None or before.owner.job is None:
-        return found
+    new_end = {**end, "cut_off": True}
+    if new_end.get("stopped") or before.owner is None or before.owner.job is None:
+        return new_end
     if before.owner.job == next_owner.job:
-        return named(found, "slurm")
+        return named(new_end, "slurm")
     record = postmortem.slurm_record(before.owner.job)
-    return named(found, BY_STATE.get(record.state, "") if record else "")
+    return named(new_end, BY_STATE.get(record.state, "") if record else "")
 
 
 def write(run_dir: Path, attempt_dir: Path, end: dict[str, Any]) -> None:

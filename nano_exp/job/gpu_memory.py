@@ -50,20 +50,20 @@ def ask() -> list[Gpu] | None:
     """This host's GPUs; None where nvidia-smi is missing, fails or hangs."""
     command = ["nvidia-smi", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return mine(parse(said), os.environ)
+    return mine(parse(output), os.environ)
 
 
 def parse(said: str) -> list[Gpu]:
     """The lines that are whole; a GPU in an error state prints words for numbers."""
-    found = []
+    processes = []
     for line in said.splitlines():
         parts = [part.strip() for part in line.split(",")]
         with contextlib.suppress(ValueError, IndexError):
-            found.append(Gpu(int(parts[0]), parts[1], float(parts[2]), float(parts[3]), parts[4]))
-    return found
+            processes.append(Gpu(int(parts[0]), parts[1], float(parts[2]), float(parts[3]), parts[4]))
+    return processes
 
 
 def mine(found: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:

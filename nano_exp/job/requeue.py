@@ -148,8 +148,8 @@ def _requeue(owner: Owner, avoid: str, until: float | None, say: Say, signalled:
             time.sleep(POLL_S)
         except UserError as error:
             return f"{error.found}: {error.why}"
-    if excluded and (said := slurm.exclude(job, excluded)):
-        say(f"{avoid} is not left out: {said}")
+    if excluded and (problem := slurm.exclude(job, excluded)):
+        say(f"{avoid} is not left out: {problem}")
     return ""
 
 

@@ -35,12 +35,12 @@ def hand_on(launch_dir: Path, manifest: Mapping[str, Any], say: Say) -> None:
             queue = slurm.queue(merged=True)
             alive, reserved = look(manifest, queue, sent)
             for job, tasks in arrays.hand_on(parallel, alive, reserved):
-                said = slurm.throttle(job, tasks)
+                problem = slurm.throttle(job, tasks)
                 say(
                     f"parallel={parallel}: job {job} may run {tasks} at once now"
-                    + (f": refused ({said})" if said else "")
+                    + (f": refused ({problem})" if problem else "")
                 )
-                if said:
+                if problem:
                     return  # a share that was not given up must not be given away
     except slurm.NoAnswer as error:
         say(f"parallel={parallel}: shares stay as they are: {error}")
@@ -91,8 +91,8 @@ def look(manifest: Mapping[str, Any], queue: slurm.Queue, sent: Mapping[int, str
 
 def _throttle(found: list[slurm.Job], entry: Mapping[str, Any]) -> int | None:
     """squeue shows an array's throttle with its waiting tasks, but not where only one is left."""
-    shown = next((job.throttle for job in found if job.throttle is not None), None)
-    return shown if shown is not None or len(entry["runs"]) == 1 else slurm.control(found[0].id).throttle
+    throttle = next((job.throttle for job in found if job.throttle is not None), None)
+    return throttle if throttle is not None or len(entry["runs"]) == 1 else slurm.control(found[0].id).throttle
 
 
 def _count(job: slurm.Job) -> int:

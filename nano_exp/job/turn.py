@@ -37,17 +37,17 @@ def require(launch_dir: Path, run: runs.Run, job: str | None) -> None:
     waits = [wait for wait in predecessors.read(launch_dir) if wait.how == "afterok"]
     if not waits or halt.has_started(run, launch_dir.name):
         return
-    found = _look(run.results, waits)
-    if not found:
+    waits_for = _look(run.results, waits)
+    if not waits_for:
         return
-    if job is not None and all(one.comes for one in found):
-        said = _back(job, found)
-        if not said:
-            runs.record_event(run.dir, "note", text=f"waits again: {predecessors.listed(found)}")
-            raise Refuse(f"run {run.id} waits again, for {predecessors.listed(found)}")
-        why = f"{predecessors.listed(found)} has not ended, and this job cannot go back into the queue ({said})"
+    if job is not None and all(one.comes for one in waits_for):
+        problem = _back(job, waits_for)
+        if not problem:
+            runs.record_event(run.dir, "note", text=f"waits again: {predecessors.listed(waits_for)}")
+            raise Refuse(f"run {run.id} waits again, for {predecessors.listed(waits_for)}")
+        why = f"{predecessors.listed(waits_for)} has not ended, and this job cannot go back into the queue ({problem})"
     else:
-        why = f"it comes after {predecessors.listed(found)}"
+        why = f"it comes after {predecessors.listed(waits_for)}"
     halt.cancelled(run, why, job)
     raise Refuse(f"run {run.id} does not start: {why}")
 
@@ -56,9 +56,9 @@ def _look(results: Path, waits: Sequence[predecessors.Wait]) -> list[Open]:
     """What has not ended well, once that can be told."""
     give_up = time.monotonic() + TRIES_S
     while True:
-        found = predecessors.unfinished(results, waits, Asked())
-        if not any(one.now.kind in LOOK_AGAIN for one in found) or time.monotonic() + POLL_S > give_up:
-            return found
+        waits_for = predecessors.unfinished(results, waits, Asked())
+        if not any(one.now.kind in LOOK_AGAIN for one in waits_for) or time.monotonic() + POLL_S > give_up:
+            return waits_for
         time.sleep(POLL_S)
 
 
@@ -72,6 +72,6 @@ def _back(job: str, found: Sequence[Open]) -> str:
         slurm.requeue(job)
     except (slurm.NoAnswer, UserError) as error:
         return error.found if isinstance(error, UserError) else str(error)
-    if said := slurm.depend(job, terms):
-        print(f"nano-exp: job {job} looks again when it starts: {said}", flush=True)
+    if problem := slurm.depend(job, terms):
+        print(f"nano-exp: job {job} looks again when it starts: {problem}", flush=True)
     return ""

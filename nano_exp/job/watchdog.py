@@ -77,17 +77,17 @@ def look(rule: Rule, steps: Sequence[tuple[int, float]], now: float) -> Stall | 
 
 def drivers(marker: str) -> list[int]:
     """Processes of this host with `marker` in their arguments, oldest first; not this one."""
-    found = []
+    pids = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
         try:
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            argv = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if marker in words and "python" in Path(words[0]).name:
-            found.append(int(folder.name))
-    return sorted(found)
+        if marker in argv and "python" in Path(argv[0]).name:
+            pids.append(int(folder.name))
+    return sorted(pids)
 
 
 def dump(pids: Sequence[int], target: Path, path: str | None) -> str:

@@ -18,11 +18,11 @@ def scancel(jobs: Sequence[str]) -> None:
     """
     try:
         done = client.run(["scancel", *jobs])
-        said = "" if done.returncode == 0 else client.words(done.stderr)
+        message = "" if done.returncode == 0 else client.words(done.stderr)
     except NoAnswer as error:
-        said = str(error)
-    if said and "already completing or completed" not in said.lower():
-        raise UserError(f"scancel: {said}", "Slurm did not take the request", "the same command again", code=4)
+        message = str(error)
+    if message and "already completing or completed" not in message.lower():
+        raise UserError(f"scancel: {message}", "Slurm did not take the request", "the same command again", code=4)
 
 
 def cancel_waiting(jobs: Sequence[str]) -> str:
@@ -45,10 +45,10 @@ def throttle(array: str, tasks: int) -> str:
     if done.returncode == 0:
         return ""
     # Of an array that has begun, it names each part: `16_0: Job has already finished`, `16_1-4: No error`.
-    said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+    lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
     fine = ("no error", "already finished", "already completing or completed", "invalid job id")
-    wrong = [line for line in said if not any(word in line.lower() for word in fine)]
-    return client.words("\n".join(wrong)) if wrong or said else f"scontrol ended with {done.returncode}"
+    wrong = [line for line in lines if not any(word in line.lower() for word in fine)]
+    return client.words("\n".join(wrong)) if wrong or lines else f"scontrol ended with {done.returncode}"
 
 
 def requeue(job: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -60,12 +60,12 @@ def requeue(job: str, timeout_s: float = TIMEOUT_S) -> None:
     UserError: Slurm refused
     """
     done = client.run(["scontrol", "requeue", job], timeout_s)
-    said = client.words(done.stderr)
-    if done.returncode == 0 or "pending" in said.lower():  # pending: Slurm had decided so already
+    message = client.words(done.stderr)
+    if done.returncode == 0 or "pending" in message.lower():  # pending: Slurm had decided so already
         return
-    if client.LOST_ANSWER.search(said) or "contact" in said.lower():
-        raise NoAnswer(said)
-    raise UserError(f"scontrol requeue {job}: {said}", "Slurm does not start the job again", "nano-exp retry")
+    if client.LOST_ANSWER.search(message) or "contact" in message.lower():
+        raise NoAnswer(message)
+    raise UserError(f"scontrol requeue {job}: {message}", "Slurm does not start the job again", "nano-exp retry")
 
 
 def exclude(job: str, nodes: str) -> str:
@@ -87,7 +87,7 @@ def _update(job: str, setting: str) -> str:
     A job that requeued itself waits there while it still lives, and is being ended: this very command may be killed by
     the signal that all of its processes get, and is then given again.
     """
-    said = ""
+    message = ""
     for _ in range(5):
         try:
             changed = client.run(["scontrol", "update", f"JobId={job}", setting])
@@ -95,5 +95,5 @@ def _update(job: str, setting: str) -> str:
             return str(error)
         if changed.returncode == 0:
             return ""
-        said = client.words(changed.stderr) or f"scontrol ended with {changed.returncode}"
-    return said
+        message = client.words(changed.stderr) or f"scontrol ended with {changed.returncode}"
+    return message

@@ -32,9 +32,9 @@ def require() -> None:
             "this cluster= is run by Slurm, and this host has no Slurm commands",
             "launch from a login node (module load slurm?), or run here without Slurm: python launch.py cluster=local",
         )
-    if said := _unconfigured():
+    if problem := _unconfigured():
         raise UserError(
-            said,
+            problem,
             "Slurm's commands read the cluster's address there, and each of them looks for it for a minute",
             "SLURM_CONF=/path/of/the/cluster's/slurm.conf, or unset SLURM_CONF where the site needs none",
             code=4,
@@ -58,8 +58,8 @@ def client_environment(environ: Mapping[str, str]) -> dict[str, str]:
     from (SLURM_ARRAY_TASK_ID, SLURM_RESTART_COUNT, ...) reach the new job through sbatch, which then takes them for its
     own.
     """
-    kept = {k: v for k, v in environ.items() if k in _KEPT or not k.startswith(_DROPPED)}
-    return {**kept, "SLURM_BITSTR_LEN": "0"}
+    allowed = {k: v for k, v in environ.items() if k in _KEPT or not k.startswith(_DROPPED)}
+    return {**allowed, "SLURM_BITSTR_LEN": "0"}
 
 
 def ask(argv: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
@@ -85,8 +85,8 @@ def run(
     ------
     NoAnswer: it is not there, or took too long
     """
-    if said := _unconfigured():
-        raise NoAnswer(said)
+    if problem := _unconfigured():
+        raise NoAnswer(problem)
     try:
         return subprocess.run(
             argv,

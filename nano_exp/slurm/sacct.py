@@ -35,10 +35,10 @@ def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None, requ
     names: job -> its name, where known: Slurm uses its numbers again, and another job of that number is not meant
     requeued: an incarnation that was started again counts as an end too (state REQUEUED)
     """
-    wanted = sorted(set(jobs))
-    if not wanted:
+    distinct = sorted(set(jobs))
+    if not distinct:
         return {}
-    numbers = sorted({int(number) for job in wanted if (number := job.partition("_")[0]).isdigit()})
+    numbers = sorted({int(number) for job in distinct if (number := job.partition("_")[0]).isdigit()})
     ids = ",".join(map(str, numbers[-MOST_ASKED:]))
     try:
         done = client.run(
@@ -47,8 +47,8 @@ def accounting(jobs: Iterable[str], names: Mapping[str, str] | None = None, requ
     except NoAnswer:
         return {}
     ended = ENDED | {"REQUEUED"} if requeued else ENDED
-    found = parse_accounting(done.stdout if done.returncode == 0 else "", names or {}, ended)
-    return {job: found[job] for job in wanted if job in found}
+    end_of = parse_accounting(done.stdout if done.returncode == 0 else "", names or {}, ended)
+    return {job: end_of[job] for job in distinct if job in end_of}
 
 
 def parse_accounting(text: str, names: Mapping[str, str], ended: Container[str] = ENDED) -> dict[str, Ended]:
@@ -58,12 +58,12 @@ def parse_accounting(text: str, names: Mapping[str, str], ended: Container[str] 
     ----------
     ended: the states that are an end
     """
-    found: dict[str, Ended] = {}
+    end_of: dict[str, Ended] = {}
     for line in text.splitlines():
         parts = line.split("|", 4)
         if len(parts) < 5 or not parts[1] or parts[1].split()[0] not in ended:
             continue
         job, state, exit_code, nodes, name = parts
         if name in (names.get(job, name), NAMELESS):
-            found[job] = Ended(state, exit_code, nodes)  # later rows are later incarnations
-    return found
+            end_of[job] = Ended(state, exit_code, nodes)  # later rows are later incarnations
+    return end_of

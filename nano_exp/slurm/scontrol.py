@@ -77,7 +77,7 @@ def parse_array_limit(text: str) -> int | None:
     if re.search(r"^MaxArraySize\s*=\s*\d+", text, re.MULTILINE) is None:
         return None
     limits = r"^MaxArraySize\s*=\s*(\d+)|^MaxJobCount\s*=\s*(\d+)|\bmax_array_tasks=(\d+)"
-    return max(1, min(int("".join(found)) for found in re.findall(limits, text, re.MULTILINE)))
+    return max(1, min(int("".join(groups)) for groups in re.findall(limits, text, re.MULTILINE)))
 
 
 def kill_wait(timeout_s: float) -> float | None:
@@ -91,8 +91,8 @@ def kill_wait(timeout_s: float) -> float | None:
 
 def parse_kill_wait(text: str) -> float | None:
     """KillWait in `scontrol show config`, seconds."""
-    found = re.search(r"^KillWait\s*=\s*(\d+)", text, re.MULTILINE)
-    return float(found[1]) if found else None
+    match = re.search(r"^KillWait\s*=\s*(\d+)", text, re.MULTILINE)
+    return float(match[1]) if match else None
 
 
 def without(known: Control, node: str) -> str:
@@ -128,9 +128,13 @@ def hostnames(nodelist: str) -> list[str]:
         return []
     try:
         done = client.run(["scontrol", "show", "hostnames", nodelist])
-        said = client.words(done.stderr) if done.returncode else ""
+        problem = client.words(done.stderr) if done.returncode else ""
     except NoAnswer as error:
-        said = str(error)
-    if said:
-        raise UserError(f"scontrol show hostnames {nodelist}: {said}", "the nodes' names are needed", "see Slurm's log")
+        problem = str(error)
+    if problem:
+        raise UserError(
+            f"scontrol show hostnames {nodelist}: {problem}",
+            "the run needs the names of its nodes",
+            f"scontrol show hostnames {nodelist}   (on this host, until it answers)",
+        )
     return done.stdout.split()

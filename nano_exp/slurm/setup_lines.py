@@ -73,11 +73,11 @@ class Failed:
 
 def failed(environ: MutableMapping[str, str], stderr: Path = Path("/proc/self/fd/2")) -> Failed | None:
     """What the script told, taken out of the environment; None where no line failed. Before anything is printed."""
-    told = environ.pop(VARIABLE, "")
-    code, _, command = told.partition(" ")
+    failure = environ.pop(VARIABLE, "")
+    code, _, command = failure.partition(" ")
     if not code.isdigit():
         return None
-    said: list[str] = []
+    lines: list[str] = []
     if stderr.is_file():  # Slurm's file for the job's output; a terminal has no last lines
-        said = [line for line in files.tail(Path(os.path.realpath(stderr)), 4096).splitlines() if line.strip()]
-    return Failed(int(code), command, tuple(said[-WORDS:]))
+        lines = [line for line in files.tail(Path(os.path.realpath(stderr)), 4096).splitlines() if line.strip()]
+    return Failed(int(code), command, tuple(lines[-WORDS:]))

@@ -54,10 +54,10 @@ def sbatch(script: Path, *options: str, carry: Sequence[str] = ()) -> str:
     match = re.search(r"^(\d+)(?:;\S+)?\s*$", done.stdout, re.MULTILINE)
     if done.returncode == 0 and match:
         return match[1]
-    said = client.words(done.stderr or done.stdout) or f"exit code {done.returncode}"
-    if done.returncode <= 0 or client.LOST_ANSWER.search(said):  # below 0: sbatch was killed by a signal
-        raise Unclear(said)
-    raise Refused(f"sbatch: {said}", *remedy(said), code=4 if out_of_reach(said) else 3)
+    message = client.words(done.stderr or done.stdout) or f"exit code {done.returncode}"
+    if done.returncode <= 0 or client.LOST_ANSWER.search(message):  # below 0: sbatch was killed by a signal
+        raise Unclear(message)
+    raise Refused(f"sbatch: {message}", *remedy(message), code=4 if out_of_reach(message) else 3)
 
 
 def carrying(
@@ -67,19 +67,19 @@ def carrying(
 
     An option wins over SBATCH_EXPORT. What either says stays, and the names are added to it.
     """
-    typed = [n for n, option in enumerate(options) if option.startswith("--export=")]
-    if typed:
-        given = list(options)
-        given[typed[-1]] = "--export=" + _exporting(options[typed[-1]].removeprefix("--export="), names)
-        return given, {}
-    said = environ.get("SBATCH_EXPORT")
-    return list(options), {} if said is None else {"SBATCH_EXPORT": _exporting(said, names)}
+    positions = [n for n, option in enumerate(options) if option.startswith("--export=")]
+    if positions:
+        changed = list(options)
+        changed[positions[-1]] = "--export=" + _exporting(options[positions[-1]].removeprefix("--export="), names)
+        return changed, {}
+    exported = environ.get("SBATCH_EXPORT")
+    return list(options), {} if exported is None else {"SBATCH_EXPORT": _exporting(exported, names)}
 
 
-def _exporting(said: str, names: Sequence[str]) -> str:
-    listed = [] if said.upper() in ("NONE", "NIL") else said.split(",")
+def _exporting(exported: str, names: Sequence[str]) -> str:
+    listed = [] if exported.upper() in ("NONE", "NIL") else exported.split(",")
     missing = [name for name in names if name not in {item.partition("=")[0] for item in listed}]
-    return said if "ALL" in said.upper().split(",") or not missing else ",".join([*listed, *missing])
+    return exported if "ALL" in exported.upper().split(",") or not missing else ",".join([*listed, *missing])
 
 
 #: A word of sbatch's refusal -> (why, what to type); the first that fits.

@@ -32,10 +32,10 @@ class Asked:
     def state(self, run: Run) -> State:
         """The state of one run."""
         self.include([run])
-        found = state.state(run, runs.attempts(run.dir), self._jobs(run.results), self)
-        if found.kind in ("lost", "unstarted"):  # it may have ended between the look at its files and Slurm's answer
-            found = state.state(runs.load(run.dir), runs.attempts(run.dir), self._jobs(run.results), self)
-        return found
+        now = state.state(run, runs.attempts(run.dir), self._jobs(run.results), self)
+        if now.kind in ("lost", "unstarted"):  # it may have ended between the look at its files and Slurm's answer
+            now = state.state(runs.load(run.dir), runs.attempts(run.dir), self._jobs(run.results), self)
+        return now
 
     def endings(self, jobs: Mapping[str, str]) -> dict[str, slurm.Ended]:
         """How jobs ended (`12_3` -> the name it should have, or ""), as accounting has it; one sacct at most.

@@ -24,12 +24,12 @@ FILE = "halted.json"
 def reason(launch_dir: Path) -> str:
     """Why nothing more of a launch starts; empty where it does."""
     try:
-        found = files.read_json(launch_dir / FILE)
+        record = files.read_json(launch_dir / FILE)
     except FileNotFoundError:
         return ""
     except (files.Damaged, OSError):
         return "this launch was stopped"
-    return str(found.get("why") if isinstance(found, dict) else "") or "this launch was stopped"
+    return str(record.get("why") if isinstance(record, dict) else "") or "this launch was stopped"
 
 
 def halt(launch_dir: Path, manifest: Mapping[str, Any], why: str, say: Say) -> None:
@@ -47,8 +47,8 @@ def halt(launch_dir: Path, manifest: Mapping[str, Any], why: str, say: Say) -> N
         if now.kind == "pending" and not has_started(run, launch_dir.name):
             cancelled(run, why, now.job)
             jobs.append(now.job)
-    said = asked.error or slurm.cancel_waiting(jobs)
-    failed = f" (not taken out of the queue: {said}; they end when they start)" if said else ""
+    problem = asked.error or slurm.cancel_waiting(jobs)
+    failed = f" (not taken out of the queue: {problem}; they end when they start)" if problem else ""
     say(f"{why}: {len(jobs)} waiting run{'s' if len(jobs) != 1 else ''} of launch {launch_dir.name} stopped{failed}")
 
 
@@ -84,5 +84,5 @@ def failed_for_good(run: runs.Run, attempt: int, launch: str) -> bool:
     mine = any(
         e.kind == "start" and e.data.get("attempt") == attempt and e.data.get("launch") == launch for e in run.events
     )
-    told = [e.kind for e in run.events if e.kind in ("requeue", "note") and e.data.get("attempt") == attempt]
-    return mine and told[-1:] != ["requeue"]
+    kinds = [e.kind for e in run.events if e.kind in ("requeue", "note") and e.data.get("attempt") == attempt]
+    return mine and kinds[-1:] != ["requeue"]

@@ -71,11 +71,11 @@ def write(launch_dir: Path, waits: Sequence[Wait]) -> None:
 def read(launch_dir: Path) -> list[Wait]:
     """What a launch waits for. Raises Damaged or OSError where that cannot be read."""
     try:
-        found = files.read_json(launch_dir / FILE)
+        record = files.read_json(launch_dir / FILE)
     except FileNotFoundError:
         return []
     try:
-        return [Wait(str(one["how"]), str(one["run"]), str(one["job"])) for one in found]
+        return [Wait(str(one["how"]), str(one["run"]), str(one["job"])) for one in record]
     except (KeyError, TypeError) as error:
         raise files.Damaged(f"{launch_dir / FILE} does not say what the launch waits for") from error
 
@@ -90,12 +90,12 @@ def known(launch_dir: Path) -> list[Wait]:
 
 def unfinished(results: Path, waits: Iterable[Wait], asked: Asked) -> list[Open]:
     """What has to end well and has not, and what only has to end and is under way. Slurm's word counts for the rest."""
-    found = []
+    unfinished_waits = []
     for wait in waits:
         now = asked.state(runs.load(results / wait.run)) if wait.run else _of_job(wait.job, asked)
         if now.kind in state.ACTIVE or (wait.how == "afterok" and now.kind != "done"):
-            found.append(Open(wait, now))
-    return found
+            unfinished_waits.append(Open(wait, now))
+    return unfinished_waits
 
 
 def _of_job(job: str, asked: Asked) -> State:
@@ -131,10 +131,10 @@ class Dependant:
 
 def dependants(results: Path, of: Iterable[runs.Run]) -> Iterator[Dependant]:
     """The runs that were sent to start when these have ended, and have not started."""
-    wanted = {f"{run.name}/{run.id}" for run in of}
+    run_words = {f"{run.name}/{run.id}" for run in of}
     for path in sorted((results / runs.LAUNCHES).glob(f"*/{FILE}")):
         waits = tuple(known(path.parent))
-        if any(wait.run in wanted for wait in waits):
+        if any(wait.run in run_words for wait in waits):
             for folder in _run_dirs(path.parent):
                 run = runs.load(folder)
                 sent = state.submission(run)

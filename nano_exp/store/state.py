@@ -122,9 +122,9 @@ def state(
         return State("done", "", _owner_name(last), n)
     sent = submission(run)
     if sent is not None and sent.local is None:
-        found = _in_slurm(run, sent, last, jobs, queue)
-        if found is not None:
-            return found
+        in_slurm = _in_slurm(run, sent, last, jobs, queue)
+        if in_slurm is not None:
+            return in_slurm
     elif sent is not None and sent.local is not None and sent.after_attempt == n and runs.local_alive(sent.local):
         return State("pending", "waits for its turn on this machine", f"{sent.local.host}:{sent.local.pid}", n)
     newest = run.last("submit", "cancel", "start")  # a start after it: the run was quicker

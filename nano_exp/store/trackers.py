@@ -48,10 +48,10 @@ class Told:
 
 def told(run: Run, config: Mapping[str, Any]) -> Told:
     """From the run's record, its events and its launch. What a damaged or older store does not say is left out."""
-    made = _launch_file(run, run.record.get("launch"), "manifest.json")
+    manifest = _launch_file(run, run.record.get("launch"), "manifest.json")
     sent = state.submission(run)
     git = _launch_file(run, sent.launch if sent else run.record.get("launch"), "git.json")
-    point = _axes(run, made)
+    point = _axes(run, manifest)
     starts = [event.data for event in run.events if event.kind == "start"]
     shape = config.get("cluster") or {}
     about = {
@@ -65,7 +65,7 @@ def told(run: Run, config: Mapping[str, Any]) -> Told:
         "nemo_rl_commit": run.record.get("checkout_commit"),
         "engine": (config.get("engine") or {}).get("name"),
         "model": (config.get("model") or {}).get("name") or (config.get("policy") or {}).get("model_name"),
-        "cluster": "local" if made.get("where") == "local" else _shape(shape),
+        "cluster": "local" if manifest.get("where") == "local" else _shape(shape),
         "site": (config.get("site") or {}).get("name"),
         "slurm_jobs": _each(starts, "job"),
         "hosts": _each(starts, "host"),
@@ -73,15 +73,15 @@ def told(run: Run, config: Mapping[str, Any]) -> Told:
         "user": run.user,
     }
     about = {key: value for key, value in about.items() if value is not None}
-    return Told(_title(run, config, point), _command(made), about)
+    return Told(_title(run, config, point), _command(manifest), about)
 
 
 def _launch_file(run: Run, launch: Any, name: str) -> dict[str, Any]:
     try:
-        found = files.read_json(runs.launch_dir(run.results, str(launch)) / name)
+        record = files.read_json(runs.launch_dir(run.results, str(launch)) / name)
     except (Damaged, OSError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _axes(run: Run, manifest: Mapping[str, Any]) -> dict[str, Value]:
@@ -103,8 +103,8 @@ def _each(starts: list[Mapping[str, Any]], key: str) -> list[str]:
 
 
 def _command(manifest: Mapping[str, Any]) -> str:
-    words = manifest.get("overrides")
-    typed = redact(shlex.join(["python", "launch.py", *map(str, words)])) if isinstance(words, list) else ""
+    overrides = manifest.get("overrides")
+    typed = redact(shlex.join(["python", "launch.py", *map(str, overrides)])) if isinstance(overrides, list) else ""
     return typed if len(typed) <= NOTES else f"{typed[:NOTES]} ..."
 
 
@@ -113,8 +113,8 @@ def _title(run: Run, config: Mapping[str, Any], point: Mapping[str, Value]) -> s
     frozen = str(((config.get("logger") or {}).get("wandb") or {}).get("name") or "")
     if frozen and not frozen.endswith(f" {run.id}"):  # a user's own: freeze.place put the id behind a hyphen
         return frozen
-    own = short_title([f"{key}={axes.said(value)}" for key, value in point.items()])
-    return f"{own} {run.id}" if own else frozen or f"{run.name} {run.id}"
+    title = short_title([f"{key}={axes.said(value)}" for key, value in point.items()])
+    return f"{title} {run.id}" if title else frozen or f"{run.name} {run.id}"
 
 
 # --- for the engine -------------------------------------------------------------------------------------------------
@@ -131,23 +131,23 @@ def overlay(run: Run, config: Mapping[str, Any]) -> dict[str, object]:
     TensorBoard: nothing; its name is its folder, which lies in the run's.
     """
     logger = config.get("logger") or {}
-    said = told(run, config)
+    named = told(run, config)
     found: dict[str, object] = {}
     if logger.get("wandb_enabled"):
-        own = logger.get("wandb") or {}
-        found["logger.wandb.name"] = said.name
-        found["logger.wandb.notes"] = own.get("notes") or said.notes
-        found["logger.wandb.job_type"] = own.get("job_type") or JOB_TYPE
-        found["logger.wandb.config"] = {**(own.get("config") or {}), "nano_exp": said.about}
+        tracker = logger.get("wandb") or {}
+        found["logger.wandb.name"] = named.name
+        found["logger.wandb.notes"] = tracker.get("notes") or named.notes
+        found["logger.wandb.job_type"] = tracker.get("job_type") or JOB_TYPE
+        found["logger.wandb.config"] = {**(tracker.get("config") or {}), "nano_exp": named.about}
     if logger.get("swanlab_enabled"):
-        own = logger.get("swanlab") or {}
-        found["logger.swanlab.name"] = _named(run, own, "logger.swanlab.name", "name", said)
-        found["logger.swanlab.description"] = own.get("description") or said.notes
-        found["logger.swanlab.id"] = own.get("id") or swanlab_id(run)
-        found["logger.swanlab.resume"] = own.get("resume") or "allow"
+        tracker = logger.get("swanlab") or {}
+        found["logger.swanlab.name"] = _named(run, tracker, "logger.swanlab.name", "name", named)
+        found["logger.swanlab.description"] = tracker.get("description") or named.notes
+        found["logger.swanlab.id"] = tracker.get("id") or swanlab_id(run)
+        found["logger.swanlab.resume"] = tracker.get("resume") or "allow"
     if logger.get("mlflow_enabled"):
-        own = logger.get("mlflow") or {}
-        found["logger.mlflow.run_name"] = _named(run, own, "logger.mlflow.run_name", "run_name", said)
+        tracker = logger.get("mlflow") or {}
+        found["logger.mlflow.run_name"] = _named(run, tracker, "logger.mlflow.run_name", "run_name", named)
     return found
 
 
@@ -170,8 +170,8 @@ def wandb_mode(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     logger = config.get("logger") or {}
     if not logger.get("wandb_enabled"):
         return ""
-    own = str((logger.get("wandb") or {}).get("mode") or "")
-    return own or environ.get("WANDB_MODE") or ("online" if environ.get("WANDB_API_KEY") else "offline")
+    mode = str((logger.get("wandb") or {}).get("mode") or "")
+    return mode or environ.get("WANDB_MODE") or ("online" if environ.get("WANDB_API_KEY") else "offline")
 
 
 def wandb_key(environ: Mapping[str, str] | None = None) -> str:

@@ -171,15 +171,15 @@ def _from_slurm(
     name, node, line = outside
     if hit is not None:
         return _from_hit(hit, hits, evidence, logs)
-    record, said = evidence.slurm, ""
+    record, detail = evidence.slurm, ""
     if name == "cancelled":
-        said = f"by {record.by}" if record and record.by else (evidence.stopped_by and f"by {evidence.stopped_by}")
+        detail = f"by {record.by}" if record and record.by else (evidence.stopped_by and f"by {evidence.stopped_by}")
     elif name == "stopped":
-        said = evidence.stopped_by
+        detail = evidence.stopped_by
     elif record and record.reason:
-        said = record.reason
+        detail = record.reason
     lines = [line.shown] if line else []
-    return _make(name, Found(said, node=node), _driver_phase(logs), node, None, lines, evidence)
+    return _make(name, Found(detail, node=node), _driver_phase(logs), node, None, lines, evidence)
 
 
 # --- a sign ---------------------------------------------------------------------------------------------------------
@@ -195,8 +195,8 @@ def _from_hit(hit: Hit, hits: list[Hit], evidence: Evidence, logs: list[Log]) ->
     subject = next((h.found.subject for h in same if h.found.subject), "")
     fault = next((h.found.fault for h in same if h.found.fault), None)
     found = replace(hit.found, detail=detail, subject=subject, fault=fault)
-    shown = _lines(hit, same, logs)
-    return _make(hit.cause, found, phase, node, rank, shown, evidence)
+    lines = _lines(hit, same, logs)
+    return _make(hit.cause, found, phase, node, rank, lines, evidence)
 
 
 def _rank(hit: Hit) -> int | None:
@@ -257,8 +257,8 @@ def _without_sign(evidence: Evidence, logs: list[Log]) -> Diagnosis:
     if evidence.logs_alone:
         return _plain("none", evidence)
     if code is None:
-        said = "nobody saw its end: killed, or its node died"
-        return _make("killed", Found(said), _driver_phase(logs), "", None, _tail(logs[0].stream, 3), evidence)
+        detail = "nobody saw its end: killed, or its node died"
+        return _make("killed", Found(detail), _driver_phase(logs), "", None, _tail(logs[0].stream, 3), evidence)
     lines = _tail(logs[0].stream, MAX_LINES) or _tail(logs[1].stream, MAX_LINES)
     return _make("unknown", Found(f"exit code {code}"), _driver_phase(logs), "", None, lines, evidence)
 
@@ -312,13 +312,13 @@ def _make(
     phase = phase if phase in PHASES else "unknown"
     known, bad = _node(node, evidence)
     bad = bad if fault == "infrastructure" and (cause.blames_node or found.fault) else ""
-    said = " ".join(found.detail.split())[:200] if found.detail not in (node, known) else ""
+    detail = " ".join(found.detail.split())[:200] if found.detail not in (node, known) else ""
     where = ", ".join(w for w in (f"rank {rank}" if rank is not None else "", known and f"node {known}") if w)
     title = cause.title
     if PHASES[phase] and name not in ("cancelled", "preempted", "requeued", "stopped", "no_steps"):
         title += f" {PHASES[phase]}"
     title += f" ({where})" if where else ""
-    title += f": {said}" if said else ""
+    title += f": {detail}" if detail else ""
     shown = dict.fromkeys(line for text in lines if (line := _show(text)))
     remedy = remedies.of(name, evidence.config if isinstance(evidence.config, Mapping) else {}, found, phase, bad)
     return Diagnosis(

@@ -82,8 +82,8 @@ def read(stream: Stream, config: Mapping[str, object]) -> Log:
                 nan_since = (nan_since or line) if _LOSS_NAN.search(text) else None
             _driver_line(log, n, text)
         if log.slurm in (None, ("stopped", "")) and ("CANCELLED AT" in raw or "Node failure on" in raw):
-            said = signs_cluster.slurm_said(line.shown)  # the first that gives a reason
-            log.slurm, log.slurm_line = (said, line) if said else (log.slurm, log.slurm_line)
+            slurm_reason = signs_cluster.slurm_said(line.shown)  # the first that gives a reason
+            log.slurm, log.slurm_line = (slurm_reason, line) if slurm_reason else (log.slurm, log.slurm_line)
         for sign in dict.fromkeys(signs):
             if counts.get(sign.cause, 0) >= MAX_HITS:
                 continue
@@ -149,13 +149,13 @@ def choose(logs: list[Log], hits: list[Hit]) -> Hit | None:
     Lines of one log are in the order of time. Two logs are compared by the clock where both have one near the lines,
     and else by the vocabulary's order.
     """
-    own = [hit for hit in hits if not hit.echo]
-    if not own:
+    faults = [hit for hit in hits if not hit.echo]
+    if not faults:
         return min(hits, key=lambda hit: (order()[hit.cause], hit.line.n), default=None)
     leaders = [
         min(mine, key=lambda hit: hit.line.n)
         for log in logs
-        if (mine := [h for h in own if h.stream == log.stream.name])
+        if (mine := [h for h in faults if h.stream == log.stream.name])
     ]
     if all(hit.time is not None for hit in leaders):
         return min(leaders, key=lambda hit: (hit.time if hit.time is not None else math.inf, order()[hit.cause]))

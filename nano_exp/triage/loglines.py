@@ -172,10 +172,10 @@ class Stream:
         return len(self.raw)
 
     def line(self, n: int) -> Line:
-        found = self._parsed.get(n)
-        if found is None:
-            found = self._parsed[n] = parse(n, self.raw[n])
-        return found
+        parsed = self._parsed.get(n)
+        if parsed is None:
+            parsed = self._parsed[n] = parse(n, self.raw[n])
+        return parsed
 
     def before(self, line: Line, most: int, reach: int = 400) -> list[Line]:
         """Up to `most` lines of the same process before this one, nearest first, looking back at most `reach`."""

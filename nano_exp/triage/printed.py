@@ -22,10 +22,10 @@ def config(stdout: str) -> dict[str, Any]:
     # It ends at the first line that does not belong to it: pprint indents all lines but the first.
     end = next((n for n, line in enumerate(lines) if n and not line.startswith(" ")), len(lines))
     try:
-        found = _value(ast.parse("\n".join(lines[:end]), mode="eval").body)
+        config = _value(ast.parse("\n".join(lines[:end]), mode="eval").body)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _value(node: ast.expr) -> Any:

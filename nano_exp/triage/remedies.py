@@ -35,13 +35,13 @@ def of(cause: str, config: Mapping[str, Any], found: Found, phase: str, node: st
     """The remedy, one line; where a node is to blame, how to avoid it comes first."""
     template = causes()[cause].remedy
     if template is None:
-        said = REMEDIES[cause](Knobs(config), found, phase)
+        remedy = REMEDIES[cause](Knobs(config), found, phase)
     else:
-        words = {"subject": found.subject, "logs": Knobs(config).logs()}
-        said = _PLACE.sub(lambda place: words[place[1]] or place[2] or "", template)
+        fields = {"subject": found.subject, "logs": Knobs(config).logs()}
+        remedy = _PLACE.sub(lambda place: fields[place[1]] or place[2] or "", template)
     if node and causes()[cause].blames_node:
-        return f"hydra.launcher.exclude={node}; {said}"
-    return said
+        return f"hydra.launcher.exclude={node}; {remedy}"
+    return remedy
 
 
 #: {name} or {name|what stands there where nothing is known}, in a template of causes.yaml.

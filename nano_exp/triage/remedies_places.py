@@ -41,8 +41,8 @@ def quota(knobs: Knobs, found: Found, phase: str) -> str:
 
 
 def keep_fewer(knobs: Knobs) -> str:
-    kept = knobs.whole("checkpointing.keep_top_k")
-    if kept is None or kept > 1:
+    keep_top_k = knobs.whole("checkpointing.keep_top_k")
+    if keep_top_k is None or keep_top_k > 1:
         return knobs.set("checkpointing.keep_top_k", 1)
     return knobs.set("checkpointing.save_period", 2 * (knobs.whole("checkpointing.save_period") or 10))
 

@@ -134,11 +134,11 @@ def _by_pattern(row: Pattern) -> LineCheck:
         if match is None:
             return None
         names = {key: value for key, value in match.groupdict().items() if value}
-        said = row.detail.format(*("" if g is None else g for g in match.groups()), **names) if row.detail else ""
+        detail = row.detail.format(*("" if g is None else g for g in match.groups()), **names) if row.detail else ""
         more: dict[str, Any] = {key: names[key] for key in ("node", "subject") if key in names}
         if "rank" in names:
             more["rank"] = int(names["rank"][:9])
-        return at(line, stream, said, **more)
+        return at(line, stream, detail, **more)
 
     return check
 

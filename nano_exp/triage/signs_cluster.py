@@ -15,9 +15,9 @@ from nano_exp.triage.tracebacks import Raised
 @line_sign("host_oom", "CPUAllocator", "alloc_cpu")
 def cpu_allocator(line: Line, stream: Stream) -> Found | None:
     """PyTorch cannot allocate host memory."""
-    found = exception(line, stream)
+    error = exception(line, stream)
     size = re.search(r"you tried to allocate (\d{1,18}) bytes", line.text)
-    if found is None or size is None:
+    if error is None or size is None:
         return None
     return Found(f"PyTorch asked for {int(size[1]) / 2**30:.1f} GiB")
 
@@ -123,8 +123,8 @@ def port(line: Line, stream: Stream) -> Found | None:
 @line_sign("gym_server", "Cannot connect to host")
 def gym_server_gone(line: Line, stream: Stream) -> Found | None:
     """Gym's servers and its client talk over HTTP between the run's own nodes."""
-    found = exception(line, stream)
-    match = re.match(r"Cannot connect to host ([\w.-]+:\d+) ", found[1]) if found else None
+    error = exception(line, stream)
+    match = re.match(r"Cannot connect to host ([\w.-]+:\d+) ", error[1]) if error else None
     if match is None or "Gym" not in line.who:
         return None
     return at(line, stream, f"no answer at {match[1]}", phase="generation")

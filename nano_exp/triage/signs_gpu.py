@@ -15,10 +15,10 @@ _PEER = re.compile(r"closed by remote peer|Connection reset by peer|Broken pipe"
 @line_sign("cuda_oom", "out of memory", "OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
 def cuda_out_of_memory(line: Line, stream: Stream) -> Found | None:
     """torch.OutOfMemoryError, CUDA's own error 2, cuBLAS without a workspace; not host memory, not a warning."""
-    found = exception(line, stream)
-    if found is None or survived(line):
+    error = exception(line, stream)
+    if error is None or survived(line):
         return None
-    kind, message = found
+    kind, message = error
     by_torch = kind == "OutOfMemoryError" and "CUDA out of memory" in message
     by_cuda = re.match(r"CUDA (?:driver )?[Ee]rror: (?:out of memory|CUDA_ERROR_OUT_OF_MEMORY)", message)
     by_cublas = "CUBLAS_STATUS_ALLOC_FAILED" in message
@@ -31,8 +31,8 @@ def cuda_out_of_memory(line: Line, stream: Stream) -> Found | None:
 
 @line_sign("cuda_oom", "on startup is less than desired")
 def vllm_finds_the_gpu_full(line: Line, stream: Stream) -> Found | None:
-    found = exception(line, stream)
-    match = _FREE_ON_START.search(found[1]) if found else None
+    error = exception(line, stream)
+    match = _FREE_ON_START.search(error[1]) if error else None
     if match is None:
         return None
     return Found(f"vLLM found {match[1]} of {match[2]} GiB free and wants more", phase="generation")
@@ -52,8 +52,8 @@ def no_kv_cache(line: Line, stream: Stream) -> Found | None:
         return None
     length = re.search(r"max seq(?:uence)? len\w* \((\d{1,9})\)", line.text)
     fits = re.search(r"estimated maximum model length is (\d{1,9})", line.text)
-    said = f"one sequence of {length[1]} tokens does not fit" if length else ""
-    return Found(said, phase="generation", subject=fits[1] if fits else "")
+    detail = f"one sequence of {length[1]} tokens does not fit" if length else ""
+    return Found(detail, phase="generation", subject=fits[1] if fits else "")
 
 
 #: Xid numbers (NVIDIA's "XID errors" table) that are the hardware's: cause and words.
@@ -112,11 +112,11 @@ CUDA_ERRORS = (
 
 @line_sign("cuda_error", *(words for words, _ in CUDA_ERRORS))
 def cuda_error(line: Line, stream: Stream) -> Found | None:
-    found = exception(line, stream)
-    if found is None or survived(line):
+    error = exception(line, stream)
+    if error is None or survived(line):
         return None
     for words, cause in CUDA_ERRORS:
-        if words in found[1]:
+        if words in error[1]:
             return at(line, stream, words, cause=cause)
     return None
 
@@ -132,8 +132,8 @@ def watchdog(line: Line, _stream: Stream) -> Found | None:
     what = re.search(r"OpType=(\w+)", line.text)
     after = re.search(r"ran for (\d{1,12}) milliseconds", line.text)
     rank = re.search(r"\[Rank (\d{1,9})\]", line.text)
-    said = f"{what[1]} after {int(after[1]) // 1000} s" if what and after else ""
-    return Found(said, rank=int(rank[1]) if rank else None)
+    detail = f"{what[1]} after {int(after[1]) // 1000} s" if what and after else ""
+    return Found(detail, rank=int(rank[1]) if rank else None)
 
 
 @line_sign("nccl_error", "ncclSystemError", "ncclInternalError", "ncclInvalidUsage", "ncclUnhandledCudaError")

@@ -87,10 +87,10 @@ def gated(line: Line, stream: Stream) -> Found | None:
     "model_missing", "RepositoryNotFoundError", "is not a valid model identifier", "does not appear to have a file"
 )
 def model_not_found(line: Line, stream: Stream) -> Found | None:
-    found = exception(line, stream)
-    if found is None:
+    error = exception(line, stream)
+    if error is None:
         return None
-    match = _NOT_A_MODEL.match(found[1])
+    match = _NOT_A_MODEL.match(error[1])
     repo = match[1] if match else _repo(line, stream)
     return Found(repo, phase="setup", subject=repo)
 
@@ -142,30 +142,30 @@ def _host(text: str) -> str:
 @line_sign("wandb_unreachable", "CommError", "Run initialization has timed out")
 def wandb_start(line: Line, stream: Stream) -> Found | None:
     """wandb.init got no answer, or a refusal: a key or an entity that may not write there."""
-    found = exception(line, stream)
-    if found is None:
+    error = exception(line, stream)
+    if error is None:
         return None
-    if "error 429" in found[1]:
+    if "error 429" in error[1]:
         return Found("W&B", subject="api.wandb.ai", cause="rate_limited")
-    if "error 401" in found[1]:
+    if "error 401" in error[1]:
         return Found("WANDB_API_KEY", phase="setup", subject="WANDB_API_KEY", cause="token_invalid")
-    if _REFUSED.search(found[1]):
-        return Found(found[1].partition(": {")[0], phase="setup", cause="wandb_refused")
-    return Found(found[1].partition(". Please")[0], phase="setup")
+    if _REFUSED.search(error[1]):
+        return Found(error[1].partition(": {")[0], phase="setup", cause="wandb_refused")
+    return Found(error[1].partition(". Please")[0], phase="setup")
 
 
 @line_sign("wandb_service", "ServicePollForTokenError", "WandbService", "start wandb-core")
 def wandb_service(line: Line, stream: Stream) -> Found | None:
     """wandb-core, the process that W&B starts beside each program, gave no port in time or went away."""
-    found = exception(line, stream)
-    return Found(found[1], phase="setup") if found else None
+    error = exception(line, stream)
+    return Found(error[1], phase="setup") if error else None
 
 
 @line_sign("rate_limited", "429", "Too Many Requests", "RateLimitError")
 def rate_limited(line: Line, stream: Stream) -> Found | None:
     """Hugging Face's hub, or a judge's API, refuses more requests; what was tried again and went on is none."""
-    found = exception(line, stream)
-    if found is None or survived(line):
+    error = exception(line, stream)
+    if error is None or survived(line):
         return None
     if not re.search(
         r"\b429\b.*Too Many Requests|Too Many Requests.*\b429\b|Error code: 429\b|status=429\b", line.text
@@ -187,8 +187,8 @@ def rate_limited(line: Line, stream: Stream) -> Found | None:
 )
 def network(line: Line, stream: Stream) -> Found | None:
     """No route, no name, no answer, or a server's own error (HTTP 5xx)."""
-    found = exception(line, stream)
-    if found is None or survived(line):
+    error = exception(line, stream)
+    if error is None or survived(line):
         return None
     if "Server Error" in line.text and not re.search(r"\b5\d\d Server Error: .* for url", line.text):
         return None
@@ -208,14 +208,14 @@ def tool_parser(line: Line, stream: Stream) -> Found | None:
     if match := re.search(r"Failed to load module '?([\w./-]*parser[\w./-]*)'? from", text):
         why = next((x.text for x in stream.after(line, 40, reach=120) if re.match(r"^\w*Error: ", x.text)), "")
         return Found(why or match[1], phase="setup", subject=match[1])
-    found = exception(line, stream)
-    if found is None:
+    error = exception(line, stream)
+    if error is None:
         return None
     in_parser = any(re.search(r'File "[^"]*tool_?call_?parser[^"]*\.py"', x.text) for x in stream.before(line, 12))
-    if found[0] in ("ModuleNotFoundError", "ImportError") and "vllm" in found[1] and in_parser:
-        return Found(found[1], phase="setup")
-    if found[0] == "FileNotFoundError" and re.search(r"parser\w*\.py", found[1]):
-        return Found(_path(found[1]), phase="setup", subject=_path(found[1]))
+    if error[0] in ("ModuleNotFoundError", "ImportError") and "vllm" in error[1] and in_parser:
+        return Found(error[1], phase="setup")
+    if error[0] == "FileNotFoundError" and re.search(r"parser\w*\.py", error[1]):
+        return Found(_path(error[1]), phase="setup", subject=_path(error[1]))
     return None
 
 
@@ -230,8 +230,8 @@ def refused_by_types(error: Raised, case: Case) -> Found | None:
         return None
     keys = [text.strip() for text in rest if re.match(r"^[A-Za-z_][\w.\[\]-]*$", text)]
     faults = [text.split(" [type=", 1)[0].strip() for text in rest if " [type=" in text]
-    said = "; ".join(f"{k}: {f}" for k, f in zip(keys, faults, strict=False)) or head
-    return Found(said, phase="setup", subject=keys[0] if keys else "")
+    detail = "; ".join(f"{k}: {f}" for k, f in zip(keys, faults, strict=False)) or head
+    return Found(detail, phase="setup", subject=keys[0] if keys else "")
 
 
 @final_sign(
@@ -250,10 +250,10 @@ def refused_by_a_rule(error: Raised, case: Case) -> Found | None:
         return None
     if case.setup_done and error.kind != "AssertionError":
         return None
-    said = error.message.split("\n", 1)[0]
+    message = error.message.split("\n", 1)[0]
     if error.kind == "KeyError":
-        said = f"the key {said} is missing"
-    return Found(said, phase=phases.of(error.functions, error.call) or "setup")
+        message = f"the key {message} is missing"
+    return Found(message, phase=phases.of(error.functions, error.call) or "setup")
 
 
 @final_sign("data_missing", "DatasetNotFoundError", "DataFilesNotFoundError", "EmptyDatasetError")

@@ -32,9 +32,9 @@ class SlurmRecord:
     @classmethod
     def of(cls, state: str, exit_code: str = "", nodes: str = "", reason: str = "") -> SlurmRecord:
         """From sacct's columns: State ("CANCELLED by 1001" too), ExitCode, NodeList, Reason."""
-        words = state.split()
-        name = words[0].rstrip("+").upper() if words else ""
-        by = words[2] if len(words) > 2 and words[1] == "by" else ""
+        state_words = state.split()
+        name = state_words[0].rstrip("+").upper() if state_words else ""
+        by = state_words[2] if len(state_words) > 2 and state_words[1] == "by" else ""
         return cls(name, exit_code, expand_nodes(nodes), "" if reason in ("None", "Unknown") else reason, by)
 
     @property

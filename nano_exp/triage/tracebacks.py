@@ -128,12 +128,12 @@ def _more(stream: Stream, line: Line) -> list[str]:
 
 def further(stream: Stream, line: Line, most: int = 12) -> list[Line]:
     """Further lines of a message, as pydantic's, Ray's and NCCL's have them: up to a blank line or another log line."""
-    found = []
+    exceptions = []
     for other in stream.after(line, most, reach=60):
         if not other.text.strip() or other.level or other.text.startswith(_NOT_MORE):
             break
-        found.append(other)
-    return found
+        exceptions.append(other)
+    return exceptions
 
 
 def at_exit(stream: Stream, headers: list[int]) -> list[Raised]:
@@ -141,7 +141,7 @@ def at_exit(stream: Stream, headers: list[int]) -> list[Raised]:
 
     NeMo RL's Policy.__del__ ends Ray's workers, and says "preexec_fn not supported at interpreter shutdown" then.
     """
-    found = []
+    exceptions = []
     for start in headers[-MOST:]:
         above = stream.before(stream.line(start), 1)
         raised = read(stream, start)
@@ -150,8 +150,8 @@ def at_exit(stream: Stream, headers: list[int]) -> list[Raised]:
             or "__del__" in (name.rpartition(".")[2] for name in raised.functions[:1])
             or _SHUTDOWN.search(raised.message)
         ):
-            found.append(raised)
-    return found
+            exceptions.append(raised)
+    return exceptions
 
 
 def final(stream: Stream, headers: list[int]) -> Raised | None:

@@ -59,12 +59,12 @@ FLAGS = ("echo", "outside", "blames_node", "weak")
 @cache
 def causes() -> Mapping[str, Cause]:
     """Name -> cause, in the order of causes.yaml. Read when a diagnosis is made: few attempts need one."""
-    found = {}
+    cause_of = {}
     for name, row in files.read_yaml(TABLE).items():
         signs = tuple(Pattern(**sign) for sign in row.get("signs", ()))
         flags = {flag: flag in row.get("flags", ()) for flag in FLAGS}
-        found[name] = Cause(name, row["title"], row["fault"], **flags, remedy=row.get("remedy"), signs=signs)
-    return found
+        cause_of[name] = Cause(name, row["title"], row["fault"], **flags, remedy=row.get("remedy"), signs=signs)
+    return cause_of
 
 
 @cache

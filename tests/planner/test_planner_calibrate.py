@@ -109,7 +109,7 @@ def test_peaks_of_runs_become_a_calibration_that_the_planner_reads(
 
 
 def test_nothing_to_fit_is_said_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         calibrate.run(tmp_path / "nothing", None)
     with pytest.raises(UserError, match="no recorded peaks") as caught:
         calibrate.run(tmp_path, None)

@@ -160,7 +160,7 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.
     assert cli.main(["recipes", "import", str(tmp_path / "none")]) == 2
     assert cli.main(["recipes", "import", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "is no folder" in said and "says no version" in said
+    assert "is not a folder" in said and "does not say its version" in said
 
 
 @pytest.mark.parametrize(

@@ -171,5 +171,5 @@ def test_mistakes_are_said_before_the_screen_is_taken(store: Path) -> None:
 def test_without_a_terminal_status_is_pointed_to(store: Path) -> None:
     done = nano_exp(store, "watch")
     assert done.returncode == 2
-    assert "is no terminal" in done.stderr
+    assert "is not a terminal" in done.stderr
     assert "nano-exp status" in done.stderr.splitlines()[2]
