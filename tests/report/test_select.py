@@ -62,7 +62,7 @@ def test_a_word_that_means_nothing_is_answered_with_the_nearest(store: Path, wor
 
 def test_one_run_is_wanted_and_several_are_meant(store: Path) -> None:
     assert selection.one(store, "12_0").id == "r1a"
-    with pytest.raises(UserError, match="'lr' is 2 runs: r1a, r1b"):
+    with pytest.raises(UserError, match="'lr' stands for 2 runs: r1a, r1b"):
         selection.one(store, "lr")
 
 
