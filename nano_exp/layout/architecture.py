@@ -73,6 +73,16 @@ class Architecture:
         return MAMBA in self.layers
 
     @property
+    def blocks_per_layer(self) -> int:
+        """Blocks of what Megatron counts as a layer: a transformer's layer is attention and an MLP."""
+        return 1 if self.hybrid else 2
+
+    @property
+    def depth(self) -> int:
+        """Layers as Megatron counts them."""
+        return len(self.layers) // self.blocks_per_layer
+
+    @property
     def q_width(self) -> int:
         return self.heads * self.head_dim
 

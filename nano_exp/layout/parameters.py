@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 from nano_exp.layout.architecture import ATTENTION, MAMBA, MLP, MOE, Architecture
 
@@ -103,21 +104,21 @@ def largest_block(a: Architecture, without_experts: bool = False) -> int:
 
 
 @cache
-def stages(layers: str, pipeline: int, first: int | None = None, last: int | None = None) -> tuple[str, ...]:
-    """The blocks of each pipeline stage: even, or with a first or last stage of another size.
+def stages(a: Architecture, pipeline: int, first: int | None = None, last: int | None = None) -> tuple[str, ...]:
+    """The blocks of each pipeline stage: equal numbers of layers, or a first or last stage of another size.
 
     Raises
     ------
-    ValueError: the blocks cannot be divided so
+    ValueError: the layers cannot be divided so
     """
     fixed = [n for n in (first, last) if n is not None]
-    middle, rest = pipeline - len(fixed), len(layers) - sum(fixed)
+    middle, rest = pipeline - len(fixed), a.depth - sum(fixed)
     if middle < 0 or rest < 0 or (middle and rest % middle) or (not middle and rest):
-        raise ValueError(f"{len(layers)} layers over {pipeline} pipeline stages")
+        raise ValueError(f"{a.depth} layers over {pipeline} pipeline stages")
     even = rest // middle if middle else 0
     sizes = ([first] if first is not None else []) + [even] * middle + ([last] if last is not None else [])
-    starts = [sum(sizes[:i]) for i in range(pipeline)]
-    return tuple(layers[start : start + size] for start, size in zip(starts, sizes, strict=True))
+    starts = [sum(sizes[:i]) * a.blocks_per_layer for i in range(pipeline + 1)]
+    return tuple(a.layers[start:end] for start, end in pairwise(starts))
 
 
 @cache

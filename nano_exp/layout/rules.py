@@ -1,417 +1,511 @@
-"""How a model is laid over GPUs, and which layouts are valid.
+"""The rulebook: which layouts are valid, for preflight, `nano-exp plan` and parallelism=auto alike.
 
-`Layout` is a value; `of_config` reads it from a resolved config and `overrides` writes it as overrides of launch.py.
-The rules are pure functions, each with its source, that return "" for a valid layout and else why it is not; they know
-nothing of memory. `problems` applies them all; preflight may call it, or single ones:
+Each rule is a small function with its source, registered under its own name. It gets a `Case` and yields a `Problem`
+for each thing that is wrong; it knows nothing of memory, and what a case does not say it does not judge.
 
-    problems(layout, architecture, shape)   every Problem(rule, key, why) of a layout on a cluster with a batch
+    problems(layout, architecture, shape)   every Problem of a layout on a cluster with a batch
 
-Sources: MC = NVIDIA/Megatron-LM at the pins of NeMo RL v0.5.0-v0.7.0; RL = NVIDIA-NeMo/RL at v0.7.0.
+Sources: MC = NVIDIA/Megatron-LM at the pins of NeMo RL v0.5.0-v0.7.0; RL = NVIDIA-NeMo/RL at v0.7.0; AM =
+NVIDIA-NeMo/Automodel at the pins of NeMo RL v0.5.0-v0.7.0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Iterator
 
-from nano_exp.dotted import Config
 from nano_exp.layout.architecture import Architecture
-
-MEGATRON, FSDP2 = "megatron", "fsdp2"
-FIXED, PACKED, DYNAMIC = "fixed", "packed", "dynamic"
-NONE, FULL, SELECTIVE = "none", "full", "selective"
-_M, _D = "policy.megatron_cfg", "policy.dtensor_cfg"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One layout of the training part.
-
-    Parameters
-    ----------
-    backend: megatron or fsdp2 (NeMo RL's DTensor)
-    recompute: activations recomputed in the backward pass: none, full, selective (of `modules`)
-    offload: Megatron: optimizer state on the host; fsdp2: weights, gradients and optimizer state
-    fraction: Megatron: the part of the optimizer state that `offload` is about
-    batching: micro batches of `micro_batch` padded sequences, packed sequences, or as many as fit the tokens (dynamic)
-    micro_batch, logprob_batch: sequences
-    train_tokens, logprob_tokens: tokens of a micro batch of training and of a log-probability pass, before context
-        parallel: micro_batch x longest sequence, or the limit of packing and dynamic batching
-    force_hf: fsdp2: Hugging Face's modules instead of NeMo Automodel's own
-    replicate: fsdp2: copies of the sharded model (dp_replicate_size)
-    first_stage, last_stage: layers of those pipeline stages, where they are not an even part
-    """
-
-    backend: str
-    tensor: int = 1
-    pipeline: int = 1
-    context: int = 1
-    expert: int = 1
-    expert_tensor: int = 1
-    sequence_parallel: bool = False
-    recompute: str = NONE
-    modules: tuple[str, ...] = ()
-    offload: bool = False
-    fraction: float = 1.0
-    batching: str = FIXED
-    micro_batch: int = 1
-    logprob_batch: int = 1
-    train_tokens: int = 0
-    logprob_tokens: int = 0
-    force_hf: bool = False
-    replicate: int = 1
-    first_stage: int | None = None
-    last_stage: int | None = None
-
-    @property
-    def model_parallel(self) -> int:
-        """Ranks that one replica of the dense part and one sequence are spread over."""
-        return self.tensor * self.pipeline * self.context
-
-    @property
-    def offloaded(self) -> float:
-        """The part of Megatron's optimizer state that is on the host."""
-        return self.fraction if self.offload else 0.0
-
-    def title(self) -> str:
-        """`megatron tp2 pp2 ep8 recompute, 1 x 8192`: what sets it apart, sizes of 1 left out."""
-        sizes = (("tp", self.tensor), ("pp", self.pipeline), ("cp", self.context), ("ep", self.expert))
-        words = [self.backend, *(f"{name}{size}" for name, size in sizes if size > 1)]
-        words += ["recompute"] * (self.recompute == FULL) + ["selective"] * (self.recompute == SELECTIVE)
-        words += ["offload"] * self.offload + [self.batching] * (self.batching != FIXED)
-        return " ".join(words)
-
-
-class Shape(NamedTuple):
-    """What a layout is laid over: training GPUs, GPUs of a node, and the batch.
-
-    Parameters
-    ----------
-    rollout: sequences of one step, grpo.num_prompts_per_step x num_generations_per_prompt
-    version: NeMo RL's (major, minor)
-    """
-
-    world: int
-    gpus_per_node: int
-    rollout: int
-    global_batch: int
-    version: tuple[int, ...] = (0, 7, 0)
-
-
-class Problem(NamedTuple):
-    """Why a layout is not valid. `key`: the dotted key of NeMo RL that says it."""
-
-    rule: str
-    key: str
-    why: str
-
-
-#: Every key that `overrides` may write, `parallelism` aside.
-KEYS = (
-    f"{_M}.tensor_model_parallel_size",
-    f"{_M}.pipeline_model_parallel_size",
-    f"{_M}.context_parallel_size",
-    f"{_M}.expert_model_parallel_size",
-    f"{_M}.sequence_parallel",
-    f"{_M}.activation_checkpointing",
-    f"{_M}.optimizer.optimizer_cpu_offload",
-    f"{_M}.optimizer.optimizer_offload_fraction",
-    f"{_D}.expert_parallel_size",
-    f"{_D}.activation_checkpointing",
-    f"{_D}.cpu_offload",
-    "policy.sequence_packing.enabled",
-    "policy.dynamic_batching.enabled",
-    "policy.make_sequence_length_divisible_by",
-    "policy.train_micro_batch_size",
-    "policy.logprob_batch_size",
+from nano_exp.layout.case import (
+    DYNAMIC_BATCHING,
+    FUSED_LOSS,
+    GBS,
+    GENERATIONS,
+    GPUS,
+    LATE,
+    LBS,
+    MBS,
+    NODES,
+    PACKING,
+    PADDING,
+    PROMPTS,
+    RULES,
+    TOP_K,
+    TOP_P,
+    UNEQUAL,
+    Case,
+    Problem,
+    Shape,
+    rule,
 )
+from nano_exp.layout.divisors import divisor, next_multiple
+from nano_exp.layout.layouts import DYNAMIC, FIXED, FSDP2, MEGATRON, PACKED, Layout, packed_parts
+from nano_exp.nemo_rl import versions
 
 
-# --- reading and writing --------------------------------------------------------------------------------------------
+def problems(layout: Layout, architecture: Architecture | None, shape: Shape) -> list[Problem]:
+    """Every rule that a layout breaks; an empty list for a valid one."""
+    case = Case(layout, architecture, shape)
+    return [
+        problem._replace(rule=one.name)
+        for one in RULES.values()
+        if versions.holds(one.versions, shape.version)
+        for problem in one.check(case)
+        if problem.severity == "error"
+    ]
 
 
-def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layout:
-    """The layout of a resolved config.
+# --- the GPUs -------------------------------------------------------------------------------------------------------
+
+
+@rule(16)
+def layout_divides_gpus(c: Case) -> Iterator[Problem]:
+    """The training GPUs are cut into groups of tensor x pipeline x context parallel."""
+    n, gpus = c.layout, c.shape.world
+    size = n.model_parallel
+    if gpus is None or gpus % size == 0:
+        return
+    kinds = ("tensor", "pipeline", "context") if n.backend == MEGATRON else ("tensor", "context")
+    parts = f"tensor {n.tensor} x pipeline {n.pipeline} x context {n.context} = {size}"
+    why = "more than there are" if gpus < size else "which does not divide them"
+    others = n.pipeline * n.context
+    fit = divisor(gpus // others, n.tensor) if gpus % others == 0 else 1
+    yield Problem(
+        (*map(n.key, kinds), NODES, GPUS),
+        f"{gpus} GPUs train, and one copy of the model takes {parts}, {why}",
+        f"{n.key('tensor')}={fit}, another parallelism=, or more nodes (++{NODES}=N)",
+    )
+
+
+@rule(36, versions=">=v0.6.0")
+def offload_on_one_gpu(c: Case) -> Iterator[Problem]:
+    """Parameters are not offloaded from a single GPU."""
+    n = c.layout
+    if n.backend == FSDP2 and n.second_worker and n.offload and c.shape.world == 1:
+        yield Problem(
+            (f"{n.section}.cpu_offload", GPUS),
+            "offloading comes with sharding, and one GPU has nothing to shard over",
+            f"{n.section}.cpu_offload=false, or more GPUs",
+        )
+
+
+@rule(36, versions=">=v0.7.0")
+def replicated_shards(c: Case) -> Iterator[Problem]:
+    """Replicas divide the data parallel ranks."""
+    n, gpus = c.layout, c.shape.world
+    if n.backend != FSDP2 or n.replicate < 2 or gpus is None:
+        return
+    ranks, key = gpus // (n.tensor * n.context * n.expert), f"{n.section}.dp_replicate_size"
+    if ranks % n.replicate:
+        yield Problem(
+            (key, *map(n.key, ("tensor", "context", "expert"))),
+            f"there are {ranks} data parallel ranks, which {n.replicate} replicas do not share equally",
+            f"{key}={divisor(ranks, n.replicate) if ranks else 1}",
+        )
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+Parts = list[tuple[int, str]]
+
+
+def unequal(model: str, key: str, size: int, parts: Callable[[int], Parts], ranks: str = "ranks") -> Iterator[Problem]:
+    """What of a model `size` ranks would not share equally, with the largest size below theirs that they would.
 
     Parameters
     ----------
-    max_length: longest sequence, tokens; default policy.max_total_sequence_length
+    parts: what they have to share, for a size: (how many, of what)
     """
-    policy = Config(config).section("policy")
-    length = max_length or policy.count("max_total_sequence_length", 1)
-    micro, logprob = policy.count("train_micro_batch_size", 1), policy.count("logprob_batch_size", 1)
-    packed, dynamic = policy.on("sequence_packing.enabled"), policy.on("dynamic_batching.enabled")
-    batching = PACKED if packed else DYNAMIC if dynamic else FIXED
-    limit = {PACKED: "sequence_packing", DYNAMIC: "dynamic_batching"}.get(batching)
-    tokens = [micro * length, logprob * length]
-    if limit:
-        tokens = [
-            policy.count(f"{limit}.{key}_mb_tokens", given)
-            for key, given in zip(("train", "logprob"), tokens, strict=True)
-        ]
-    common: dict[str, Any] = {
-        "batching": batching,
-        "micro_batch": micro,
-        "logprob_batch": logprob,
-        "train_tokens": tokens[0],
-        "logprob_tokens": tokens[1],
-    }
-    if policy.on("megatron_cfg.enabled"):
-        return _megatron(policy, common)
-    d = policy.section("dtensor_cfg")
-    return Layout(
-        FSDP2,
-        tensor=d.count("tensor_parallel_size", 1),
-        context=d.count("context_parallel_size", 1),
-        expert=d.count("expert_parallel_size", 1),
-        sequence_parallel=d.on("sequence_parallel"),
-        recompute=FULL if d.on("activation_checkpointing") else NONE,
-        offload=d.on("cpu_offload"),
-        force_hf=d.on("automodel_kwargs.force_hf"),
-        replicate=d.count("dp_replicate_size", 1),
-        **common,
-    )
+    odd = ", ".join(f"{count} {words}" for count, words in parts(size) if count % size)
+    if odd:
+        smaller = (less for less in range(min(size, 1024), 1, -1) if size % less == 0)
+        fit = next((less for less in smaller if not any(count % less for count, _ in parts(less))), 1)
+        yield Problem((key,), f"{model} has {odd}, which {size} {ranks} do not share equally", f"{key}={fit}")
 
 
-def _megatron(policy: Config, common: dict[str, Any]) -> Layout:
-    m = policy.section("megatron_cfg")
-    recompute, modules = NONE, tuple[str, ...]()
-    offload = m.on("optimizer.optimizer_cpu_offload")
-    if m.on("activation_checkpointing"):
-        recompute = SELECTIVE if m.text("recompute_granularity") == SELECTIVE else FULL
-        modules = _words(m.get("recompute_modules")) if recompute == SELECTIVE else ()
-    pipeline = m.count("pipeline_model_parallel_size", 1)
-    first, last = (
-        m.count(f"num_layers_in_{which}_pipeline_stage", 0) if pipeline > 1 else 0 for which in ("first", "last")
-    )
-    return Layout(
-        MEGATRON,
-        tensor=m.count("tensor_model_parallel_size", 1),
-        pipeline=pipeline,
-        context=m.count("context_parallel_size", 1),
-        expert=m.count("expert_model_parallel_size", 1),
-        expert_tensor=m.count("expert_tensor_parallel_size", 1),
-        sequence_parallel=m.on("sequence_parallel"),
-        recompute=recompute,
-        modules=modules,
-        offload=offload,
-        fraction=min(max(m.real("optimizer.optimizer_offload_fraction", 1.0), 0.0), 1.0) if offload else 1.0,
-        first_stage=first or None,
-        last_stage=last or None,
-        **common,
-    )
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    return tuple(str(word) for word in value) if isinstance(value, list) else ()
-
-
-def divisor(layout: Layout) -> int:
-    """policy.make_sequence_length_divisible_by that a layout needs [RL: packing, and vocabulary-parallel sampling]."""
-    if layout.batching == PACKED:
-        cp = 2 * layout.context if layout.context > 1 else 1
-        return cp * (layout.tensor if layout.sequence_parallel else 1)
-    return layout.tensor
-
-
-def overrides(layout: Layout) -> dict[str, Any]:
-    """The layout as overrides of launch.py, key -> value, `parallelism` first: they compose to this layout."""
-    if layout.backend == MEGATRON:
-        keys: dict[str, Any] = {"parallelism": "backend/megatron"}
-        for key, value in (
-            ("tensor_model_parallel_size", layout.tensor),
-            ("pipeline_model_parallel_size", layout.pipeline),
-            ("context_parallel_size", layout.context),
-            ("expert_model_parallel_size", layout.expert),
-        ):
-            if value != 1:
-                keys[f"{_M}.{key}"] = value
-        if layout.sequence_parallel:
-            keys[f"{_M}.sequence_parallel"] = True
-        if layout.recompute != NONE:
-            keys[f"{_M}.activation_checkpointing"] = True
-        if layout.offload:
-            keys[f"{_M}.optimizer.optimizer_cpu_offload"] = True
-            keys[f"{_M}.optimizer.optimizer_offload_fraction"] = layout.fraction
-        if layout.batching == PACKED:
-            keys["policy.sequence_packing.enabled"] = True
-        if divisor(layout) != 1:
-            keys["policy.make_sequence_length_divisible_by"] = divisor(layout)
-    elif layout.expert > 1:
-        keys = {"parallelism": "fsdp2_ep8"}
-        if layout.expert != 8:
-            keys[f"{_D}.expert_parallel_size"] = layout.expert
-        if layout.recompute != NONE:
-            keys[f"{_D}.activation_checkpointing"] = True
-        if layout.offload:
-            keys[f"{_D}.cpu_offload"] = True
-    else:
-        keys = {"parallelism": "fsdp2_offload" if layout.offload else "fsdp2"}
-        if layout.recompute == NONE:
-            keys[f"{_D}.activation_checkpointing"] = False
-        if layout.batching != DYNAMIC:
-            keys["policy.dynamic_batching.enabled"] = False
-    keys["policy.train_micro_batch_size"] = layout.micro_batch
-    keys["policy.logprob_batch_size"] = layout.logprob_batch
-    return keys
-
-
-# --- rules ----------------------------------------------------------------------------------------------------------
-
-
-def tensor_divides(a: Architecture, layout: Layout, version: tuple[int, ...]) -> str:
-    """Heads, Mamba heads and groups over tensor parallel.
+@rule()
+def heads_and_tensor_parallel(c: Case) -> Iterator[Problem]:
+    """Megatron's tensor parallel ranks share heads, groups and columns equally.
 
     MC core/ssm/mamba_mixer.py: heads and groups divide by TP. core/transformer/transformer_config.py: attention heads
-    divide by TP; key-value heads too, or (core 0.16, from NeMo RL v0.6.0) TP is a multiple of them. DTensor shards only
-    MLP and output layer of Nemotron-H, and heads of dense models [RL models/dtensor/parallelize.py].
+    divide by TP; key-value heads too, or (core 0.16, from NeMo RL v0.6.0) TP is a multiple of them.
     """
-    tp = layout.tensor
-    if tp == 1:
-        return ""
-    parts: list[tuple[str, int]] = []
-    if layout.backend == MEGATRON or not a.hybrid:
-        parts.append(("attention heads", a.heads))
-        replicated = layout.backend == MEGATRON and version >= (0, 6) and tp % a.kv_heads == 0
-        parts += [] if replicated else [("key-value heads", a.kv_heads)]
-    if layout.backend == MEGATRON and a.hybrid:
-        parts += [("Mamba heads", a.mamba_heads), ("Mamba groups", a.groups)]
-    if a.intermediate:
-        parts.append(("MLP width", a.intermediate))
-    return "; ".join(f"{size} {what} do not divide by {tp}" for what, size in parts if size % tp)
+    a, n = c.architecture, c.layout
+    if a is None or n.backend != MEGATRON:
+        return
+
+    def parts(size: int) -> Parts:
+        found = [(a.heads, "attention heads"), (a.intermediate, "columns of the MLP")]
+        if c.shape.version < (0, 6) or size % a.kv_heads:
+            found.insert(1, (a.kv_heads, "key and value heads"))
+        return found + ([(a.groups, "Mamba groups"), (a.mamba_heads, "Mamba heads")] if a.hybrid else [])
+
+    yield from unequal(a.name, n.key("tensor"), n.tensor, parts)
 
 
-def tensor_in_node(layout: Layout, gpus_per_node: int) -> str:
-    """Tensor parallel across nodes works, at a multiple of the step time: it is not proposed, and not refused."""
-    return f"tensor parallel {layout.tensor} leaves a node of {gpus_per_node}" if layout.tensor > gpus_per_node else ""
+@rule(38)
+def heads_on_dtensor(c: Case) -> Iterator[Problem]:
+    """DTensor cuts MLPs by columns, and attention (not Nemotron-H's) by heads, so they divide.
+
+    RL models/dtensor/parallelize.py; AM components/distributed/parallelizer.py, validate_tp_mesh: both workers. Of
+    Nemotron-H they shard the MLP and the output layer alone.
+    """
+    a, n = c.architecture, c.layout
+    if a is None or n.backend != FSDP2:
+        return
+    heads = [] if a.hybrid else [(a.heads, "attention heads"), (a.kv_heads, "key and value heads")]
+    parts = [*heads, (a.intermediate, "columns of the MLP")]
+    yield from unequal(a.name, n.key("tensor"), n.tensor, lambda _: parts)
 
 
-def sequence_parallel_matches(a: Architecture, layout: Layout) -> str:
-    """MC model_parallel_config.py: sequence parallel needs TP > 1; core/transformer/moe/moe_layer.py: experts with
-    TP > 1 need sequence parallel. RL: Nemotron-H on DTensor refuses it."""
-    if layout.backend == FSDP2:
-        return "Nemotron-H on DTensor has no sequence parallel" if layout.sequence_parallel and a.hybrid else ""
-    if layout.sequence_parallel and layout.tensor == 1:
-        return "sequence parallel needs tensor parallel greater than 1"
-    if a.experts and layout.tensor > 1 and not layout.sequence_parallel:
-        return "experts with tensor parallel need sequence parallel"
-    return ""
+@rule()
+def layers_and_pipeline(c: Case) -> Iterator[Problem]:
+    """Pipeline stages have equal numbers of layers, unless the first or last is set apart.
 
-
-def context_divides(a: Architecture, layout: Layout) -> str:
-    """RL rule: Megatron's context parallel needs packed sequences. MC core/ssm/mamba_context_parallel.py: the Mamba
-    heads of a tensor-parallel rank divide by CP; its groups divide by CP, or CP by them."""
-    cp, tp = layout.context, layout.tensor
-    if cp == 1:
-        return ""
-    if layout.backend == FSDP2:
-        if layout.batching == PACKED:
-            return "packed sequences and context parallel exclude each other on DTensor"
-        return "Mamba layers have no context parallel on DTensor" if a.hybrid else ""
-    if layout.batching != PACKED:
-        return "context parallel needs sequence packing"
-    if a.hybrid:
-        if (a.mamba_heads // tp) % cp:
-            return f"{a.mamba_heads // tp} Mamba heads of a tensor-parallel rank do not divide by {cp}"
-        groups = max(a.groups // tp, 1)
-        if groups % cp and cp % groups:
-            return f"{groups} Mamba groups of a tensor-parallel rank and context parallel {cp} do not divide each other"
-    return ""
-
-
-def pipeline_divides(a: Architecture, layout: Layout) -> str:
-    """MC core/ssm/mamba_block.py: the layer pattern is cut into equal stages."""
-    pp, fixed = layout.pipeline, [n for n in (layout.first_stage, layout.last_stage) if n is not None]
-    if pp == 1:
-        return ""
-    middle, rest = pp - len(fixed), len(a.layers) - sum(fixed)
-    good = rest % middle == 0 if middle > 0 else middle == 0 and rest == 0
-    return "" if good and rest >= 0 else f"{len(a.layers)} layers do not divide over {pp} stages"
-
-
-def experts_divide(a: Architecture, layout: Layout) -> str:
-    """MC core/transformer/moe/moe_layer.py: experts divide by EP. Automodel's experts at v0.5.0: no TP, no CP."""
-    ep = layout.expert
-    if ep == 1 and layout.expert_tensor == 1:
-        return ""
-    if not a.experts:
-        return f"expert parallel {ep} for a model without experts"
-    if a.experts % ep:
-        return f"{a.experts} experts do not divide by {ep}"
-    if layout.backend == FSDP2 and (layout.tensor > 1 or layout.context > 1):
-        return "expert parallel on DTensor has neither tensor nor context parallel"
-    if layout.backend == FSDP2 and layout.force_hf:
-        return "Hugging Face's own modules (force_hf) have no expert parallel"
-    return ""
-
-
-def world_divides(layout: Layout, world: int) -> str:
-    """RL rule: the training GPUs divide by TP x PP x CP. MC core/parallel_state.py: and by EP x ETP x PP."""
-    needs = layout.model_parallel
-    if world < needs or world % needs:
-        return f"{world} training GPUs do not divide by TP x PP x CP = {needs}"
-    experts = layout.expert * layout.expert_tensor * (layout.pipeline if layout.backend == MEGATRON else 1)
-    return f"{world} training GPUs do not divide by EP x ETP x PP = {experts}" if world % experts else ""
-
-
-def batch_divides(layout: Layout, shape: Shape) -> str:
-    """RL rules, enforced after the first rollout: rollout by global batch, both by DP, and (without packing and dynamic
-    batching) each rank's part by the micro batch."""
-    dp = data_parallel(layout, shape.world)
-    if shape.rollout % shape.global_batch:
-        return f"a rollout of {shape.rollout} does not divide by the global batch {shape.global_batch}"
-    if shape.global_batch % dp or shape.rollout % dp:
-        return (
-            f"global batch {shape.global_batch} and rollout {shape.rollout} do not divide by {dp} data-parallel ranks"
+    MC core/ssm/mamba_block.py: the layer pattern is cut into equal stages.
+    """
+    a, n = c.architecture, c.layout
+    if a is None or n.pipeline == 1:
+        return
+    ends = [size for size in (n.first_stage, n.last_stage) if size is not None]
+    inner, stages = a.depth - sum(ends), n.pipeline - len(ends)
+    if (inner % stages if stages > 0 else inner) or inner < stages:
+        key = n.key("pipeline")
+        yield Problem(
+            (key, *(f"{n.section}.num_layers_in_{end}_pipeline_stage" for end in ("first", "last"))),
+            f"{a.name} has {a.depth} layers; {inner} of them do not make {stages} equal stages",
+            f"{key}={divisor(a.depth, n.pipeline)}, or set the first and last stage apart so that the rest divides",
         )
-    if layout.batching == FIXED:
-        if (shape.global_batch // dp) % layout.micro_batch:
-            return (
-                f"{shape.global_batch // dp} sequences of a rank do not divide by the micro batch {layout.micro_batch}"
-            )
-        if (shape.rollout // dp) % layout.logprob_batch:
-            return (
-                f"{shape.rollout // dp} sequences of a rank do not divide by logprob_batch_size {layout.logprob_batch}"
-            )
-    return ""
 
 
-def micro_batches_match(layout: Layout) -> str:
-    """RL rule, for accuracy: from tensor parallel 4 on, training and log-probability micro batches are equal."""
-    different = layout.tensor >= 4 and layout.micro_batch != layout.logprob_batch
-    return "from tensor parallel 4 on, logprob_batch_size must be train_micro_batch_size" if different else ""
+@rule()
+def experts_and_expert_parallel(c: Case) -> Iterator[Problem]:
+    """Experts are spread over ranks that exist, and a dense model has none.
 
-
-def batching_matches(layout: Layout) -> str:
-    """RL rule: dynamic batching has no pipeline parallel."""
-    return "dynamic batching has no pipeline parallel" if layout.batching == DYNAMIC and layout.pipeline > 1 else ""
-
-
-def offload_possible(layout: Layout, world: int) -> str:
-    """RL: DTensor's cpu_offload is refused on a single GPU."""
-    return "cpu_offload needs more than one GPU" if layout.backend == FSDP2 and layout.offload and world == 1 else ""
-
-
-def data_parallel(layout: Layout, world: int) -> int:
-    """Ranks with data of their own."""
-    return max(world // layout.model_parallel, 1)
-
-
-def problems(layout: Layout, a: Architecture, shape: Shape) -> list[Problem]:
-    """Every rule that a layout breaks; an empty list for a valid one."""
-    own = _M if layout.backend == MEGATRON else _D
-    middle = "model_parallel" if layout.backend == MEGATRON else "parallel"
-    checks: tuple[tuple[Callable[[], str], str, str], ...] = (
-        (lambda: tensor_divides(a, layout, shape.version), "tensor_divides", f"{own}.tensor_{middle}_size"),
-        (lambda: sequence_parallel_matches(a, layout), "sequence_parallel_matches", f"{own}.sequence_parallel"),
-        (lambda: context_divides(a, layout), "context_divides", f"{own}.context_parallel_size"),
-        (lambda: pipeline_divides(a, layout), "pipeline_divides", f"{own}.pipeline_model_parallel_size"),
-        (lambda: experts_divide(a, layout), "experts_divide", f"{own}.expert_{middle}_size"),
-        (lambda: world_divides(layout, shape.world), "world_divides", f"{own}.tensor_{middle}_size"),
-        (lambda: batch_divides(layout, shape), "batch_divides", "policy.train_global_batch_size"),
-        (lambda: micro_batches_match(layout), "micro_batches_match", "policy.logprob_batch_size"),
-        (lambda: batching_matches(layout), "batching_matches", "policy.dynamic_batching.enabled"),
-        (lambda: offload_possible(layout, shape.world), "offload_possible", f"{_D}.cpu_offload"),
+    MC core/transformer/moe/moe_layer.py: experts divide by EP; core/parallel_state.py: GPUs by EP x ETP x PP. AM
+    components/moe: experts and GPUs divide by EP.
+    """
+    a, n, key = c.architecture, c.layout, c.layout.key("expert")
+    if a is None:
+        return
+    if n.expert > 1 and not a.experts:
+        yield Problem((key,), f"{a.name} is a dense model: it has no experts to spread", f"{key}=1")
+        return
+    if a.experts % n.expert:
+        yield Problem(
+            (key,),
+            f"{a.name} has {a.experts} experts, which {n.expert} ranks do not share equally",
+            f"{key}={divisor(a.experts, n.expert)}",
+        )
+    inside = n.expert_tensor * n.pipeline
+    size, gpus = n.expert * inside, c.shape.world
+    if gpus is None or gpus % size == 0 or n.expert == n.expert_tensor == 1:
+        return
+    within = n.key("expert_tensor")
+    yield Problem(
+        (key, *((within,) if n.expert_tensor > 1 else ()), NODES, GPUS),
+        f"{gpus} GPUs train, and experts are spread over groups of {size} of them",
+        f"{key}={divisor(max(1, gpus // inside), n.expert)}" if n.expert > 1 else f"{within}=1",
     )
-    return [Problem(rule, key, why) for check, rule, key in checks if (why := check())]
+
+
+@rule()
+def experts_need_sequence_parallel(c: Case) -> Iterator[Problem]:
+    """Megatron trains experts with tensor parallel only with sequence parallel.
+
+    MC core/transformer/moe/moe_layer.py.
+    """
+    n = c.layout
+    if n.backend == MEGATRON and c.experts and n.tensor > 1 and not n.sequence_parallel:
+        yield Problem(
+            (n.key("tensor"), f"{n.section}.sequence_parallel"),
+            "without it every tensor parallel rank would send the same tokens to the experts; Megatron refuses to "
+            "train so",
+            f"{n.section}.sequence_parallel=true",
+        )
+
+
+@rule()
+def experts_on_dtensor(c: Case) -> Iterator[Problem]:
+    """DTensor spreads the experts of Automodel's own modules, and with expert parallel cuts nothing else of them.
+
+    RL v0.5.0 dtensor_policy_worker_v2.py: neither TP nor CP, with or without EP. AM components/moe/parallelizer.py: no
+    TP, at each pin; _transformers/capabilities.py: no EP of Hugging Face's modules.
+    """
+    n, old = c.layout, c.shape.version < (0, 6)
+    if not c.experts or n.backend != FSDP2 or not n.second_worker:
+        return
+    if not c.own_modules:
+        if n.expert > 1:
+            hugging_face = f"{n.section}.automodel_kwargs.force_hf"
+            yield Problem(
+                (n.key("expert"), hugging_face),
+                "Hugging Face's own modules have no expert parallel",
+                f"{n.key('expert')}=1, or {hugging_face}=false",
+            )
+        return
+    if n.tensor > 1 and (old or n.expert > 1):
+        yield _only_expert_parallel(n, "tensor")
+    if n.context > 1 and old:
+        yield _only_expert_parallel(n, "context")
+
+
+def _only_expert_parallel(n: Layout, kind: str) -> Problem:
+    return Problem(
+        (n.key(kind), n.key("expert")),
+        f"Automodel's mixture-of-experts models have no {kind} parallel in this version",
+        f"{n.key(kind)}=1 with {n.key('expert')}",
+    )
+
+
+# --- what cuts the sequence -----------------------------------------------------------------------------------------
+
+
+@rule()
+def sequence_and_tensor_parallel(c: Case) -> Iterator[Problem]:
+    """Megatron's sequence parallel is done by the tensor parallel ranks, so there are several.
+
+    MC core/model_parallel_config.py raises ValueError. DTensor prints a warning and goes on without.
+    """
+    n = c.layout
+    if n.backend == MEGATRON and n.sequence_parallel and n.tensor == 1:
+        yield Problem(
+            (f"{n.section}.sequence_parallel", n.key("tensor")),
+            "sequence parallel needs tensor parallel greater than 1: its ranks share the sequence",
+            f"{n.section}.sequence_parallel=false, or {n.key('tensor')}=2",
+        )
+
+
+@rule(37)
+def hybrid_sequence_parallel(c: Case) -> Iterator[Problem]:
+    """DTensor has no sequence parallel for Nemotron-H.
+
+    RL models/dtensor/parallelize.py; AM components/distributed/parallelizer.py, NemotronHParallelizationStrategy, which
+    asserts it at any tensor parallel size.
+    """
+    n = c.layout
+    if n.backend == FSDP2 and n.sequence_parallel and c.hybrid and not c.own_modules:
+        key = f"{n.section}.sequence_parallel"
+        yield Problem((key,), "its Mamba layers need whole sequences", f"{key}=false")
+
+
+@rule()
+def mamba_and_context_parallel(c: Case) -> Iterator[Problem]:
+    """Context parallel ranks share the heads of Mamba layers, which need the whole sequence; on DTensor few models can.
+
+    MC core/ssm/mamba_context_parallel.py, AM components/distributed/mamba_cp.py (in NeMo RL from v0.7.0 on, for
+    Automodel's own modules; _transformers/capabilities.py refuses Hugging Face's): the heads of a tensor parallel rank
+    divide by CP; its groups divide by CP, or CP by them.
+    """
+    a, n = c.architecture, c.layout
+    if a is None or not a.hybrid or n.context == 1:
+        return
+    key = n.key("context")
+    if n.backend == FSDP2 and (not c.own_modules or c.shape.version < (0, 7)):
+        yield Problem(
+            (key,),
+            f"{a.name}'s Mamba layers carry their state along the sequence, and have no context parallel on DTensor",
+            f"{key}=1, or Megatron (parallelism=megatron_tp2_pp2_cp2_ep8)",
+        )
+        return
+    heads, groups = (max(size // (n.tensor if n.backend == MEGATRON else 1), 1) for size in (a.mamba_heads, a.groups))
+
+    def shared(size: int) -> bool:
+        return heads % size == 0 and (groups % size == 0 or size % groups == 0)
+
+    if not shared(n.context):
+        yield Problem(
+            (key, n.key("tensor")),
+            f"{heads} Mamba heads in {groups} groups of a tensor parallel rank are not shared equally by {n.context} "
+            "context parallel ranks",
+            f"{key}={next(size for size in range(n.context, 0, -1) if shared(size))}",
+        )
+
+
+@rule(31)
+def context_parallel_packs(c: Case) -> Iterator[Problem]:
+    """Megatron's context parallel works on packed sequences."""
+    n, key = c.layout, c.layout.key("context")
+    if n.backend != MEGATRON or n.context == 1:
+        return
+    if n.batching != PACKED:
+        parts, now = packed_parts(n), n.padding or 1
+        also = f" {PADDING}={math.lcm(parts, now)}" if now % parts else ""
+        yield Problem(
+            (key, PACKING),
+            "context parallel cuts packed sequences, and packing is off",
+            f"{PACKING}=true{also}, or {key}=1",
+        )
+    if c.shape.fused_loss:
+        yield Problem(
+            (key, FUSED_LOSS),
+            "the fused loss does not work with sequences cut over ranks",
+            f"{FUSED_LOSS}=false, or {key}=1",
+        )
+
+
+@rule(36)
+def dtensor_packing_and_context(c: Case) -> Iterator[Problem]:
+    """Under DTensor, packing and context parallel exclude each other."""
+    n, key = c.layout, c.layout.key("context")
+    if n.backend == FSDP2 and n.batching == PACKED and n.context > 1:
+        yield Problem(
+            (PACKING, key),
+            "DTensor's context parallel does not work with packed sequences",
+            f"{PACKING}=false, or {key}=1",
+        )
+
+
+@rule(36)
+def dtensor_context_and_sequence(c: Case) -> Iterator[Problem]:
+    """Under DTensor, context parallel and sequence parallel exclude each other."""
+    n, sequence = c.layout, f"{c.layout.section}.sequence_parallel"
+    if n.backend == FSDP2 and n.context > 1 and n.tensor > 1 and n.sequence_parallel:
+        yield Problem(
+            (n.key("context"), n.key("tensor"), sequence),
+            "both cut the sequence, which the DTensor worker does not combine",
+            f"{sequence}=false, or {n.key('context')}=1",
+        )
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+@rule(17, versions=">=v0.6.0")
+def equal_micro_batches(c: Case) -> Iterator[Problem]:
+    """With tensor parallel 4 and above, training and log probabilities have to see equal micro batches."""
+    n = c.layout
+    if n.tensor >= 4 and n.micro_batch != n.logprob_batch and not c.shape.unequal:
+        yield Problem(
+            (n.key("tensor"), MBS, LBS),
+            "results depend on the batch's size at tensor parallel 4 and above, so log probabilities of different "
+            "micro batches do not agree; NeMo RL refuses it",
+            f"{LBS}={n.micro_batch}; ++site.env.{UNEQUAL}=1 takes the risk, as NVIDIA's own scripts of some recipes do",
+        )
+
+
+@rule(18)
+def dynamic_batching(c: Case) -> Iterator[Problem]:
+    """Dynamic batching goes neither with pipelining nor with packing."""
+    n = c.layout
+    if n.batching != DYNAMIC and not n.also_dynamic:
+        return
+    if n.pipeline > 1:
+        yield Problem(
+            (DYNAMIC_BATCHING, n.key("pipeline")),
+            "pipeline stages expect micro batches of one shape",
+            f"{DYNAMIC_BATCHING}=false ({PACKING}=true packs instead)",
+        )
+    if n.also_dynamic:
+        yield Problem(
+            (DYNAMIC_BATCHING, PACKING),
+            "both decide what a micro batch is, and one can",
+            f"{DYNAMIC_BATCHING}=false, or {PACKING}=false",
+        )
+
+
+@rule(26)
+def whole_global_batches(c: Case) -> Iterator[Problem]:
+    """A rollout is a whole number of global batches."""
+    s = c.shape
+    if s.rollout is None or s.global_batch is None or s.rollout % s.global_batch == 0:
+        return
+    fit = divisor(s.rollout, s.global_batch)
+    yield Problem(
+        (GBS, PROMPTS, GENERATIONS),
+        f"{LATE}a step's {s.prompts} x {s.generations} = {s.rollout} sequences are cut into global batches of "
+        f"{s.global_batch}, and some are left over",
+        f"{GBS}={s.rollout} (one update a rollout)" + (f", or {GBS}={fit}" if 1 < fit < s.rollout else ""),
+    )
+
+
+@rule(27)
+def batches_divide_ranks(c: Case) -> Iterator[Problem]:
+    """Global batch and rollout are shared equally by the data parallel ranks."""
+    s, ranks, key = c.shape, c.ranks, c.layout.key("tensor")
+    if ranks is None:
+        return
+    where = f"{s.world} GPUs with {key}={c.layout.tensor} are {ranks} data parallel ranks"
+    if s.global_batch is not None and s.global_batch % ranks:
+        fit = next_multiple(s.global_batch, ranks)
+        yield Problem(
+            (GBS, key),
+            f"{LATE}{where}, which do not share {s.global_batch} sequences equally",
+            f"{GBS}={fit} (a divisor of {PROMPTS} x {GENERATIONS}), or another number of GPUs",
+        )
+    if s.prompts and s.generations and s.prompts * s.generations % ranks:
+        prompts = next_multiple(s.prompts, ranks // math.gcd(ranks, s.generations))
+        yield Problem(
+            (PROMPTS, GENERATIONS, key),
+            f"{LATE}{where}, which do not share a rollout of {s.rollout} sequences equally",
+            f"{PROMPTS}={prompts}, or {GENERATIONS}={next_multiple(s.generations, ranks)}",
+        )
+
+
+@rule(28)
+def whole_micro_batches(c: Case) -> Iterator[Problem]:
+    """Without packing and dynamic batching a rank's share is a whole number of micro batches."""
+    n, s, ranks = c.layout, c.shape, c.ranks
+    if n.batching != FIXED or ranks is None:
+        return
+    for total, batch, key, others, what, batches in (
+        (s.global_batch, n.micro_batch, MBS, (GBS,), "a global batch", "micro batches"),
+        (s.rollout, n.logprob_batch, LBS, (PROMPTS, GENERATIONS), "a rollout", "log-probability batches"),
+    ):
+        if total is not None and total % ranks == 0 and total // ranks % batch:
+            share = total // ranks
+            yield Problem(
+                (key, *others, n.key("tensor")),
+                f"{LATE}each of {ranks} data parallel ranks has {share} sequences of {what}, not a whole number of "
+                f"{batches} of {batch}",
+                f"{key}={divisor(share, batch)}",
+            )
+
+
+@rule(29, versions=">=v0.6.0")
+def filtered_sampling_and_tensor_parallel(c: Case) -> Iterator[Problem]:
+    """Log probabilities of filtered sampling are spread over the tensor parallel ranks by tokens."""
+    n, s = c.layout, c.shape
+    if not s.filtered or n.tensor == 1 or n.padding is None:
+        return
+    # With packing and dynamic batching a micro batch may be one row.
+    rows = (n.micro_batch, n.logprob_batch) if n.batching == FIXED else (1,)
+    if not any(batch * n.padding % n.tensor for batch in rows):
+        return
+    must = f"{LATE}a micro batch's tokens must be a multiple of the tensor parallel size {n.tensor}"
+    rounded = s.length_round if n.batching == DYNAMIC or n.also_dynamic else None
+    mostly = rounded is not None and rounded % n.tensor == 0
+    yield Problem(
+        (TOP_P, TOP_K, n.key("tensor"), PADDING),
+        f"{must}; dynamic batching rounds them up to multiples of {rounded}, but for the longest sequence of a batch, "
+        f"whose length is only padded to a multiple of {n.padding}"
+        if mostly
+        else f"{must}, and lengths are only padded to multiples of {n.padding}",
+        f"{PADDING}={next_multiple(n.padding, n.tensor)}",
+        severity="warning" if mostly else "error",
+    )
+
+
+@rule(30, versions=">=v0.6.0")
+def packing_alignment(c: Case) -> Iterator[Problem]:
+    """Megatron cuts each packed sequence into equal parts for context and sequence parallel."""
+    n, parts = c.layout, packed_parts(c.layout)
+    if n.backend == MEGATRON and n.batching == PACKED and n.padding is not None and n.padding % parts:
+        yield Problem(
+            (PADDING, n.key("context"), n.key("tensor"), f"{n.section}.sequence_parallel"),
+            f"{LATE}a packed sequence is cut into {parts} equal parts (2 x context parallel above 1, times tensor "
+            "parallel with sequence parallel), so its length must be a multiple of that",
+            f"{PADDING}={next_multiple(n.padding, parts)}",
+        )
+
+
+@rule(32)
+def whole_optimizer_offload(c: Case) -> Iterator[Problem]:
+    """The optimizer's state is offloaded whole or not at all."""
+    n, optimizer = c.layout, f"{c.layout.section}.optimizer"
+    if n.backend == MEGATRON and n.offload and n.fraction != 1:
+        yield Problem(
+            (f"{optimizer}.optimizer_cpu_offload", f"{optimizer}.optimizer_offload_fraction"),
+            "a part of it on the GPU would be in the way of generation, for which NeMo RL moves it whole",
+            f"{optimizer}.optimizer_offload_fraction=1.0",
+        )

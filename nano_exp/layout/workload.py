@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nano_exp.dotted import Config
 from nano_exp.errors import UserError
-from nano_exp.layout import architecture, models, rules
+from nano_exp.layout import architecture, case, layouts, models
 from nano_exp.layout.architecture import Architecture
-from nano_exp.layout.rules import Layout, Shape
-from nano_exp.nemo_rl import versions
+from nano_exp.layout.case import Shape
+from nano_exp.layout.layouts import Layout
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,6 @@ class Job:
 
     Parameters
     ----------
-    version: NeMo RL's (major, minor)
-    world: GPUs that train
     max_length, mean_length: of whole sequences, prompt and answer, tokens; mean_length is an assumption
     reference: a reference policy's log probabilities are computed
     chunk: logprob_chunk_size, tokens; 0: whole logits
@@ -63,19 +62,13 @@ class Job:
     architecture: Architecture
     layout: Layout
     generation: Generation
-    version: tuple[int, ...]
+    shape: Shape
     nodes: int
-    gpus_per_node: int
-    world: int
     max_length: int
     mean_length: int
-    prompts: int
-    generations: int
-    global_batch: int
     reference: bool = True
     chunk: int = 0
     defer_fp32: bool = False
-    fused_loss: bool = False
     gradients_fp32: bool = False
     precision_aware: bool = True
     distributed: bool = True
@@ -87,19 +80,33 @@ class Job:
     fused_experts: bool = False
 
     @property
-    def rollout(self) -> int:
-        """Sequences of one step."""
-        return self.prompts * self.generations
+    def version(self) -> tuple[int, ...]:
+        """NeMo RL's (major, minor, patch)."""
+        return self.shape.version
 
     @property
-    def shape(self) -> Shape:
-        return Shape(self.world, self.gpus_per_node, self.rollout, self.global_batch, self.version)
+    def gpus_per_node(self) -> int:
+        return self.shape.gpus_per_node
+
+    @property
+    def world(self) -> int:
+        """GPUs that train."""
+        return self.shape.world or 1
+
+    @property
+    def rollout(self) -> int:
+        """Sequences of one step."""
+        return self.shape.rollout or 1
+
+    @property
+    def global_batch(self) -> int:
+        return self.shape.global_batch or self.rollout
 
     @property
     def micro_batches(self) -> int:
         """Micro batches of one rank and one optimizer step; packing is taken to fill its tokens with mean sequences."""
-        mine = max(self.global_batch // rules.data_parallel(self.layout, self.world), 1)
-        if self.layout.batching == rules.FIXED:
+        mine = max(self.global_batch // layouts.data_parallel(self.layout, self.world), 1)
+        if self.layout.batching == layouts.FIXED:
             return max(mine // self.layout.micro_batch, 1)
         return max(round(mine * self.mean_length / max(self.layout.train_tokens, 1)), 1)
 
@@ -138,29 +145,28 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
     if model is None:
         model = architecture.from_facts(models.named(config))
     generation = _generation(read, nodes, per_node)
-    m, total = policy.section("megatron_cfg"), nodes * per_node
+    m = policy.section("megatron_cfg")
     optimizer = m.section("optimizer")
     peft = m.section("peft") if m.on("enabled") else policy.section("dtensor_cfg.lora_cfg")
-    prompts = read.count("grpo.num_prompts_per_step", 1)
-    generations = read.count("grpo.num_generations_per_prompt", 1)
+    shape = case.shape_of(config, os.environ)
+    if shape.world is None:
+        raise UserError(
+            "the config does not say which GPUs train",
+            "generation, a reward model or teachers take GPUs of their own, and no number is left that is known",
+            "policy.generation.colocated.enabled=true; nano-exp check with the same words says which keys are at odds",
+        )
     return Job(
         architecture=model,
-        layout=rules.of_config(config),
+        layout=layouts.of_config(config),
         generation=generation,
-        version=versions.order(read.text("nemo_rl.version", "v0.7.0")),
+        shape=shape,
         nodes=nodes,
-        gpus_per_node=per_node,
-        world=total if generation.colocated else max(total - generation.world, 1),
         max_length=longest,
         mean_length=mean_length or max(longest // 2, 1),
-        prompts=prompts,
-        generations=generations,
-        global_batch=policy.count("train_global_batch_size", prompts * generations),
         # NeMo RL computes them unless told not to, whatever the penalty.
         reference=not read.on("grpo.skip_reference_policy_logprobs_calculation"),
         chunk=policy.count("logprob_chunk_size", 0),
         defer_fp32=m.on("defer_fp32_logits"),
-        fused_loss=m.on("use_linear_ce_fusion_loss"),
         gradients_fp32=m.on("distributed_data_parallel_config.grad_reduce_in_fp32"),
         precision_aware=optimizer.on("use_precision_aware_optimizer"),
         distributed=optimizer.on("use_distributed_optimizer", True),

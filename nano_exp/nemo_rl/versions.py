@@ -81,6 +81,20 @@ def order(version: str) -> tuple[int, ...]:
     return tuple(int(part or 0) for part in match.groups()) if match and "+" not in version else NEWEST
 
 
+def holds(terms: str, version: tuple[int, ...]) -> bool:
+    """Whether a version is one of `terms`: ">=v0.6.0", "<v0.6.0" or both with a comma; "" for all."""
+    return all(_holds(term, version) for term in terms.split(",") if term)
+
+
+@cache
+def _holds(term: str, version: tuple[int, ...]) -> bool:
+    if term.startswith(">="):
+        return version >= order(term[2:])
+    if term.startswith("<"):
+        return version < order(term[1:])
+    raise ValueError(f"versions={term!r}: >=v0.0.0 or <v0.0.0")
+
+
 def option(version: str) -> str:
     """The option of the group nemo_rl for a version: v0.7.0 is `nemo_rl=v0_7`."""
     major, _, rest = version.removeprefix("v").partition(".")

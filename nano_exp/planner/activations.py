@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from nano_exp.layout import parameters
 from nano_exp.layout.architecture import ATTENTION, MAMBA, MLP, MOE, Architecture
-from nano_exp.layout.rules import FSDP2, FULL, MEGATRON, SELECTIVE, Layout
+from nano_exp.layout.layouts import FSDP2, FULL, MEGATRON, SELECTIVE, Layout
 from nano_exp.layout.workload import Job
 from nano_exp.planner.gpus import Constants
 from nano_exp.planner.ranges import ZERO, Range, exactly, largest
@@ -172,7 +172,7 @@ def training_logits(job: Job, constants: Constants) -> Range:
     logprob_chunk_size (training: from v0.7.0, needs defer_fp32_logits) 4 bytes each and the chunk's own. DTensor: fp32
     output, log_softmax and gradients, 16 bytes; chunks are for inference there. A fused linear loss has none.
     """
-    if job.fused_loss:
+    if job.shape.fused_loss:
         return ZERO
     count = logits_count(job.architecture, tokens(job), job.layout)
     if job.layout.backend == FSDP2:
@@ -198,7 +198,7 @@ def _chunk(job: Job, constants: Constants) -> Range:
 def stage_blocks(job: Job) -> tuple[str, ...]:
     """The blocks of each pipeline stage of the job."""
     n = job.layout
-    return parameters.stages(job.architecture.layers, n.pipeline, n.first_stage, n.last_stage)
+    return parameters.stages(job.architecture, n.pipeline, n.first_stage, n.last_stage)
 
 
 def peak(job: Job, constants: Constants, blocks: str, stage: int) -> tuple[Range, Range]:

@@ -18,7 +18,7 @@ from nano_exp.compose.compose import Point
 from nano_exp.compose.family import Sibling
 from nano_exp.dotted import Config
 from nano_exp.errors import UserError
-from nano_exp.layout import rules, workload
+from nano_exp.layout import layouts, workload
 from nano_exp.overrides import Override
 from nano_exp.planner import gpus, search, verdict
 from nano_exp.planner.ranges import GIB
@@ -105,7 +105,7 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
         return list(rest), ""
     device = gpus.of_site(config)
     read = workload.of_config(config)
-    typed = {Override.parse(word).key for word in rest} & set(rules.KEYS)
+    typed = {Override.parse(word).key for word in rest} & set(layouts.KEYS)
     pinned = tuple((key, Config(config).get(key)) for key in sorted(typed))
     known = gpus.constants(device.name)
     best = search.best(read, device, known, pinned)
@@ -129,4 +129,4 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
     note = (
         f"parallelism=auto takes {best.layout.title()}, micro batch {best.layout.micro_batch}: {best.klass} ({needs})"
     )
-    return [*search.as_words(rules.overrides(best.layout).items()), *rest], note
+    return [*search.as_words(layouts.overrides(best.layout).items()), *rest], note

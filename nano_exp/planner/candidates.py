@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from nano_exp.layout.architecture import Architecture
-from nano_exp.layout.rules import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, NONE, PACKED, Layout, Shape, problems
+from nano_exp.layout.case import Shape
+from nano_exp.layout.layouts import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, NONE, PACKED, Layout
+from nano_exp.layout.rules import problems
 
 _SIZES = (1, 2, 4, 8, 16)
 
@@ -37,10 +39,11 @@ def thriftier(layout: Layout, a: Architecture, version: tuple[int, ...]) -> Iter
 
 
 def _megatron_layouts(a: Architecture, shape: Shape, packing: bool) -> Iterator[Layout]:
-    experts = [n for n in _SIZES if n <= shape.world] if a.experts else [1]
+    world = shape.world or 1
+    experts = [n for n in _SIZES if n <= world] if a.experts else [1]
     for tp in (n for n in _SIZES if n <= shape.gpus_per_node):
-        for pp in (n for n in (1, 2, 4) if n * tp <= shape.world):
-            for cp in (n for n in (1, 2, 4) if n * tp * pp <= shape.world and (n == 1 or packing)):
+        for pp in (n for n in (1, 2, 4) if n * tp <= world):
+            for cp in (n for n in (1, 2, 4) if n * tp * pp <= world and (n == 1 or packing)):
                 for ep in experts:
                     yield Layout(
                         MEGATRON,
@@ -57,5 +60,5 @@ def _fsdp2_layouts(a: Architecture, shape: Shape) -> Iterator[Layout]:
     if not a.experts:
         yield Layout(FSDP2, batching=DYNAMIC, force_hf=True)
         return
-    for ep in (n for n in _SIZES if 1 < n <= shape.world):
+    for ep in (n for n in _SIZES if 1 < n <= (shape.world or 1)):
         yield Layout(FSDP2, expert=ep)

@@ -99,7 +99,8 @@ def _layouts(proposal: Proposal, kept: list[Option]) -> str:
         f"{len(rows)} of {total} layouts; free: expected GiB left in what the layout decides (not vLLM's share).",
         "host: expected GiB of host memory on each node; whether it is there, Slurm knows, and preflight asks.",
         f"time: a step's, relative to {base}; an estimate that was never measured, good for ranking only.",
-        *(f"the layout as typed is not valid: {why}" for why in proposal.invalid),
+        *(f"the layout as typed is not valid: {problem}" for problem in proposal.invalid),
+        *(("nano-exp check with the same words says what to type instead",) if proposal.invalid else ()),
     ]
     return table(head, rows, indent="") + "\n" + "\n".join(notes)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from nano_exp.layout import parameters
-from nano_exp.layout.rules import MEGATRON
+from nano_exp.layout.layouts import MEGATRON
 from nano_exp.layout.workload import Job
 from nano_exp.planner import inference, training
 from nano_exp.planner.phase_memory import Phase, Term

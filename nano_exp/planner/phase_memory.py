@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from nano_exp.layout.rules import FSDP2, MEGATRON
+from nano_exp.layout.layouts import FSDP2, MEGATRON
 from nano_exp.layout.workload import Job
 from nano_exp.planner import activations, inference, training
 from nano_exp.planner.gpus import Constants, Gpu

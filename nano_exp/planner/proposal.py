@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,17 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 
 from nano_exp.compose import freeze
+from nano_exp.dotted import Config
 from nano_exp.errors import UserError
-from nano_exp.layout import architecture, rules, workload
-from nano_exp.layout.rules import Layout
+from nano_exp.layout import architecture, layouts, rules, workload
+from nano_exp.layout.case import Problem
+from nano_exp.layout.layouts import Layout
 from nano_exp.layout.workload import Job
 from nano_exp.overrides import Override
 from nano_exp.planner import auto, gpus, search
 from nano_exp.planner.gpus import Constants, Gpu
 from nano_exp.planner.search import Option
+from nano_exp.text import as_typed
 
 #: The recipe that --config starts from where no model= is given.
 TEMPLATE = "model=nano_12b"
@@ -54,7 +57,7 @@ class Proposal:
         """What to type for an option, besides `words`: nothing for the published one."""
         if self.published is not None and option.layout == self.published.layout:
             return {}
-        return rules.overrides(option.layout)
+        return layouts.overrides(option.layout)
 
     def relative(self, option: Option) -> float:
         """Its step time over the published layout's (the best one's, where there is none)."""
@@ -109,12 +112,14 @@ def propose(
     found = list(search.every(read, device, known))
     marked: list[Option | None] = []
     for layout in (recipe, read.layout):
-        here = next((one for one in found if one.layout == layout), None)
-        if here is None and not broken(layout, read):
-            here = search.option(replace(read, layout=layout), device, known)
-            found.append(here)
+        here = None
+        if not broken(layout, read):
+            here = next((one for one in found if one.layout == layout), None)
+            if here is None:
+                here = search.option(replace(read, layout=layout), device, known)
+                found.append(here)
         marked.append(here)
-    invalid = tuple(problem.why for problem in broken(read.layout, read))
+    invalid = tuple(_in_words(problem, config) for problem in broken(read.layout, read))
     if not found:
         raise UserError(
             f"{title(words)}: no layout is valid on {read.world} training GPUs",
@@ -139,7 +144,13 @@ def propose(
     )
 
 
-def broken(layout: Layout, read: Job) -> list[rules.Problem]:
+def _in_words(problem: Problem, config: Mapping[str, Any]) -> str:
+    """What is wrong, with the values."""
+    found = ", ".join(f"{key}={as_typed(Config(config).get(key))}" for key in problem.keys)
+    return f"{found}: {problem.why}"
+
+
+def broken(layout: Layout, read: Job) -> list[Problem]:
     """What a layout breaks for the job."""
     return rules.problems(layout, read.architecture, read.shape)
 
@@ -157,7 +168,7 @@ def is_key(word: str, key: str) -> bool:
 def sets_layout(word: str) -> bool:
     """Whether an override is about the layout: `parallelism` or a key that a layout sets."""
     key = Override.parse(word).key
-    return key == "parallelism" or key in rules.KEYS
+    return key == "parallelism" or key in layouts.KEYS
 
 
 def named(model: Path, given: Sequence[str]) -> list[str]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from nano_exp.layout import rules
-from nano_exp.layout.rules import Layout
+from nano_exp.layout import layouts
+from nano_exp.layout.layouts import Layout
 from nano_exp.layout.workload import Job
 from nano_exp.planner import candidates, steptime
 from nano_exp.planner.gpus import Constants, Gpu
@@ -117,7 +117,7 @@ def agrees(layout: Layout, pinned: Pinned) -> bool:
     """Whether a layout has the pinned values (a size that its overrides leave out is 1, a switch false)."""
     if not pinned:
         return True
-    own = rules.overrides(layout)
+    own = layouts.overrides(layout)
     return all(own.get(key, False if isinstance(value, bool) else 1) == value for key, value in pinned)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nano_exp.layout import parameters, rules
+from nano_exp.layout import layouts, parameters
 from nano_exp.layout.architecture import ATTENTION, MAMBA, Architecture
-from nano_exp.layout.rules import FSDP2, FULL, MEGATRON
+from nano_exp.layout.layouts import FSDP2, FULL, MEGATRON
 from nano_exp.layout.workload import Job
 from nano_exp.planner import inference, training
 from nano_exp.planner.gpus import Constants, Gpu
@@ -102,7 +102,7 @@ def _collectives(job: Job, gpu: Gpu) -> float:
     if n.expert > 1:
         a = job.architecture
         routed = 2 * a.experts_per_token * a.hidden * a.count("E") / n.pipeline
-        tokens = job.global_batch * job.mean_length / rules.data_parallel(n, job.world) / n.context
+        tokens = job.global_batch * job.mean_length / layouts.data_parallel(n, job.world) / n.context
         seconds += 4 * routed * tokens / max(n.tensor, 1) / _between(job, gpu, n.expert * n.tensor)
     return seconds
 

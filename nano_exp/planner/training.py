@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from nano_exp.layout import parameters
 from nano_exp.layout.architecture import MLP, MOE, Architecture
-from nano_exp.layout.rules import FSDP2
+from nano_exp.layout.layouts import FSDP2
 from nano_exp.layout.workload import Job
 from nano_exp.planner.ranges import ZERO, Range
 
@@ -41,7 +41,7 @@ def megatron_local(job: Job, stage: int) -> Local:
     and experts over expert data parallel alone, EDP = W / (PP x EP x ETP): with EP = W / PP expert state is not sharded
     [MC core/distributed/distributed_data_parallel.py: intra_dp_cp_group, intra_expt_dp_group]."""
     n, a = job.layout, job.architecture
-    blocks = parameters.stages(a.layers, n.pipeline, n.first_stage, n.last_stage)[stage]
+    blocks = parameters.stages(a, n.pipeline, n.first_stage, n.last_stage)[stage]
     held = parameters.of_stage(a, blocks, stage == 0, stage == n.pipeline - 1)
     dense_shards = max(job.world // (n.tensor * n.pipeline), 1) if job.distributed else 1
     expert_shards = max(job.world // (n.pipeline * n.expert * n.expert_tensor), 1) if job.distributed else 1

@@ -12,8 +12,8 @@ from typing import Any
 
 from nano_exp.dotted import Config
 from nano_exp.errors import UserError
-from nano_exp.layout import models, rules, workload
-from nano_exp.layout.rules import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, PACKED
+from nano_exp.layout import layouts, models, rules, workload
+from nano_exp.layout.layouts import DYNAMIC, FIXED, FSDP2, FULL, MEGATRON, PACKED
 from nano_exp.layout.workload import Job
 from nano_exp.planner import inference, search
 from nano_exp.planner.gpus import Constants, Gpu, constants, gpu
@@ -46,6 +46,13 @@ class Verdict:
     why: str
 
 
+#: What a layout has to keep for its parts to have a size.
+_TO_BE_CUT = (
+    *("layers_and_pipeline", "experts_and_expert_parallel", "experts_on_dtensor"),
+    *("layout_divides_gpus", "heads_and_tensor_parallel", "heads_on_dtensor"),
+)
+
+
 def judge(config: Mapping[str, Any], gpu_name: str) -> Verdict:
     """Judge a resolved config on a kind of GPU (gpus.yaml), with sequences as long as the config allows.
 
@@ -64,7 +71,7 @@ def judge(config: Mapping[str, Any], gpu_name: str) -> Verdict:
             return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"{error.found}: {error.why}")
         raise
     broken = rules.problems(read.layout, read.architecture, read.shape)
-    if any(one.rule in ("pipeline_divides", "experts_divide", "world_divides", "tensor_divides") for one in broken):
+    if any(one.rule in _TO_BE_CUT for one in broken):
         return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"the layout is not valid: {broken[0].why}")
     return judge_job(read, device, known)
 
@@ -121,7 +128,7 @@ def cheapest_fix(read: Job, device: Gpu, known: Constants) -> str:
         if klass_of(phases(changed, device, known)) == "fits":
             return search.as_text(keys)
     best = next(iter(search.every(read, device, known, (), (1,))), None)
-    return search.as_text(rules.overrides(best.job.layout)) if best is not None and best.klass == "fits" else ""
+    return search.as_text(layouts.overrides(best.job.layout)) if best is not None and best.klass == "fits" else ""
 
 
 def changes(read: Job, device: Gpu) -> Iterator[Change]:
@@ -185,13 +192,14 @@ def _training_changes(read: Job) -> Iterator[Change]:
                 n,
                 tensor=size,
                 logprob_batch=n.micro_batch,
+                padding=None,
                 sequence_parallel=bool(read.architecture.experts) or n.sequence_parallel,
             )
             if n.batching == FIXED:
                 wider = replace(wider, logprob_tokens=n.train_tokens)
             keys = {
                 f"{section}.tensor_model_parallel_size": size,
-                "policy.make_sequence_length_divisible_by": rules.divisor(wider),
+                "policy.make_sequence_length_divisible_by": layouts.padding(wider),
             }
             if n.logprob_batch != n.micro_batch:
                 keys["policy.logprob_batch_size"] = n.micro_batch

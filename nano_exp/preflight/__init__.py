@@ -13,6 +13,7 @@ from __future__ import annotations
 from nano_exp.preflight import (  # noqa: F401  each registers its rules, in this order
     driver,
     cluster,
+    layout,
     policy,
     vllm,
     late,
@@ -21,7 +22,6 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     dtensor,
     keys,
     number_values,
-    model,
     generation,
     tools,
     wandb_names,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nano_exp.layout.divisors import divisor
 from nano_exp.preflight.registry import Found, rule
-from nano_exp.preflight.view import View, divisor
+from nano_exp.preflight.view import View
 
 
 @rule(1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nano_exp.errors import nearest
-from nano_exp.preflight.late import LATE
+from nano_exp.layout.case import LATE
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
 

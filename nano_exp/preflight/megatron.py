@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from nano_exp.preflight.late import DIVISIBLE, packed_parts
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View
 
@@ -15,39 +13,6 @@ YARN = (
     *("factor", "rope_theta", "original_max_position_embeddings", "truncate", "beta_fast", "beta_slow"),
     *("mscale", "mscale_all_dim"),
 )
-
-
-@rule(31)
-def context_parallel_packs(c: View) -> Iterator[Found]:
-    """Megatron's context parallel works on packed sequences."""
-    if not c.megatron or (c.cp or 1) < 2:
-        return
-    if not c.packing:
-        parts, now = packed_parts(c) or 1, c.number(DIVISIBLE) or 1
-        also = f" {DIVISIBLE}={math.lcm(parts, max(now, 1))}" if now % parts else ""
-        yield Found(
-            (f"{CFG}.context_parallel_size", "policy.sequence_packing.enabled"),
-            "context parallel cuts packed sequences, and packing is off",
-            f"policy.sequence_packing.enabled=true{also}, or {CFG}.context_parallel_size=1",
-        )
-    if c.on(f"{CFG}.use_linear_ce_fusion_loss"):
-        yield Found(
-            (f"{CFG}.context_parallel_size", f"{CFG}.use_linear_ce_fusion_loss"),
-            "the fused loss does not know of sequences cut over ranks",
-            f"{CFG}.use_linear_ce_fusion_loss=false, or {CFG}.context_parallel_size=1",
-        )
-
-
-@rule(32)
-def whole_optimizer_offload(c: View) -> Iterator[Found]:
-    """The optimizer's state is offloaded whole or not at all."""
-    fraction = c.get(f"{OPTIMIZER}.optimizer_offload_fraction")
-    if c.megatron and c.on(f"{OPTIMIZER}.optimizer_cpu_offload") and fraction != 1:
-        yield Found(
-            (f"{OPTIMIZER}.optimizer_cpu_offload", f"{OPTIMIZER}.optimizer_offload_fraction"),
-            "a part of it on the GPU would be in the way of generation, for which NeMo RL moves it whole",
-            f"{OPTIMIZER}.optimizer_offload_fraction=1.0",
-        )
 
 
 @rule(33)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nano_exp.preflight.registry import Found, rule
-from nano_exp.preflight.view import View, divisor, product
+from nano_exp.preflight.view import View
 
 MEGATRON, DTENSOR = "policy.megatron_cfg.enabled", "policy.dtensor_cfg.enabled"
 
@@ -32,62 +32,6 @@ def arch_list(c: View) -> Iterator[Found]:
             "NeMo RL does not start Megatron without the variable; it is set unless the site takes it away",
             "leave site.env.TORCH_CUDA_ARCH_LIST out, or ++site.env.TORCH_CUDA_ARCH_LIST='9.0 10.0'",
             "site.env.TORCH_CUDA_ARCH_LIST is empty",
-        )
-
-
-@rule(16)
-def layout_divides_gpus(c: View) -> Iterator[Found]:
-    """The training GPUs are cut into groups of tensor x pipeline x context parallel."""
-    size = product(c.tp, c.pp, c.cp)
-    if size is None or c.world is None or c.world % size == 0:
-        return
-    keys = [c.tp_key]
-    if c.megatron:
-        keys.append("policy.megatron_cfg.pipeline_model_parallel_size")
-    keys += [f"{c.tp_key.rsplit('.', 1)[0]}.context_parallel_size", "cluster.num_nodes", "cluster.gpus_per_node"]
-    parts = f"tensor {c.tp} x pipeline {c.pp} x context {c.cp} = {size}"
-    why = "more than there are" if c.world < size else "which does not divide them"
-    others = (c.pp or 1) * (c.cp or 1)
-    fit = divisor(c.world // others, c.tp or 1) if c.world % others == 0 else 1
-    yield Found(
-        tuple(keys),
-        f"{c.world} GPUs train, and one copy of the model takes {parts}, {why}",
-        f"{c.tp_key}={fit}, another parallelism=, or more nodes (++cluster.num_nodes=N)",
-    )
-
-
-@rule(17, versions=">=v0.6.0")
-def equal_micro_batches(c: View) -> Iterator[Found]:
-    """With tensor parallel 4 and above, training and log probabilities have to see equal micro batches."""
-    if c.tp is None or c.tp < 4 or c.mbs is None or c.lbs is None or c.mbs == c.lbs:
-        return
-    if c.on("loss_fn.force_on_policy_ratio") or c.variable("NRL_IGNORE_TP_ACCURACY_CHECK"):
-        return
-    yield Found(
-        (c.tp_key, "policy.train_micro_batch_size", "policy.logprob_batch_size"),
-        "results depend on the batch's size at tensor parallel 4 and above, so log probabilities of different "
-        "micro batches do not agree; NeMo RL refuses it",
-        f"policy.logprob_batch_size={c.mbs}; ++site.env.NRL_IGNORE_TP_ACCURACY_CHECK=1 takes the risk, as NVIDIA's own "
-        "scripts of some recipes do",
-    )
-
-
-@rule(18)
-def dynamic_batching(c: View) -> Iterator[Found]:
-    """Dynamic batching goes neither with pipelining nor with packing."""
-    if not c.dynamic:
-        return
-    if (c.pp or 1) > 1:
-        yield Found(
-            ("policy.dynamic_batching.enabled", "policy.megatron_cfg.pipeline_model_parallel_size"),
-            "pipeline stages expect micro batches of one shape",
-            "policy.dynamic_batching.enabled=false (policy.sequence_packing.enabled=true packs instead)",
-        )
-    if c.packing:
-        yield Found(
-            ("policy.dynamic_batching.enabled", "policy.sequence_packing.enabled"),
-            "both decide what a micro batch is, and one can",
-            "policy.dynamic_batching.enabled=false, or policy.sequence_packing.enabled=false",
         )
 
 

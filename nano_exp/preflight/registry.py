@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
-from nano_exp.nemo_rl.versions import order
+from nano_exp.nemo_rl.versions import holds
 from nano_exp.preflight.finding import Finding, Severity
 from nano_exp.text import as_typed
 
@@ -55,16 +54,16 @@ class Rule:
     severity: Severity
     number: int | None
     versions: str
-    place: bool
-    engine: str
     topic: str
     check: Check
+    place: bool = False
+    engine: str = "nemo_rl"
     asked: bool = False
     instead: bool = False
 
     def holds(self, version: tuple[int, ...]) -> bool:
         """Whether the rule is one of this NeMo RL version."""
-        return all(_holds(term, version) for term in self.versions.split(",") if term)
+        return holds(self.versions, version)
 
     def findings(self, view: View) -> Iterator[Finding]:
         """What the rule says of a config."""
@@ -74,6 +73,9 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {}
+
+#: Names that rules had before, for the `ignore=` of those who know them.
+RENAMED = {"heads_on_dtensor_v1": "heads_on_dtensor"}
 
 #: Not a rule's name: all rules about the machine.
 PLACE = "place"
@@ -92,21 +94,22 @@ def rule(
     """Register a rule under its function's name."""
 
     def register(check: Check) -> Check:
-        name = check.__name__
-        if name in RULES or name == PLACE:
-            raise ValueError(f"two rules are called {name}")
         summary = (check.__doc__ or "").strip().splitlines()[0]
         topic = check.__module__.rpartition(".")[2]
-        RULES[name] = Rule(name, summary, severity, number, versions, place, engine, topic, check, asked, instead)
+        name = check.__name__
+        add(Rule(name, summary, severity, number, versions, topic, check, place, engine, asked, instead))
         return check
 
     return register
 
 
-@cache
-def _holds(term: str, version: tuple[int, ...]) -> bool:
-    if term.startswith(">="):
-        return version >= order(term[2:])
-    if term.startswith("<"):
-        return version < order(term[1:])
-    raise ValueError(f"versions={term!r}: >=v0.0.0 or <v0.0.0")
+def add(one: Rule) -> None:
+    """Register a rule.
+
+    Raises
+    ------
+    ValueError: another one has its name
+    """
+    if one.name in RULES or one.name == PLACE:
+        raise ValueError(f"two rules are called {one.name}")
+    RULES[one.name] = one

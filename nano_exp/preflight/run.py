@@ -14,7 +14,7 @@ from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
 from nano_exp.preflight.memory import not_checked
 from nano_exp.preflight.place import ANY, start_line
-from nano_exp.preflight.registry import PLACE, RULES, Rule
+from nano_exp.preflight.registry import PLACE, RENAMED, RULES, Rule
 from nano_exp.preflight.view import View
 
 
@@ -76,6 +76,7 @@ def ignored(wanted: Sequence[Frozen]) -> tuple[str, ...]:
         raise UserError("ignore differs between points", "it applies to the whole launch", "'ignore=[one,another]'")
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise UserError(f"ignore={value!r}", "it is a list of rules by name", "'ignore=[whole_micro_batches,place]'")
+    value = [RENAMED.get(name, name) for name in value]
     for name in value:
         if name not in RULES and name != PLACE:
             near = nearest(name, [*RULES, PLACE])

@@ -5,13 +5,16 @@ A value of a wrong type is None in the derived numbers: one rule reports it, and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from nano_exp.dotted import Config, flat
-from nano_exp.layout import models
+from nano_exp.errors import UserError
+from nano_exp.layout import architecture, case, layouts, models, world
+from nano_exp.layout.architecture import Architecture
+from nano_exp.layout.case import Case
+from nano_exp.layout.world import World
 from nano_exp.nemo_rl import versions
 from nano_exp.overrides import Override
 from nano_exp.preflight.facts import Facts
@@ -161,19 +164,6 @@ class View:
     def pp(self) -> int | None:
         return self._size("policy.megatron_cfg.pipeline_model_parallel_size") if self.megatron else 1
 
-    @cached_property
-    def cp(self) -> int | None:
-        return self._size(f"{self._layout}context_parallel_size")
-
-    @cached_property
-    def ep_key(self) -> str:
-        """The key of the training backend's expert parallel size."""
-        return f"{self._layout}{'expert_model_parallel_size' if self.megatron else 'expert_parallel_size'}"
-
-    @cached_property
-    def ep(self) -> int | None:
-        return self._size(self.ep_key) if self.has(self.ep_key) else 1
-
     def _size(self, key: str) -> int | None:
         value = self.number(key)
         return value if value is not None and value > 0 else None
@@ -194,54 +184,40 @@ class View:
         return self.get("policy.generation.colocated.enabled") is not False
 
     @cached_property
+    def _gpus(self) -> World:
+        return world.of_config(self.config)
+
+    @property
     def reward_model(self) -> tuple[int, int]:
         """Nodes, and GPUs of a node, that a reward model takes for itself; (0, 0) without one."""
-        named = self.leaves.items()
-        if not any(v == "reward_model" and k.startswith("data.") and k.endswith(".env_name") for k, v in named):
-            return 0, 0
-        resources = "env.reward_model.resources."
-        return self.number(f"{resources}num_nodes") or 0, self.number(f"{resources}gpus_per_node") or 0
+        return self._gpus.reward_model
 
-    @cached_property
+    @property
     def policy_nodes(self) -> int | None:
         """Nodes that are left beside a reward model; None where teachers take some too: their number is not read."""
-        if self.nodes is None or self.on("on_policy_distillation.non_colocated_teachers.enabled"):
-            return None
-        return self.nodes if self.nodes == 1 else self.nodes - self.reward_model[0]
+        return self._gpus.nodes
 
-    @cached_property
+    @property
     def generating(self) -> int | None:
         """GPUs that generate; None when the config does not say."""
-        if self.colocated:
-            return self.world
-        nodes = self.number("policy.generation.colocated.resources.num_nodes")
-        gpus = self.number("policy.generation.colocated.resources.gpus_per_node")
-        if self.policy_nodes == 1:
-            return gpus if gpus and gpus > 0 else None
-        return nodes * gpus if nodes and gpus and nodes > 0 and gpus > 0 else None
+        return self._gpus.generating
 
     @cached_property
-    def world(self) -> int | None:
-        """GPUs that train; None when the config does not say or leaves none."""
-        if self.policy_nodes is None or self.gpus is None:
+    def architecture(self) -> Architecture | None:
+        """The model's; None where nothing is known of it."""
+        try:
+            return architecture.from_facts(self.model)
+        except UserError:
             return None
-        own = self.reward_model[1] if self.nodes == 1 else 0
-        if self.colocated:
-            return _positive((self.gpus - own) * self.policy_nodes)
-        taken = self.generating
-        if taken is None:
-            return None
-        if self.policy_nodes == 1:
-            return _positive(self.gpus - taken - own)
-        return _positive(self.policy_nodes * self.gpus - taken)
 
     @cached_property
-    def dp(self) -> int | None:
-        """Data parallel size; None where the layout does not divide the GPUs."""
-        size = product(self.tp, self.pp, self.cp)
-        if self.world is None or size is None or self.world % size:
+    def case(self) -> Case | None:
+        """What the rules of layouts judge; None where no backend trains, or a size is no number: other rules say so."""
+        backend = layouts.backend_of(self.config)
+        if backend is None or not layouts.is_counted(self.config, backend):
             return None
-        return self.world // size
+        shape = case.shape_of(self.config, self.facts.environ)
+        return Case(layouts.of_config(self.config), self.architecture, shape)
 
     # --- batches ----------------------------------------------------------------------------------------------------
 
@@ -261,14 +237,6 @@ class View:
     @cached_property
     def gbs(self) -> int | None:
         return self._size("policy.train_global_batch_size")
-
-    @cached_property
-    def mbs(self) -> int | None:
-        return self._size("policy.train_micro_batch_size")
-
-    @cached_property
-    def lbs(self) -> int | None:
-        return self._size("policy.logprob_batch_size")
 
     @cached_property
     def packing(self) -> bool:
@@ -302,20 +270,3 @@ class View:
     def validates(self) -> bool:
         period = self.get("grpo.val_period")
         return bool(type(period) is int and period > 0) or self.on("grpo.val_at_start") or self.on("grpo.val_at_end")
-
-    def variable(self, name: str) -> str | None:
-        """A variable of the engine's environment as far as it is known here: site.env's (null removes it), or ours."""
-        if name in self.site_env:
-            return None if self.site_env[name] is None else str(self.site_env[name])
-        return self.facts.environ.get(name)
-
-
-def _positive(number: int) -> int | None:
-    return number if number > 0 else None
-
-
-def divisor(whole_number: int, near: int) -> int:
-    """The largest divisor of a number that is not over `near`; at least 1."""
-    small = range(1, math.isqrt(min(max(whole_number, 1), 10**10)) + 1)
-    pairs = ((size, whole_number // size) for size in small if whole_number % size == 0)
-    return max((size for pair in pairs for size in pair if size <= near), default=1)

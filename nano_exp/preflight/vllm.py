@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nano_exp.layout.divisors import divisor
 from nano_exp.preflight.registry import Found, rule
-from nano_exp.preflight.view import View, divisor, product
+from nano_exp.preflight.view import View, product
 
 CFG = "policy.generation.vllm_cfg"
 TP, PP, EP = f"{CFG}.tensor_parallel_size", f"{CFG}.pipeline_parallel_size", f"{CFG}.expert_parallel_size"

@@ -41,6 +41,11 @@ def read(*overrides: str) -> Job:
     return workload.of_config(config(*overrides))
 
 
+def over(base: Job, **shape: Any) -> Job:
+    """The job over another shape."""
+    return replace(base, shape=base.shape._replace(**shape))
+
+
 def laid(base: Job, **layout: Any) -> Job:
     """The job with another layout."""
     return replace(base, layout=replace(base.layout, **layout))

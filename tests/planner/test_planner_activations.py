@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from planner_case import CONSTANTS, laid, model, read
+from planner_case import CONSTANTS, laid, model, over, read
 
-from nano_exp.layout.rules import FSDP2, FULL, MEGATRON, SELECTIVE, Layout
+from nano_exp.layout.layouts import FSDP2, FULL, MEGATRON, SELECTIVE, Layout
 from nano_exp.planner import activations
 from nano_exp.planner.ranges import GIB
 
@@ -115,9 +115,9 @@ def test_training_logits_per_backend_and_in_chunks() -> None:
     chunk = 16 * 1024 * 131072 / 2
     assert activations.training_logits(chunked, CONSTANTS).expected == 4 * count + chunk
     assert activations.inference_logits(chunked, CONSTANTS).expected == 2 * count + chunk
-    older = replace(chunked, version=V0_6)  # the option was for inference alone
+    older = over(chunked, version=V0_6)  # the option was for inference alone
     assert activations.training_logits(older, CONSTANTS).expected == 12 * count
-    assert activations.training_logits(replace(job, fused_loss=True), CONSTANTS).expected == 0
+    assert activations.training_logits(over(job, fused_loss=True), CONSTANTS).expected == 0
 
 
 def test_dtensors_logits_are_fp32_and_whole() -> None:

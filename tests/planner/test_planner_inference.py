@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from planner_case import CONSTANTS, H100, model, read
+from planner_case import CONSTANTS, H100, model, over, read
 
 from nano_exp.planner import gpus, inference
 from nano_exp.planner.phase_memory import phases
@@ -60,7 +60,7 @@ def test_vllm_starts_with_a_block_for_every_sequence_that_it_may_run() -> None:
     assert inference.needed_cache(job, H100).expected == 512 * pool.bytes
     eager = replace(job, generation=replace(job.generation, graphs=False))  # no graphs are captured: one sequence
     assert inference.needed_cache(eager, H100).expected < 10 * pool.bytes
-    older = replace(job, version=(0, 6))
+    older = over(job, version=(0, 6))
     assert inference.needed_cache(older, H100).expected < 10 * pool.bytes
 
 

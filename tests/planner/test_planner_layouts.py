@@ -8,30 +8,40 @@ from typing import Any
 import pytest
 from planner_case import config, model, read
 
-from nano_exp.layout import rules as layouts
-from nano_exp.layout.rules import DYNAMIC, FSDP2, FULL, MEGATRON, PACKED, Layout, Shape
+from nano_exp.layout import layouts
+from nano_exp.layout import rules as rulebook
+from nano_exp.layout.case import Shape
+from nano_exp.layout.layouts import DYNAMIC, FSDP2, FULL, MEGATRON, PACKED, Layout
 
-SHAPE = Shape(16, 8, 512, 512)
+SHAPE = Shape(16, 8, 64, 8, 512)
 
 
 def rules(layout: Layout, name: str = "nano_9b", shape: Shape = SHAPE) -> list[str]:
-    return [problem.rule for problem in layouts.problems(layout, model(name), shape)]
+    return [problem.rule for problem in rulebook.problems(layout, model(name), shape)]
 
 
 @pytest.mark.parametrize(
     ("rule", "good", "bad", "name"),
     [
-        ("tensor_divides", {"tensor": 8}, {"tensor": 16}, "nano_9b"),  # 8 groups
-        ("sequence_parallel_matches", {"tensor": 2, "sequence_parallel": True}, {"sequence_parallel": True}, "nano_9b"),
-        ("sequence_parallel_matches", {"tensor": 2, "sequence_parallel": True}, {"tensor": 2}, "nano_30b"),  # experts
-        ("context_divides", {"context": 2, "batching": PACKED}, {"context": 2}, "nano_9b"),
-        ("pipeline_divides", {"pipeline": 2}, {"pipeline": 4}, "nano_12b"),  # 62 layers
-        ("experts_divide", {"expert": 8}, {"expert": 3}, "nano_30b"),
-        ("experts_divide", {"expert": 8}, {"backend": FSDP2, "expert": 8, "force_hf": True}, "nano_30b"),
-        ("world_divides", {"tensor": 8, "pipeline": 2}, {"tensor": 8, "pipeline": 4}, "nano_9b"),
-        ("batch_divides", {"micro_batch": 4}, {"micro_batch": 3}, "nano_9b"),
-        ("micro_batches_match", {"tensor": 4}, {"tensor": 4, "logprob_batch": 2}, "nano_9b"),
-        ("batching_matches", {"batching": DYNAMIC}, {"batching": DYNAMIC, "pipeline": 2}, "nano_9b"),
+        ("heads_and_tensor_parallel", {"tensor": 8}, {"tensor": 16}, "nano_9b"),  # 8 groups
+        (
+            "sequence_and_tensor_parallel",
+            {"tensor": 2, "sequence_parallel": True},
+            {"sequence_parallel": True},
+            "nano_9b",
+        ),
+        ("experts_need_sequence_parallel", {"tensor": 2, "sequence_parallel": True}, {"tensor": 2}, "nano_30b"),
+        ("context_parallel_packs", {"context": 2, "batching": PACKED}, {"context": 2}, "nano_9b"),
+        ("layers_and_pipeline", {"pipeline": 2}, {"pipeline": 4}, "nano_12b"),  # 62 layers
+        ("experts_and_expert_parallel", {"expert": 8}, {"expert": 3}, "nano_30b"),
+        ("experts_and_expert_parallel", {"expert": 8}, {"pipeline": 2, "expert": 16}, "nano_30b"),  # ranks
+        ("experts_on_dtensor", {"expert": 8}, {"backend": FSDP2, "expert": 8, "force_hf": True}, "nano_30b"),
+        ("layout_divides_gpus", {"tensor": 8, "pipeline": 2}, {"tensor": 8, "pipeline": 4}, "nano_9b"),
+        ("whole_micro_batches", {"micro_batch": 4}, {"micro_batch": 3}, "nano_9b"),
+        ("equal_micro_batches", {"tensor": 4}, {"tensor": 4, "logprob_batch": 2}, "nano_9b"),
+        ("dynamic_batching", {"batching": DYNAMIC}, {"batching": DYNAMIC, "pipeline": 2}, "nano_9b"),
+        ("dynamic_batching", {"batching": PACKED}, {"batching": PACKED, "also_dynamic": True}, "nano_9b"),
+        ("whole_optimizer_offload", {"offload": True}, {"offload": True, "fraction": 0.5}, "nano_9b"),
     ],
 )
 def test_a_rule_passes_what_keeps_it_and_names_what_breaks_it(
@@ -42,23 +52,31 @@ def test_a_rule_passes_what_keeps_it_and_names_what_breaks_it(
 
 
 def test_offload_of_dtensor_needs_more_than_one_gpu() -> None:
-    layout = Layout(FSDP2, offload=True)
+    layout = Layout(FSDP2, offload=True, force_hf=True)
     assert rules(layout) == []
-    assert rules(layout, shape=Shape(1, 1, 512, 512)) == ["offload_possible"]
+    assert rules(layout, shape=SHAPE._replace(world=1)) == ["offload_on_one_gpu"]
 
 
-def test_experts_over_more_ranks_than_there_are() -> None:
-    assert "world_divides" in rules(Layout(MEGATRON, pipeline=2, expert=16), "nano_30b")
+def test_a_rule_holds_for_the_versions_that_have_it() -> None:
+    layout = Layout(MEGATRON, tensor=4, logprob_batch=2)
+    assert "equal_micro_batches" in rules(layout, shape=SHAPE._replace(version=(0, 6, 0)))
+    assert "equal_micro_batches" not in rules(layout, shape=SHAPE._replace(version=(0, 5, 0)))
 
 
 def test_key_value_heads_may_be_fewer_than_tensor_ranks_from_v0_6_on() -> None:
     layout = Layout(MEGATRON, tensor=4, sequence_parallel=True)  # 30B has 2 key-value heads
-    assert layouts.tensor_divides(model("nano_30b"), layout, (0, 7)) == ""
-    assert layouts.tensor_divides(model("nano_30b"), layout, (0, 5)) == "2 key-value heads do not divide by 4"
+    assert rules(layout, "nano_30b") == []
+    assert rules(layout, "nano_30b", SHAPE._replace(version=(0, 5, 0))) == ["heads_and_tensor_parallel"]
 
 
 def test_the_rollout_divides_by_the_global_batch() -> None:
-    assert "batch_divides" in rules(Layout(MEGATRON), shape=Shape(8, 8, 500, 512))
+    assert "whole_global_batches" in rules(Layout(MEGATRON), shape=SHAPE._replace(prompts=60))
+
+
+def test_what_a_shape_does_not_say_is_not_judged() -> None:
+    nothing = Shape(None, 8, None, None, None)
+    assert rules(Layout(MEGATRON, tensor=3), shape=nothing) == ["heads_and_tensor_parallel"]
+    assert rulebook.problems(Layout(MEGATRON, tensor=3), None, nothing) == []
 
 
 @pytest.mark.parametrize(
@@ -67,7 +85,7 @@ def test_the_rollout_divides_by_the_global_batch() -> None:
 )
 def test_every_published_layout_is_valid(where: tuple[str, str]) -> None:
     job = read(f"model={where[0]}", f"cluster={where[1]}")
-    assert layouts.problems(job.layout, job.architecture, job.shape) == []
+    assert rulebook.problems(job.layout, job.architecture, job.shape) == []
 
 
 def test_layouts_are_read_from_resolved_configs() -> None:
@@ -103,4 +121,4 @@ def test_overrides_compose_to_the_layout_that_they_were_written_from(name: str, 
 
 def test_packed_sequences_divide_by_what_context_and_sequence_parallel_need() -> None:
     published = config("model=nano_30b", "cluster=2n8g")["policy"]["make_sequence_length_divisible_by"]
-    assert layouts.divisor(read("model=nano_30b", "cluster=2n8g").layout) == published == 8
+    assert layouts.padding(read("model=nano_30b", "cluster=2n8g").layout) == published == 8

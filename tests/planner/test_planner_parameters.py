@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,21 @@ def test_other_models_have_what_transformers_counts(kind: str, changes: dict[str
 
 def test_pipeline_stages_hold_every_parameter_once() -> None:
     a = model("nano_30b")
-    cut = parameters.stages(a.layers, 2)
+    cut = parameters.stages(a, 2)
     assert [len(blocks) for blocks in cut] == [26, 26]
     held = [parameters.of_stage(a, cut[0], True, False), parameters.of_stage(a, cut[1], False, True)]
     assert held[0].total + held[1].total == parameters.total(a).total
 
 
 def test_stages_may_be_uneven_at_the_ends_only() -> None:
-    assert [len(s) for s in parameters.stages("M" * 10, 3, first=2)] == [2, 4, 4]
-    assert [len(s) for s in parameters.stages("M" * 10, 3, first=2, last=5)] == [2, 3, 5]
+    ten = replace(model("nano_9b"), layers="M" * 10)
+    assert [len(s) for s in parameters.stages(ten, 3, first=2)] == [2, 4, 4]
+    assert [len(s) for s in parameters.stages(ten, 3, first=2, last=5)] == [2, 3, 5]
     with pytest.raises(ValueError, match="10 layers over 3"):
-        parameters.stages("M" * 10, 3)
+        parameters.stages(ten, 3)
+
+
+def test_stages_of_a_transformer_are_cut_between_its_layers() -> None:
+    four = replace(model("nano_9b"), layers="*-" * 4)
+    assert parameters.stages(four, 2) == ("*-*-", "*-*-")
+    assert parameters.stages(four, 2, first=1) == ("*-", "*-*-*-")

@@ -14,8 +14,8 @@ from planner_case import CONSTANTS, H100, config, read
 
 from nano_exp.compose import family, freeze
 from nano_exp.errors import UserError
-from nano_exp.layout import rules, workload
-from nano_exp.layout.rules import FULL
+from nano_exp.layout import layouts, rules, workload
+from nano_exp.layout.layouts import FULL
 from nano_exp.planner import auto, describe, gpus, proposal, search, steptime
 from nano_exp.planner.search import Option
 
@@ -61,7 +61,7 @@ def test_every_proposed_layout_is_valid() -> None:
 def test_the_leading_layouts_compose_to_themselves_and_are_judged_the_same() -> None:
     for words in (TWELVE, THIRTY):
         for option in search.shortlist(every(*words), 3):
-            again = read(*words, *search.as_words(rules.overrides(option.layout).items()))
+            again = read(*words, *search.as_words(layouts.overrides(option.layout).items()))
             assert again.layout == option.layout
             assert search.option(again, H100, CONSTANTS).phases == option.phases
 
@@ -202,14 +202,15 @@ def test_a_typed_layout_stands_beside_the_published_one() -> None:
 def test_a_typed_layout_that_is_not_valid_is_said_to_be_so() -> None:
     made = proposed(*TWELVE, "parallelism=megatron_tp8", "policy.megatron_cfg.pipeline_model_parallel_size=4")
     assert made.typed is None
-    assert any("62 layers do not divide over 4 stages" in why for why in made.invalid)
-    assert "the layout as typed is not valid: 62 layers" in describe.as_text(made, 2)
+    assert any("has 62 layers; 62 of them do not make 4 equal stages" in why for why in made.invalid)
+    line = "the layout as typed is not valid: policy.megatron_cfg.pipeline_model_parallel_size=4, "
+    assert line in describe.as_text(made, 2)
 
 
 def test_a_cluster_without_a_valid_layout_is_refused_with_the_reason() -> None:
     with pytest.raises(UserError, match="no layout is valid on 24 training GPUs") as caught:
         proposed(*TWELVE, "cluster.num_nodes=3")
-    assert "do not divide by 24 data-parallel ranks" in caught.value.why
+    assert "are 24 data parallel ranks, which do not share" in caught.value.why
 
 
 def test_planned_lengths_are_inputs() -> None:

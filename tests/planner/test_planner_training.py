@@ -8,7 +8,7 @@ import pytest
 from planner_case import CONSTANTS, H100, laid, read
 
 from nano_exp.layout import parameters
-from nano_exp.layout.rules import FSDP2, MEGATRON
+from nano_exp.layout.layouts import FSDP2, MEGATRON
 from nano_exp.planner import search, training
 from nano_exp.planner.phase_memory import Phase, phases
 from nano_exp.planner.ranges import GIB, Range

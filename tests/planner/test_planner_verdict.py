@@ -127,7 +127,7 @@ def test_an_invalid_layout_is_not_judged() -> None:
         config("model=nano_9b", "cluster=1n8g", "policy.megatron_cfg.tensor_model_parallel_size=3"), "h100-80"
     )
     assert said.klass == "unknown"
-    assert "do not divide by 3" in said.why
+    assert "tensor 3 x pipeline 1 x context 1 = 3, which does not divide them" in said.why
 
 
 def test_of_the_embedded_engine_it_has_nothing_to_say() -> None:

@@ -46,14 +46,26 @@ CASES = [
         typed=False,
     ),
     Case("replicated_shards", TWELVE_2, (f"{D}.dp_replicate_size=3",), (f"{D}.dp_replicate_size=2",)),
-    Case("hybrid_on_dtensor_v1", TWELVE_2, (V1, f"{D}.sequence_parallel=true"), (f"{D}.sequence_parallel=false",)),
-    Case("hybrid_on_dtensor_v1", THIRTY, (V1, f"{D}.custom_parallel_plan=a.plan"), (f"{D}.custom_parallel_plan=null",)),
-    Case(
-        "heads_on_dtensor_v1",
-        TWELVE_2,
-        (V1, "model.model_type=llama", f"{D}.tensor_parallel_size=16"),
-        (f"{D}.tensor_parallel_size=8",),
+    *(
+        Case(
+            "hybrid_sequence_parallel",
+            TWELVE_2,
+            (*v1, f"{D}.sequence_parallel=true"),
+            (f"{D}.sequence_parallel=false",),
+        )
+        for v1 in ((V1,), ())
     ),
+    Case("hybrid_on_dtensor_v1", THIRTY, (V1, f"{D}.custom_parallel_plan=a.plan"), (f"{D}.custom_parallel_plan=null",)),
+    *(
+        Case(
+            "heads_on_dtensor",
+            TWELVE_2,
+            (*v1, "model.model_type=llama", f"{D}.tensor_parallel_size=16"),
+            (f"{D}.tensor_parallel_size=8",),
+        )
+        for v1 in ((V1,), ())
+    ),
+    Case("heads_on_dtensor", TWELVE_2, (f"{D}.tensor_parallel_size=3",), (f"{D}.tensor_parallel_size=1",)),
 ]
 
 
@@ -62,9 +74,14 @@ def test_a_dtensor_rule_refuses_and_its_cure_passes(case: Case) -> None:
     assert_case(case)
 
 
-def test_the_second_worker_has_none_of_the_first_ones_limits() -> None:
-    assert not said("hybrid_on_dtensor_v1", TWELVE_2, (f"{D}.sequence_parallel=true",))
-    assert not said("heads_on_dtensor_v1", TWELVE_2, ("model.model_type=llama", f"{D}.tensor_parallel_size=16"))
+def test_what_automodels_own_modules_do_without_they_are_not_refused() -> None:
+    """The 30B's on one node: it has no tensor parallel ranks that could share a sequence."""
+    assert not said("hybrid_sequence_parallel", THIRTY, (f"{D}.sequence_parallel=true",))
+    assert not said("hybrid_on_dtensor_v1", THIRTY, (f"{D}.custom_parallel_plan=a.plan",))
+
+
+def test_nemotron_h_shares_no_heads_on_dtensor() -> None:
+    assert not said("heads_on_dtensor", TWELVE_2, (f"{D}.tensor_parallel_size=16",))
 
 
 def test_a_format_is_not_looked_at_where_nothing_is_saved() -> None:

@@ -57,8 +57,8 @@ CATALOGUE = {
         *("dtensor_packing_and_context", "dtensor_context_and_sequence", "offload_on_one_gpu", "lora_kernels"),
         *("dtensor_yarn", "replicated_shards"),
     },
-    37: {"hybrid_on_dtensor_v1"},
-    38: {"heads_on_dtensor_v1"},
+    37: {"hybrid_on_dtensor_v1", "hybrid_sequence_parallel"},
+    38: {"heads_on_dtensor"},
     39: {"cpus_for_ray"},
 }
 OF_THE_CONFIG = [rule for rule in RULES.values() if not rule.place and rule.engine == "nemo_rl"]

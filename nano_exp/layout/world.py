@@ -1,0 +1,63 @@
+"""Which GPUs train and which generate (RL algorithms/grpo.py, setup: the clusters that it cuts the nodes into)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from nano_exp.dotted import Config, flatten
+
+_OWN = "policy.generation.colocated.resources"
+
+
+class World(NamedTuple):
+    """GPUs by what they do; None where the config does not say, or leaves none.
+
+    Parameters
+    ----------
+    nodes: those that are left beside a reward model; None where teachers take some too: their number is not read
+    reward_model: nodes, and GPUs of a node, that a reward model takes for itself; (0, 0) without one
+    """
+
+    nodes: int | None
+    training: int | None
+    generating: int | None
+    reward_model: tuple[int, int]
+
+
+def of_config(config: Mapping[str, Any]) -> World:
+    """Read a resolved config."""
+    read = Config(config)
+    nodes, gpus = (read.count(f"cluster.{name}", 0) or None for name in ("num_nodes", "gpus_per_node"))
+    reward = _reward_model(read)
+    left = nodes if nodes is None or nodes == 1 else nodes - reward[0]
+    if read.on("on_policy_distillation.non_colocated_teachers.enabled"):
+        left = None
+    colocated = read.on("policy.generation.colocated.enabled", True)
+    taken = None if colocated else _separate(read, left)
+    if left is None or gpus is None or not (colocated or taken):
+        return World(left, None, taken, reward)
+    own = reward[1] if nodes == 1 else 0
+    training = (gpus - own) * left if colocated else left * gpus - own - (taken or 0)
+    found = training if training > 0 else None
+    return World(left, found, found if colocated else taken, reward)
+
+
+def _separate(config: Config, nodes: int | None) -> int | None:
+    """GPUs that generate and do nothing else."""
+    own, per_node = (config.count(f"{_OWN}.{name}", 0) or None for name in ("num_nodes", "gpus_per_node"))
+    if nodes == 1:
+        return per_node
+    return own * per_node if own and per_node else None
+
+
+def _reward_model(config: Config) -> tuple[int, int]:
+    leaves = flatten(config.section("data").values)
+    if not any(value == "reward_model" and f".{key}".endswith(".env_name") for key, value in leaves):
+        return 0, 0
+    resources = config.section("env.reward_model.resources")
+    return _size(resources.get("num_nodes")), _size(resources.get("gpus_per_node"))
+
+
+def _size(value: Any) -> int:
+    return value if type(value) is int else 0
