@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from planner_case import CONSTANTS, H100, laid, model, read
+from planner_case import CONSTANTS, H100, laid, model, over, read
 
 from nano_exp.layout import parameters
 from nano_exp.layout.workload import Job
@@ -45,7 +45,7 @@ def test_published_recipes_fit_the_nodes_that_they_were_made_on(row: tuple[str, 
 
 def test_without_a_colocated_engine_nothing_sleeps_on_the_host() -> None:
     job = read("model=nano_12b", "cluster=1n8g")
-    apart = replace(job, generation=replace(job.generation, colocated=False, world=4), world=4)
+    apart = over(replace(job, generation=replace(job.generation, colocated=False, world=4)), world=4)
     assert terms(job)["vLLM's weights, asleep"] > 0
     assert "vLLM's weights, asleep" not in terms(apart)
     assert terms(apart).get("training state", 0.0) < terms(job)["training state"]
