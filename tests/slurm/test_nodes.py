@@ -125,7 +125,7 @@ def test_each_node_of_an_attempt_has_what_ray_sub_gives_it(lab: Lab) -> None:
     run = lab.run()
     assert_executed_once(run)
     job = lab.scontrol(run)
-    assert job["OverSubscribe"] == "NO" and job["MinMemoryNode"] == "0"
+    assert job["OverSubscribe"] == "NO", "the nodes alone"
     for host in ("mini1", "mini2"):
         lines = (attempt_dir(run) / "nodes" / f"{host}.probe").read_text().splitlines()
         has = dict(line.split("=", 1) for line in lines if "=" in line)
