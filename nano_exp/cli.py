@@ -21,7 +21,7 @@ COMMANDS = {
     **dict.fromkeys(("status", "logs", "open", "watch", "explain", "sync"), "Look at runs"),
     **dict.fromkeys(("cancel", "retry", "rm"), "End runs, and start them again"),
     **dict.fromkeys(("check", "render", "plan"), "Before a launch"),
-    "recipes": "Versions of NeMo RL",
+    **dict.fromkeys(("recipes", "model"), "Versions of NeMo RL, and models"),
     "completion": "In the shell",
 }
 

@@ -16,7 +16,8 @@ from hydra.errors import HydraException
 
 from nano_exp import credentials, files
 from nano_exp.advice.suggestions import MOST_NAMES, Adviser, Suggestion
-from nano_exp.compose import recipe_file
+from nano_exp.compose import compose, recipe_file
+from nano_exp.compose import nearest as nearest_recipe
 from nano_exp.compose.compose import Uncomposable
 from nano_exp.compose.conf_tree import CONF_DIR, choices_of
 from nano_exp.errors import UserError, nearest, short_for
@@ -87,6 +88,7 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
         if group in groups and not override.is_delete():
             yield from _bad_options(config_loader, group, override)
     chosen = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]
+    yield from _no_data(config_loader, chosen)
     adviser = Adviser(
         config_loader,
         [f"{o.key_or_group}={choices_of(o)[0]}" for o in chosen if not o.key_or_group.startswith("hydra")],
@@ -295,6 +297,9 @@ def _no_option(group: str, choice: str, shown: Sequence[str]) -> UserError:
     short = short_for(choice, shown, anywhere=True)
     near = near or ([short] if short else [])
     why = f"{group} has no option '{choice}'; it has: {', '.join(shown) or 'none'}"
+    if group == "cluster" and (shape := re.fullmatch(r"(\d+)n(\d+)g", choice)):
+        nodes, gpus = shape.groups()
+        why += f"; a file {CONF_DIR / group / choice}.yaml with `num_nodes: {nodes}` and `gpus_per_node: {gpus}` is one"
     if near:
         return UserError(found, why, " or ".join(f"{group}={name}" for name in near))
     if group == "site" and re.fullmatch(r"\w[\w-]*", choice):
@@ -316,6 +321,20 @@ def _models() -> dict[str, str]:
         name = str((files.read_yaml(path).get("model") or {}).get("hf_id") or "").lower()
         found |= {name: path.stem, name.rpartition("/")[2]: path.stem} if name else {}
     return found
+
+
+def _no_data(config_loader: ConfigLoader, chosen: Sequence[Override]) -> Iterator[UserError]:
+    """A model of the user's own whose file does not say what it trains on."""
+    if any(override.key_or_group in ("data", "recipe") for override in chosen):
+        return
+    there = _options(config_loader, "data")
+    for model in [value for o in chosen if o.key_or_group == "model" for value in choices_of(o)]:
+        if nearest_recipe.data_of(str(model)) not in there:
+            yield UserError(
+                f"model={model} and no data=",
+                f"{CONF_DIR / 'model' / f'{model}.yaml'} names no model whose recipes and data it starts from",
+                compose.name_a_source(str(model)),
+            )
 
 
 def _bad_optional(override: Override) -> Iterator[UserError]:

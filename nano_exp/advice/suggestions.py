@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nano_exp import synonyms
 from nano_exp.compose import compose, conf_tree
+from nano_exp.compose import nearest as nearest_recipe
 from nano_exp.dotted import Config, flatten
 from nano_exp.errors import UserError, nearest, short_for
 from nano_exp.overrides import Override
@@ -70,7 +71,9 @@ class Adviser:
         except (HydraException, OmegaConfBaseException):
             return None
         chosen = dict(found.hydra.runtime.choices)
-        clusters = [c for m, c in compose.recipes(str(chosen["nemo_rl"])) if m == chosen["model"]]
+        clusters = [
+            c for m, c in compose.recipes(str(chosen["nemo_rl"])) if m == nearest_recipe.source(str(chosen["model"]))
+        ]
         if found.nemo_rl.recipe is None and clusters:
             self._choices = [*self._choices, f"cluster={clusters[0]}"]
             return conf_tree.plain(self._loader, self._choices)

@@ -34,7 +34,8 @@ def _check(given: argparse.Namespace) -> int:
     ignore = preflight.ignored(expanded.frozen)
     facts = gather.facts(expanded.frozen, expanded.parameters, submitting=False)
     report = fixes.true_fixes(preflight.examine(expanded.frozen, facts, ignore), expanded.frozen, facts, Path.cwd())
-    if expanded.skipped and not given.json:
+    if not given.json:
         launched.skipped(expanded.skipped, expanded.frozen)
+        launched.notes(expanded.notes)
     print(wording.as_json(report) if given.json else wording.as_text(report))
     return 2 if report.errors else 0

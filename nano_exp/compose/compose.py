@@ -6,7 +6,7 @@ recipe. `nano_exp.advice.mistakes` has the words for what cannot be composed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp.compose import recipe_file
+from nano_exp.compose import nearest, recipe_file
 from nano_exp.compose.conf_tree import CONF_DIR, plain, typed
 from nano_exp.errors import UserError
+from nano_exp.nemo_rl import versions
 from nano_exp.overrides import Override
 from nano_exp.store import axes
 
@@ -99,21 +100,40 @@ def require_recipe(cfg: DictConfig, model: str | None, cluster: str, version: st
     """
     if OmegaConf.select(cfg, "nemo_rl.recipe", default=None) is not None:
         return
-    pairs = recipes(version)
     if model is None:
-        of_cluster = [f"model={m} cluster={c}" for m, c in pairs if c == cluster]
+        models = sorted(p.stem for p in (CONF_DIR / "model").glob("*.yaml"))
+        there = [(m, cluster) for m in models if nearest.has_recipe(version, m, cluster)]
         raise UserError(
             f"cluster={cluster} and no model=",
             "without model= it is the tiny model, which has no recipe of that shape",
-            f"one of these: {', '.join(of_cluster or [f'model={m} cluster={c}' for m, c in pairs])}",
+            f"one of these: {', '.join(_typed(there or recipes(version)))}",
         )
-    clusters = [c for m, c in pairs if m == model]
-    if clusters:
-        fix = " or ".join(f"model={model} cluster={c}" for c in clusters)
-    else:
-        fix = "one of: " + ", ".join(f"model={m} cluster={c}" for m, c in pairs)
-    needs = "it needs a Slurm cluster" if cluster == "local" else "no recipe of that shape is published"
-    raise UserError(f"model={model} with cluster={cluster} has no recipe in {CONF_DIR}/nemo_rl/{version}", needs, fix)
+    why, fix = _without_recipe(model, cluster, version)
+    raise UserError(f"model={model} with cluster={cluster} has no recipe in {CONF_DIR}/nemo_rl/{version}", why, fix)
+
+
+def _without_recipe(model: str, cluster: str, version: str) -> tuple[str, str]:
+    """Why a model has no recipe on a cluster, not even a near one, and what has."""
+    there = _typed((model, c) for m, c in recipes(version) if m == nearest.source(model))
+    if there:
+        is_local = "it needs a Slurm cluster" if cluster == "local" else "no recipe of that shape is published"
+        return is_local, " or ".join(there)
+    others = [v for v in versions.options(CONF_DIR / "nemo_rl") if nearest.has_recipe(v, model, cluster)]
+    if others:
+        return "that version has no recipe of this model", " or ".join(f"nemo_rl={other}" for other in others)
+    return "none is published for this model, and its file names no other one to start from", name_a_source(model)
+
+
+def name_a_source(model: str) -> str:
+    """What to write into a file of conf/model that has no recipes of its own."""
+    return (
+        f"`{nearest.SOURCE_KEY}: nano_9b` (or another model with recipes) below `model:` in "
+        f"{CONF_DIR / 'model' / f'{model}.yaml'}, beside its hf_id"
+    )
+
+
+def _typed(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"model={model} cluster={cluster}" for model, cluster in pairs]
 
 
 @dataclass(frozen=True)
@@ -124,17 +144,17 @@ class Point:
     ----------
     overrides: as typed
     cfg: composed, unresolved
-    note: what was chosen for it (parallelism=auto)
+    notes: what was chosen for it, a line each (parallelism=auto, a recipe of another shape)
     choices: group -> its option, typed or not; of groups that say what a run computes
     """
 
     overrides: tuple[str, ...]
     cfg: DictConfig
-    note: str = ""
+    notes: tuple[str, ...] = ()
     choices: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def point(overrides: Sequence[str], whole: DictConfig, note: str = "") -> Point:
+def point(overrides: Sequence[str], whole: DictConfig) -> Point:
     """A point from what Hydra composed, its own node among it.
 
     Raises
@@ -146,7 +166,8 @@ def point(overrides: Sequence[str], whole: DictConfig, note: str = "") -> Point:
         for group, option in whole.hydra.runtime.choices.items()
         if axes.of_the_run(group) and "@" not in group
     }
-    return Point(tuple(overrides), without_launch(whole), note, chosen)
+    recipe = nearest.note(whole.hydra.runtime.choices)
+    return Point(tuple(overrides), without_launch(whole), (recipe,) if recipe else (), chosen)
 
 
 #: What Hydra and OmegaConf raise where they do not expect what was typed.

@@ -12,11 +12,9 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from nano_exp.compose import CONF_DIR as CONF_DIR
 from nano_exp.compose import resolvers
 from nano_exp.errors import UserError
-
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
-
 
 CONFIG_NAME = "config"
 

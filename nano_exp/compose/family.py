@@ -42,7 +42,7 @@ class Sibling:
     overrides: tuple[str, ...]
     family: Family
     changes: dict[Keys, Any]
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Family:
@@ -59,7 +59,7 @@ class Family:
     """
 
     def __init__(self, first: Point, keys: Sequence[str]) -> None:
-        self.choices = first.choices
+        self.choices, self.notes = first.choices, first.notes
         self._cfg = copy.deepcopy(first.cfg)
         self._nodes = {tuple(key.split(".")): hydra_internals.plain_node(self._cfg, key) for key in keys}
         if None in self._nodes.values():
@@ -187,7 +187,7 @@ def _chooses(config_loader: ConfigLoader, override: Override) -> bool:
 def _sibling(family: Family, texts: Sequence[str], values: Sequence[Override]) -> Sibling | None:
     """None where the family cannot give it: then Hydra composes it, or says why not."""
     try:
-        return Sibling(tuple(texts), family, family.changes(values))
+        return Sibling(tuple(texts), family, family.changes(values), family.notes)
     except (HydraException, OmegaConfBaseException):
         return None
 

@@ -1,4 +1,4 @@
-"""The arithmetic that interpolations in conf/ may use: `${mul:a, b}` and its kin."""
+"""What interpolations in conf/ may use: arithmetic (`${mul:a, b}` and its kin), and the choice of a recipe."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from nano_exp import hydra_internals
+
+from nano_exp.compose import nearest
 
 Number = int | float
 
@@ -61,6 +63,9 @@ def register(cached: bool = True) -> None:
     for name, function in functions.items():
         if not OmegaConf.has_resolver(name):
             OmegaConf.register_new_resolver(name, _of_numbers(function))
+    for choose in nearest.RESOLVERS:  # of conf/config.yaml's defaults list alone
+        if not OmegaConf.has_resolver(choose.__name__):
+            OmegaConf.register_new_resolver(choose.__name__, choose)
 
 
 def _of_numbers(function: Callable[[Any, Any], Number]) -> Callable[[Any, Any], Number]:

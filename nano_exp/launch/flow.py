@@ -76,7 +76,7 @@ def read(
     switches = {key: _switch(wanted, key) for key in SWITCHES}
     where = str(wanted[0].config["slurm"]["where"])
     show.skipped(skipped, wanted)
-    show.notes([point.note for point in points if point.note])
+    show.notes([note for point in points for note in point.notes])
     _require_one(wanted)
     _require_place(where)
     asked = terms.read(wanted, points[0].overrides)

@@ -30,11 +30,13 @@ class Wanted:
     frozen: each point, without those that a sweep's constraints leave out
     skipped: those that they leave out
     parameters: hydra.launcher's
+    notes: what was chosen for the points, in words
     """
 
     frozen: list[Frozen] = field(default_factory=list)
     skipped: list[sweep.Skipped] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def expanded(overrides: Sequence[str]) -> Wanted:
@@ -54,6 +56,7 @@ def expanded(overrides: Sequence[str]) -> Wanted:
     ) -> None:
         wanted.frozen, wanted.skipped = sweep.split(freeze_all(points, folder), constraints)
         wanted.parameters = parameters
+        wanted.notes = [note for point in points for note in point.notes]
 
     credentials.refuse_overrides(overrides)
     recipe_file.register(overrides, conf_tree.CONF_DIR)

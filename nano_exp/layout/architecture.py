@@ -134,8 +134,8 @@ def from_file(path: Path) -> Architecture:
     except OSError as error:
         raise UserError(
             f"cannot read {file}: {error.strerror}",
-            "--config names the config.json of a model, or the folder that holds it",
-            "--config /path/to/model/config.json",
+            "the config.json of a model is read, or the one in the folder that is named",
+            "the path of a model's config.json, or of its folder",
         ) from error
     except ValueError as error:
         raise UserError(
@@ -145,7 +145,7 @@ def from_file(path: Path) -> Architecture:
         raise UserError(
             f"{file} holds a {type(values).__name__}, not an object",
             "a model's config.json is one object with model_type and sizes",
-            "--config /path/to/model/config.json",
+            "the path of a model's config.json, or of its folder",
         )
     return parse(values, file.parent.name or "model", str(file))
 

@@ -51,7 +51,8 @@ def compose_point(config_loader: ConfigLoader, overrides: Sequence[str]) -> Poin
         return compose.compose_point(config_loader, overrides)
     rest = without(overrides)
     words, note = take(rest, freeze.resolve(compose.compose_point(config_loader, rest).cfg))
-    return replace(compose.compose_point(config_loader, overrides, words), note=note)
+    made = compose.compose_point(config_loader, overrides, words)
+    return replace(made, notes=_with(made.notes, note))
 
 
 def compose_points(
@@ -76,9 +77,13 @@ def compose_points(
         taken.append(take(rest, _resolved(plain)) if asked(point) else (point, ""))
     made = family.compose_points(config_loader, [words for words, _ in taken])
     return [
-        replace(one, overrides=tuple(point), note=note)
+        replace(one, overrides=tuple(point), notes=_with(one.notes, note))
         for one, point, (_, note) in zip(made, overrides, taken, strict=True)
     ]
+
+
+def _with(notes: tuple[str, ...], note: str) -> tuple[str, ...]:
+    return (*notes, note) if note else notes
 
 
 def _resolved(point: Point | Sibling) -> dict[str, Any]:

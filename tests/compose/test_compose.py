@@ -191,7 +191,7 @@ def test_what_was_mistyped_is_found_among_all_overrides(overrides: list[str], fo
     assert said.fix.startswith(fix) or fix in said.fix.split(" (or:")[0]
 
 
-@pytest.mark.parametrize("shape", ["1n1g", "local"])
+@pytest.mark.parametrize("shape", ["published", "local"])
 def test_a_pair_without_a_recipe_is_told_the_shapes_that_have_one(shape: str) -> None:
     with pytest.raises(UserError) as caught:
         point("model=nano_9b", f"cluster={shape}")

@@ -25,7 +25,7 @@ TWELVE = ["model=nano_12b", "cluster=1n8g"]
         ([*TWELVE, "--max-length", "-5"], "--max-length -5", "--max-length"),
         ([*TWELVE, "--mean-length", "600"], "a mean length of 600 tokens", "--max-length"),
         ([*TWELVE, "--top", "0"], "--top 0", "--top 6"),
-        ([*TWELVE, "--config", "nothing.json"], "cannot read nothing.json", "--config"),
+        ([*TWELVE, "--config", "nothing.json"], "cannot read nothing.json", "config.json"),
         ([*TWELVE, "--plot", "plan.gif"], "--plot plan.gif", "--plot plan.png"),
         (["--calibrate", "nothing"], "nothing is not a folder", "--calibrate"),
         (["model=nano_tiny"], "engine.name=embedded", "nano-exp plan model=nano_12b cluster=2n8g"),

@@ -110,10 +110,10 @@ def test_a_point_keeps_auto_as_typed_and_has_the_identity_of_its_values(tmp_path
     typed = [*TWELVE, "parallelism=auto"]
     point = core_case.compose_points(config_loader(), [typed])[0]
     assert point.overrides == tuple(typed)
-    assert point.note
+    assert point.notes
     words, _ = expand(typed)
     plain = core_case.compose_points(config_loader(), [words])[0]
-    assert plain.note == ""
+    assert plain.notes == ()
     assert freeze.freeze(point, tmp_path).digest == freeze.freeze(plain, tmp_path).digest
 
 
@@ -134,7 +134,7 @@ def test_each_point_of_a_sweep_gets_the_layout_of_its_own_values() -> None:
         assert layout == best.layout
     assert found[0].title() != found[1].title()
     assert found[2].title() == read(*base).layout.title()
-    assert [bool(point.note) for point in points] == [True, True, False, False]
+    assert [bool(point.notes) for point in points] == [True, True, False, False]
 
 
 def test_auto_follows_the_sites_gpu() -> None:

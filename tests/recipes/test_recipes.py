@@ -146,10 +146,10 @@ def test_an_unknown_version_is_answered_with_the_known_ones() -> None:
     assert caught.value.fix == "one of these: nemo_rl=v0_5, nemo_rl=v0_6, nemo_rl=v0_7"
 
 
-def test_a_recipe_that_a_version_lacks_is_refused_with_those_that_it_has() -> None:
-    with conf_tree.loader() as loader, pytest.raises(UserError, match=r"nano_30b.*v0_6") as caught:
-        compose.compose(loader, ["model=nano_30b", "cluster=2n8g", "nemo_rl=v0_6"])
-    assert caught.value.fix == "model=nano_30b cluster=1n8g"
+def test_a_model_that_a_version_lacks_is_refused_with_the_versions_that_have_it() -> None:
+    with conf_tree.loader() as loader, pytest.raises(UserError, match=r"nano_30b.*v0_5") as caught:
+        compose.compose(loader, ["model=nano_30b", "cluster=2n8g", "nemo_rl=v0_5"])
+    assert caught.value.fix == "nemo_rl=v0_6 or nemo_rl=v0_7"
 
 
 def test_a_combination_without_a_recipe_has_none_and_is_refused() -> None:
