@@ -88,7 +88,7 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
         if group in groups and not override.is_delete():
             yield from _bad_options(config_loader, group, override)
     chosen = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]
-    yield from _no_data(config_loader, chosen)
+    yield from _no_data(chosen)
     adviser = Adviser(
         config_loader,
         [f"{o.key_or_group}={choices_of(o)[0]}" for o in chosen if not o.key_or_group.startswith("hydra")],
@@ -323,13 +323,12 @@ def _models() -> dict[str, str]:
     return found
 
 
-def _no_data(config_loader: ConfigLoader, chosen: Sequence[Override]) -> Iterator[UserError]:
+def _no_data(chosen: Sequence[Override]) -> Iterator[UserError]:
     """A model of the user's own whose file does not say what it trains on."""
     if any(override.key_or_group in ("data", "recipe") for override in chosen):
         return
-    there = _options(config_loader, "data")
     for model in [value for o in chosen if o.key_or_group == "model" for value in choices_of(o)]:
-        if nearest_recipe.data_of(str(model)) not in there:
+        if not nearest_recipe.has_data(str(model)):
             yield UserError(
                 f"model={model} and no data=",
                 f"{CONF_DIR / 'model' / f'{model}.yaml'} names no model whose recipes and data it starts from",

@@ -50,6 +50,11 @@ def data_of(model: str) -> str:
     return f"default/{source(model) if _file(f'data/default/{model}') is None else model}"
 
 
+def has_data(model: str) -> bool:
+    """Whether there is an option of that name."""
+    return _file(f"data/{data_of(model)}") is not None
+
+
 def weights_of(model: str) -> str:
     """The option of conf/model/weights: `own` for a model that starts from another one's recipe."""
     return "own" if source(model) != model else "published"
