@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from nano_exp import hydra_internals
-
 from nano_exp.compose import nearest
 
 Number = int | float
