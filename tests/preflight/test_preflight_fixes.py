@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,15 @@ def judged(overrides: list[str]) -> Judged:
     return Judged(tuple(group.finding for group in examine([freeze.freeze(point, FOLDER)], FACTS).groups))
 
 
+#: `NANO_EXP_EXAMPLES=1000` for a night.
+EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "10"))
+
+
 # Each example composes a dozen configs: one that fails is small enough as it is, and is not shrunk.
 @settings(
-    max_examples=15,
+    max_examples=EXAMPLES,
     deadline=None,
+    derandomize=EXAMPLES < 100,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )

@@ -267,7 +267,7 @@ def test_a_service_that_is_down_fails_the_run_and_the_others_are_not_tried_for_e
         log(make_run(tmp_path, f"r{number}"), 1)
         ended(tmp_path / f"results/lr/r{number}", DONE)
     service.down = True
-    done = command(tmp_path, service, "--json", WANDB_INIT_TIMEOUT="2")
+    done = command(tmp_path, service, "--json", WANDB_INIT_TIMEOUT="1")
     kinds = [json.loads(line)["kind"] for line in done.stdout.splitlines()]
     assert done.returncode == 1 and kinds == ["failed", "failed", "failed", "skipped", "skipped"]
     assert KEY not in done.stdout + done.stderr
