@@ -277,9 +277,10 @@ def checkpoints(run: runs.Run) -> list[int]:
 
 
 def metrics(run: runs.Run) -> list[dict[str, Any]]:
-    """metrics.jsonl without clock times: what has to be equal between an interrupted and a whole run."""
+    """metrics.jsonl without what a clock gives: what has to be equal between an interrupted and a whole run."""
     rows = runs.read_metrics(run.dir)
-    return [{k: v for k, v in row.items() if k != "time" and not k.startswith("timing/")} for row in rows]
+    clock = ("timing/", "performance/")
+    return [{k: v for k, v in row.items() if k != "time" and not k.startswith(clock)} for row in rows]
 
 
 def train_steps(run: runs.Run) -> list[int]:
