@@ -8,12 +8,26 @@ from pathlib import Path
 import pytest
 from core_case import TINY, Finished, copy_standin, launch
 from standin_caches import with_caches
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from nano_exp.engines.nemo_rl import engine
 
 with_caches()
 #: A developer's own key: launches prepared in this process would ask for it in attempts, whose environment tests make.
 os.environ.pop("WANDB_API_KEY", None)
+
+
+class _FilesAndSlurm(LoadFileScheduling):
+    """A file's tests in one process, and all of Slurm's in one too: they share a cluster."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/slurm" if nodeid.startswith("tests/slurm/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """What `--dist loadfile` means here."""
+    return _FilesAndSlurm(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
