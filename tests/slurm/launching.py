@@ -23,7 +23,7 @@ from nano_exp.store import runs
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = ROOT / "tests" / "standin"
 #: One GPU and one core are no place for these recipes, and the stand-in has neither NeMo Gym nor data.
-IGNORED = "ignore=[layout_divides_gpus,cpus_for_ray,gym_paths,data_files]"
+IGNORED = "ignore=[layout_divides_gpus,cpus_for_ray,host_memory_fits,gym_paths,data_files]"
 #: The stand-in as the engine's checkout. Needs no file of a model, as the published 12B row does.
 SITE = ("site=minicluster", f"site.checkout={STANDIN}", f"site.python={sys.executable}", IGNORED)
 NANO_12B = ("model=nano_12b", "cluster=1n8g", *SITE, "grpo.max_num_steps=3")
