@@ -55,6 +55,8 @@ def model_missing(knobs: Knobs, found: Found, phase: str) -> str:
     name = knobs.get("policy.model_name") or found.subject or "the model"
     if found.subject == "offline":
         return f"download it where there is a network, HF_HOME=<site.hf_home>: `hf download {name}`"
+    if found.subject.startswith("/"):
+        return f"put the model's weights (*.safetensors) into {found.subject}, or policy.model_name=/another/folder"
     return f"policy.model_name is {name}: name a repository on the hub (a private one needs HF_TOKEN) or a folder"
 
 

@@ -95,6 +95,13 @@ def model_not_found(line: Line, stream: Stream) -> Found | None:
     return Found(repo, phase="setup", subject=repo)
 
 
+@line_sign("model_missing", "Error no file named")
+def model_without_weights(line: Line, stream: Stream) -> Found | None:
+    error = exception(line, stream)
+    match = re.match(r"Error no file named .* found in directory (\S+?)\.?$", error[1]) if error else None
+    return Found(f"no weights in {match[1]}", phase="setup", subject=match[1]) if match else None
+
+
 @line_sign(
     "model_missing", "LocalEntryNotFoundError", "couldn't connect to 'https://huggingface.co'", "OfflineModeIsEnabled"
 )
