@@ -203,7 +203,7 @@ def test_two_nodes_with_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     places = {"site__venv_dir": "/shared/venvs", "site__uv_cache_dir": "/shared/uv"}
     _, env, script = two_nodes(tmp_path, monkeypatch, site__python=None, **places)
     assert f'engine_python() {{ exec {uv} run python "$@"; }}' in script
-    assert "export NEMO_RL_VENV_DIR=/shared/venvs\nexport UV_CACHE_DIR=/shared/uv" in script
+    assert {"export NEMO_RL_VENV_DIR=/shared/venvs", "export UV_CACHE_DIR=/shared/uv"} <= set(script.splitlines())
     assert (env["NEMO_RL_VENV_DIR"], env["UV_CACHE_DIR"]) == ("/shared/venvs", "/shared/uv")
 
 
