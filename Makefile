@@ -29,6 +29,9 @@ check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev  ## write what is generated in docs/: the table of preflight's rules
+	$(BIN)/python tests/write_docs.py
+
 format: $(VENV)/.dev  ## write the format that check asks for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -50,4 +53,4 @@ $(VENV)/.dev: $(VENV)/.embedded
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test bench faults check format clean
+.PHONY: help run test bench faults check docs format clean
