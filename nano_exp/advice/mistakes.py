@@ -85,6 +85,9 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
             yield from _bad_optional(override)
         if group in groups and group not in _OPTIONAL and not group.startswith("hydra"):
             yield from _left_out(config_loader, group, override)
+            if override.is_add() or override.is_force_add():
+                why = f"every run has one {group} already: it is chosen, not added"
+                yield UserError(str(override.input_line), why, f"{group}={_value(override)}")
         if group in groups and not override.is_delete():
             yield from _bad_options(config_loader, group, override)
     chosen = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]

@@ -157,6 +157,11 @@ SLIPS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "an item of a list": (("~policy.scheduler.0",), "~policy.scheduler.0", "leave ~policy.scheduler.0 out"),
     "a null taken away": (("~site.qos",), "~site.qos", "leave ~site.qos out"),
     "a setting taken away": (("~slurm.max_attempts",), "no slurm.max_attempts", "leave ~slurm.max_attempts out"),
+    "a group's choice that is added": (
+        ("model=nano_9b", "cluster=1n8g", "+model=nano_12b"),
+        "+model=nano_12b",
+        "model=nano_12b",
+    ),
     "no option at all": (("sweeps=[]",), "sweeps=[]", "sweeps=lr"),
     "nothing we know": (("foo.bar=1",), "foo.bar=1", "leave it out"),
 }
