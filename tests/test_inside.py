@@ -11,9 +11,11 @@ import pytest
 from core_case import ROOT, Answer, environment, everything_below, make_attempt, point, prepared, standin
 from pace import limit
 
-from nano_exp import files, inside, slurm
+from nano_exp import files, slurm
 from nano_exp.errors import UserError
-from nano_exp.inside import Allocation, Train, allocation, require_shape
+from nano_exp.inside import Train
+from nano_exp.job import by_hand
+from nano_exp.job.by_hand import Allocation, allocation, require_shape
 from nano_exp.launch import show, submit
 from nano_exp.slurm.shapes import Shape
 from nano_exp.store import runs, state
@@ -172,10 +174,10 @@ def task(number: int | None, nodes: int = 1, job: str = "40") -> Allocation:
 
 
 def test_a_task_becomes_the_launchs_own_script_and_its_job_is_recorded(frozen: submit.Launch) -> None:
-    assert inside.sweep(task(2), [str(frozen.dir), "0"]) == frozen.dir / "array-0.sbatch"
-    assert inside.sweep(task(None, nodes=2, job="41"), [str(frozen.dir), "1"]) == frozen.dir / "array-1.sbatch"
+    assert by_hand.sweep(task(2), [str(frozen.dir), "0"]) == frozen.dir / "array-0.sbatch"
+    assert by_hand.sweep(task(None, nodes=2, job="41"), [str(frozen.dir), "1"]) == frozen.dir / "array-1.sbatch"
     assert runs.jobs_of(frozen.results, frozen.id) == {0: "40", 1: "41"}
-    inside.sweep(task(0, job="42"), [str(frozen.dir), "0"])
+    by_hand.sweep(task(0, job="42"), [str(frozen.dir), "0"])
     assert runs.jobs_of(frozen.results, frozen.id)[0] == "42", "sent again"
 
 
@@ -199,7 +201,7 @@ def test_another_array_than_the_launchs_is_refused_with_the_right_command(
     frozen: submit.Launch, have: Allocation, words: list[str], found: str, fix: str
 ) -> None:
     with pytest.raises(UserError) as refused:
-        inside.sweep(have, [str(frozen.dir), *words])
+        by_hand.sweep(have, [str(frozen.dir), *words])
     assert refused.value.found.startswith(found)
     assert fix in refused.value.fix
     assert runs.jobs_of(frozen.results, frozen.id) == {}
@@ -207,14 +209,14 @@ def test_another_array_than_the_launchs_is_refused_with_the_right_command(
 
 def test_a_folder_that_is_no_launch_is_said(folder: Path, frozen: submit.Launch) -> None:
     with pytest.raises(UserError, match="No such file"):
-        inside.sweep(task(0), [str(folder / "nothing")])
+        by_hand.sweep(task(0), [str(folder / "nothing")])
     manifest = frozen.dir / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"where": "slurm"', '"where": "local"'))
     with pytest.raises(UserError, match="its own machine"):
-        inside.sweep(task(0), [str(frozen.dir), "0"])
+        by_hand.sweep(task(0), [str(frozen.dir), "0"])
     manifest.write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json"):
-        inside.sweep(task(0), [str(frozen.dir), "0"])
+        by_hand.sweep(task(0), [str(frozen.dir), "0"])
 
 
 def test_the_command_to_type_asks_for_what_the_launch_would_have(frozen: submit.Launch) -> None:
