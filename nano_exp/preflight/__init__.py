@@ -13,7 +13,7 @@ from __future__ import annotations
 from nano_exp.preflight import (  # noqa: F401  each registers its rules, in this order
     driver,
     cluster,
-    layout,
+    layout_findings,
     policy,
     vllm,
     late,
