@@ -82,7 +82,7 @@ def test_a_row_reaches_sbatch(rows: Lab, model: str, shape: str) -> None:
     assert job["NumNodes"] in (str(nodes), f"{nodes}-{nodes}")
     assert {k: job[k] for k in ("TresPerNode", "Task", "NumTasks", "TimeLimit", "Partition", "Requeue")} == {
         "TresPerNode": "gres:gpu:8",
-        "Task": "16",  # CPUs/Task
+        "Task": "64",  # CPUs/Task: the share of all eight GPUs is all of the node's
         "NumTasks": str(nodes),
         "TimeLimit": "04:00:00",
         "Partition": "batch",
