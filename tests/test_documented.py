@@ -26,7 +26,7 @@ READERS = {
     "recipe=a.yaml,b.yaml": "recipe={recipe}",
 }
 #: What is no whole command, or works with a checkout, a search or a result that is not here.
-NOT_HERE = ("...", "$@", "hydra/sweeper=optuna", "recipe=examples/", "--config", "<key>")
+NOT_HERE = ("...", "$@", "hydra/sweeper=optuna", "recipe=examples/", "--config", "<key>", "my_nano_9b")
 
 
 def commands() -> list[str]:

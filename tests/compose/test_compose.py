@@ -136,13 +136,13 @@ def test_the_recipes_are_the_files_of_conf() -> None:
     assert ("nano_9b", "local") not in pairs
 
 
-def test_a_model_without_any_recipe_is_told_every_pair() -> None:
+def test_a_model_without_any_recipe_is_told_how_to_take_another_s() -> None:
     cfg = point().cfg.copy()
     cfg.nemo_rl.recipe = None
     with pytest.raises(UserError) as caught:
         compose.require_recipe(cfg, "nano_99b", "1n8g", "v0_7")
-    assert "model=nano_9b cluster=1n8g" in caught.value.fix
-    assert "model=nano_30b cluster=2n8g" in caught.value.fix
+    assert "`recipes_of: nano_9b`" in caught.value.fix
+    assert "conf/model/nano_99b.yaml" in caught.value.fix
 
 
 def test_inner_options_are_not_offered() -> None:

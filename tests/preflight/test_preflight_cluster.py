@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from preflight_case import NINE, THIRTY_2, TWELVE, TWELVE_2, Case, assert_case, said, view
 
+from nano_exp.layout import layouts
+from nano_exp.layout.world import of_config as world_of
+
 COLOCATED = "policy.generation.colocated"
 APART = (f"{COLOCATED}.enabled=false",)
 REWARD = ("data.default.env_name=reward_model", "env.reward_model.resources.num_nodes=1")
@@ -81,8 +84,11 @@ def test_a_cluster_rule_refuses_and_its_cure_passes(case: Case) -> None:
 def test_who_trains_and_who_generates(
     row: tuple[str, ...], overrides: tuple[str, ...], world: int | None, generating: int | None, dp: int | None
 ) -> None:
-    seen = view(row, overrides)
-    assert (seen.world, seen.generating, seen.dp) == (world, generating, dp)
+    seen = world_of(view(row, overrides).config)
+    assert (seen.training, seen.generating) == (world, generating)
+    case = view(row, overrides).case
+    if world is not None and dp is not None:
+        assert case is not None and layouts.data_parallel(case.layout, world) == dp
 
 
 def test_generation_apart_needs_one_cpu_a_gpu() -> None:
