@@ -86,7 +86,7 @@ def test_train_sbatch_freezes_once_and_sweep_sbatch_runs_the_points_of_a_launch(
     assert sorted(owner.split("_")[1] for owner in owners) == ["0", "1", "2"]
 
     said = (lab.folder / f"nano-exp-{wrong}.out").read_text()
-    assert re.search(r"job \d+ has 1 x 1 GPUs", said), said
+    assert re.search(r"job \d+ has 1 x [18] GPUs", said), said  # an exclusive node: all of its GPUs
     assert f"fix: sbatch -N2 --gpus-per-node=1 --cpus-per-task=1 {train} model=nano_12b" in said
     assert lab.cluster.job(wrong)["ExitCode"] == "2:0"
 
