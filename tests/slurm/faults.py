@@ -300,7 +300,7 @@ RAY = (
     "checkpointing.save_period=1",
     "cluster.gpus_per_node=1",
     "slurm.cpus_per_node=1",
-    "ignore=[cpus_for_ray]",
+    "ignore=[cpus_for_ray,host_memory_fits]",
     "engine.dashboard=false",
     setting("RAY", 1),
 )

@@ -38,7 +38,7 @@ NODES = (
 SHARED = (
     "cluster.gpus_per_node=1",
     "slurm.cpus_per_node=1",
-    "ignore=[cpus_for_ray]",
+    "ignore=[cpus_for_ray,host_memory_fits]",
     setting("STEP_SECONDS", 300),
 )
 
