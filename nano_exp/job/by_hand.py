@@ -87,31 +87,31 @@ def require_shape(have: Allocation, want: Shape, command: Sequence[str]) -> str:
     ------
     UserError: with the sbatch command that asks for the right one
     """
-    found = Shape(have.nodes, have.gpus_per_node, have.cpus_per_node)
+    shape = Shape(have.nodes, have.gpus_per_node, have.cpus_per_node)
     typed = sbatch(want, command)
     if (
-        found.nodes != want.nodes
-        or found.gpus_per_node < want.gpus_per_node
+        shape.nodes != want.nodes
+        or shape.gpus_per_node < want.gpus_per_node
         or have.cpus_per_node < (want.cpus_per_node or 0)
     ):
         raise UserError(
-            f"job {have.job} has {found}",
+            f"job {have.job} has {shape}",
             f"the run needs {want}: its cluster section is what NeMo RL is told",
             f"{typed}   (with your other options of sbatch)",
         )
-    idle = found.gpus_per_node - want.gpus_per_node
-    return f"note: {idle} of {found.gpus_per_node} GPUs a node stay idle; without them: {typed}" if idle else ""
+    idle = shape.gpus_per_node - want.gpus_per_node
+    return f"note: {idle} of {shape.gpus_per_node} GPUs a node stay idle; without them: {typed}" if idle else ""
 
 
 def sbatch(shape: Shape, command: Sequence[str], *options: str) -> str:
     """The command that asks for a shape."""
-    asked = [f"-N{shape.nodes}", f"--gpus-per-node={shape.gpus_per_node}"]
+    shape_options = [f"-N{shape.nodes}", f"--gpus-per-node={shape.gpus_per_node}"]
     if shape.cpus_per_node is not None:
-        asked.append(f"--cpus-per-task={shape.cpus_per_node}")
+        shape_options.append(f"--cpus-per-task={shape.cpus_per_node}")
     elif not shape.whole:
-        asked.append(f"--cpus-per-gpu={shapes.CPUS_PER_GPU}")
-    asked += ["--exclusive", "--mem=0"] if shape.whole else []
-    return shlex.join(["sbatch", *options, *asked, *command])
+        shape_options.append(f"--cpus-per-gpu={shapes.CPUS_PER_GPU}")
+    shape_options += ["--exclusive", "--mem=0"] if shape.whole else []
+    return shlex.join(["sbatch", *options, *shape_options, *command])
 
 
 def sweep(have: Allocation, words: Sequence[str]) -> Path:
@@ -134,11 +134,11 @@ def sweep(have: Allocation, words: Sequence[str]) -> Path:
         raise _damaged(folder, f"array {number} has no {error}") from error
     command = [SWEEP, text.relative(folder), str(number)]
     whole = sbatch(shape, command, *([f"--array=0-{count - 1}"] if count > 1 else []))
-    held = f"array {number} of launch {folder.name} has {count} run{'s' if count != 1 else ''}: 0-{count - 1}"
+    array_size = f"array {number} of launch {folder.name} has {count} run{'s' if count != 1 else ''}: 0-{count - 1}"
     if have.task is None and count > 1:
-        raise UserError(f"job {have.job} is not an array", held, whole)
+        raise UserError(f"job {have.job} is not an array", array_size, whole)
     if have.task is not None and have.task >= count:
-        raise UserError(f"array task {have.task}", held, whole)
+        raise UserError(f"array task {have.task}", array_size, whole)
     remark = require_shape(have, shape, command if have.task is None else ["--array=...", *command])
     if remark:
         print(remark, file=sys.stderr)

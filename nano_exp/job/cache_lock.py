@@ -54,7 +54,7 @@ class Waiter:
 
 
 @dataclass
-class Held:
+class Hold:
     """The claims of a run that makes something; none where all was there.
 
     Attributes
@@ -81,37 +81,37 @@ class Held:
 
 
 @contextlib.contextmanager
-def held(caches: Sequence[Cache], waiter: Waiter) -> Iterator[Held]:
+def hold(caches: Sequence[Cache], waiter: Waiter) -> Iterator[Hold]:
     """Wait until all of these are whole or nobody else makes them; then they are this run's to make.
 
     Where it is told to stop meanwhile, it comes back with what it has. Raises what `waiter.stopped` raises.
     """
-    found = Held()
+    hold = Hold()
     over = threading.Event()
-    beating = threading.Thread(target=_beat, args=(found, over), daemon=True)
+    beating = threading.Thread(target=_beat, args=(hold, over), daemon=True)
     beating.start()
     try:
         for cache in caches:
             try:
-                _stand(cache, waiter, found)
+                _stand(cache, waiter, hold)
             except (OSError, UserError) as error:  # nobody may write there: NeMo RL makes nothing there either
                 waiter.say(f"{cache.what}: nobody can be kept from making it at the same time ({error})")
-        yield found
+        yield hold
     finally:
         over.set()
-        found.torn()
+        hold.torn()
 
 
-def _beat(found: Held, over: threading.Event) -> None:
+def _beat(hold: Hold, over: threading.Event) -> None:
     while not over.wait(BEAT_S):
-        for claim in list(found.claims):
+        for claim in list(hold.claims):
             with contextlib.suppress(OSError):
                 os.utime(claim / "owner.json")
 
 
-def _stand(cache: Cache, waiter: Waiter, found: Held) -> None:
-    """Return when a cache has what the run needs, or a claim of it is among the found."""
-    line, said = _Line(cache, waiter.owner), 0.0
+def _stand(cache: Cache, waiter: Waiter, hold: Hold) -> None:
+    """Return when a cache has what the run needs, or a claim of it is in the hold."""
+    line, said_at = _Line(cache, waiter.owner), 0.0
     while not waiter.stopped():
         claims = runs.attempts(cache.lock)
         lacking = cache.lacks(_trusted(cache, claims))
@@ -121,25 +121,25 @@ def _stand(cache: Cache, waiter: Waiter, found: Held) -> None:
         if last is None or _ended(last) is not None or line.dead(last):
             claim = runs.claim(cache.lock, last.number + 1 if last else 1, waiter.owner)
             if claim is not None:
-                found.claims.append(claim)
+                hold.claims.append(claim)
                 _begin(cache, claim, claims, waiter, lacking)
                 return
-        elif time.monotonic() - said >= SAY_S or not said:
-            said, found.waited = time.monotonic(), True
+        elif time.monotonic() - said_at >= SAY_S or not said_at:
+            said_at, hold.waited = time.monotonic(), True
             waiter.say(f"waiting for {_who(last)}, which makes {', '.join(lacking)}")
         time.sleep(LOOK_S)
 
 
 def _begin(cache: Cache, claim: Path, before: Sequence[runs.Attempt], waiter: Waiter, lacking: list[str]) -> None:
     """Mend what is torn, and write down what is there before anything is made."""
-    trusted, said = _trusted(cache, before), False
+    trusted, waits = _trusted(cache, before), False
     for name, looks_whole in cache.entries().items():
         if name in trusted:
             continue
         while not looks_whole and not _known(before) and cache.busy(name) and not waiter.stopped():
-            if not said:
+            if not waits:
                 waiter.say(f"waiting for somebody who makes {name} in {cache.what} by hand")
-            said = True
+            waits = True
             time.sleep(LOOK_S)
             looks_whole = cache.entries().get(name, True)
         if waiter.stopped():
@@ -186,10 +186,10 @@ def _who(claim: runs.Attempt) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = files.read_json(path)
+        record = files.read_json(path)
     except (OSError, files.Damaged):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 class _Line:

@@ -74,11 +74,12 @@ class Notice:
     Parameters
     ----------
     grace_s: after SIGTERM the engine has this long to end whole, seconds
-    told: called once, after the engine was asked to end (or has ended by the same signal) and before it is waited for
+    announce: called once, after the engine was asked to end (or has ended by the same signal) and before it is waited
+        for
     """
 
     grace_s: float = grace(None)
-    told: Callable[[], None] = lambda: None
+    announce: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class _Watch:
         self.kill_at: float | None = None
         self.began = time.time()
         self.stall: watchdog.Stall | None = None
-        self.told: int | None = None  # the step after which a stall was reported
+        self.reported_step: int | None = None  # the step after which a stall was reported
 
     def wait(self) -> Ended:
         looked = 0.0
@@ -179,17 +180,17 @@ class _Watch:
             self._pass_stop_on()
             if time.monotonic() - looked >= LOOK_S:
                 looked = time.monotonic()
-                self._require_own()
+                self._require_newest()
                 self._look()
             time.sleep(POLL_S)
-        self._require_own()
+        self._require_newest()
         self._notify()  # the same signal may have ended it first
         return Ended(code, self.stall)
 
     def _notify(self) -> None:
         if self.stop.signal and not self.noticed:
             self.noticed = True
-            self.notice.told()
+            self.notice.announce()
 
     def _pass_stop_on(self) -> None:
         if self.kill_at is None and (self.stop.signal or self.stall is not None):
@@ -203,9 +204,9 @@ class _Watch:
             self.say("the engine did not end: killing it")
             _kill_group(self.process)
 
-    def _require_own(self) -> None:
+    def _require_newest(self) -> None:
         try:
-            require_own(self.ctx)
+            require_newest(self.ctx)
         except Superseded:
             _kill_group(self.process)
             raise
@@ -214,9 +215,9 @@ class _Watch:
         rows = runs.read_metrics(self.ctx.run_dir, tail_bytes=64 * 1024)
         steps = [(int(r["step"]), t) for r in rows if "train/reward" in r and (t := _time(r)) >= self.began]
         stall = watchdog.look(self.rule, steps, time.time())
-        if stall is None or self.told == stall.step or self.stop.signal:
+        if stall is None or self.reported_step == stall.step or self.stop.signal:
             return
-        self.told = stall.step
+        self.reported_step = stall.step
         target = self.ctx.attempt_dir / f"stacks-after-step-{stall.step}.txt"
         folders = [str(Path(self.command.argv[0]).parent), self.command.env.get("PATH", "")]
         pids = watchdog.drivers(str(self.ctx.config_path)) or [self.process.pid]
@@ -240,7 +241,7 @@ def superseded(ctx: Context) -> bool:
     return (ctx.attempt_dir.parent / str(ctx.number + 1)).is_dir()
 
 
-def require_own(ctx: Context) -> None:
+def require_newest(ctx: Context) -> None:
     """Raises Superseded where a later attempt of the run exists."""
     if superseded(ctx):
         raise Superseded(f"attempt {ctx.number + 1} has begun; this one was taken for dead and ends")
@@ -300,8 +301,8 @@ def recover_rows(engine: Engine, config: dict[str, Any], run_dir: Path, attempt:
     ended = stdout.stat().st_mtime
     with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as file:
         for row in engine.follow(config, ctx, (line for line in lines if line.endswith("\n"))):
-            given = known.get(row["step"], {"step", "time"})
-            if new := {name: value for name, value in row.items() if name not in given}:
+            known_names = known.get(row["step"], {"step", "time"})
+            if new := {name: value for name, value in row.items() if name not in known_names}:
                 file.write(runs.metrics_line({"step": row["step"], "time": min(row["time"], ended), **new}))
 
 

@@ -61,10 +61,10 @@ def _require_dead(run: runs.Run, last: runs.Attempt, me: Owner) -> None:
         raise Refuse(f"run {run.id} is being executed by this same job (attempt {last.number})")
     give_up = time.monotonic() + TRIES_S
     while True:
-        asked = Asked()
-        asked.include([run])
-        alive = state.owner_alive(owner, asked)
-        if alive is not None or not asked.error or time.monotonic() + POLL_S > give_up:
+        answers = Asked()
+        answers.include([run])
+        alive = state.owner_alive(owner, answers)
+        if alive is not None or not answers.error or time.monotonic() + POLL_S > give_up:
             break
         time.sleep(POLL_S)
     if alive is False:

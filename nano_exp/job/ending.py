@@ -6,6 +6,7 @@ too: it names the end, whatever the engine says while it is torn down.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Ending:
 
         Parameters
         ----------
-        end: as `attempt.describe` gives it
+        end: as `describe` gives it
         timeout_s: how long each of Slurm's answers may take: what the signal meant, and the new start
         """
         self._record(end)
@@ -98,6 +99,34 @@ class Ending:
         """An end with the attempt's number and time, named by what Slurm did."""
         seconds = round(time.time() - self.began, 3)
         return named({"attempt": self.number, "seconds": seconds, **end}, self.stopped)
+
+
+def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: int) -> dict[str, Any]:
+    """An end as it is recorded.
+
+    Parameters
+    ----------
+    kind: done, stopped or failed, as the engine judges it
+    code: the engine's exit code; negative for a signal
+    last_step: the newest whole checkpoint
+    stopped_by: the signal that this attempt got, or 0
+    """
+    facts = {
+        "exit_code": code if code >= 0 else 128 - code,
+        "last_step": last_step,
+        "max_steps": max_steps,
+        "signal": stopped_by,
+    }
+    checkpoint = f"checkpoint of step {last_step} of {max_steps}" if last_step else "no checkpoint yet"
+    if kind == "done":
+        why = "" if last_step >= max_steps else f"ended by itself at step {last_step} of at most {max_steps}"
+    elif kind == "stopped":
+        how = "saved before the time limit" if code == 0 else "its processes were ended"
+        why = f"{signal.Signals(stopped_by).name if stopped_by else how}; {checkpoint}"
+    else:
+        what = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        why = f"engine: {what}; {checkpoint}"
+    return {"kind": kind, "why": why, **facts}
 
 
 def named(end: Mapping[str, Any], stopped: restart_policy.Stopped) -> dict[str, Any]:

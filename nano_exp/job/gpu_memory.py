@@ -56,20 +56,20 @@ def ask() -> list[Gpu] | None:
     return mine(parse(output), os.environ)
 
 
-def parse(said: str) -> list[Gpu]:
+def parse(output: str) -> list[Gpu]:
     """The lines that are whole; a GPU in an error state prints words for numbers."""
     processes = []
-    for line in said.splitlines():
+    for line in output.splitlines():
         parts = [part.strip() for part in line.split(",")]
         with contextlib.suppress(ValueError, IndexError):
             processes.append(Gpu(int(parts[0]), parts[1], float(parts[2]), float(parts[3]), parts[4]))
     return processes
 
 
-def mine(found: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
+def mine(gpus: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
     """Of a host's GPUs those that CUDA_VISIBLE_DEVICES names by number: the others are other jobs'."""
     named = {int(word) for word in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip().isdigit()}
-    return [gpu for gpu in found if gpu.index in named] or found
+    return [gpu for gpu in gpus if gpu.index in named] or gpus
 
 
 class Phase:
@@ -134,13 +134,13 @@ class Sampler:
 
     def sample(self) -> bool:
         """Ask once. False where there is nothing to ask."""
-        phase, found = self.phase(), self.asking()
-        if not found:
+        phase, gpus = self.phase(), self.asking()
+        if not gpus:
             return False
-        self._last, self.samples = found, self.samples + 1
-        seen = self.peaks.setdefault(phase, {})
-        for gpu in found:
-            seen[gpu.index] = max(seen.get(gpu.index, 0.0), gpu.used)
+        self._last, self.samples = gpus, self.samples + 1
+        peaks = self.peaks.setdefault(phase, {})
+        for gpu in gpus:
+            peaks[gpu.index] = max(peaks.get(gpu.index, 0.0), gpu.used)
         return True
 
     def write(self) -> None:
@@ -161,7 +161,7 @@ class Sampler:
             "date": time.strftime("%Y-%m-%d"),
             "versions": {**self.versions, "driver": first.driver},
             "gib": {
-                phase: [round(seen[index] / 1024, 3) for index in sorted(seen)] for phase, seen in self.peaks.items()
+                phase: [round(peaks[index] / 1024, 3) for index in sorted(peaks)] for phase, peaks in self.peaks.items()
             },
         }
 

@@ -175,12 +175,12 @@ def _without(known: slurm.Control, node: str, say: Say) -> str:
 def saved_steps(run: runs.Run, tried: list[Attempt]) -> list[int | None]:
     """How many new steps each attempt saved, oldest first; None where nothing tells."""
     begins = {int(e.data["attempt"]): e.data.get("resumes_from") for e in run.events if e.kind == "engine"}
-    found: list[int | None] = []
+    steps: list[int | None] = []
     for attempt in tried:
         first = begins.get(attempt.number)
         last = attempt.end.get("last_step") if attempt.end else begins.get(attempt.number + 1)
         if attempt.end is not None and first is None:
-            found.append(0)  # it ended before its engine began
+            steps.append(0)  # it ended before its engine began
         else:
-            found.append(last - first if isinstance(last, int) and isinstance(first, int) else None)
-    return found
+            steps.append(last - first if isinstance(last, int) and isinstance(first, int) else None)
+    return steps

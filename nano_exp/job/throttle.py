@@ -73,26 +73,28 @@ def look(manifest: Mapping[str, Any], queue: slurm.Queue, sent: Mapping[int, str
     """
     entries = manifest["arrays"]
     jobs = [[job for job in queue.jobs if job.name == entry["job_name"]] for entry in entries]
-    to_come = [not found and number not in sent for number, found in enumerate(jobs)]
+    to_come = [not array_jobs and number not in sent for number, array_jobs in enumerate(jobs)]
     alive: list[arrays.Alive] = []
     reserved = 0
-    for number, (entry, found) in enumerate(zip(entries, jobs, strict=True)):
+    for number, (entry, array_jobs) in enumerate(zip(entries, jobs, strict=True)):
         behind = entry["behind"]
         if behind is not None and (jobs[behind] or to_come[behind]):
             continue  # it gets the share of the one that it waits for
         if to_come[number]:
             reserved += int(entry["throttle"])
-        elif found:
-            running = sum(_count(job) for job in found if job.starts)
-            waiting = sum(_count(job) for job in found if not job.starts)
-            alive.append(arrays.Alive(found[0].id, _throttle(found, entry) if waiting else None, running, waiting))
+        elif array_jobs:
+            running = sum(_count(job) for job in array_jobs if job.starts)
+            waiting = sum(_count(job) for job in array_jobs if not job.starts)
+            alive.append(
+                arrays.Alive(array_jobs[0].id, _throttle(array_jobs, entry) if waiting else None, running, waiting)
+            )
     return alive, reserved
 
 
-def _throttle(found: list[slurm.Job], entry: Mapping[str, Any]) -> int | None:
+def _throttle(array_jobs: list[slurm.Job], entry: Mapping[str, Any]) -> int | None:
     """squeue shows an array's throttle with its waiting tasks, but not where only one is left."""
-    throttle = next((job.throttle for job in found if job.throttle is not None), None)
-    return throttle if throttle is not None or len(entry["runs"]) == 1 else slurm.control(found[0].id).throttle
+    throttle = next((job.throttle for job in array_jobs if job.throttle is not None), None)
+    return throttle if throttle is not None or len(entry["runs"]) == 1 else slurm.control(array_jobs[0].id).throttle
 
 
 def _count(job: slurm.Job) -> int:

@@ -62,12 +62,12 @@ def _look(results: Path, waits: Sequence[predecessors.Wait]) -> list[Open]:
         time.sleep(POLL_S)
 
 
-def _back(job: str, found: Sequence[Open]) -> str:
+def _back(job: str, open_runs: Sequence[Open]) -> str:
     """Put this very job back into the queue, behind these; what went wrong, or nothing.
 
     Where only the second step fails, the job starts once more, and looks again.
     """
-    terms = list(dict.fromkeys(f"{one.wait.how}:{one.now.job}" for one in found))
+    terms = list(dict.fromkeys(f"{one.wait.how}:{one.now.job}" for one in open_runs))
     try:
         slurm.requeue(job)
     except (slurm.NoAnswer, UserError) as error:

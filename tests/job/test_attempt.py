@@ -34,7 +34,7 @@ from pace import limit
 from nano_exp import dotted, files
 from nano_exp.errors import UserError
 from nano_exp.job import attempt as module
-from nano_exp.job import child
+from nano_exp.job import child, ending, engine_run
 from nano_exp.job import claim as claiming
 from nano_exp.launch import executors, submit
 from nano_exp.report import status
@@ -612,7 +612,7 @@ def test_a_site_may_go_on_with_another_commit_and_it_is_said(tmp_path: Path, rep
     ],
 )
 def test_an_end_in_words(arguments: tuple[str, int, int, int, int], why: str) -> None:
-    end = module.describe(*arguments)
+    end = ending.describe(*arguments)
     assert end["why"] == why
     assert end["exit_code"] == (arguments[1] if arguments[1] >= 0 else 128 - arguments[1])
 
@@ -643,8 +643,8 @@ def test_saved_steps_are_remembered_over_attempts_that_say_nothing_of_them(tmp_p
     runs.record_event(second, "engine", attempt=1, resumes_from=50)
     for run, step in ((first, 5), (second, 50)):
         with pytest.raises(UserError, match=f"where step {step} was saved"):
-            module._require_checkpoints(runs.load(run), config, 0)
-        module._require_checkpoints(runs.load(run), config, step)
+            engine_run._require_checkpoints(runs.load(run), config, 0)
+        engine_run._require_checkpoints(runs.load(run), config, step)
 
 
 def test_rows_are_recovered_past_an_attempt_whose_engine_never_began(tmp_path: Path) -> None:

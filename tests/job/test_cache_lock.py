@@ -53,10 +53,10 @@ def converted(folder: Path, *names: str) -> Conversion:
 @contextmanager
 def asking(
     *caches: Cache, owner: Owner | None = None, run: str = "r1", stop: bool = False
-) -> Iterator[tuple[cache_lock.Held, list[str]]]:
+) -> Iterator[tuple[cache_lock.Hold, list[str]]]:
     said: list[str] = []
     waiter = cache_lock.Waiter(owner or runs.this_process(), run, said.append, lambda: stop)
-    with cache_lock.held(caches, waiter) as found:
+    with cache_lock.hold(caches, waiter) as found:
         yield found, said
 
 

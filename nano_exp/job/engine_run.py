@@ -1,0 +1,225 @@
+"""An attempt's training: its engine, from its place among the runs that share caches to what kind of end it had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nano_exp import engines, files, slurm
+from nano_exp.dotted import Config
+from nano_exp.engines import Context, nodes
+from nano_exp.errors import UserError
+from nano_exp.job import (
+    cache_lock,
+    child,
+    ending,
+    gpu_memory,
+    postmortem,
+    watchdog,
+)
+from nano_exp.job.ending import Ending
+from nano_exp.nemo_rl import caches
+from nano_exp.nemo_rl import checkout as nemo_rl_checkout
+from nano_exp.slurm import setup_lines
+from nano_exp.store import run_config, runs, trackers
+from nano_exp.store.runs import Owner
+from nano_exp.text import Say
+
+#: How long Slurm is asked for its KillWait before the engine starts, seconds.
+KILL_WAIT_ASKED_S = 10.0
+
+
+def train_in_turn(
+    run: runs.Run, config: dict[str, Any], commit: str | None, attempt_dir: Path, ahead: Ending
+) -> dict[str, Any]:
+    """Train, once nobody else makes what this run shares with others and needs."""
+    _require_engine_commit(run, config, commit, ahead.say)
+    ctx = Context(run.dir, attempt_dir, ahead.number, attempt_dir / "nemo_rl.yaml", ahead.until)
+
+    def stopped() -> bool:
+        child.require_newest(ctx)
+        return bool(ahead.stop.signal)
+
+    waiter = cache_lock.Waiter(ahead.owner, run.id, ahead.say, stopped)
+    with cache_lock.hold(caches.of(config, os.environ), waiter) as hold:
+        if ahead.stop.signal and (hold.waited or hold.claims):  # an engine that is cut off here leaves them torn
+            last_step = engines.get(config["engine"]["name"]).last_step(config, ctx)
+            signalled = ahead.stop.signal
+            return ending.describe("stopped", -signalled, last_step, int(config["grpo"]["max_num_steps"]), signalled)
+        return _train(run, config, attempt_dir, ahead, hold)
+
+
+def _train(
+    run: runs.Run, config: dict[str, Any], attempt_dir: Path, ahead: Ending, hold: cache_lock.Hold
+) -> dict[str, Any]:
+    number, stop, say = ahead.number, ahead.stop, ahead.say
+    rule = watchdog.Rule.of(config["site"])
+    engine = engines.get(config["engine"]["name"])
+    earlier = [a.end for a in runs.attempts(run.dir) if a.end]
+    _leave_wandb_offline(earlier, say)
+    ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", ahead.until, learned_setup(earlier))
+    changes = {**trackers.overlay(runs.load(run.dir), config), **engine.overlay(config, ctx)}
+    engine_config = Config(run_config.engine_config(config)).changed(changes)
+    files.write_text(ctx.config_path, files.dump_yaml(engine_config))
+    child.require_newest(ctx)  # it may have waited, or stood still on a node that was cut off
+    child.recover_rows(engine, config, run.dir, number - 1)
+    resumes_from = engine.last_step(config, ctx)
+    ctx = replace(ctx, resumes_from=resumes_from)
+    _require_checkpoints(run, config, resumes_from)
+    _remove_torn(engine.torn(config, ctx), say)
+    logged = finished_steps(run.dir)
+    runs.cut_metrics(run.dir, resumes_from)
+    command = engine.command(config, ctx)
+    mode = trackers.wandb_mode(config, command.env)
+    runs.record_event(
+        run.dir,
+        "engine",
+        attempt=number,
+        engine=config["engine"]["name"],
+        argv=command.argv,
+        resumes_from=resumes_from,
+        logged=logged,  # what lies after resumes_from is trained and logged again
+        wandb=mode,
+    )
+    say("start " + " ".join(command.argv))
+    began, max_steps = time.time(), int(config["grpo"]["max_num_steps"])
+    grace_s = child.grace(None if ahead.owner.job is None else slurm.kill_wait(KILL_WAIT_ASKED_S))
+
+    def announce() -> None:
+        killed = ending.describe("stopped", -signal.SIGKILL, engine.last_step(config, ctx), max_steps, stop.signal)
+        ahead.announce(killed, grace_s / 4)
+
+    def follow(lines: Iterable[str | None]) -> Iterable[Mapping[str, Any]]:
+        return engine.follow(config, ctx, _heeded(lines, engine.trains, hold.whole))
+
+    with gpu_memory.recorded(attempt_dir, config):
+        ended = child.execute(follow, command, ctx, stop, rule, say, child.Notice(grace_s, announce))
+    last_step = engine.last_step(config, ctx)
+    with (attempt_dir / "stdout.log").open(errors="replace") as printed:
+        kind = engine.end_of(config, ended.code, last_step, finished_steps(run.dir), printed, bool(stop.signal))
+    if kind == "done":
+        hold.whole()
+    if ended.stall is not None and not stop.signal and kind != "done":
+        kind = "failed"
+    elif kind == "failed" and ahead.cut_off():  # its last words are those of processes that were being ended
+        kind = "stopped"
+    end = ending.describe(kind, ended.code, last_step, max_steps, stop.signal)
+    end.update(setup_s=setup_seconds(run.dir, began), wandb=mode)
+    if nonfinite := runs.nonfinite(runs.read_metrics(run.dir)):
+        end.update(nonfinite=nonfinite, why="; ".join(filter(None, [end["why"], nonfinite])))
+    if kind == "failed":
+        end.update(_failure(attempt_dir, config, end, ended.stall, say))
+    return end
+
+
+def _heeded(
+    lines: Iterable[str | None], trains: Callable[[str], bool], then: Callable[[], None]
+) -> Iterator[str | None]:
+    """The same lines; `then` is called, perhaps again, when one says that the engine's set-up is over."""
+    for line in lines:
+        if line is not None and trains(line):
+            then()
+        yield line
+
+
+def without_setup(
+    attempt_dir: Path, config: dict[str, Any], setup: setup_lines.Failed, owner: Owner, say: Say
+) -> dict[str, Any]:
+    """The end of an attempt whose batch script could not be set up; its engine is not started."""
+    (attempt_dir / "stderr.log").write_text(setup.told(owner.host))
+    end = {"kind": "failed", "why": f"site.setup: {setup}", "exit_code": setup.code or 1}
+    return {**end, "diagnosis": _failure(attempt_dir, config, end, None, say)["diagnosis"]}
+
+
+def _failure(
+    attempt_dir: Path, config: dict[str, Any], end: dict[str, Any], stall: watchdog.Stall | None, say: Say
+) -> dict[str, Any]:
+    """Why it failed, for the end: the diagnosis, and the words of the node that ended first."""
+    diagnosis = postmortem.diagnose(attempt_dir, config, end["exit_code"], stalled=str(stall) if stall else "")
+    failure = nodes.failure(attempt_dir)
+    if failure is not None:
+        say(str(failure))
+    say(f"cause: {diagnosis.title}\n  " + "\n  ".join([*diagnosis.lines, f"fix: {diagnosis.remedy}"]))
+    return {"why": f"{failure.found if failure else diagnosis.title}; {end['why']}", "diagnosis": diagnosis.as_dict()}
+
+
+def _leave_wandb_offline(earlier: list[Mapping[str, Any]], say: Say) -> None:
+    """An attempt after one that W&B's server kept from starting records offline, unless WANDB_MODE is set."""
+    last = earlier[-1].get("diagnosis") if earlier else None
+    if last and last.get("cause") == "wandb_unreachable" and not os.environ.get("WANDB_MODE"):
+        os.environ["WANDB_MODE"] = "offline"
+        say("W&B could not be reached by the attempt before: this one records offline (nano-exp sync sends it later)")
+
+
+def learned_setup(ends: list[Any]) -> float | None:
+    """The longest set-up of the earlier attempts, seconds; None before there was one."""
+    return max((s for end in ends if (s := runs.number(end.get("setup_s"))) is not None), default=None)
+
+
+def setup_seconds(run_dir: Path, began: float) -> float | None:
+    """From the engine's start (unix time) to its first step's; None before a step has ended."""
+    for row in runs.read_metrics(run_dir):
+        ended = runs.number(row.get("time")) or 0.0
+        if "train/reward" in row and ended >= began:
+            took = runs.number(row.get("timing/train/total_step_time")) or 0.0
+            return round(max(ended - took - began, 0.0), 3)
+    return None
+
+
+def _remove_torn(folders: list[Path], say: Say) -> None:
+    """Give back the disk that checkpoints take which were cut off; the run is this attempt's alone by now."""
+    for path in folders:
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            say(f"{path} was cut off and cannot be removed: {error.strerror}")
+        else:
+            say(f"removed {path}: a checkpoint that was cut off")
+
+
+def _require_checkpoints(run: runs.Run, config: dict[str, Any], resumes_from: int) -> None:
+    """Checkpoints that an earlier attempt saved must still be there: without them all of its training would be lost."""
+    steps = [a.end.get("last_step") for a in runs.attempts(run.dir) if a.end]
+    steps += [event.data.get("resumes_from") for event in run.events if event.kind == "engine"]
+    saved = max((step for step in steps if isinstance(step, int)), default=0)
+    if not resumes_from and saved:
+        folder = config["checkpointing"]["checkpoint_dir"]
+        raise UserError(
+            f"no checkpoint in {folder}, where step {saved} was saved",
+            "the run would start again at step 0 and its metrics would be cut",
+            "bring the folder back (is it mounted on this node?), or start again on purpose: fresh=true",
+        )
+
+
+def finished_steps(run_dir: Path) -> int:
+    """The highest training step in metrics.jsonl."""
+    rows = runs.read_metrics(run_dir, tail_bytes=64 * 1024)
+    return max((int(r["step"]) for r in rows if "train/reward" in r), default=0)
+
+
+def _require_engine_commit(run: runs.Run, config: dict[str, Any], launched_with: str | None, say: Any) -> None:
+    """The engine's checkout must be the one that the run was launched with, or the site lets it go on."""
+    checkout = config["site"].get("checkout")
+    if not launched_with or not checkout or config["engine"]["name"] != "nemo_rl":
+        return
+    commit = nemo_rl_checkout.read_checkout(Path(checkout)).commit
+    if commit == launched_with:
+        return
+    what = (
+        f"the NeMo RL checkout {checkout} is at {commit or 'no commit'}, and the run was launched with {launched_with}"
+    )
+    runs.record_event(run.dir, "note", text=what)
+    if config["site"]["changed_checkout"] == "continue":
+        say(f"warning: {what}; going on (site.changed_checkout=continue)")
+        return
+    raise UserError(
+        what,
+        "what was submitted is what runs",
+        f"git -C {checkout} checkout {launched_with}, or launch with site.changed_checkout=continue",
+    )
