@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nano_exp
 from nano_exp.errors import UserError, nearest
-from nano_exp.store.results import RESULTS_ENV, default_results
+from nano_exp.store.results_folder import RESULTS_ENV, default_results
 
 #: The commands, each in the module of its name (nano_exp/commands/__init__.py says what is in one), in the order of
 #: --help -> what stands above them there.

@@ -28,6 +28,7 @@ LAYERS = (
     ("advice",),
     ("launch",),
     ("recipes", "report", "sync"),
+    ("results",),
     ("api",),
     ("commands",),
     ("app", "cli"),

@@ -9,10 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files
-from nano_exp.files import Damaged
 from nano_exp.index import progress
-from nano_exp.store import runs, state
+from nano_exp.store import runs, spells, state
 from nano_exp.store.runs import Attempt, Event, Run
 
 #: Of run.json.
@@ -20,8 +18,6 @@ RECORD = ("digest", "overrides", "user", "created", "max_steps", "launch", "plac
 #: Of an attempt's end, and of a diagnosis in it.
 END = ("kind", "why", "seconds", "last_step", "exit_code", "nonfinite", "wandb")
 DIAGNOSIS = ("cause", "title", "remedy", "fault", "bad_node")
-#: A manifest that says more is damaged.
-MOST_GPUS = 10**6
 #: Events that no table needs; of every other kind the newest is kept, since a state depends on the newest ones only.
 LEFT_OUT = ("engine", "end", "note")
 
@@ -60,22 +56,7 @@ class Launches:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.jobs: Callable[[str], Mapping[int, str]] = cache(lambda launch: runs.jobs_of(results, launch))
-        self.gpus = cache(self._gpus)
-
-    def _gpus(self, launch: str) -> list[int | None]:
-        """GPUs of one run of each array of a launch; none are counted for runs of the launching machine itself."""
-        try:
-            manifest = files.read_json(runs.launch_dir(self.results, launch) / "manifest.json")
-            return [None if manifest.get("where") == "local" else _gpus(array) for array in manifest["arrays"]]
-        except (Damaged, OSError, KeyError, TypeError):
-            return []
-
-
-def _gpus(array: Any) -> int | None:
-    try:
-        return min(int(array["shape"]["nodes"]) * int(array["shape"]["gpus_per_node"]), MOST_GPUS)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
+        self.gpus = spells.gpus_of(results)
 
 
 def read(run_dir: Path, launches: Launches) -> Facts:
@@ -97,8 +78,7 @@ def read(run_dir: Path, launches: Launches) -> Facts:
     facts.job = job(run, launches)
     sent = state.submission(run)
     if sent is not None:
-        arrays = launches.gpus(sent.launch)
-        facts.gpus = arrays[sent.array] if 0 <= sent.array < len(arrays) else None
+        facts.gpus = launches.gpus(sent.launch, sent.array)
     return facts
 
 

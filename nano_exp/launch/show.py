@@ -20,7 +20,7 @@ from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
 from nano_exp.slurm import reasons
 from nano_exp.store import axes, run_config, runs
-from nano_exp.store.results import default_results
+from nano_exp.store.results_folder import default_results
 from nano_exp.store.runs import metric_before_after
 from nano_exp.terminal import grid
 from nano_exp.text import relative, table

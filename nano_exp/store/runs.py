@@ -421,6 +421,15 @@ def read_metrics(run_dir: Path, tail_bytes: int | None = None) -> list[dict[str,
     return rows
 
 
+def damaged_metrics(run_dir: Path) -> int:
+    """How many lines of metrics.jsonl are no rows; a last one that is still being written is not counted."""
+    try:
+        lines = (run_dir / METRICS).read_bytes().split(b"\n")
+    except OSError:
+        return 0
+    return sum(metrics_row(line) is None for line in lines[:-1])
+
+
 def cut_metrics(run_dir: Path, last_step: int) -> int:
     """Drop the rows after the checkpoint that a run resumes from: those steps run again and are logged again. Damaged
     lines go too. The file is written aside and renamed.

@@ -1,0 +1,71 @@
+"""From the store to Results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nano_exp.index.cache import Cache
+from nano_exp.report import status
+from nano_exp.report.status import Line
+from nano_exp.results.model import Point, Results, Run
+from nano_exp.store import axes, runs, spells
+from nano_exp.store.asked import Asked
+from nano_exp.store.axes import Value
+
+#: The key whose values repeat a point.
+SEED = "grpo.seed"
+
+
+def load_results(
+    store: Path, names: Sequence[str] = (), seed_key: str = SEED, asked: Asked | None = None, now: float | None = None
+) -> Results:
+    """The runs of these names, run ids or Slurm jobs, as Results; all of the store where none is named.
+
+    Parameters
+    ----------
+    store: the results folder
+    seed_key: runs that differ in this key alone are repeats of one point
+    asked: a look at Slurm that others share
+    now: unix time; for tests
+
+    Raises
+    ------
+    UserError: no runs there, or none of that name
+    """
+    asked = asked or Asked()
+    moment = time.time() if now is None else now
+    lines = status.look(Cache(store), names, asked, moment)
+    points = _points(lines)
+    gpus = spells.gpus_of(store)
+    found = [_run(line, point, seed_key, gpus, moment) for line, point in zip(lines, points, strict=True)]
+    keys = tuple(dict.fromkeys(key for run in found for key in run.axes))
+    grouped: dict[tuple[str, ...], list[Run]] = {}
+    for run in found:
+        place = (run.name, *(f"{key}={axes.said(value)}" for key, value in run.axes.items()))
+        grouped.setdefault(place, []).append(run)
+    return Results(
+        tuple(names),
+        tuple(found),
+        tuple(Point(same[0].name, same[0].axes, tuple(same)) for same in grouped.values()),
+        keys,
+        seed_key,
+        axes.typed(axes.shared([line.overrides for line in lines])),
+        asked.error,
+    )
+
+
+def _points(lines: Sequence[Line]) -> list[dict[str, Value]]:
+    """Each run's value on every axis: status's, and for several names those in which the names differ too."""
+    if len({line.name for line in lines}) == 1:
+        return [line.point for line in lines]
+    read = [runs.load(Path(line.dir), events=False) for line in lines]
+    return axes.points([axes.typed(line.overrides) for line in lines], lambda index, key: read[index].value(key))
+
+
+def _run(line: Line, point: dict[str, Value], seed_key: str, gpus: spells.GpusOf, now: float) -> Run:
+    whole = runs.load(Path(line.dir))
+    found = spells.spells(whole, runs.attempts(whole.dir), gpus, line.state == "running", now)
+    without = {key: value for key, value in point.items() if key != seed_key}
+    return Run(line, without, point.get(seed_key), tuple(found))
