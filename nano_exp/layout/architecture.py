@@ -168,8 +168,8 @@ def parse(values: Mapping[str, Any], name: str, where: str) -> Architecture:
             f"parameters and memory are known for {', '.join(SUPPORTED)} only",
             "one of those models, or add its blocks to nano_exp/layout/parameters.py",
         )
-    read = _Reader(values, where)
-    return _nemotron_h(read, name) if kind == "nemotron_h" else _dense(read, name, str(kind))
+    reader = _Reader(values, where)
+    return _nemotron_h(reader, name) if kind == "nemotron_h" else _dense(reader, name, str(kind))
 
 
 class _Reader:
@@ -195,72 +195,72 @@ class _Reader:
         return value
 
     def bad(self, key: str, why: str) -> UserError:
-        shown = f"{key}={self.values[key]!r}" if key in self.values else f"no {key}"
-        return UserError(f"{shown} in {self.where}", why, f"the published config.json of the model, whole: {key} in it")
+        entry = f"{key}={self.values[key]!r}" if key in self.values else f"no {key}"
+        return UserError(f"{entry} in {self.where}", why, f"the published config.json of the model, whole: {key} in it")
 
 
-def _layers(read: _Reader) -> str:
-    pattern, blocks = read.values.get("hybrid_override_pattern"), read.values.get("layers_block_type")
+def _layers(reader: _Reader) -> str:
+    pattern, blocks = reader.values.get("hybrid_override_pattern"), reader.values.get("layers_block_type")
     if pattern is None and isinstance(blocks, list) and blocks and set(map(str, blocks)) <= set(_BLOCKS):
         return "".join(_BLOCKS[str(block)] for block in blocks)
     if not isinstance(pattern, str) or not pattern or not set(pattern) <= set(KINDS):
         key = "layers_block_type" if pattern is None and blocks is not None else "hybrid_override_pattern"
-        raise read.bad(key, "it must name every layer: " + ", ".join(f"{k} {v}" for k, v in KINDS.items()))
-    declared = read.values.get("num_hidden_layers")
+        raise reader.bad(key, "it must name every layer: " + ", ".join(f"{k} {v}" for k, v in KINDS.items()))
+    declared = reader.values.get("num_hidden_layers")
     if declared is not None and declared != len(pattern):
-        raise read.bad("num_hidden_layers", f"hybrid_override_pattern has {len(pattern)} layers")
+        raise reader.bad("num_hidden_layers", f"hybrid_override_pattern has {len(pattern)} layers")
     return pattern
 
 
-def _nemotron_h(read: _Reader, name: str) -> Architecture:
+def _nemotron_h(reader: _Reader, name: str) -> Architecture:
     """Keys as transformers' NemotronHConfig has them (5.24)."""
-    layers = _layers(read)
-    if read.values.get("moe_latent_size") is not None:
-        raise read.bad("moe_latent_size", "experts in a latent space are not planned for")
+    layers = _layers(reader)
+    if reader.values.get("moe_latent_size") is not None:
+        raise reader.bad("moe_latent_size", "experts in a latent space are not planned for")
     moe = MOE in layers
     return Architecture(
         name=name,
         layers=layers,
-        hidden=read.size("hidden_size"),
-        vocab=read.size("vocab_size"),
-        tied=read.flag("tie_word_embeddings"),
-        heads=read.size("num_attention_heads"),
-        kv_heads=read.size("num_key_value_heads"),
-        head_dim=read.size("head_dim", 128),
-        intermediate=read.size("intermediate_size") if MLP in layers else 0,
-        mlp_bias=read.flag("mlp_bias"),
-        mamba_heads=read.size("mamba_num_heads"),
-        mamba_head_dim=read.size("mamba_head_dim"),
-        groups=read.size("n_groups"),
-        state=read.size("ssm_state_size"),
-        conv_kernel=read.size("conv_kernel"),
-        conv_bias=read.flag("use_conv_bias", True),
-        mamba_bias=read.flag("use_bias", read.flag("mamba_proj_bias")),
-        chunk=read.size("chunk_size", 128),
-        experts=read.size("n_routed_experts") if moe else 0,
-        experts_per_token=read.size("num_experts_per_tok") if moe else 0,
-        expert_width=read.size("moe_intermediate_size") if moe else 0,
+        hidden=reader.size("hidden_size"),
+        vocab=reader.size("vocab_size"),
+        tied=reader.flag("tie_word_embeddings"),
+        heads=reader.size("num_attention_heads"),
+        kv_heads=reader.size("num_key_value_heads"),
+        head_dim=reader.size("head_dim", 128),
+        intermediate=reader.size("intermediate_size") if MLP in layers else 0,
+        mlp_bias=reader.flag("mlp_bias"),
+        mamba_heads=reader.size("mamba_num_heads"),
+        mamba_head_dim=reader.size("mamba_head_dim"),
+        groups=reader.size("n_groups"),
+        state=reader.size("ssm_state_size"),
+        conv_kernel=reader.size("conv_kernel"),
+        conv_bias=reader.flag("use_conv_bias", True),
+        mamba_bias=reader.flag("use_bias", reader.flag("mamba_proj_bias")),
+        chunk=reader.size("chunk_size", 128),
+        experts=reader.size("n_routed_experts") if moe else 0,
+        experts_per_token=reader.size("num_experts_per_tok") if moe else 0,
+        expert_width=reader.size("moe_intermediate_size") if moe else 0,
         # transformers gives every MoE layer one shared MLP of this width, whatever n_shared_experts says.
-        shared_width=read.size("moe_shared_expert_intermediate_size") if moe else 0,
+        shared_width=reader.size("moe_shared_expert_intermediate_size") if moe else 0,
     )
 
 
-def _dense(read: _Reader, name: str, kind: str) -> Architecture:
-    heads, hidden = read.size("num_attention_heads"), read.size("hidden_size")
-    biased = kind == "qwen2" or (kind in ("llama", "qwen3") and read.flag("attention_bias"))
+def _dense(reader: _Reader, name: str, kind: str) -> Architecture:
+    heads, hidden = reader.size("num_attention_heads"), reader.size("hidden_size")
+    biased = kind == "qwen2" or (kind in ("llama", "qwen3") and reader.flag("attention_bias"))
     return Architecture(
         name=name,
-        layers=(ATTENTION + MLP) * read.size("num_hidden_layers"),
+        layers=(ATTENTION + MLP) * reader.size("num_hidden_layers"),
         hidden=hidden,
-        vocab=read.size("vocab_size"),
-        tied=read.flag("tie_word_embeddings"),
+        vocab=reader.size("vocab_size"),
+        tied=reader.flag("tie_word_embeddings"),
         heads=heads,
-        kv_heads=read.size("num_key_value_heads", heads),
-        head_dim=read.size("head_dim", 128 if kind == "qwen3" else hidden // heads),
+        kv_heads=reader.size("num_key_value_heads", heads),
+        head_dim=reader.size("head_dim", 128 if kind == "qwen3" else hidden // heads),
         qkv_bias=biased,
         out_bias=biased and kind != "qwen2",
         qk_norm=kind == "qwen3",
-        intermediate=read.size("intermediate_size"),
+        intermediate=reader.size("intermediate_size"),
         gated=True,
-        mlp_bias=kind == "llama" and read.flag("mlp_bias"),
+        mlp_bias=kind == "llama" and reader.flag("mlp_bias"),
     )

@@ -63,21 +63,21 @@ def shape_of(config: Mapping[str, Any], environ: Mapping[str, str]) -> Shape:
     ----------
     environ: the engine's environment, but for site.env (null there takes a variable away)
     """
-    read = Config(config)
-    top_p, top_k = read.get(TOP_P), read.count(TOP_K, 0)
-    own = read.section("site.env").values
-    ignored = own[UNEQUAL] if UNEQUAL in own else environ.get(UNEQUAL)
+    settings = Config(config)
+    top_p, top_k = settings.get(TOP_P), settings.count(TOP_K, 0)
+    site_env = settings.section("site.env").values
+    ignored = site_env[UNEQUAL] if UNEQUAL in site_env else environ.get(UNEQUAL)
     return Shape(
         world.of_config(config).training,
-        read.count(GPUS, 1),
-        read.count(PROMPTS, 0) or None,
-        read.count(GENERATIONS, 0) or None,
-        read.count(GBS, 0) or None,
-        versions.order(read.text("nemo_rl.version")),
+        settings.count(GPUS, 1),
+        settings.count(PROMPTS, 0) or None,
+        settings.count(GENERATIONS, 0) or None,
+        settings.count(GBS, 0) or None,
+        versions.order(settings.text("nemo_rl.version")),
         filtered=top_k > 0 or (isinstance(top_p, int | float) and 0 < top_p < 1),
-        length_round=read.count(ROUND, 0) or None,
-        unequal=read.on("loss_fn.force_on_policy_ratio") or ignored not in (None, ""),
-        fused_loss=read.on(FUSED_LOSS),
+        length_round=settings.count(ROUND, 0) or None,
+        unequal=settings.on("loss_fn.force_on_policy_ratio") or ignored not in (None, ""),
+        fused_loss=settings.on(FUSED_LOSS),
     )
 
 

@@ -104,17 +104,17 @@ _SIZES = {
 
 def backend_of(config: Mapping[str, Any]) -> str | None:
     """The backend that trains; None where none is on."""
-    read = Config(config)
-    if read.on(f"{_M}.enabled"):
+    settings = Config(config)
+    if settings.on(f"{_M}.enabled"):
         return MEGATRON
-    return FSDP2 if read.on(f"{_D}.enabled") else None
+    return FSDP2 if settings.on(f"{_D}.enabled") else None
 
 
 def is_counted(config: Mapping[str, Any], backend: str) -> bool:
     """Whether each size of a backend's layout is a whole number from 1 on, where it is there."""
-    read = Config(config)
+    settings = Config(config)
     keys = [Layout(backend).key(kind) for kind in _SIZES[backend]]
-    return all(read.get(key) is None or read.count(key, 0) for key in (*keys, *_COUNTS))
+    return all(settings.get(key) is None or settings.count(key, 0) for key in (*keys, *_COUNTS))
 
 
 #: Every key that `overrides` may write, `parallelism` aside.
@@ -157,8 +157,8 @@ def of_config(config: Mapping[str, Any], max_length: int | None = None) -> Layou
     tokens = [micro * length, logprob * length]
     if limit:
         tokens = [
-            policy.count(f"{limit}.{key}_mb_tokens", given)
-            for key, given in zip(("train", "logprob"), tokens, strict=True)
+            policy.count(f"{limit}.{key}_mb_tokens", default)
+            for key, default in zip(("train", "logprob"), tokens, strict=True)
         ]
     common: dict[str, Any] = {
         "batching": batching,

@@ -26,16 +26,16 @@ def named(config: Mapping[str, Any]) -> Mapping[str, Any]:
     They are the config's own where those are of this model; else conf/model's of the same name on the hub; else its
     own config.json's, where it is a folder of this host or lies in HF_HOME. Where nothing is known, its name alone.
     """
-    read = Config(config)
-    own, name = read.section("model").values, read.text("policy.model_name")
-    if read.text("engine.name") == "embedded" or not name:
-        return own
-    if own.get("model_type") and same(name, str(own.get("hf_id") or "")):
-        return own
+    settings = Config(config)
+    chosen_model, name = settings.section("model").values, settings.text("policy.model_name")
+    if settings.text("engine.name") == "embedded" or not name:
+        return chosen_model
+    if chosen_model.get("model_type") and same(name, str(chosen_model.get("hf_id") or "")):
+        return chosen_model
     published = next((facts for hf_id, facts in _published().items() if same(name, hf_id)), None)
     if published is not None:
         return published
-    return _on_disk(name, read.text("site.hf_home")) or {"name": name, "hf_id": name}
+    return _on_disk(name, settings.text("site.hf_home")) or {"name": name, "hf_id": name}
 
 
 def same(name: str, hf_id: str) -> bool:
@@ -54,8 +54,8 @@ def unknown(facts: Mapping[str, Any]) -> str:
 @cache
 def _published() -> dict[str, Mapping[str, Any]]:
     """conf/model's facts by their name on the hub."""
-    found = (files.read_yaml(path).get("model") or {} for path in sorted(FACTS.glob("*.yaml")))
-    return {str(facts["hf_id"]): facts for facts in found if facts.get("hf_id")}
+    models = (files.read_yaml(path).get("model") or {} for path in sorted(FACTS.glob("*.yaml")))
+    return {str(facts["hf_id"]): facts for facts in models if facts.get("hf_id")}
 
 
 @cache
@@ -66,7 +66,7 @@ def _on_disk(name: str, hf_home: str) -> Mapping[str, Any] | None:
         return None
     try:
         values = files.read_json(folder / "config.json")
-        read = architecture.parse(values, name, str(folder / "config.json"))
+        parsed = architecture.parse(values, name, str(folder / "config.json"))
     except (OSError, files.Damaged, UserError, AttributeError):
         return None
-    return {**values, "name": name, "hf_id": name, "total_parameters": parameters.total(read).total}
+    return {**values, "name": name, "hf_id": name, "total_parameters": parameters.total(parsed).total}

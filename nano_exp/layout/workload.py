@@ -126,15 +126,15 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
     ------
     UserError: another engine than NeMo RL's, no architecture, a cluster that cannot be, lengths at odds
     """
-    read = Config(config)
-    if read.text("engine.name", "nemo_rl") != "nemo_rl":
+    settings = Config(config)
+    if settings.text("engine.name", "nemo_rl") != "nemo_rl":
         raise UserError(
-            f"engine.name={read.text('engine.name')}",
+            f"engine.name={settings.text('engine.name')}",
             "it trains in one process, on one GPU at most: there are no layouts to plan",
             "a model that NeMo RL trains: nano-exp plan model=nano_12b cluster=2n8g",
         )
-    nodes, per_node = _count(read, "cluster.num_nodes"), _count(read, "cluster.gpus_per_node")
-    policy = read.section("policy")
+    nodes, per_node = _count(settings, "cluster.num_nodes"), _count(settings, "cluster.gpus_per_node")
+    policy = settings.section("policy")
     longest = policy.count("max_total_sequence_length", 1)
     if mean_length is not None and not 1 <= mean_length <= longest:
         raise UserError(
@@ -144,7 +144,7 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
         )
     if model is None:
         model = architecture.from_facts(models.named(config))
-    generation = _generation(read, nodes, per_node)
+    generation = _generation(settings, nodes, per_node)
     m = policy.section("megatron_cfg")
     optimizer = m.section("optimizer")
     peft = m.section("peft") if m.on("enabled") else policy.section("dtensor_cfg.lora_cfg")
@@ -164,7 +164,7 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
         max_length=longest,
         mean_length=mean_length or max(longest // 2, 1),
         # NeMo RL computes them unless told not to, whatever the penalty.
-        reference=not read.on("grpo.skip_reference_policy_logprobs_calculation"),
+        reference=not settings.on("grpo.skip_reference_policy_logprobs_calculation"),
         chunk=policy.count("logprob_chunk_size", 0),
         defer_fp32=m.on("defer_fp32_logits"),
         gradients_fp32=m.on("distributed_data_parallel_config.grad_reduce_in_fp32"),
@@ -199,8 +199,9 @@ def _generation(config: Config, nodes: int, per_node: int) -> Generation:
     colocated = g.on("colocated.enabled", True)
     world = total
     if not colocated:
-        own_nodes, own = g.count("colocated.resources.num_nodes", 0), g.count("colocated.resources.gpus_per_node", 0)
-        world = (own_nodes or 1) * (own or per_node)
+        resources = g.section("colocated.resources")
+        its_nodes, its_gpus = resources.count("num_nodes", 0), resources.count("gpus_per_node", 0)
+        world = (its_nodes or 1) * (its_gpus or per_node)
         if world >= total:
             raise UserError(
                 f"generation takes {world} GPUs of {total}",

@@ -27,28 +27,30 @@ class World(NamedTuple):
 
 def of_config(config: Mapping[str, Any]) -> World:
     """Read a resolved config."""
-    read = Config(config)
-    nodes, gpus = (read.count(f"cluster.{name}", 0) or None for name in ("num_nodes", "gpus_per_node"))
-    reward = _reward_model(read)
-    left = nodes if nodes is None or nodes == 1 else nodes - reward[0]
-    if read.on("on_policy_distillation.non_colocated_teachers.enabled"):
-        left = None
-    colocated = read.on("policy.generation.colocated.enabled", True)
-    taken = None if colocated else _separate(read, left)
-    if left is None or gpus is None or not (colocated or taken):
-        return World(left, None, taken, reward)
-    own = reward[1] if nodes == 1 else 0
-    training = (gpus - own) * left if colocated else left * gpus - own - (taken or 0)
-    found = training if training > 0 else None
-    return World(left, found, found if colocated else taken, reward)
+    settings = Config(config)
+    nodes, gpus = (settings.count(f"cluster.{name}", 0) or None for name in ("num_nodes", "gpus_per_node"))
+    reward = _reward_model(settings)
+    policy_nodes = nodes if nodes is None or nodes == 1 else nodes - reward[0]
+    if settings.on("on_policy_distillation.non_colocated_teachers.enabled"):
+        policy_nodes = None
+    colocated = settings.on("policy.generation.colocated.enabled", True)
+    generating = None if colocated else _separate(settings, policy_nodes)
+    if policy_nodes is None or gpus is None or not (colocated or generating):
+        return World(policy_nodes, None, generating, reward)
+    reward_gpus = reward[1] if nodes == 1 else 0
+    training = (
+        (gpus - reward_gpus) * policy_nodes if colocated else policy_nodes * gpus - reward_gpus - (generating or 0)
+    )
+    trainers = training if training > 0 else None
+    return World(policy_nodes, trainers, trainers if colocated else generating, reward)
 
 
 def _separate(config: Config, nodes: int | None) -> int | None:
     """GPUs that generate and do nothing else."""
-    own, per_node = (config.count(f"{_OWN}.{name}", 0) or None for name in ("num_nodes", "gpus_per_node"))
+    generating_nodes, per_node = (config.count(f"{_OWN}.{name}", 0) or None for name in ("num_nodes", "gpus_per_node"))
     if nodes == 1:
         return per_node
-    return own * per_node if own and per_node else None
+    return generating_nodes * per_node if generating_nodes and per_node else None
 
 
 def _reward_model(config: Config) -> tuple[int, int]:

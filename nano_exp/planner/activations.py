@@ -60,11 +60,11 @@ def block(a: Architecture, kind: str, layout: Layout, router_bytes: int = 8, fus
     if layout.backend == FSDP2 and a.hybrid and kind != MLP:
         tp = 1
     if kind == MOE:
-        kept = moe(a, tp, ts, router_bytes, fused)
+        saved = moe(a, tp, ts, router_bytes, fused)
     else:
-        kept = {MAMBA: mamba, ATTENTION: attention, MLP: mlp}[kind](a, tp, ts)
+        saved = {MAMBA: mamba, ATTENTION: attention, MLP: mlp}[kind](a, tp, ts)
     wide = 2 * a.hidden / ts if layout.backend == FSDP2 else 0.0
-    return kept._replace(even=kept.even + wide)
+    return saved._replace(even=saved.even + wide)
 
 
 def honours_full(a: Architecture, version: tuple[int, ...]) -> bool:
@@ -138,10 +138,10 @@ def tokens(job: Job, training: bool = True) -> float:
 
 def training(job: Job, constants: Constants, blocks: str, stage: int) -> Range:
     """Activations that are kept while the forward passes in flight are not yet undone."""
-    kept = kept_per_token(job.architecture, blocks, job.layout, job.version, job.router_bytes, job.fused_experts)
+    saved = kept_per_token(job.architecture, blocks, job.layout, job.version, job.router_bytes, job.fused_experts)
     count = tokens(job) * in_flight(stage, job.layout.pipeline, job.micro_batches)
-    routed = Range(kept.routed, kept.routed, kept.routed + kept.unfused).by(constants.expert_imbalance)
-    return exactly(kept.even).plus(routed).by(constants.activation_scale).times(count)
+    routed = Range(saved.routed, saved.routed, saved.routed + saved.unfused).by(constants.expert_imbalance)
+    return exactly(saved.even).plus(routed).by(constants.activation_scale).times(count)
 
 
 def temporaries(job: Job, constants: Constants, count: float) -> Range:
@@ -153,8 +153,8 @@ def temporaries(job: Job, constants: Constants, count: float) -> Range:
         one = block(a, kind, job.layout, job.router_bytes, job.fused_experts)
         states = 4 * a.d_inner / job.layout.tensor if kind == MAMBA else 0.0
         sizes.append((one.even + one.routed, states))
-    kept, states = max(sizes)
-    return constants.transient_blocks.times(kept * count).plus(exactly(states * count))
+    saved, states = max(sizes)
+    return constants.transient_blocks.times(saved * count).plus(exactly(states * count))
 
 
 # --- logits ---------------------------------------------------------------------------------------------------------

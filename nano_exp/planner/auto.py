@@ -24,7 +24,7 @@ from nano_exp.planner import gpus, search, verdict
 from nano_exp.planner.ranges import GIB
 
 
-def asked(overrides: Sequence[str]) -> bool:
+def wants_auto(overrides: Sequence[str]) -> bool:
     """Whether a point asks for it."""
     return any(is_auto(word) for word in overrides)
 
@@ -47,12 +47,12 @@ def compose_point(config_loader: ConfigLoader, overrides: Sequence[str]) -> Poin
     UserError: as `take` and `compose.compose_point`
     Uncomposable: as `compose.compose_point`
     """
-    if not asked(overrides):
+    if not wants_auto(overrides):
         return compose.compose_point(config_loader, overrides)
     rest = without(overrides)
     words, note = take(rest, freeze.resolve(compose.compose_point(config_loader, rest).cfg))
-    made = compose.compose_point(config_loader, overrides, words)
-    return replace(made, notes=_with(made.notes, note))
+    point = compose.compose_point(config_loader, overrides, words)
+    return replace(point, notes=_with(point.notes, note))
 
 
 def compose_points(
@@ -69,16 +69,16 @@ def compose_points(
     ------
     UserError, Uncomposable: as `compose_point`, for the first point that cannot be composed
     """
-    if not any(asked(point) for point in overrides):
+    if not any(wants_auto(point) for point in overrides):
         return family.compose_points(config_loader, overrides, master)
     rests = [without(point) for point in overrides]
-    taken: list[tuple[Sequence[str], str]] = []
+    words_and_notes: list[tuple[Sequence[str], str]] = []
     for point, rest, plain in zip(overrides, rests, family.compose_points(config_loader, rests), strict=True):
-        taken.append(take(rest, _resolved(plain)) if asked(point) else (point, ""))
-    made = family.compose_points(config_loader, [words for words, _ in taken])
+        words_and_notes.append(take(rest, _resolved(plain)) if wants_auto(point) else (point, ""))
+    composed = family.compose_points(config_loader, [words for words, _ in words_and_notes])
     return [
         replace(one, overrides=tuple(point), notes=_with(one.notes, note))
-        for one, point, (_, note) in zip(made, overrides, taken, strict=True)
+        for one, point, (_, note) in zip(composed, overrides, words_and_notes, strict=True)
     ]
 
 
@@ -109,27 +109,27 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
     if Config(config).get("engine.name") == "embedded":  # it has one layout
         return list(rest), ""
     device = gpus.of_site(config)
-    read = workload.of_config(config)
+    job = workload.of_config(config)
     typed = {Override.parse(word).key for word in rest} & set(layouts.KEYS)
     pinned = tuple((key, Config(config).get(key)) for key in sorted(typed))
-    known = gpus.constants(device.name)
-    best = search.best(read, device, known, pinned)
+    constants = gpus.constants(device.name)
+    best = search.best(job, device, constants, pinned)
     with_typed = f" with {search.as_text(dict(pinned))}" if pinned else ""
     if best is None:
         raise UserError(
-            f"parallelism=auto{with_typed}: no layout is valid on {read.world} training GPUs",
+            f"parallelism=auto{with_typed}: no layout is valid on {job.world} training GPUs",
             "heads, layers, experts or batches do not divide that way (nano-exp plan with these words lists what does)",
             "leave some of these keys out, or name a layout: parallelism=published",
         )
     worst = best.telling
     needs = f"{worst.name} {worst.size.expected / GIB:.1f} of {worst.limit / GIB:.1f} GiB"
     if best.klass == "no":
-        shorter = f"policy.max_total_sequence_length={max(read.max_length // 2, 1)}"
+        shorter = f"policy.max_total_sequence_length={max(job.max_length // 2, 1)}"
         raise UserError(
-            f"parallelism=auto{with_typed}: no layout fits {read.world} x {device.name}",
+            f"parallelism=auto{with_typed}: no layout fits {job.world} x {device.name}",
             f"the best one, {best.layout.title()}, needs at least {worst.size.low / GIB:.1f} of "
             f"{worst.limit / GIB:.1f} GiB in the phase {worst.name}",
-            verdict.cheapest_fix(best.job, device, known) or f"{shorter}, more nodes, or GPUs with more memory",
+            verdict.cheapest_fix(best.job, device, constants) or f"{shorter}, more nodes, or GPUs with more memory",
         )
     note = (
         f"parallelism=auto takes {best.layout.title()}, micro batch {best.layout.micro_batch}: {best.klass} ({needs})"

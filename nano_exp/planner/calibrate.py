@@ -59,7 +59,7 @@ class Fit:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def collect(results: Path, wanted: str | None) -> tuple[dict[str, list[Peak]], list[str]]:
+def collect(results: Path, gpu_name: str | None) -> tuple[dict[str, list[Peak]], list[str]]:
     """Every recorded peak below a results folder by GPU, and what was left out with the reason.
 
     Raises
@@ -72,8 +72,8 @@ def collect(results: Path, wanted: str | None) -> tuple[dict[str, list[Peak]], l
             "peaks are read from results/<name>/<run>/attempts/<n>/peaks.json",
             "--calibrate /path/to/results",
         )
-    found: dict[str, list[Peak]] = {}
-    left: list[str] = []
+    peaks_by_gpu: dict[str, list[Peak]] = {}
+    skipped: list[str] = []
     for run in runs.find(results):
         for path in sorted(run.dir.glob(f"attempts/*/{runs.GPU_PEAKS}")):
             name = f"{run.id}, attempt {path.parent.name}"
@@ -82,22 +82,22 @@ def collect(results: Path, wanted: str | None) -> tuple[dict[str, list[Peak]], l
                 gpu = gpus.of_smi(str(record["gpu"]), float(record["total_mib"]))
                 config = run.config()
                 if gpu is None:
-                    left.append(f"{name}: a {record['gpu']} is not in gpus.yaml")
-                elif wanted is not None and gpu.name != wanted:
+                    skipped.append(f"{name}: a {record['gpu']} is not in gpus.yaml")
+                elif gpu_name is not None and gpu.name != gpu_name:
                     continue
                 elif stranger := models.unknown(models.named(config)):
-                    left.append(f"{name}: {stranger}")
+                    skipped.append(f"{name}: {stranger}")
                 else:
                     peaks = list(peaks_of(workload.of_config(config), record["gib"], name))
-                    found.setdefault(gpu.name, []).extend(peaks)
+                    peaks_by_gpu.setdefault(gpu.name, []).extend(peaks)
             except (files.Damaged, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-                left.append(f"{name}: {error or type(error).__name__}")
+                skipped.append(f"{name}: {error or type(error).__name__}")
             except UserError as error:
-                left.append(f"{name}: {error.found}")
-    return found, left
+                skipped.append(f"{name}: {error.found}")
+    return peaks_by_gpu, skipped
 
 
-def peaks_of(read: Job, gib: dict[str, Any], source: str) -> Iterable[Peak]:
+def peaks_of(job: Job, gib: dict[str, Any], source: str) -> Iterable[Peak]:
     """The phases of peaks.json that the planner knows too. `run`: the largest of all phases."""
     for name, each in gib.items():
         if name in (
@@ -108,7 +108,7 @@ def peaks_of(read: Job, gib: dict[str, Any], source: str) -> Iterable[Peak]:
             phase_memory.TRAIN,
             "run",
         ):
-            yield Peak(read, name, max(map(float, each)), source)
+            yield Peak(job, name, max(map(float, each)), source)
 
 
 # --- fitting --------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def fit(peaks: Sequence[Peak], gpu: Gpu, prior: Constants) -> Fit:
 
     now, covariance = list(mean), [[0.0] * len(mean) for _ in mean]
     for _ in range(_STEPS):
-        slopes, said = jacobian(model, now)
+        slopes, modelled = jacobian(model, now)
         weight = 1 / PEAK_SD**2
         precision = [
             [weight * sum(row[i] * row[j] for row in slopes) + (i == j) / sd[i] ** 2 for j in range(len(mean))]
@@ -147,7 +147,7 @@ def fit(peaks: Sequence[Peak], gpu: Gpu, prior: Constants) -> Fit:
         ]
         covariance = inverse(precision)
         pull = [
-            weight * sum(row[i] * (m - s) for row, m, s in zip(slopes, measured, said, strict=True))
+            weight * sum(row[i] * (m - s) for row, m, s in zip(slopes, measured, modelled, strict=True))
             + (mean[i] - now[i]) / sd[i] ** 2
             for i in range(len(mean))
         ]
@@ -155,9 +155,9 @@ def fit(peaks: Sequence[Peak], gpu: Gpu, prior: Constants) -> Fit:
         now = [max(value + change, 0.0) for value, change in zip(now, step, strict=True)]
     learned = {}
     for i, name in enumerate(NAMES):
-        own = covariance[i][i] ** 0.5
-        if own < LEARNED * sd[i]:
-            learned[name] = Range(max(now[i] - 2 * own, 0.0), now[i], now[i] + 2 * own)
+        deviation = covariance[i][i] ** 0.5
+        if deviation < LEARNED * sd[i]:
+            learned[name] = Range(max(now[i] - 2 * deviation, 0.0), now[i], now[i] + 2 * deviation)
     return Fit(learned, rms(model(mean), measured), rms(model(now), measured), len(peaks))
 
 
@@ -186,8 +186,8 @@ def inverse(matrix: Matrix) -> Matrix:
     return [row[n:] for row in rows]
 
 
-def rms(said: Sequence[float], measured: Sequence[float]) -> float:
-    return (sum((a - b) ** 2 for a, b in zip(said, measured, strict=True)) / max(len(said), 1)) ** 0.5
+def rms(modelled: Sequence[float], measured: Sequence[float]) -> float:
+    return (sum((a - b) ** 2 for a, b in zip(modelled, measured, strict=True)) / max(len(modelled), 1)) ** 0.5
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -200,49 +200,50 @@ def run(results: Path, name: str | None) -> str:
     ------
     UserError: nothing to fit, an unknown GPU, or a folder that cannot be written
     """
-    wanted = gpus.gpu(name).name if name else None
-    found, left = collect(results, wanted)
-    if not found:
-        why = "; ".join(left[:3]) or "no attempt recorded peaks (they need nvidia-smi on the node)"
+    only_gpu = gpus.gpu(name).name if name else None
+    peaks_by_gpu, skipped = collect(results, only_gpu)
+    if not peaks_by_gpu:
+        why = "; ".join(skipped[:3]) or "no attempt recorded peaks (they need nvidia-smi on the node)"
         raise UserError(
-            f"no recorded peaks below {results}" + (f" for {wanted}" if wanted else ""),
+            f"no recorded peaks below {results}" + (f" for {only_gpu}" if only_gpu else ""),
             why,
             "run something on a GPU first, then: nano-exp plan --calibrate results/",
         )
-    said = [f"left out: {line}" for line in left]
-    for gpu_name, peaks in found.items():
+    lines = [f"left out: {line}" for line in skipped]
+    for gpu_name, peaks in peaks_by_gpu.items():
         gpu = gpus.gpu(gpu_name)
-        made = fit(peaks, gpu, gpus.assumed())
+        fitted = fit(peaks, gpu, gpus.assumed())
         path = gpus.CALIBRATION / f"{gpu_name}.yaml"
         files.make_dir(path.parent)
-        files.write_text(path, document(gpu_name, peaks, made, gpus.calibration(gpu_name)))
-        said.append(
-            f"{gpu_name}: {made.count} peaks, off by {made.before:.2f} GiB before and {made.after:.2f} after (RMS); "
-            f"{len(made.constants)} of {len(NAMES)} constants learned: {path}"
+        files.write_text(path, document(gpu_name, peaks, fitted, gpus.calibration(gpu_name)))
+        lines.append(
+            f"{gpu_name}: {fitted.count} peaks, off by {fitted.before:.2f} GiB before and {fitted.after:.2f} after "
+            f"(RMS); {len(fitted.constants)} of {len(NAMES)} constants learned: {path}"
         )
     gpus.constants.cache_clear()
-    return "\n".join(said)
+    return "\n".join(lines)
 
 
 def _release(version: tuple[int, ...]) -> str:
     return "a branch" if version == versions.NEWEST else ".".join(map(str, version))
 
 
-def document(gpu_name: str, peaks: Sequence[Peak], made: Fit, before: dict[str, Any] | None) -> str:
+def document(gpu_name: str, peaks: Sequence[Peak], fitted: Fit, before: dict[str, Any] | None) -> str:
     """The calibration file. Constants that these peaks say nothing about stay as they were in the file."""
     old = dict((before or {}).get("constants") or {})
-    kept = {name: values for name, values in old.items() if name in NAMES and name not in made.constants}
-    learned = {name: [round(v, 4) for v in values] for name, values in made.constants.items()}
-    sources = {peak.source for peak in peaks} | (set(map(str, (before or {}).get("sources") or [])) if kept else set())
+    unchanged = {name: values for name, values in old.items() if name in NAMES and name not in fitted.constants}
+    learned = {name: [round(v, 4) for v in values] for name, values in fitted.constants.items()}
+    earlier = map(str, (before or {}).get("sources") or []) if unchanged else ()
+    sources = {*(peak.source for peak in peaks), *earlier}
     record = {
         "gpu": gpu_name,
         "date": time.strftime("%Y-%m-%d"),
-        "observations": made.count,
+        "observations": fitted.count,
         "versions": {"nemo_rl": sorted({_release(peak.job.version) for peak in peaks})},
         "sources": sorted(sources),
-        "rms_gib": {"before": round(made.before, 3), "after": round(made.after, 3)},
-        "kept_from_before": sorted(kept),
-        "constants": {**kept, **learned},
+        "rms_gib": {"before": round(fitted.before, 3), "after": round(fitted.after, 3)},
+        "kept_from_before": sorted(unchanged),
+        "constants": {**unchanged, **learned},
     }
     return "# Written by `nano-exp plan --calibrate`; without this file constants.yaml counts.\n" + files.dump_yaml(
         record

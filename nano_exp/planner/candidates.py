@@ -25,9 +25,11 @@ def valid(
     for layout in (*_megatron_layouts(a, shape, current.batching == PACKED), *_fsdp2_layouts(a, shape)):
         for micro in micros:
             tokens = micro * max_length  # what packing and dynamic batching fill follows it too
-            made = replace(layout, micro_batch=micro, logprob_batch=micro, train_tokens=tokens, logprob_tokens=tokens)
-            if not problems(made, a, shape):
-                yield made
+            candidate = replace(
+                layout, micro_batch=micro, logprob_batch=micro, train_tokens=tokens, logprob_tokens=tokens
+            )
+            if not problems(candidate, a, shape):
+                yield candidate
 
 
 def thriftier(layout: Layout, a: Architecture, version: tuple[int, ...]) -> Iterator[Layout]:

@@ -24,31 +24,31 @@ MEANING = {
 
 def chosen(proposal: Proposal, number: int) -> list[Option]:
     """The best `number` of different layouts, and after them the published and the typed one where they are not."""
-    kept = search.shortlist(proposal.options, number)
+    options = search.shortlist(proposal.options, number)
     for one in (proposal.published, proposal.typed):
-        if one is not None and all(one.layout != other.layout for other in kept):
-            kept.append(one)
-    return kept
+        if one is not None and all(one.layout != other.layout for other in options):
+            options.append(one)
+    return options
 
 
 def as_text(proposal: Proposal, number: int) -> str:
     """Table of layouts, breakdown of the best and of the published one, and what to type."""
-    kept = chosen(proposal, number)
-    parts = ["\n".join(_head(proposal)), _layouts(proposal, kept)]
-    detailed = [kept[0]]
-    if proposal.published is not None and proposal.published.layout != kept[0].layout:
+    options = chosen(proposal, number)
+    parts = ["\n".join(_head(proposal)), _layouts(proposal, options)]
+    detailed = [options[0]]
+    if proposal.published is not None and proposal.published.layout != options[0].layout:
         detailed.append(proposal.published)
-    parts += [_breakdown(proposal, option, kept.index(option) + 1) for option in detailed]
-    return "\n\n".join([*parts, _commands(proposal, kept)])
+    parts += [_breakdown(proposal, option, options.index(option) + 1) for option in detailed]
+    return "\n\n".join([*parts, _commands(proposal, options)])
 
 
 def _head(proposal: Proposal) -> list[str]:
-    read, gpu = proposal.job, proposal.gpu
-    count = parameters.total(read.architecture).total
-    nodes = f"{read.nodes} node" + ("s" if read.nodes > 1 else "")
+    job, gpu = proposal.job, proposal.gpu
+    count = parameters.total(job.architecture).total
+    nodes = f"{job.nodes} node" + ("s" if job.nodes > 1 else "")
     lines = [
-        f"{read.architecture.name}: {count:,} parameters; {nodes} x {read.gpus_per_node} {gpu.name} of {gpu.gib:.1f} "
-        f"GiB; NeMo RL {proposal.version}; sequences of at most {read.max_length} tokens"
+        f"{job.architecture.name}: {count:,} parameters; {nodes} x {job.gpus_per_node} {gpu.name} of {gpu.gib:.1f} "
+        f"GiB; NeMo RL {proposal.version}; sequences of at most {job.max_length} tokens"
     ]
     if proposal.assumed:
         lines.append("assumed: " + "; ".join(proposal.assumed))
@@ -65,9 +65,9 @@ def calibrated(proposal: Proposal) -> list[str]:
     return list((gpus.calibration(proposal.gpu.name) or {}).get("constants", {}))
 
 
-def _layouts(proposal: Proposal, kept: list[Option]) -> str:
+def _layouts(proposal: Proposal, options: list[Option]) -> str:
     rows = []
-    for place, option in enumerate(kept, 1):
+    for place, option in enumerate(options, 1):
         worst = option.telling
         marks = [
             name
@@ -137,14 +137,14 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
     return phase.name + stage, phase.klass, _span(phase.size), f"{phase.limit / GIB:.1f}", terms
 
 
-def _commands(proposal: Proposal, kept: list[Option]) -> str:
-    best, lines = kept[0], []
+def _commands(proposal: Proposal, options: list[Option]) -> str:
+    best, lines = options[0], []
     if best.klass != "fits":
         lines.append(f"no layout surely fits; the best one is {best.klass}: {MEANING[best.klass]}")
         fix = verdict.cheapest_fix(best.job, proposal.gpu, proposal.constants)
         lines += [f"it fits with: {fix}"] if fix else []
     lines.append("to take one of them: python launch.py " + " ".join([*map(shlex.quote, proposal.words), "..."]))
-    for place, option in enumerate(kept, 1):
+    for place, option in enumerate(options, 1):
         typed = search.as_text(proposal.overrides(option))
         lines.append(f"{place}  {typed or '(nothing more: it is the published one)'}")
     return "\n".join(lines)
@@ -155,22 +155,22 @@ def _commands(proposal: Proposal, kept: list[Option]) -> str:
 
 def as_json(proposal: Proposal) -> str:
     """Every layout with its phases, GiB, and what to type."""
-    read, gpu = proposal.job, proposal.gpu
-    whole = parameters.total(read.architecture)
+    job, gpu = proposal.job, proposal.gpu
+    whole = parameters.total(job.architecture)
     return json.dumps(
         {
-            "model": read.architecture.name,
+            "model": job.architecture.name,
             "parameters": {
                 "total": whole.total,
                 "experts": whole.experts,
-                "active": parameters.active(read.architecture),
+                "active": parameters.active(job.architecture),
             },
-            "nodes": read.nodes,
-            "gpus_per_node": read.gpus_per_node,
+            "nodes": job.nodes,
+            "gpus_per_node": job.gpus_per_node,
             "gpu": {"name": gpu.name, "gib": gpu.gib},
             "nemo_rl": proposal.version,
-            "max_length": read.max_length,
-            "mean_length": read.mean_length,
+            "max_length": job.max_length,
+            "mean_length": job.mean_length,
             "assumed": list(proposal.assumed),
             "words": list(proposal.words),
             "calibrated": calibrated(proposal),

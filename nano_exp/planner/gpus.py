@@ -67,15 +67,15 @@ def gpus() -> dict[str, Gpu]:
 def gpu(name: str) -> Gpu:
     """The GPU of this name, or of this type where there is one of it. Raises UserError where there is none."""
     word = name.lower()
-    found = gpus().get(word) or of_type(word, only=True)
-    if found is None:
+    device = gpus().get(word) or of_type(word, only=True)
+    if device is None:
         near = nearest(word, gpus())
         raise UserError(
             f"GPU {name!r}",
             f"its memory is not known; known are {', '.join(gpus())}",
             f"{choice('--gpu ', near, gpus())} (site.gpu=... for good), or add it to nano_exp/planner/gpus.yaml",
         )
-    return found
+    return device
 
 
 def of_type(word: str, only: bool = False) -> Gpu | None:
@@ -115,13 +115,13 @@ def constants(name: str) -> Constants:
     values = dict(vars(assumed()))
     for key, value in (calibration(name) or {}).get("constants", {}).items():
         try:
-            found = Range(*map(float, value))
-            good = key in NAMES and 0 <= found.low <= found.expected <= found.high
+            constant = Range(*map(float, value))
+            good = key in NAMES and 0 <= constant.low <= constant.expected <= constant.high
         except (TypeError, ValueError):
             good = False
         if not good:
             raise _damaged(name, f"{key}: {value!r}")
-        values[key] = found
+        values[key] = constant
     return Constants(**values)
 
 
@@ -129,14 +129,14 @@ def calibration(name: str) -> dict[str, Any] | None:
     """What `nano-exp plan --calibrate` wrote for a GPU; None where it was not run."""
     path = CALIBRATION / f"{name}.yaml"
     try:
-        found = files.read_yaml(path)
+        record = files.read_yaml(path)
     except FileNotFoundError:
         return None
     except files.Damaged as error:
         raise _damaged(name, str(error)) from error
-    if not isinstance(found, dict) or not isinstance(found.get("constants"), dict):
+    if not isinstance(record, dict) or not isinstance(record.get("constants"), dict):
         raise _damaged(name, "it has no section `constants`")
-    return found
+    return record
 
 
 def _damaged(name: str, what: str) -> UserError:

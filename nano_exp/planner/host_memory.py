@@ -34,8 +34,8 @@ def node(job: Job, limit: float) -> Phase:
     limit: bytes that the run has of it
     """
     gpus = min(job.gpus_per_node, job.world)
-    held = job.generation.backend == "vllm" and job.generation.colocated
-    asleep = gpus * inference.weights(job.architecture, job.generation) if held else 0.0
+    vllm_sleeps = job.generation.backend == "vllm" and job.generation.colocated
+    asleep = gpus * inference.weights(job.architecture, job.generation) if vllm_sleeps else 0.0
     terms = (
         ("training state", _state(job).times(gpus)),
         ("reference policy", _reference(job).times(gpus)),

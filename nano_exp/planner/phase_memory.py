@@ -75,10 +75,10 @@ class Phase:
         return self.limit - self.size.expected
 
 
-def deciding(found: Sequence[Phase]) -> Phase:
+def deciding(phases: Sequence[Phase]) -> Phase:
     """The phase of the worst class, and of those the one that is fullest; vLLM's share, which it fills on purpose, only
     where nothing else is of that class."""
-    return max(found, key=lambda p: (ORDER.index(p.klass), p.name != SHARE, p.size.expected / p.limit))
+    return max(phases, key=lambda p: (ORDER.index(p.klass), p.name != SHARE, p.size.expected / p.limit))
 
 
 def _terms(*named: tuple[str, Range]) -> tuple[Term, ...]:
@@ -88,7 +88,7 @@ def _terms(*named: tuple[str, Range]) -> tuple[Term, ...]:
 @lru_cache(maxsize=8192)
 def phases(job: Job, gpu: Gpu, constants: Constants) -> tuple[Phase, ...]:
     """Every phase of a step, in order."""
-    found: list[Phase] = []
+    fullest_phases: list[Phase] = []
     stages = range(job.layout.pipeline)
     for name, of_stage in (
         (SETUP, _setup),
@@ -101,10 +101,10 @@ def phases(job: Job, gpu: Gpu, constants: Constants) -> tuple[Phase, ...]:
         sized = [Phase(name, of_stage(job, gpu, constants, stage), gpu.bytes, stage) for stage in stages]
         fullest = max(sized, key=lambda phase: phase.size.expected)
         if fullest.terms:
-            found.append(fullest)
+            fullest_phases.append(fullest)
         if name == GENERATION and job.generation.backend == "vllm":
-            found.append(_share(job, gpu, constants))
-    return tuple(found)
+            fullest_phases.append(_share(job, gpu, constants))
+    return tuple(fullest_phases)
 
 
 # --- what several phases need ---------------------------------------------------------------------------------------
@@ -205,9 +205,9 @@ def _generation(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[T
     if g.backend == "megatron":
         whole = 2 * local.all if job.layout.backend == MEGATRON else inference.weights(job.architecture, g)
         return _terms(("weights", exactly(whole)), ("cache", exactly(g.buffer_gb * 1e9)), _context(constants))
-    own = (_cannot_leave(job, local), _context(constants)) if g.colocated else ()
+    of_training = (_cannot_leave(job, local), _context(constants)) if g.colocated else ()
     beyond = constants.vllm_beyond_gib.times(GIB) if g.graphs else ZERO
-    return _terms(("vLLM's share", exactly(inference.share(g, gpu))), ("vLLM beyond its share", beyond), *own)
+    return _terms(("vLLM's share", exactly(inference.share(g, gpu))), ("vLLM beyond its share", beyond), *of_training)
 
 
 def _share(job: Job, gpu: Gpu, constants: Constants) -> Phase:
@@ -246,7 +246,7 @@ def _logprob(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term
 def _train(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term, ...]:
     """The end of a micro batch's forward pass, where kept activations and logits meet."""
     local = _local(job, stage)
-    kept, moving = activations.peak(job, constants, activations.stage_blocks(job)[stage], stage)
+    saved, moving = activations.peak(job, constants, activations.stage_blocks(job)[stage], stage)
     gathered = copies = ZERO
     if job.layout.backend == FSDP2:
         gathered = training.fsdp2_gathered(job)
@@ -258,9 +258,9 @@ def _train(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term, 
         _optimizer(job, local),
         ("bf16 copies of experts", copies),
         ("gathered weights, gradients", gathered),
-        ("activations", kept),
+        ("activations", saved),
         ("logits, temporaries", moving),
-        _fragments(constants, kept, moving, gathered),
+        _fragments(constants, saved, moving, gathered),
         _asleep(job, constants),
         _context(constants),
     )
@@ -273,18 +273,18 @@ def _step(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term, .
     if job.lora:
         return ()
     if job.layout.backend == MEGATRON:
-        own = exactly(
+        temporaries = exactly(
             (1 - job.layout.offloaded) * training.megatron_step_copy(local, job.precision_aware, job.gradients_fp32)
         )
     else:
-        own = constants.foreach_bytes.times(training.fsdp2_on_gpu(job, local))
-    if not own.high:
+        temporaries = constants.foreach_bytes.times(training.fsdp2_on_gpu(job, local))
+    if not temporaries.high:
         return ()
     return _terms(
         _weights(job, local),
         _gradients(job, local),
         _optimizer(job, local),
-        ("temporaries of the step", own),
+        ("temporaries of the step", temporaries),
         _asleep(job, constants),
         _context(constants),
     )

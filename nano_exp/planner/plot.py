@@ -57,21 +57,21 @@ def draw(proposal: Proposal, options: Sequence[Option], path: Path) -> None:
             "it is an extra, since nothing else here needs it",
             "pip install -e '.[plot]'",
         ) from error
-    shown = panels(proposal, options)
-    figure = Figure(figsize=(4 + 3.6 * len(shown), 5.2), layout="constrained", dpi=130)
-    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    drawn: dict[str, Any] = {}
-    for axis, option in zip(axes, shown, strict=True):
-        drawn |= _panel(axis, proposal, option)
+    drawn = panels(proposal, options)
+    figure = Figure(figsize=(4 + 3.6 * len(drawn), 5.2), layout="constrained", dpi=130)
+    axes = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
+    artists: dict[str, Any] = {}
+    for axis, option in zip(axes, drawn, strict=True):
+        artists |= _panel(axis, proposal, option)
     axes[0].set_ylabel("GiB on one GPU")
-    read = proposal.job
+    job = proposal.job
     figure.suptitle(
-        f"{proposal.title}: memory by phase, {read.nodes} x {read.gpus_per_node} {proposal.gpu.name}, "
-        f"sequences of at most {read.max_length} tokens"
+        f"{proposal.title}: memory by phase, {job.nodes} x {job.gpus_per_node} {proposal.gpu.name}, "
+        f"sequences of at most {job.max_length} tokens"
     )
-    order = [name for name, _, _ in KINDS if name in drawn] + [name for name in drawn if name not in _names()]
+    order = [name for name, _, _ in KINDS if name in artists] + [name for name in artists if name not in _names()]
     figure.legend(
-        [drawn[name] for name in order], order, loc="outside lower center", ncols=min(len(order), 6), frameon=False
+        [artists[name] for name in order], order, loc="outside lower center", ncols=min(len(order), 6), frameon=False
     )
     try:
         figure.savefig(path)
@@ -85,11 +85,11 @@ def _names() -> list[str]:
 
 def panels(proposal: Proposal, options: Sequence[Option]) -> list[Option]:
     """The first PANELS options; the published one takes the last place where it is not among them."""
-    shown = list(options[:PANELS])
+    drawn = list(options[:PANELS])
     published = proposal.published
-    if published is not None and all(one.layout != published.layout for one in shown):
-        shown = [*shown[: PANELS - 1], published]
-    return shown
+    if published is not None and all(one.layout != published.layout for one in drawn):
+        drawn = [*drawn[: PANELS - 1], published]
+    return drawn
 
 
 def stacked(phase: Phase) -> dict[str, float]:
@@ -102,9 +102,9 @@ def stacked(phase: Phase) -> dict[str, float]:
 
 def _panel(axis: Axes, proposal: Proposal, option: Option) -> dict[str, Any]:
     colours = {name: colour for name, colour, _ in KINDS}
-    found = [phase for phase in option.phases if phase.name != SHARE]
+    phases = [phase for phase in option.phases if phase.name != SHARE]
     drawn: dict[str, Any] = {}
-    for place, phase in enumerate(found):
+    for place, phase in enumerate(phases):
         bottom = 0.0
         for name, size in stacked(phase).items():
             bars = axis.bar(place, size, 0.66, bottom, color=colours[name], edgecolor="white", linewidth=0.4)
@@ -126,8 +126,8 @@ def _panel(axis: Axes, proposal: Proposal, option: Option) -> dict[str, Any]:
     published = proposal.published is not None and option.layout == proposal.published.layout
     title = f"{option.layout.title()}\nmicro batch {option.layout.micro_batch}: {option.klass}"
     axis.set_title(title + (", published" if published else ""), fontsize=9.5)
-    axis.set_xticks(range(len(found)), [phase.name.replace(" ", "\n") for phase in found], fontsize=8, rotation=35)
-    axis.set_ylim(0, max(limit * 1.1, *(phase.size.high / GIB * 1.06 for phase in found)))
+    axis.set_xticks(range(len(phases)), [phase.name.replace(" ", "\n") for phase in phases], fontsize=8, rotation=35)
+    axis.set_ylim(0, max(limit * 1.1, *(phase.size.high / GIB * 1.06 for phase in phases)))
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", linewidth=0.4, alpha=0.5)
     axis.set_axisbelow(True)

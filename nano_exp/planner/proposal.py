@@ -87,55 +87,55 @@ def propose(
     ------
     UserError: the overrides do not compose; the model, GPU, lengths or cluster cannot be; no layout is valid
     """
-    given, assumed = list(overrides), []
+    typed_words, assumed = list(overrides), []
     if max_length is not None:
         if max_length < 1:
             raise UserError(f"--max-length {max_length}", "a sequence has at least one token", "--max-length 8192")
-        given.append(f"policy.max_total_sequence_length={max_length}")
-    own = architecture.from_file(model) if model is not None else None
-    if own is not None and not any(is_key(word, "model") for word in given):
-        given.insert(0, TEMPLATE)
+        typed_words.append(f"policy.max_total_sequence_length={max_length}")
+    planned_model = architecture.from_file(model) if model is not None else None
+    if planned_model is not None and not any(is_key(word, "model") for word in typed_words):
+        typed_words.insert(0, TEMPLATE)
         assumed.append(f"batch and generation are those of {TEMPLATE}")
-    config = resolved(config_loader, given)
+    config = resolved(config_loader, typed_words)
     device = gpus.gpu(gpu) if gpu else gpus.of_site(config)
     if not gpu and not config["site"].get("gpu"):
         assumed.append(f"GPUs are {device.name} (--gpu)")
-    read = workload.of_config(config, mean_length=mean_length, model=own)
+    job = workload.of_config(config, mean_length=mean_length, model=planned_model)
     if mean_length is None:
-        assumed.append(f"sequences have {read.mean_length} tokens on average, half of the longest (--mean-length)")
-    known = gpus.constants(device.name)
-    words = [word for word in given if not sets_layout(word)]
-    trained = [*words, *named(model, given)] if model is not None else words
-    recipe = read.layout
-    if len(words) != len(given):
-        recipe = workload.of_config(resolved(config_loader, words), mean_length=mean_length, model=own).layout
-    found = list(search.every(read, device, known))
+        assumed.append(f"sequences have {job.mean_length} tokens on average, half of the longest (--mean-length)")
+    constants = gpus.constants(device.name)
+    words = [word for word in typed_words if not sets_layout(word)]
+    trained = [*words, *named(model, typed_words)] if model is not None else words
+    recipe = job.layout
+    if len(words) != len(typed_words):
+        recipe = workload.of_config(resolved(config_loader, words), mean_length=mean_length, model=planned_model).layout
+    options = list(search.every(job, device, constants))
     marked: list[Option | None] = []
-    for layout in (recipe, read.layout):
+    for layout in (recipe, job.layout):
         here = None
-        if not broken(layout, read):
-            here = next((one for one in found if one.layout == layout), None)
+        if not broken(layout, job):
+            here = next((one for one in options if one.layout == layout), None)
             if here is None:
-                here = search.option(replace(read, layout=layout), device, known)
-                found.append(here)
+                here = search.option(replace(job, layout=layout), device, constants)
+                options.append(here)
         marked.append(here)
-    invalid = tuple(_in_words(problem, config) for problem in broken(read.layout, read))
-    if not found:
+    invalid = tuple(_in_words(problem, config) for problem in broken(job.layout, job))
+    if not options:
         raise UserError(
-            f"{title(words)}: no layout is valid on {read.world} training GPUs",
+            f"{title(words)}: no layout is valid on {job.world} training GPUs",
             "; ".join(invalid),
             "a cluster and a batch that divide: cluster=1n8g or 2n8g, grpo.num_prompts_per_step x "
             "num_generations_per_prompt a multiple of the GPUs",
         )
     return Proposal(
         title=title(words)
-        if own is None
-        else title([f"model={own.name}", *(w for w in words if not is_key(w, "model"))]),
-        job=read,
+        if planned_model is None
+        else title([f"model={planned_model.name}", *(w for w in words if not is_key(w, "model"))]),
+        job=job,
         gpu=device,
-        constants=known,
-        options=tuple(sorted(found, key=search.rank)),
-        published=marked[0] if own is None else None,
+        constants=constants,
+        options=tuple(sorted(options, key=search.rank)),
+        published=marked[0] if planned_model is None else None,
         typed=marked[1],
         invalid=invalid,
         words=tuple(trained),
@@ -146,13 +146,13 @@ def propose(
 
 def _in_words(problem: Problem, config: Mapping[str, Any]) -> str:
     """What is wrong, with the values."""
-    found = ", ".join(f"{key}={as_typed(Config(config).get(key))}" for key in problem.keys)
-    return f"{found}: {problem.why}"
+    settings = ", ".join(f"{key}={as_typed(Config(config).get(key))}" for key in problem.keys)
+    return f"{settings}: {problem.why}"
 
 
-def broken(layout: Layout, read: Job) -> list[Problem]:
+def broken(layout: Layout, job: Job) -> list[Problem]:
     """What a layout breaks for the job."""
-    return rules.problems(layout, read.architecture, read.shape)
+    return rules.problems(layout, job.architecture, job.shape)
 
 
 def resolved(config_loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:
@@ -171,12 +171,12 @@ def sets_layout(word: str) -> bool:
     return key == "parallelism" or key in layouts.KEYS
 
 
-def named(model: Path, given: Sequence[str]) -> list[str]:
+def named(model: Path, overrides: Sequence[str]) -> list[str]:
     """What makes a run train the model that was planned for (--config) and not the recipe's; nothing where it is typed.
 
     The folder where its weights lie beside its config.json, else words for the user to fill in.
     """
-    if any(is_key(word, "policy.model_name") for word in given):
+    if any(is_key(word, "policy.model_name") for word in overrides):
         return []
     folder = (model if model.is_dir() else model.parent).absolute()
     weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
@@ -185,5 +185,5 @@ def named(model: Path, given: Sequence[str]) -> list[str]:
 
 def title(words: Sequence[str]) -> str:
     """`nano_12b on 2n8g`."""
-    said = {typed.key: typed.value for typed in map(Override.parse, words)}
-    return " on ".join(said[key] for key in ("model", "cluster") if key in said) or "the default run"
+    choices = {typed.key: typed.value for typed in map(Override.parse, words)}
+    return " on ".join(choices[key] for key in ("model", "cluster") if key in choices) or "the default run"

@@ -75,18 +75,18 @@ def every(
     pinned: layouts that say otherwise are left out
     micros: micro batches to look at; by default 1, 2, 4, 8 and the present one
     """
-    found = []
+    options = []
     for plain in candidates.valid(job.architecture, job.shape, job.layout, job.max_length, micros):
         if job.lora and plain.backend != job.layout.backend:
             continue  # each backend has adapters of its own in the config: the other one would train all parameters
-        tried: list[Option] = []
+        variants: list[Option] = []
         for layout in candidates.thriftier(plain, job.architecture, job.version):
             if agrees(layout, pinned):
-                tried.append(option(replace(job, layout=layout), gpu, constants))
-                if tried[-1].own_klass == "fits":
+                variants.append(option(replace(job, layout=layout), gpu, constants))
+                if variants[-1].own_klass == "fits":
                     break
-        found += [min(tried, key=rank)] if tried else []
-    return tuple(sorted(found, key=rank))
+        options += [min(variants, key=rank)] if variants else []
+    return tuple(sorted(options, key=rank))
 
 
 #: Times of two layouts within this factor are the same to the ranking: the estimate is no better than that.
@@ -96,13 +96,13 @@ SAME_TIME = 1.15
 def rank(one: Option) -> tuple[int, int, int, int, float]:
     """The class; that of what the layout decides; the estimated time of that, in steps of SAME_TIME; simplicity;
     headroom."""
-    n, own = one.layout, max(one.time.total - one.time.generation, 1e-9)
+    n, training_time = one.layout, max(one.time.total - one.time.generation, 1e-9)
     sizes = (n.tensor, n.pipeline, n.context, n.expert)
     complexity = sum(size.bit_length() - 1 for size in sizes) + 2 * n.offload + (n.pipeline > 1) + (n.context > 1)
     return (
         ORDER.index(one.klass),
         ORDER.index(one.own_klass),
-        round(math.log(own, SAME_TIME)),
+        round(math.log(training_time, SAME_TIME)),
         complexity,
         -one.training_headroom,
     )
@@ -117,21 +117,21 @@ def agrees(layout: Layout, pinned: Pinned) -> bool:
     """Whether a layout has the pinned values (a size that its overrides leave out is 1, a switch false)."""
     if not pinned:
         return True
-    own = layouts.overrides(layout)
-    return all(own.get(key, False if isinstance(value, bool) else 1) == value for key, value in pinned)
+    settings = layouts.overrides(layout)
+    return all(settings.get(key, False if isinstance(value, bool) else 1) == value for key, value in pinned)
 
 
-def shortlist(found: Sequence[Option], number: int) -> list[Option]:
+def shortlist(options: Sequence[Option], number: int) -> list[Option]:
     """The best option of each (backend, TP, PP, CP, EP), the first `number` of them."""
-    seen: set[tuple[Any, ...]] = set()
-    kept = []
-    for one in found:
+    families: set[tuple[Any, ...]] = set()
+    shortlisted = []
+    for one in options:
         n = one.layout
         key = (n.backend, n.tensor, n.pipeline, n.context, n.expert)
-        if key not in seen:
-            seen.add(key)
-            kept.append(one)
-    return kept[:number]
+        if key not in families:
+            families.add(key)
+            shortlisted.append(one)
+    return shortlisted[:number]
 
 
 def as_text(keys: Mapping[str, Any]) -> str:

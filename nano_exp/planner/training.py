@@ -42,11 +42,11 @@ def megatron_local(job: Job, stage: int) -> Local:
     [MC core/distributed/distributed_data_parallel.py: intra_dp_cp_group, intra_expt_dp_group]."""
     n, a = job.layout, job.architecture
     blocks = parameters.stages(a, n.pipeline, n.first_stage, n.last_stage)[stage]
-    held = parameters.of_stage(a, blocks, stage == 0, stage == n.pipeline - 1)
+    stage_parameters = parameters.of_stage(a, blocks, stage == 0, stage == n.pipeline - 1)
     dense_shards = max(job.world // (n.tensor * n.pipeline), 1) if job.distributed else 1
     expert_shards = max(job.world // (n.pipeline * n.expert * n.expert_tensor), 1) if job.distributed else 1
-    dense = held.sharded / n.tensor + held.replicated
-    return Local(dense, held.experts / (n.expert * n.expert_tensor), dense_shards, expert_shards)
+    dense = stage_parameters.sharded / n.tensor + stage_parameters.replicated
+    return Local(dense, stage_parameters.experts / (n.expert * n.expert_tensor), dense_shards, expert_shards)
 
 
 def megatron_weights(local: Local, element: int) -> float:
@@ -76,14 +76,6 @@ def megatron_step_copy(local: Local, precision_aware: bool, fp32: bool) -> float
     """fp32 copy of the gradients' shard during the step; none with precision-aware (decoupled_grad) or fp32 gradients
     [MC core/optimizer/distrib_optimizer.py]."""
     return 0.0 if precision_aware or fp32 else local.sharded * 4
-
-
-def static_bytes_per_parameter(shards: int, precision_aware: bool = True, fp32: bool = False) -> float:
-    """Weights, gradients, master and moments of a bf16 parameter: 4 + 10/d for NeMo RL's defaults (derived); Megatron's
-    own table has 6 + 12/d with fp32 gradients, precision-aware off [docs.nvidia.com/megatron-core, dist_optimizer]."""
-    one = Local(1.0, 0.0, shards, 1)
-    state = megatron_main_parameters(one, precision_aware, 2) + megatron_moments(one, 8)
-    return megatron_weights(one, 2) + megatron_gradients(one, fp32, 2) + state
 
 
 # --- DTensor, FSDP2 -------------------------------------------------------------------------------------------------

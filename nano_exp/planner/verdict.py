@@ -60,29 +60,29 @@ def judge(config: Mapping[str, Any], gpu_name: str) -> Verdict:
     ------
     UserError: no such GPU, or a cluster that cannot be
     """
-    device, known = gpu(gpu_name), constants(gpu_name)
+    device, gpu_constants = gpu(gpu_name), constants(gpu_name)
     embedded = Config(config).text("engine.name") == "embedded"
     if not embedded and (stranger := models.unknown(models.named(config))):
         return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", stranger)
     try:
-        read = workload.of_config(config)
+        job = workload.of_config(config)
     except UserError as error:
         if embedded:
             return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"{error.found}: {error.why}")
         raise
-    broken = rules.problems(read.layout, read.architecture, read.shape)
+    broken = rules.problems(job.layout, job.architecture, job.shape)
     if any(one.rule in _TO_BE_CUT for one in broken):
         return Verdict("unknown", 0.0, 0.0, 0.0, device.gib, "", "", f"the layout is not valid: {broken[0].why}")
-    return judge_job(read, device, known)
+    return judge_job(job, device, gpu_constants)
 
 
 @lru_cache(maxsize=4096)
-def judge_job(read: Job, device: Gpu, known: Constants) -> Verdict:
+def judge_job(job: Job, device: Gpu, gpu_constants: Constants) -> Verdict:
     """The verdict on a job."""
-    found = phases(read, device, known)
-    worst = deciding(found)
+    job_phases = phases(job, device, gpu_constants)
+    worst = deciding(job_phases)
     klass = worst.klass
-    fix = "" if klass == "fits" else cheapest_fix(read, device, known)
+    fix = "" if klass == "fits" else cheapest_fix(job, device, gpu_constants)
     size = worst.size
     return Verdict(
         klass=klass,
@@ -96,9 +96,9 @@ def judge_job(read: Job, device: Gpu, known: Constants) -> Verdict:
     )
 
 
-def klass_of(found: Sequence[Phase]) -> str:
+def klass_of(job_phases: Sequence[Phase]) -> str:
     """The worst class of the phases."""
-    return deciding(found).klass
+    return deciding(job_phases).klass
 
 
 def _why(phase: Phase, device: Gpu) -> str:
@@ -120,20 +120,20 @@ def _why(phase: Phase, device: Gpu) -> str:
 Change = tuple[dict[str, Any], Job]
 
 
-def cheapest_fix(read: Job, device: Gpu, known: Constants) -> str:
+def cheapest_fix(job: Job, device: Gpu, gpu_constants: Constants) -> str:
     """Overrides of the first change, from cheap to dear, with which every phase fits; "" when none does."""
-    for keys, changed in changes(read, device):
+    for keys, changed in changes(job, device):
         if rules.problems(changed.layout, changed.architecture, changed.shape):
             continue
-        if klass_of(phases(changed, device, known)) == "fits":
+        if klass_of(phases(changed, device, gpu_constants)) == "fits":
             return search.as_text(keys)
-    best = next(iter(search.every(read, device, known, (), (1,))), None)
+    best = next(iter(search.every(job, device, gpu_constants, (), (1,))), None)
     return search.as_text(layouts.overrides(best.job.layout)) if best is not None and best.klass == "fits" else ""
 
 
-def changes(read: Job, device: Gpu) -> Iterator[Change]:
+def changes(job: Job, device: Gpu) -> Iterator[Change]:
     """Single changes and then pairs of them, cheapest first: what costs no speed, what costs some, other layouts."""
-    single = [*_generation_changes(read, device), *_training_changes(read)]
+    single = [*_generation_changes(job, device), *_training_changes(job)]
     yield from single
     for keys, changed in single:
         for more, both in (*_generation_changes(changed, device), *_training_changes(changed)):
@@ -141,59 +141,55 @@ def changes(read: Job, device: Gpu) -> Iterator[Change]:
                 yield {**keys, **more}, both
 
 
-def _generation_changes(read: Job, device: Gpu) -> Iterator[Change]:
-    g = read.generation
+def _generation_changes(job: Job, device: Gpu) -> Iterator[Change]:
+    g = job.generation
     if g.backend != "vllm":
         return
     vllm, sequences = "policy.generation.vllm_cfg", "policy.generation.vllm_kwargs.max_num_seqs"
     now = g.max_sequences or inference.default_sequences(device)
     for count in (n for n in (512, 256, 128, 64) if n < now):
         # Fewer at once than a step has for each engine: slower; more than it has: free.
-        yield {f"++{sequences}": count}, replace(read, generation=replace(g, max_sequences=count))
+        yield {f"++{sequences}": count}, replace(job, generation=replace(g, max_sequences=count))
     for share in (0.8, 0.7, 0.6, 0.5, 0.4):
         if abs(share - g.utilization) > 1e-9:
-            yield {f"{vllm}.gpu_memory_utilization": share}, replace(read, generation=replace(g, utilization=share))
+            yield {f"{vllm}.gpu_memory_utilization": share}, replace(job, generation=replace(g, utilization=share))
     for size in (2, 4, 8):
-        if (
-            size > g.tensor
-            and size * g.pipeline <= read.gpus_per_node
-            and read.gpus_per_node % (size * g.pipeline) == 0
-        ):
-            yield {f"{vllm}.tensor_parallel_size": size}, replace(read, generation=replace(g, tensor=size))
+        if size > g.tensor and size * g.pipeline <= job.gpus_per_node and job.gpus_per_node % (size * g.pipeline) == 0:
+            yield {f"{vllm}.tensor_parallel_size": size}, replace(job, generation=replace(g, tensor=size))
 
 
-def _training_changes(read: Job) -> Iterator[Change]:
-    n, keys = read.layout, dict[str, Any]()
+def _training_changes(job: Job) -> Iterator[Change]:
+    n, keys = job.layout, dict[str, Any]()
     section = "policy.megatron_cfg" if n.backend == MEGATRON else "policy.dtensor_cfg"
     if n.recompute != FULL:
         keys = {f"{section}.activation_checkpointing": True}
-        if n.backend == MEGATRON and read.version >= (0, 7):
+        if n.backend == MEGATRON and job.version >= (0, 7):
             keys["++policy.megatron_cfg.recompute_granularity"] = "full"
-        yield keys, replace(read, layout=replace(n, recompute=FULL, modules=()))
+        yield keys, replace(job, layout=replace(n, recompute=FULL, modules=()))
     if n.batching == FIXED:
         for micro in (m for m in (8, 4, 2, 1) if m < n.micro_batch and n.micro_batch % m == 0):
-            tokens = micro * read.max_length
+            tokens = micro * job.max_length
             smaller = replace(n, micro_batch=micro, logprob_batch=micro, train_tokens=tokens, logprob_tokens=tokens)
             keys = {"policy.train_micro_batch_size": micro, "policy.logprob_batch_size": micro}
-            yield keys, replace(read, layout=smaller)
-    elif n.train_tokens > read.max_length:
+            yield keys, replace(job, layout=smaller)
+    elif n.train_tokens > job.max_length:
         name = {PACKED: "sequence_packing", DYNAMIC: "dynamic_batching"}[n.batching]
-        fewer = replace(n, train_tokens=read.max_length, logprob_tokens=read.max_length)
-        keys = {f"policy.{name}.{what}_mb_tokens": read.max_length for what in ("train", "logprob")}
-        yield keys, replace(read, layout=fewer)
-    if not read.chunk and (n.backend == FSDP2 or read.version >= (0, 7)):
+        fewer = replace(n, train_tokens=job.max_length, logprob_tokens=job.max_length)
+        keys = {f"policy.{name}.{what}_mb_tokens": job.max_length for what in ("train", "logprob")}
+        yield keys, replace(job, layout=fewer)
+    if not job.chunk and (n.backend == FSDP2 or job.version >= (0, 7)):
         keys = {"policy.logprob_chunk_size": 1024}
         if n.backend == MEGATRON:
             keys["policy.megatron_cfg.defer_fp32_logits"] = True
-        yield keys, replace(read, chunk=1024, defer_fp32=True)
+        yield keys, replace(job, chunk=1024, defer_fp32=True)
     for size in (2, 4, 8):
-        if n.backend == MEGATRON and size > n.tensor and size <= read.gpus_per_node:
+        if n.backend == MEGATRON and size > n.tensor and size <= job.gpus_per_node:
             wider = replace(
                 n,
                 tensor=size,
                 logprob_batch=n.micro_batch,
                 padding=None,
-                sequence_parallel=bool(read.architecture.experts) or n.sequence_parallel,
+                sequence_parallel=bool(job.architecture.experts) or n.sequence_parallel,
             )
             if n.batching == FIXED:
                 wider = replace(wider, logprob_tokens=n.train_tokens)
@@ -205,10 +201,10 @@ def _training_changes(read: Job) -> Iterator[Change]:
                 keys["policy.logprob_batch_size"] = n.micro_batch
             if wider.sequence_parallel != n.sequence_parallel:
                 keys[f"{section}.sequence_parallel"] = True
-            yield keys, replace(read, layout=wider)
+            yield keys, replace(job, layout=wider)
     if not n.offload:
         keys = {f"{section}.cpu_offload": True}
         if n.backend == MEGATRON:
-            own = "policy.megatron_cfg.optimizer"
-            keys = {f"{own}.optimizer_cpu_offload": True, f"{own}.optimizer_offload_fraction": 1.0}
-        yield keys, replace(read, layout=replace(n, offload=True))
+            optimizer = "policy.megatron_cfg.optimizer"
+            keys = {f"{optimizer}.optimizer_cpu_offload": True, f"{optimizer}.optimizer_offload_fraction": 1.0}
+        yield keys, replace(job, layout=replace(n, offload=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nano_exp.layout import case, rules
+from nano_exp.layout import case, rules, rules_model
 from nano_exp.layout.case import Problem
 from nano_exp.preflight import vllm
 from nano_exp.preflight.registry import Check, Found, Rule, add, rule
@@ -19,7 +19,7 @@ def _check(one: case.Rule) -> Check:
     return lambda c: map(_found, one.check(c.case)) if c.case is not None else ()
 
 
-for _one in case.RULES.values():
+for _one in rules.RULES.values():
     add(Rule(_one.name, _one.summary, "error", _one.number, _one.versions, topic="layout", check=_check(_one)))
 
 
@@ -32,4 +32,4 @@ def heads_and_engines(c: View) -> Iterator[Found]:
     # vLLM copies key and value heads where there are fewer than ranks.
     parts = [(a.heads, "attention heads"), (a.intermediate, "columns of the MLP")]
     parts += [(a.groups, "Mamba groups"), (a.mamba_heads, "Mamba heads")] if a.hybrid else []
-    yield from map(_found, rules.unequal(a.name, vllm.TP, c.vtp, lambda _: parts, "ranks of an engine"))
+    yield from map(_found, rules_model.unequal(a.name, vllm.TP, c.vtp, lambda _: parts, "ranks of an engine"))
