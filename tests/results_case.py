@@ -80,7 +80,7 @@ def _run(
     config = {
         "grpo": {"max_num_steps": steps, "num_generations_per_prompt": group, "seed": seed},
         "optimizer": {"lr": lr},
-        "policy": {"model_name": "nvidia/NVIDIA-Nemotron-Nano-12B-v2"},
+        "policy": {"model_name": "nvidia/NVIDIA-Nemotron-Nano-12B-v2", "optimizer": {"kwargs": {"lr": lr}}},
         "checkpointing": {"checkpoint_dir": str(folder / "checkpoints")},
     }
     record = {

@@ -150,6 +150,12 @@ def metric_name(word: str, names: Collection[str], option: str = "--by ") -> str
     UserError: there is none, with the nearest
     """
     own = NAMES.get(word, word)
+    if not names:
+        raise UserError(
+            "no step has been logged by these runs yet",
+            f"{option.strip()} names a metric of metrics.jsonl, and there is none",
+            "nano-exp status, which says how far they are",
+        )
     if own in names:
         return own
     ends = [name for name in names if name.endswith(f"/{own}")]
@@ -163,7 +169,7 @@ def metric_name(word: str, names: Collection[str], option: str = "--by ") -> str
     if word in NAMES:
         raise UserError(
             f"{option}{word}: no step has {own}",
-            "it is logged by both engines, but not by these runs so far" if names else "no step has been logged yet",
+            "it is logged by both engines, but not by these runs so far",
             choice(option, [known for known, name in NAMES.items() if name in names][:3], sorted(names)[:8]),
         )
     tails = {name.rpartition("/")[2]: name for name in sorted(names)}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nano_exp.errors import UserError, choice, nearest
 from nano_exp.index.cache import Cache
 from nano_exp.report import status
 from nano_exp.report.status import Line
@@ -38,6 +39,7 @@ def load_results(
     moment = time.time() if now is None else now
     lines = status.look(Cache(store), names, asked, moment)
     points = _points(lines)
+    seed_key = _seed(seed_key, points)
     gpus = spells.gpus_of(store)
     found = [_run(line, point, seed_key, gpus, moment) for line, point in zip(lines, points, strict=True)]
     keys = tuple(dict.fromkeys(key for run in found for key in run.axes))
@@ -54,6 +56,23 @@ def load_results(
         axes.typed(axes.shared([line.overrides for line in lines])),
         asked.error,
     )
+
+
+def _seed(word: str, points: Sequence[Mapping[str, Value]]) -> str:
+    """The key of an axis by its key or its name in a table. Raises UserError where there is no such axis."""
+    keys = list(dict.fromkeys(key for point in points for key in point))
+    if word in keys or word == SEED:
+        return word
+    named = axes.names(keys)
+    found = next((key for key, name in named.items() if name == word), None)
+    if found is None:
+        there = list(named.values())
+        raise UserError(
+            f"--seeds {word}",
+            "these runs do not differ in it" if there else "these runs differ in nothing",
+            choice("--seeds ", nearest(word, [*keys, *there]), there) if there else "the same without it",
+        )
+    return found
 
 
 def _points(lines: Sequence[Line]) -> list[dict[str, Value]]:

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import results_case
 
 from nano_exp.errors import UserError
-from nano_exp.results import Results, load_results, metric_name
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return results_case.make(tmp_path_factory.mktemp("case"))
-
-
-@pytest.fixture(scope="module")
-def found(store: Path) -> Results:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PATH", results_case.commands(store.parent), prepend=":")
-    try:
-        return load_results(store, [results_case.NAME])
-    finally:
-        patch.undo()
+from nano_exp.results import Results, metric_name
 
 
 def test_points_are_runs_over_seeds_in_sweep_order_and_the_baseline_has_its_axes(found: Results) -> None:

@@ -1,0 +1,35 @@
+"""summary: how a sweep stands: done of total, best point, what it took, what is left and what stands in the way."""
+
+from __future__ import annotations
+
+import argparse
+
+from nano_exp.commands import Commands, folder, of_runs
+
+
+def add(commands: Commands, results: argparse.ArgumentParser) -> None:
+    summary = commands.add_parser(
+        "summary",
+        epilog="nano-exp summary lr",
+        parents=[results],
+        help="a sweep in a few lines: done of total, best point, GPU-hours spent, wasted and left, what is in the way",
+    )
+    what = summary.add_argument("what", nargs="*", metavar="NAME|RUN", help="names; default: all")
+    of_runs(what)
+    summary.add_argument("--by", default="reward", help="reward (default), validation, or any metric's name")
+    summary.add_argument(
+        "--seeds", default="grpo.seed", metavar="KEY", help="runs that differ in it alone are one point"
+    )
+    summary.add_argument("--json", action="store_true", help="the same for scripts")
+    summary.set_defaults(run=_summary)
+
+
+def _summary(given: argparse.Namespace) -> int:
+    from nano_exp import text
+    from nano_exp.results import load_results, outlook
+    from nano_exp.terminal import progress_line
+
+    with progress_line.waiting("reading the runs ..."):
+        made = outlook.look(load_results(folder(given), given.what, given.seeds), given.by)
+    print(outlook.as_json(made) if given.json else outlook.words(made, text.terminal_width()))
+    return 0

@@ -1,0 +1,279 @@
+"""How a name stands: done of total, the best point, what is left, and what stands in the way."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from nano_exp import text
+from nano_exp.errors import UserError
+from nano_exp.report.table import hours
+from nano_exp.results import spent
+from nano_exp.results.curves import NAMES
+from nano_exp.results.model import Results, Run
+from nano_exp.results.ranking import Ranking, rank, short_name
+from nano_exp.results.ranking_table import number
+from nano_exp.results.spent import Cost
+
+#: States in which a run goes on by itself.
+GOES_ON = ("running", "pending")
+#: Steps whose times say how quick a run is now.
+NEWEST_STEPS = 20
+#: How many runs are named for one obstacle.
+MOST_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Left:
+    """What one run that is not done still needs.
+
+    Parameters
+    ----------
+    steps: to max_num_steps
+    seconds: at the pace of its own newest steps, or the median of its name's; None where no step was measured
+    """
+
+    run: Run
+    steps: int
+    seconds: float | None
+    gpus: int | None
+
+    @property
+    def gpu_hours(self) -> float | None:
+        return None if self.seconds is None or self.gpus is None else self.seconds * self.gpus / 3600
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why runs do not go on, and what to type."""
+
+    state: str
+    why: str
+    next: str
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A summary of one name or several.
+
+    Parameters
+    ----------
+    counts: state -> how many runs
+    left: of each run that is not done
+    ranking: None where nothing was measured, with `unranked` in words
+    """
+
+    results: Results
+    counts: dict[str, int]
+    cost: Cost
+    left: tuple[Left, ...]
+    obstacles: tuple[Obstacle, ...]
+    ranking: Ranking | None
+    unranked: str
+
+    @property
+    def gpu_hours_left(self) -> float | None:
+        known = [one.gpu_hours for one in self.left if one.gpu_hours is not None]
+        return math.fsum(known) if known else None
+
+    @property
+    def running(self) -> int:
+        return self.counts.get("running", 0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until those that go on are done, as many at once as now; None where none runs, or nothing tells."""
+        known = [one.seconds for one in self.left if one.seconds is not None and one.run.state in GOES_ON]
+        return max(max(known), math.fsum(known) / self.running) if known and self.running else None
+
+
+def look(results: Results, by: str = "reward") -> Outlook:
+    """Raises UserError for a metric that there is not."""
+    paces = {run.dir: p for run in results.runs if (p := pace(run)) is not None}
+    usual = median(paces.values()) if paces else None
+    left = tuple(_left(run, paces.get(run.dir, usual)) for run in results.runs if run.state != "done")
+    ranking, unranked = None, ""
+    try:
+        ranking = rank(results, by)
+    except UserError as error:
+        if results.metric_names and not error.found.startswith("no run"):
+            raise
+        unranked = error.found
+    counts = dict(Counter(run.state for run in results.runs).most_common())
+    cost = spent.total(run.cost for run in results.runs)
+    return Outlook(results, counts, cost, left, tuple(_obstacles(results.runs)), ranking, unranked)
+
+
+def pace(run: Run) -> float | None:
+    """Seconds a step of a run takes now, checkpoints and validation included; None before two steps of one attempt."""
+    began = run.spells[-1].began if run.spells else 0.0
+    steps = set(run.metrics.series(NAMES["reward"]).steps)
+    newest = [(s, t) for s, t in run.metrics.times if s in steps]
+    own = [(s, t) for s, t in newest if t >= began] if len(newest) > 1 else []
+    for window in (own[-NEWEST_STEPS:], newest[-NEWEST_STEPS:]):
+        if len(window) > 1 and window[-1][1] > window[0][1]:
+            return (window[-1][1] - window[0][1]) / (window[-1][0] - window[0][0])
+    return None
+
+
+def _left(run: Run, step_s: float | None) -> Left:
+    total = run.line.max_steps or 0
+    kept = run.metrics.last_step if run.state in ("running", "done") else _kept(run)
+    steps = max(0, total - kept)
+    gpus = next((spell.gpus for spell in reversed(run.spells) if spell.gpus is not None), None)
+    return Left(run, steps, None if step_s is None else steps * step_s, gpus)
+
+
+def _kept(run: Run) -> int:
+    """The newest checkpoint that is known of: a run goes on from there."""
+    known = [spell.last_step or spell.resumed or 0 for spell in run.spells]
+    return max(known, default=0)
+
+
+def _obstacles(runs: Sequence[Run]) -> list[Obstacle]:
+    """The runs that do not go on by themselves, those of one cause together, the most first."""
+    grouped: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        line = run.line
+        if run.state == "done" or (run.state == "running" and line.stalled_s is None):
+            continue
+        what = line.next.replace(run.id, "RUN")
+        grouped.setdefault((run.state, line.why or "; ".join(line.damaged), what), []).append(run)
+    found = [Obstacle(*key, tuple(same)) for key, same in grouped.items()]
+    return sorted(found, key=lambda one: -len(one.runs))
+
+
+# --- in words -------------------------------------------------------------------------------------------------------
+
+
+def words(made: Outlook, width: int | None = None) -> str:
+    """A line each; wrapped to the terminal's width."""
+    results = made.results
+    total = len(results.runs)
+    states = ", ".join(f"{count} {state}" for state, count in made.counts.items())
+    lines = [("runs", f"{made.counts.get('done', 0)} of {total} done ({states})"), ("best", _best(made))]
+    lines += [("spent", _spent(made.cost))]
+    if made.left:
+        lines.append(("left", _left_words(made)))
+    for obstacle in made.obstacles:
+        lines.append(("in the way" if obstacle is made.obstacles[0] else "", _obstacle(obstacle)))
+    if results.slurm_error:
+        lines.append(("slurm", f"does not answer ({results.slurm_error}): some states are unknown"))
+    held = " ".join(f"{key}={value}" for key, value in results.held.items())
+    head = f"{' '.join(results.names)}" + (f": {held}" if held else "")
+    return "\n".join([head, *(line for label, said in lines for line in _lines(label, said, width))])
+
+
+def _lines(label: str, said: str, width: int | None) -> list[str]:
+    first = f"  {label:12}"
+    if not width:
+        return [first + said]
+    return textwrap.wrap(
+        said, max(width, 40), initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False
+    )
+
+
+def _best(made: Outlook) -> str:
+    ranking = made.ranking
+    if ranking is None or not ranking.standings:
+        return f"nothing to rank: {made.unranked}" if made.unranked else "no point came so far"
+    first = ranking.standings[0]
+    said = f"{first.point.label}: {short_name(ranking.metric)} {number(first.mean)}"
+    seeds = len(first.measured)
+    if first.interval is not None:
+        said += f" ({number(first.interval.low)} to {number(first.interval.high)}: 95%, {seeds} seeds)"
+    else:
+        said += f" ({seeds} seed{'s' * (seeds != 1)})"
+    said += f" at {ranking.budget:,.0f} steps"
+    if ranking.ahead is not None:
+        second = ranking.standings[1]
+        said += f"; {ranking.ahead.verdict} than {second.point.label}" if ranking.ahead.p <= 0.05 else ""
+        said += f"; from {second.point.label} {ranking.ahead.verdict}" if ranking.ahead.p > 0.05 else ""
+    return said
+
+
+def _spent(cost: Cost) -> str:
+    """9.6 GPU-hours, 8.7 useful, 0.9 wasted: 0.5 failed, 0.4 trained again; 12.3 MJ; by Slurm's accounting."""
+    if cost.gpu_hours is None:
+        parts = [("failed", cost.failed), ("trained again", cost.repeated), ("set up again", cost.requeued)]
+        lost = ", ".join(f"{text.duration(seconds)} {what}" for what, seconds in parts if seconds >= 0.5)
+        return f"{text.duration(cost.seconds)} of machine time" + (
+            f", of it wasted: {lost}" if lost else ", none wasted"
+        )
+    named = [
+        ("failed", cost.failed_gpu_hours),
+        ("trained again", cost.repeated_gpu_hours),
+        ("set up again", cost.requeued_gpu_hours),
+    ]
+    lost = ", ".join(f"{hours(amount)} {what}" for what, amount in named if amount > 0)
+    said = f"{hours(cost.gpu_hours)} GPU-hours, {hours(cost.useful_gpu_hours)} useful"
+    said += f", {hours(cost.wasted_gpu_hours)} wasted ({lost})" if lost else ", none wasted"
+    if cost.energy_j is not None:
+        said += f"; {cost.energy_j / 3.6e6:,.1f} kWh"
+    return said + ("" if cost.source == "files" else "; by Slurm's accounting")
+
+
+def _left_words(made: Outlook) -> str:
+    steps = sum(one.steps for one in made.left)
+    said = f"{len(made.left)} run{'s' * (len(made.left) != 1)}, {steps:,} steps"
+    unknown = [one for one in made.left if one.seconds is None]
+    if unknown and len(unknown) == len(made.left):
+        return f"{said}; no step has been measured yet"
+    if made.gpu_hours_left is not None:
+        said += f", about {hours(made.gpu_hours_left)} GPU-hours at the pace of the newest steps"
+    if made.seconds_left is not None:
+        said += f"; {text.duration(made.seconds_left)} for those that go on, {made.running} at once"
+    elif not any(one.run.state in GOES_ON for one in made.left):
+        longest = max((one.seconds for one in made.left if one.seconds is not None), default=None)
+        said += f"; the longest {text.duration(longest)}; none of them goes on by itself" if longest is not None else ""
+    return said
+
+
+def _obstacle(one: Obstacle) -> str:
+    ids = [run.id for run in one.runs]
+    named = ", ".join(ids[:MOST_NAMED]) + (f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else "")
+    said = f"{len(ids)} {one.state}" + (f", {one.why}" if one.why else "") + f": {named}"
+    return said + (f"; {one.next.replace('RUN', ' '.join(ids))}" if one.next else "")
+
+
+def as_json(made: Outlook) -> str:
+    """The same as one object; seconds, GPU-hours, joules."""
+    ranking = made.ranking
+    best: dict[str, Any] | None = None
+    if ranking is not None and ranking.standings:
+        first = ranking.standings[0]
+        best = {
+            "axes": dict(first.point.axes),
+            "metric": ranking.metric,
+            "mean": first.mean,
+            "low": first.interval.low if first.interval else None,
+            "high": first.interval.high if first.interval else None,
+            "seeds": len(first.measured),
+            "p_over_second": ranking.ahead.p if ranking.ahead else None,
+        }
+    cost = made.cost
+    whole = {
+        "names": list(made.results.names),
+        "runs": len(made.results.runs),
+        "states": made.counts,
+        "best": best,
+        "spent": {**vars(cost), "useful_gpu_hours": cost.useful_gpu_hours, "wasted_gpu_hours": cost.wasted_gpu_hours},
+        "left": {
+            "runs": len(made.left),
+            "steps": sum(one.steps for one in made.left),
+            "gpu_hours": made.gpu_hours_left,
+            "seconds": made.seconds_left,
+        },
+        "in_the_way": [
+            {"state": o.state, "why": o.why, "next": o.next, "runs": [run.id for run in o.runs]} for o in made.obstacles
+        ],
+        "slurm_error": made.results.slurm_error or None,
+    }
+    return json.dumps(whole, indent=1)
