@@ -87,6 +87,17 @@ def duration(seconds: float) -> str:
     return " ".join(f"{n} {unit}" for n, unit in parts[first : first + 2] if n) or "0 s"
 
 
+def size(count: float) -> str:
+    """Bytes as 512 B, 3.0 KiB, 41.2 MiB, 1.3 GiB, ... (powers of 1024)."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        count /= 1024
+        if count < 1023.95 or unit == "TiB":
+            break
+    return f"{count:.1f} {unit}"
+
+
 def dd_hh_mm_ss(seconds: float) -> str:
     """The form of checkpointing.checkpoint_must_save_by (nemo_rl/utils/timer.py, convert_to_seconds): 01:02:03:04,
     rounded down; never negative."""

@@ -112,6 +112,9 @@ class Engine(Protocol):
     def trains(self, line: str) -> bool:
         """Whether a line of stdout says that set-up is over: all that it makes on shared disks is made."""
 
+    def checkpoint_folder(self, config: dict[str, Any], ctx: Context) -> Path:
+        """Where this run's step_N lie (engines.checkpoints)."""
+
     def last_step(self, config: dict[str, Any], ctx: Context) -> int:
         """The last finished step that survives this attempt's end: that of the newest whole checkpoint, or 0."""
 

@@ -99,10 +99,15 @@ def trains(line: str) -> bool:
     return False
 
 
+def checkpoint_folder(config: dict[str, Any], ctx: Context) -> Path:
+    """checkpointing.checkpoint_dir."""
+    folder = Path(config["checkpointing"]["checkpoint_dir"])
+    return folder if folder.is_absolute() else ctx.run_dir / folder
+
+
 def last_step(config: dict[str, Any], ctx: Context) -> int:
     """The step of the newest checkpoint, or 0. A checkpoint being written (tmp_step_N) does not count."""
-    folder = Path(config["checkpointing"]["checkpoint_dir"])
-    return max(checkpoint.steps(folder if folder.is_absolute() else ctx.run_dir / folder), default=0)
+    return max(checkpoint.steps(checkpoint_folder(config, ctx)), default=0)
 
 
 def end_of(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any, Literal
 
 import nano_exp
 from nano_exp import credentials, dotted, slurm
-from nano_exp.engines import Command, Context, entry, nodes
+from nano_exp.engines import Command, Context, checkpoints, entry, nodes
 from nano_exp.engines.nemo_rl import metrics, stdout
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
@@ -298,39 +297,19 @@ def _threads(config: Config, env: Environment) -> int:
     return max(1, min(THREADS, _cpus(config, env) // max(int(config["cluster"]["gpus_per_node"]), 1)))
 
 
-def last_step(config: Config, ctx: Context) -> int:
-    """The step of the newest whole checkpoint, or 0: where the next attempt goes on.
+def checkpoint_folder(config: Config, ctx: Context) -> Path:
+    """checkpointing.checkpoint_dir; NeMo RL resumes from the highest step_N in it (utils/checkpoint.py)."""
+    return _from_checkout(config, config["checkpointing"]["checkpoint_dir"])
 
-    NeMo RL writes tmp_step_N and renames it to step_N (utils/checkpoint.py finalize_checkpoint), and resumes from the
-    highest step_N. One without training_info.json is what an interrupted removal left, and does not count.
-    """
-    folder = _from_checkout(config, config["checkpointing"]["checkpoint_dir"])
-    try:
-        names = [entry.name for entry in folder.iterdir()]
-    except FileNotFoundError:
-        return 0
-    steps = [int(m[1]) for name in names if (m := re.fullmatch(r"step_(\d+)", name))]
-    return max((step for step in steps if (folder / f"step_{step}" / "training_info.json").is_file()), default=0)
+
+def last_step(config: Config, ctx: Context) -> int:
+    """The step of the newest whole checkpoint, or 0: where the next attempt goes on."""
+    return max(checkpoints.whole(checkpoint_folder(config, ctx)), default=0)
 
 
 def torn(config: Config, ctx: Context) -> list[Path]:
-    """What kills left in the folder of checkpoints, and nothing reads: before main NeMo RL removes none of it.
-
-    A save that was cut off (tmp_step_N), what one that went through had replaced (old_step_N beside step_N), and the
-    rest of an older checkpoint whose removal was cut off. An old_step_N without its step_N may be the only whole one.
-    """
-    folder = _from_checkout(config, config["checkpointing"]["checkpoint_dir"])
-    newest, found = last_step(config, ctx), []
-    for path in sorted(folder.glob("*step_*")):
-        match = re.fullmatch(r"(tmp_|old_|)step_(\d+)", path.name)
-        if match is None:
-            continue
-        kind, step = match[1], int(match[2])
-        replaced = kind == "old_" and (folder / f"step_{step}" / "training_info.json").is_file()
-        half = not kind and step < newest and not (path / "training_info.json").is_file()
-        if kind == "tmp_" or replaced or half:
-            found.append(path)
-    return found
+    """All that kills left: NeMo RL removes none of it before main."""
+    return checkpoints.torn(checkpoint_folder(config, ctx))
 
 
 def follow(config: Config, ctx: Context, lines: Iterable[str | None]) -> Iterator[stdout.Row]:
