@@ -126,7 +126,9 @@ def _require_steps(looked: Sequence[Freeable], keep: Collection[str]) -> None:
     for word in sorted(keep):
         if word.isdecimal() and int(word) not in there and there:
             listed = ", ".join(str(step) for step in sorted(there)[:12]) + (", ..." if len(there) > 12 else "")
-            raise UserError(f"--keep {word}", f"there is no checkpoint of step {word}; there are: {listed}", f"--keep {max(there)}")
+            raise UserError(
+                f"--keep {word}", f"there is no checkpoint of step {word}; there are: {listed}", f"--keep {max(there)}"
+            )
 
 
 def _whole(item: Item) -> bool:
