@@ -22,6 +22,8 @@ from nano_exp.errors import UserError
 FILE = "env.yaml"
 #: Names another file; empty: none at all.
 VARIABLE = "NANO_EXP_ENV"
+#: In an attempt of this machine: the folders of its PYTHONPATH that the launcher had there, for nano-exp's packages.
+PACKAGES = "NANO_EXP_PACKAGES"
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -15,23 +15,40 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from submitit import LocalExecutor, SlurmExecutor
 from submitit.local.local import LocalJob
 
+from nano_exp import environment
 from nano_exp.errors import UserError
 
 
-def attempt_command(launch_dir: Path, array: int | str, python: str = sys.executable) -> str:
+def attempt_command(
+    launch_dir: Path, array: int | str, python: str = sys.executable, packages: Sequence[str] = ()
+) -> str:
     """The shell command of an attempt: only the launch's own copy of the code is importable before site-packages.
 
     PYTHONSAFEPATH keeps the folder that the job starts in off the module path: an edited checkout must not be run.
+
+    Parameters
+    ----------
+    packages: folders of the module path that come after the copy, for the attempt and not for NeMo RL's interpreter
     """
-    environment = f"PYTHONPATH={shlex.quote(str(launch_dir / 'code'))} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1"
+    path = os.pathsep.join([str(launch_dir / "code"), *packages])
+    settings = f"PYTHONPATH={shlex.quote(path)} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1"
+    if packages:
+        settings += f" {environment.PACKAGES}={shlex.quote(os.pathsep.join(packages))}"
     words = [python, "-m", "nano_exp.job", str(launch_dir), "--array", str(array)]
-    return f"exec env {environment} {shlex.join(words)}"
+    return f"exec env {settings} {shlex.join(words)}"
+
+
+def own_packages() -> list[str]:
+    """The folders that PYTHONPATH gave to this process: what nano-exp needs may lie in one of them alone."""
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return list(dict.fromkeys(os.path.abspath(folder) for folder in named if folder))  # noqa: PTH100 (keeps links)
 
 
 class ManifestSlurmExecutor(SlurmExecutor):
@@ -87,13 +104,16 @@ class ManifestLocalExecutor(LocalExecutor):
 
     @property
     def _submitit_command_str(self) -> str:
-        return attempt_command(self.launch_dir, self.array)
+        return attempt_command(self.launch_dir, self.array, packages=own_packages())
+
+    def log(self, array: int, task: int) -> Path:
+        """What the attempt of run number `task` of an array printed."""
+        return Path(self.folder) / f"{array}-{task}.log"
 
     def start(self, array: int, task: int) -> LocalJob[None]:
         """Start the attempt of run number `task` of one of the launch's arrays."""
         self.array = array
-        log = self.folder / f"{array}-{task}.log"
-        with log.open("ab") as out:
+        with self.log(array, task).open("ab") as out:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", f"{self._submitit_command_str} --task {task}"],
                 stdin=subprocess.DEVNULL,

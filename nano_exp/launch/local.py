@@ -9,6 +9,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from nano_exp import files, text
+from nano_exp.credentials import redact
 from nano_exp.index import progress
 from nano_exp.launch.convergence import Row
 from nano_exp.launch.executors import ManifestLocalExecutor
@@ -52,8 +54,12 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
             time.sleep(POLL_S)
             for index in [i for i, job in running.items() if job.done()]:
                 running.pop(index)
-                row = rows[index]
+                array, task, row = tasks[index]
                 ends[str(row.dir)] = how_ended(row.dir)
+                if ends[str(row.dir)] != "done" and not _started(row.dir, launch.id):
+                    ends[str(row.dir)] = "failed"
+                    live.say(_unstarted(row.id, executor.log(array, task)))
+                    continue
                 if len(rows) > 1:
                     shown = progress_line.text(row.id, progress.sample(row.dir), _steps(row))
                     live.say(f"{ends[str(row.dir)]:8}{shown}")
@@ -64,6 +70,18 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
         raise Interrupted() from None
     live.clear()
     return ends
+
+
+def _started(run_dir: Path, launch: str) -> bool:
+    """Whether an attempt of this launch claimed the run."""
+    return any(e.kind == "start" and e.data.get("launch") == launch for e in runs.load(run_dir).events)
+
+
+def _unstarted(run: str, log: Path) -> str:
+    """What the process of a run said, that ended before it was an attempt."""
+    said = [line.strip() for line in files.tail(log).splitlines() if line.strip()]
+    why = redact(said[-1]) if said else "it printed nothing"
+    return f"{run} never started: {why}\n  its log: {text.relative(log)}"
 
 
 def _show(live: progress_line.Live, active: list[Row], ended: int, total: int) -> None:

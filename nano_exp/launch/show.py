@@ -247,7 +247,7 @@ def result_lines(run_dir: Path) -> list[str]:
     rows = runs.read_metrics(run_dir)
     tried = runs.attempts(run_dir)
     end = tried[-1].end if tried else None
-    kind = str(end.get("kind")) if end else "lost"
+    kind = str(end.get("kind")) if end else "lost" if tried else "not started"
     lines = [f"{run_dir.name}: {kind}" + (f" ({end['why']})" if end and end.get("why") else "")]
     summary = _summary(run_dir)
     if (summary.get("warm_start") or {}).get("steps"):

@@ -311,6 +311,10 @@ def test_environment_of_python(tmp_path: Path) -> None:
     assert env["PATH"] == "/opt/venv/bin:/usr/bin:/bin"
     assert (env["NRL_A"], env["SLURM_JOB_ID"], env["OMP_NUM_THREADS"], env["PYTHONUNBUFFERED"]) == ("1", "7", "3", "1")
     assert "PYTHONPATH" not in environment(tmp_path, {"PYTHONPATH": ours})
+    env = environment(
+        tmp_path, {"PYTHONPATH": f"{ours}:/lib/launchers:/lib/mine", "NANO_EXP_PACKAGES": "/lib/launchers"}
+    )
+    assert env["PYTHONPATH"] == "/lib/mine" and "NANO_EXP_PACKAGES" not in env
 
 
 def test_arch_list_for_megatron_only_and_never_over_the_users(tmp_path: Path) -> None:

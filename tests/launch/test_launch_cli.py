@@ -35,7 +35,7 @@ from nano_exp import files
 from nano_exp.compose.freeze import Frozen, freeze
 from nano_exp.dotted import set_dotted
 from nano_exp.errors import UserError
-from nano_exp.launch import convergence
+from nano_exp.launch import convergence, local, show
 from nano_exp.launch import flow as launching
 from nano_exp.store import identity, runs, state
 from nano_exp.store.asked import job_lookup
@@ -458,6 +458,25 @@ def test_ctrl_c_while_modules_load_is_no_traceback(tmp_path: Path, checkout: Pat
     process = start_launch(tmp_path, *here(checkout), PYTHONPATH=str(tmp_path))
     out, _ = process.communicate(timeout=limit(30))
     assert (process.returncode, out) == (-signal.SIGINT, "")
+
+
+def test_packages_of_the_launcher_go_along_and_a_run_that_never_started_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A PYTHONPATH given to the launcher holds what the attempt needs too; the launch's own code comes before it."""
+    packages = tmp_path / "packages"
+    (packages / "nano_exp").mkdir(parents=True)
+    (packages / "nano_exp" / "__init__.py").write_text("raise SystemExit('edited code ran')\n")
+    (packages / "yaml.py").write_text("raise SystemExit('the yaml of the launcher')\n")
+    ready = prepared(tmp_path, *standin(), where="local")
+    monkeypatch.setenv("PYTHONPATH", str(packages))
+    monkeypatch.chdir(tmp_path)
+    (row,) = ready.arrays[0].rows
+    assert local.execute(ready, 1) == {str(row.dir): "failed"}
+    said = capsys.readouterr().err
+    log = ready.dir.relative_to(tmp_path) / "local" / "0-0.log"
+    assert said == f"{row.id} never started: the yaml of the launcher\n  its log: {log}\n" and log.is_file()
+    assert show.result_lines(row.dir)[0] == f"{row.id}: not started"
 
 
 def test_ctrl_c_twice_kills(slow: tuple[subprocess.Popen[str], Path]) -> None:

@@ -22,6 +22,7 @@ import nano_exp
 from nano_exp import credentials, dotted, slurm
 from nano_exp.engines import Command, Context, checkpoints, entry, nodes
 from nano_exp.engines.nemo_rl import metrics, stdout
+from nano_exp.environment import PACKAGES
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
 from nano_exp.slurm import shapes
@@ -222,8 +223,9 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
     site = _section(config, "site")
 
     # The engine's interpreter must not import this project's packages, nor take its virtual environment for its own.
-    ours = Path(nano_exp.__file__).resolve().parents[1]
-    entries = [p for p in env.pop("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != ours]
+    packages = env.pop(PACKAGES, "").split(os.pathsep)
+    ours = {Path(nano_exp.__file__).resolve().parents[1], *(Path(p).resolve() for p in packages if p)}
+    entries = [p for p in env.pop("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() not in ours]
     if entries:
         env["PYTHONPATH"] = os.pathsep.join(entries)
     env.pop("PYTHONHOME", None)
