@@ -23,7 +23,7 @@ from nano_exp.compose.family import Sibling
 from nano_exp.compose.sweep import Constraint
 from nano_exp.errors import UserError
 from nano_exp.job.by_hand import SWEEP, Allocation, allocation, become, require_shape
-from nano_exp.launch import flow, hydra_plugins, show, submit
+from nano_exp.launch import flow, hydra_plugins, show, spending, submit
 from nano_exp.slurm import shapes
 
 # --- one run, composed here -----------------------------------------------------------------------------------------
@@ -80,6 +80,10 @@ class Train:
             if not made.to_submit:
                 show.nothing_to_do(made)
                 return flow.Launched(made, flow.code_of(made))
+            names = [made.to_submit[0].frozen.name]
+            for line in spending.require(wish.results, names, wish.terms.budget):
+                print(line)
+            spending.settle(wish.results, names, wish.terms.budget)
             ready = submit.arrange(made.to_submit, submit.new_id(), wish.results)
             ready.axes = wish.swept
             ready.arrays[0].job = self.have.job

@@ -32,7 +32,7 @@ from nano_exp.job.child import Stop, Superseded
 from nano_exp.job.claim import AlreadyDone, Refuse, claim, slurm_owner
 from nano_exp.job.ending import Ending
 from nano_exp.slurm import setup_lines
-from nano_exp.store import halt, run_config, runs
+from nano_exp.store import budget, halt, run_config, runs
 from nano_exp.store.runs import Owner
 from nano_exp.text import Say
 
@@ -126,7 +126,14 @@ def execute(order: Order, stop: Stop) -> int:
     runs.reserve(attempt_dir)
     began = time.time()
     runs.record_event(
-        run_dir, "start", attempt=number, job=owner.job, host=owner.host, pid=owner.pid, launch=order.launch
+        run_dir,
+        "start",
+        attempt=number,
+        job=owner.job,
+        host=owner.host,
+        pid=owner.pid,
+        launch=order.launch,
+        allocated=None if order.local else allocated(began),
     )
     end: dict[str, Any] = {}
     with (attempt_dir / "attempt.log").open("a", buffering=1) as log:
@@ -172,11 +179,18 @@ def execute(order: Order, stop: Stop) -> int:
 
 
 def _require_going_on(order: Order, run: runs.Run) -> None:
-    """A run of a launch that was stopped does not start; one that had started goes on. Raises Refuse."""
+    """A run of a stopped launch does not start, one that had started goes on; none whose name's budget is spent.
+
+    Raises Refuse, and Damaged where that cannot be told.
+    """
     why = "" if order.local or order.manifest.get("by_hand") else halt.reason(order.dir)
     if why and not halt.has_started(run, order.launch):
         halt.cancelled(run, why, slurm_owner().job)
         raise Refuse(f"run {run.id} does not start: {why}")
+    left = None if order.local or order.canary else budget.look(run.results, run.name)
+    if left is not None and left.is_spent:
+        runs.record_event(run.dir, "cancel", job=slurm_owner().job, why=str(left), cause=budget.CAUSE)
+        raise Refuse(f"run {run.id} does not start: {left}")
 
 
 def _tell_launch(order: Order, config: dict[str, Any], end: dict[str, Any], say: Say) -> None:
@@ -253,3 +267,10 @@ def deadline() -> float | None:
         return float(text)
     job = os.environ.get("SLURM_JOB_ID")
     return slurm.end_time(job) if job else None
+
+
+def allocated(now: float) -> float | None:
+    """Unix time at which this start of the job began (SLURM_JOB_START_TIME, from Slurm 22.05 on); None where it does
+    not say. What an attempt costs is counted from then."""
+    text = os.environ.get("SLURM_JOB_START_TIME", "")
+    return float(text) if text.isdigit() and 0 < int(text) <= now else None

@@ -17,7 +17,7 @@ from nano_exp.compose.family import Sibling, freeze_all
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.index import progress
-from nano_exp.launch import convergence, dependency, gather, large, local, show, submit, terms
+from nano_exp.launch import convergence, dependency, gather, large, local, show, spending, submit, terms
 from nano_exp.launch.terms import Terms
 from nano_exp.preflight import baseline, fixes, shared_caches
 from nano_exp.preflight import wording as preflight_show
@@ -119,6 +119,7 @@ def launch(
         if agreed is None or made.to_submit != agreed.to_submit:
             _announce(made, wish, report.start, parameters)
         code = code_of(made)
+        spending.settle(results, [row.frozen.name for row in made.rows], wish.terms.budget)
         ready = (
             dispatch(made.to_submit, where, parameters, results, wish.env_file, send, wish.terms, swept=wish.swept)
             if made.to_submit
@@ -144,6 +145,10 @@ def _announce(made: convergence.Plan, wish: Wish, start: str, parameters: Mappin
         show.engine_yaml(made)
     show.plan(made)
     show.expected(made, start, parameters)
+    if made.to_submit:
+        names = [row.frozen.name for row in made.to_submit]
+        for line in spending.require(wish.results, names, wish.terms.budget):
+            print(f"  {line}")
 
 
 def _agreed(wish: Wish, report: preflight.Report, parameters: Mapping[str, Any]) -> convergence.Plan | None:

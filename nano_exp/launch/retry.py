@@ -15,7 +15,7 @@ import yaml
 from nano_exp import credentials, environment, files, slurm
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
-from nano_exp.launch import canary, convergence, flow, history, show, slurm_options, submit, terms
+from nano_exp.launch import canary, convergence, flow, history, show, slurm_options, spending, submit, terms
 from nano_exp.launch.convergence import Row
 from nano_exp.launch.terms import Terms
 from nano_exp.overrides import Override
@@ -62,6 +62,10 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
         pairs = history.states(found)
         again = [(run, now) for run, now in pairs if now.action == "submit"]
         print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone (done, active or damaged)")
+        limit = terms.changed(Terms(), typed).budget
+        for line in spending.require(results, [run.name for run, _ in again], limit, retry=True):
+            print(line)
+        spending.settle(results, [run.name for run in found], limit)
         for batch in batches(results, again, changes, typed):
             sent.append((batch, _send(results, batch)))
     here = [(batch, ready) for batch, ready in sent if batch.where == "local"]

@@ -28,16 +28,20 @@ class Terms:
     after: runs, names or Slurm jobs that have to end first, as typed
     fail_fast: this many failed runs stop those that wait; None: none do
     canary: two steps of one run come before everything else; None: where runs share caches that are not made yet
+    budget: GPU-hours of the names from now on (infinite: without a limit); None: as they are
     """
 
     parallel: int | None = None
     after: tuple[str, ...] = ()
     fail_fast: int | None = None
     canary: bool | None = False
+    budget: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the launch's manifest; `kept` reads it."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        kept = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        kept.pop("budget")  # the names keep it (nano_exp.store.budget)
+        return kept
 
 
 def read(wanted: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
@@ -53,7 +57,22 @@ def read(wanted: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
         if any(frozen.config.get(key) != first.get(key) for frozen in wanted):
             raise UserError(f"points of one launch have different {key}=", "it holds for a whole launch", f"{key}=...")
     counts = (_count(first, "parallel"), _words(first.get("after")), _count(first, "fail_fast"))
-    return Terms(*counts, _canary(first.get("canary", False)))
+    return Terms(*counts, _canary(first.get("canary", False)), _budget(first.get("budget")))
+
+
+def _budget(value: Any) -> float | None:
+    """GPU-hours above 0; inf is no limit."""
+    if value is None:
+        return None
+    try:
+        number = 0.0 if isinstance(value, bool) else float(value)  # a word, as 1e3 is to YAML, may be a number
+    except (TypeError, ValueError):
+        number = 0.0
+    if number > 0:
+        return number
+    raise UserError(
+        f"budget={value!r}", "it must be GPU-hours, above 0", "budget=500, or budget=inf, which takes a limit away"
+    )
 
 
 def _canary(value: Any) -> bool | None:
@@ -116,7 +135,7 @@ def kept(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms:
 
 def changed(terms: Terms, typed: Sequence[str]) -> Terms:
     """Terms with some typed anew: `parallel=4`, `after=null`, ... Raises UserError for values that cannot be."""
-    values: dict[str, Any] = terms.as_dict()
+    values: dict[str, Any] = {**terms.as_dict(), "budget": None}
     for override in typed:
         one = Override.parse(override)
         key, text = one.key, one.value
@@ -130,7 +149,7 @@ def changed(terms: Terms, typed: Sequence[str]) -> Terms:
         # A single word as it is typed: 12_3 is a number to YAML.
         values[key] = text if key == "after" and isinstance(value, str | int | float) else value
     counts = (_count(values, "parallel"), _words(values["after"]), _count(values, "fail_fast"))
-    return Terms(*counts, _canary(values["canary"]))
+    return Terms(*counts, _canary(values["canary"]), _budget(values["budget"]))
 
 
 def settled(terms: Terms, cold: bool) -> Terms:
@@ -145,7 +164,7 @@ def settled(terms: Terms, cold: bool) -> Terms:
 
 def require(terms: Terms, where: str, submit: bool) -> None:
     """Refuse terms that the place cannot keep. Raises UserError."""
-    asked = {"after": terms.after, "fail_fast": terms.fail_fast, "canary": terms.canary}
+    asked = {"after": terms.after, "fail_fast": terms.fail_fast, "canary": terms.canary, "budget": terms.budget}
     typed = [key for key, value in asked.items() if value]
     if where == "local" and typed:
         raise UserError(

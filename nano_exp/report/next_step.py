@@ -51,6 +51,8 @@ def advice(run: str, now: State, diagnosis: Mapping[str, Any], goes_on: bool, st
         return f"sbatch it, or nano-exp retry {run}"
     if kind in ("stopped", "lost", "unstarted", "cancelled", "refused"):
         return f"nano-exp retry {run}"
+    if kind == "budget":
+        return f"nano-exp retry {run} budget=GPU-HOURS, with more of them"
     if kind == "unknown":
         host = now.job.rpartition(":")[0]
         return f"look on {host}" if host else "the same again when Slurm answers"

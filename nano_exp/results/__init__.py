@@ -16,7 +16,7 @@
             run.metrics.series("reward")    Series: steps, values; what was not finite is left out and counted
             run.metrics.until("gpu-hours")  step -> what it had cost by then (COSTS: steps, tokens, gpu-hours, time)
 
-Everything is frozen; nothing here prints, and nothing is asked of Slurm but the one `squeue` that status asks too.
+Everything is frozen and nothing here prints. Slurm is asked with one `squeue`, as status does, and one `sacct`.
 """
 
 from nano_exp.results.curves import COSTS, NAMES, Metrics, Series, metric_name

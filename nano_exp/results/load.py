@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nano_exp import slurm
 from nano_exp.errors import UserError, choice, nearest
 from nano_exp.index.cache import Cache
 from nano_exp.report import status
@@ -14,13 +15,19 @@ from nano_exp.results.model import Point, Results, Run
 from nano_exp.store import axes, runs, spells
 from nano_exp.store.asked import Asked
 from nano_exp.store.axes import Value
+from nano_exp.store.spells import Spell
 
 #: The key whose values repeat a point.
 SEED = "grpo.seed"
 
 
 def load_results(
-    store: Path, names: Sequence[str] = (), seed_key: str = SEED, asked: Asked | None = None, now: float | None = None
+    store: Path,
+    names: Sequence[str] = (),
+    seed_key: str = SEED,
+    asked: Asked | None = None,
+    now: float | None = None,
+    accounting: bool = True,
 ) -> Results:
     """The runs of these names, run ids or Slurm jobs, as Results; all of the store where none is named.
 
@@ -30,6 +37,7 @@ def load_results(
     seed_key: runs that differ in this key alone are repeats of one point
     asked: a look at Slurm that others share
     now: unix time; for tests
+    accounting: whether Slurm's accounting is asked for times, GPUs and energy (one sacct, where any run had a job)
 
     Raises
     ------
@@ -41,7 +49,8 @@ def load_results(
     points = _points(lines)
     seed_key = _seed(seed_key, points)
     gpus = spells.gpus_of(store)
-    found = [_run(line, point, seed_key, gpus, moment) for line, point in zip(lines, points, strict=True)]
+    taken = _spells(lines, gpus, moment, accounting and not asked.error)
+    found = [_run(line, point, seed_key, own) for line, point, own in zip(lines, points, taken, strict=True)]
     keys = tuple(dict.fromkeys(key for run in found for key in run.axes))
     grouped: dict[tuple[str, ...], list[Run]] = {}
     for run in found:
@@ -83,8 +92,24 @@ def _points(lines: Sequence[Line]) -> list[dict[str, Value]]:
     return axes.points([axes.typed(line.overrides) for line in lines], lambda index, key: read[index].value(key))
 
 
-def _run(line: Line, point: dict[str, Value], seed_key: str, gpus: spells.GpusOf, now: float) -> Run:
-    whole = runs.load(Path(line.dir))
-    found = spells.spells(whole, runs.attempts(whole.dir), gpus, line.state == "running", now)
+def _spells(lines: Sequence[Line], gpus: spells.GpusOf, now: float, accounting: bool) -> list[list[Spell]]:
+    """The attempts of each run, by Slurm's accounting where that is asked and knows them."""
+    found = []
+    for line in lines:
+        run = runs.load(Path(line.dir))
+        found.append(spells.spells(run, runs.attempts(run.dir), gpus, line.state == "running", now))
+    jobs = {spell.job for own in found for spell in own if spell.job}
+    usages: dict[str, list[slurm.Usage]] = {}
+    for one in slurm.usage(jobs) if accounting else ():
+        usages.setdefault(one.job, []).append(one)
+    if not usages:
+        return found
+    return [
+        spells.accounted(own, [one for job in {spell.job for spell in own if spell.job} for one in usages.get(job, ())])
+        for own in found
+    ]
+
+
+def _run(line: Line, point: dict[str, Value], seed_key: str, own: Sequence[Spell]) -> Run:
     without = {key: value for key, value in point.items() if key != seed_key}
-    return Run(line, without, point.get(seed_key), tuple(found))
+    return Run(line, without, point.get(seed_key), tuple(own))

@@ -98,6 +98,8 @@ def _of_spell(spell: Spell, later: Sequence[Spell], times: Sequence[tuple[int, f
         failed_gpu_hours=lost * hours if fault else 0.0,
         repeated_gpu_hours=0.0 if fault else lost * hours,
         requeued_gpu_hours=setup * hours,
+        energy_j=spell.energy_j,
+        source="sacct" if spell.accounted else "files",
     )
 
 

@@ -18,6 +18,7 @@ from nano_exp.slurm.scontrol import (
 )
 from nano_exp.slurm.squeue import ENDED, WAITING, Job, Queue, end_time, parse_squeue_line, parse_tasks, queue, this_user
 from nano_exp.slurm.submission import Refused, Unclear, carrying, out_of_reach, remedy, sbatch, script_options
+from nano_exp.slurm.usage import Usage, parse_usage, usage
 
 __all__ = [
     "ENDED",
@@ -31,6 +32,7 @@ __all__ = [
     "Queue",
     "Refused",
     "Unclear",
+    "Usage",
     "accounting",
     "array_limit",
     "ask",
@@ -50,6 +52,7 @@ __all__ = [
     "parse_kill_wait",
     "parse_squeue_line",
     "parse_tasks",
+    "parse_usage",
     "queue",
     "remedy",
     "requeue",
@@ -59,6 +62,7 @@ __all__ = [
     "script_options",
     "this_user",
     "throttle",
+    "usage",
     "without",
     "words",
 ]

@@ -32,6 +32,7 @@ LEFT_OUT: dict[str, str] = {
     "after": "launcher",
     "fail_fast": "launcher",
     "canary": "launcher",
+    "budget": "launcher",
     "optimizer": "knobs: counted at policy.optimizer and policy.megatron_cfg.optimizer, which interpolate from them",
     "model": "facts about the model: policy.model_name and policy.hf_config_overrides are what the engine reads",
     "nemo_rl.commit": "follows from nemo_rl.version",

@@ -29,6 +29,7 @@ LAUNCHER_KEYS = (
     "after",
     "fail_fast",
     "canary",
+    "budget",
 )
 
 
@@ -37,7 +38,7 @@ SWITCHES = ("dry_run", "wait", "submit", "fresh", "show_yaml", "yes")
 
 
 #: Its terms (`nano_exp.launch.terms`), which are not either.
-TERMS = ("parallel", "after", "fail_fast", "canary")
+TERMS = ("parallel", "after", "fail_fast", "canary", "budget")
 
 
 #: Which of preflight's rules do not count. Of one launch too; run.json says it by itself.

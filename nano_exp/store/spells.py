@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files
+from nano_exp import files, slurm
 from nano_exp.files import Damaged
 from nano_exp.store import runs
 from nano_exp.store.runs import Attempt, Run
 
+#: How much the clocks of Slurm's controller and of a node may differ, seconds.
+SLACK_S = 5.0
 #: A manifest that says more is damaged.
 MOST_GPUS = 10**6
 #: Launch id and array number -> GPUs of one of its runs; None where nothing says, and for this machine's.
@@ -40,6 +42,8 @@ class Spell:
     setup_s: from the engine's start to its first step; None where there was no step
     resumed: the step that its engine went on from; None where no engine started
     last_step: the newest whole checkpoint at its end; None where its end does not say
+    energy_j: joules that Slurm measured; None where it does not
+    accounted: whether times and GPUs are those of Slurm's accounting
     """
 
     attempt: int
@@ -52,6 +56,8 @@ class Spell:
     setup_s: float | None = None
     resumed: int | None = None
     last_step: int | None = None
+    energy_j: float | None = None
+    accounted: bool = False
 
     @property
     def seconds(self) -> float:
@@ -129,6 +135,34 @@ def spells(run: Run, attempts: Sequence[Attempt], gpus: GpusOf, running: bool, n
             )
         )
     return found
+
+
+def accounted(found: Sequence[Spell], usages: Iterable[slurm.Usage]) -> list[Spell]:
+    """The same with the times, GPUs and energy that Slurm's accounting has for them, where it has.
+
+    Slurm uses its numbers again; another job of a number did not run when the attempt began.
+
+    Parameters
+    ----------
+    usages: all starts of their jobs
+    """
+    every = list(usages)
+    return [_accounted(spell, [one for one in every if one.job == spell.job], found) for spell in found]
+
+
+def _accounted(spell: Spell, starts: Sequence[slurm.Usage], found: Sequence[Spell]) -> Spell:
+    """The start of its job that an attempt fell into. Of several attempts in one start none has it for itself."""
+
+    def within(one: Spell, start: slurm.Usage) -> bool:
+        return start.began - SLACK_S <= one.began and (start.ended is None or one.began <= start.ended)
+
+    for start in reversed(starts):
+        if within(spell, start) and sum(one.job == spell.job and within(one, start) for one in found) == 1:
+            ended = spell.ended if start.ended is None else start.ended
+            gpus = spell.gpus if start.gpus is None else start.gpus
+            began = min(start.began, ended)
+            return replace(spell, began=began, ended=ended, gpus=gpus, energy_j=start.energy_j, accounted=True)
+    return spell
 
 
 def _began(start: float, allocated: Any, before: Sequence[Spell]) -> float:

@@ -22,6 +22,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "unstarted": ("never submitted, or left the queue before it started", "submit"),
     "frozen": ("made with submit=false and not in the queue", "submit"),
     "cancelled": ("ended with nano-exp cancel or scancel", "submit"),
+    "budget": ("does not start, or go on: its name's budget= is spent", "submit"),
     "refused": ("Slurm refused its last submission", "submit"),
     "unknown": ("Slurm does not answer, so nobody can tell", "ask"),
     "changed": ("the same overrides now give another config", "ask"),
@@ -129,7 +130,8 @@ def state(
         return State("pending", "waits for its turn on this machine", f"{sent.local.host}:{sent.local.pid}", n)
     newest = run.last("submit", "cancel", "start")  # a start after it: the run was quicker
     if newest is not None and newest.kind == "cancel" and (last is None or last.end is not None):
-        return State("cancelled", str(newest.data.get("why") or ""), _owner_name(last), n)
+        kind = "budget" if newest.data.get("cause") == "budget" else "cancelled"
+        return State(kind, str(newest.data.get("why") or ""), _owner_name(last), n)
     if last is not None and (sent is None or n > sent.after_attempt):
         return _after_attempt(run, last, queue, _name_of_its_job(run, sent, last, jobs))
     if sent is None:

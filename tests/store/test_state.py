@@ -52,6 +52,10 @@ def refused(folder: Path) -> None:
     runs.record_event(folder, "refused", durable=False, launch="L", why="sbatch: Invalid account")
 
 
+def out_of_budget(folder: Path) -> None:
+    runs.record_event(folder, "cancel", durable=False, cause="budget", why="spent")
+
+
 def cancelled(folder: Path) -> None:
     runs.record_event(folder, "cancel", durable=False, job=JOB)
 
@@ -157,6 +161,7 @@ CASES: dict[str, tuple[list[Make], list[str] | None, tuple[str, str, str]]] = {
     "cancelled, Slurm not done with it": ([sent, cancelled], [line("COMPLETING")], ("running", "completing", JOB)),
     "cancelled while it ran": ([sent, tried(1, TASK, STOPPED), cancelled], [], ("cancelled", "", JOB)),
     "cancelled, and killed before its end": ([sent, tried(1, TASK), cancelled], [], ("lost", "", JOB)),
+    "its budget is spent": ([sent, tried(1, TASK, STOPPED), out_of_budget], [], ("budget", "spent", JOB)),
     "cancelled, submitted again": ([sent, cancelled, sent], [line("PENDING")], ("pending", "", JOB)),
     "cancelled too late": ([sent, tried(1, TASK, DONE), cancelled], [], ("done", "", JOB)),
     # damage
@@ -206,6 +211,7 @@ def test_a_state_says_what_a_launch_does_about_it() -> None:
     actions = {kind: state.State(kind).action for kind in MEANING}
     assert {k for k, action in actions.items() if action == "submit"} == {
         "new",
+        "budget",
         "cancelled",
         "stopped",
         "failed",
