@@ -1,0 +1,160 @@
+"""What a report draws of the runs' metrics: curves, phases of a step, and the clocks that a curve can be drawn over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from nano_exp.html_report.thinning import knots, thinned
+from nano_exp.results import Metrics, Run
+
+#: A curve drawn over a clock -> what stands under it.
+CLOCKS = {"steps": "step", "tokens": "tokens trained on", "gpu-hours": "GPU-hours", "time": "hours of the attempts"}
+PHASE = "timing/train/"
+TOTAL = "timing/train/total_step_time"
+#: Tokens a second a GPU: NeMo RL's name, and an older one that the embedded engine writes too.
+THROUGHPUT = ("performance/tokens_per_sec_per_gpu", "timing/train/valid_tokens_per_sec_per_gpu")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A metric that a report shows where the runs log it.
+
+    Parameters
+    ----------
+    sparse: measured every few steps; its points are shown and never smoothed
+    zero: what it means when it is 0 throughout
+    """
+
+    metric: str
+    title: str
+    sparse: bool = False
+    zero: str = ""
+
+
+CHARTS = (
+    Chart("train/reward", "reward"),
+    Chart("validation/accuracy", "validation accuracy", sparse=True),
+    Chart(
+        "train/kl_penalty",
+        "KL penalty",
+        zero="0 throughout, because no penalty is set (loss_fn.reference_policy_kl_penalty=0)",
+    ),
+    Chart("train/gen_kl_error", "KL between generation and training", zero="0 throughout: both compute the same"),
+    Chart("train/approx_entropy", "entropy"),
+    Chart("train/mean_gen_tokens_per_sample", "tokens of an answer"),
+    Chart("train/grad_norm", "gradient norm"),
+    Chart("train/token_mult_prob_error", "token probability error"),
+    Chart("train/loss", "loss"),
+    Chart("train/truncation_rate", "truncated answers", zero="0 throughout: no answer was cut off"),
+)
+
+
+def curves(runs: Sequence[Run], extra: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """One entry a chart that any run has values for.
+
+    Parameters
+    ----------
+    extra: names of further metrics to draw, after those of CHARTS
+    """
+    known = {chart.metric for chart in CHARTS}
+    charts = [*CHARTS, *(Chart(name, name) for name in dict.fromkeys(extra) if name not in known)]
+    return [curve for chart in charts if (curve := _curve(chart, runs))]
+
+
+def _curve(chart: Chart, runs: Sequence[Run]) -> dict[str, Any] | None:
+    lines = []
+    broken = 0
+    for place, run in enumerate(runs):
+        series = run.metrics.series(chart.metric)
+        broken += len(series.nonfinite)
+        if not series.values:
+            continue
+        places = thinned(series.values)
+        lines.append(
+            {
+                "run": place,
+                "s": [series.steps[i] for i in places],
+                "y": [_short(series.values[i]) for i in places],
+                "thinned": len(places) < len(series.values),
+                "sum": {
+                    "first": series.values[0],
+                    "low": min(series.values),
+                    "high": max(series.values),
+                    "last": series.values[-1],
+                },
+            }
+        )
+    if not lines:
+        return None
+    flat = chart.zero and all(line["sum"]["low"] == line["sum"]["high"] == 0 for line in lines)
+    notes = [chart.zero if flat else "", f"{broken} values were NaN or infinite and are not drawn" if broken else ""]
+    return {
+        "metric": chart.metric,
+        "title": chart.title,
+        "note": "; ".join(filter(None, notes)),
+        "sparse": chart.sparse,
+        "lines": lines,
+    }
+
+
+def _short(value: float) -> float:
+    """Seven digits: what a float32 holds."""
+    return float(f"{value:.7g}")
+
+
+def clock(metrics: Metrics) -> dict[str, list[float]]:
+    """Step -> each clock's reading, at a few knots; a clock that the run does not have is left out."""
+    readings = {name: metrics.until(name) for name in CLOCKS}
+    steps = sorted(readings["steps"])
+    chosen = [steps[i] for i in knots(len(steps))]
+    found: dict[str, list[float]] = {"steps": [float(step) for step in chosen]}
+    for name in ("tokens", "gpu-hours", "time"):
+        if readings[name]:
+            unit = 3600 if name == "time" else 1
+            found[name] = [_short(value / unit) for value in _filled(chosen, readings[name])]
+    return found
+
+
+def _filled(steps: Sequence[int], reading: Mapping[int, float]) -> list[float]:
+    """A reading at each step: the last one before it where it has none."""
+    values = []
+    last = 0.0
+    for step in steps:
+        last = reading.get(step, last)
+        values.append(last)
+    return values
+
+
+def phases(runs: Sequence[Run]) -> dict[str, float]:
+    """Phase of a step -> mean seconds over the steps of these runs; what no phase names is `other`.
+
+    A name with a slash is a part of the phase before the slash, whose whole is its `total`.
+    """
+    totals: dict[str, list[float]] = {}
+    for run in runs:
+        for row in run.metrics.rows:
+            for name, value in row.items():
+                if name.startswith(PHASE) and isinstance(value, int | float):
+                    totals.setdefault(name.removeprefix(PHASE), []).append(float(value))
+    steps = len(totals.get("total_step_time", ()))
+    if not steps:
+        return {}
+    parts = {
+        name.removesuffix("/total"): sum(values) / steps
+        for name, values in totals.items()
+        if name != "total_step_time" and "per_sec" not in name and ("/" not in name or name.endswith("/total"))
+    }
+    rest = sum(totals["total_step_time"]) / steps - sum(parts.values())
+    return {name: value for name, value in parts.items() if value > 0} | ({"other": rest} if rest > 0 else {})
+
+
+def mean_of(runs: Sequence[Run], *names: str) -> float | None:
+    """The mean over all steps of the first of these metrics that the runs have."""
+    for name in names:
+        values = [value for run in runs for value in run.metrics.series(name).values]
+        if values:
+            return fmean(values)
+    return None
