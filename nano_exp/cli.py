@@ -19,7 +19,7 @@ from nano_exp.store.results_folder import RESULTS_ENV, default_results
 #: --help -> what stands above them there.
 COMMANDS = {
     **dict.fromkeys(("status", "logs", "open", "watch", "explain", "sync"), "Look at runs"),
-    **dict.fromkeys(("compare", "summary"), "Results"),
+    **dict.fromkeys(("compare", "summary", "report", "plot"), "Results"),
     **dict.fromkeys(("cancel", "retry", "clean", "rm"), "End runs, start them again, free disk"),
     **dict.fromkeys(("check", "render", "plan"), "Before a launch"),
     **dict.fromkeys(("recipes", "model"), "Versions of NeMo RL, and models"),

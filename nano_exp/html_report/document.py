@@ -14,11 +14,10 @@ from urllib.parse import quote
 import nano_exp
 from nano_exp import dotted, files, text
 from nano_exp.files import Damaged
-from nano_exp.html_report import charts
+from nano_exp.html_report import lines
 from nano_exp.html_report.samples import samples
 from nano_exp.html_report.thinning import MOST
-from nano_exp.results import Point, Results, Run
-from nano_exp.results import ranking_table
+from nano_exp.results import Point, Results, Run, charts, ranking_table
 from nano_exp.results import spent as costs
 from nano_exp.results.ranking import Ranking, Standing, short_name
 from nano_exp.store import axes, identity, runs
@@ -31,8 +30,8 @@ NOTES = (
     "kept. Tables, ranking and intervals are computed from all values before that.",
     "Smoothing is an exponential moving average of what is drawn; the unsmoothed curve stands behind it, pale.",
     "A band reaches from the lowest to the highest of a point's runs, as far as all of them have come.",
-    "GPU-hours count every attempt from the start of its allocation to its end; the queue costs nothing. Wasted is what "
-    "was trained and lost: failed attempts after their last checkpoint, steps trained twice, set-up that was repeated.",
+    "GPU-hours count every attempt from the start of its allocation to its end; the queue costs nothing. Wasted is "
+    "what was lost: failed attempts after their last checkpoint, steps trained twice, set-up that was repeated.",
 )
 
 
@@ -53,12 +52,12 @@ def document(ranking: Ranking, output: Path, extra: Sequence[str] = ()) -> dict[
     best = _best_run(ranking)
     reference = configs[places[best.name, best.id]] if best else {}
     finals = {one.run.dir: one.final for standing in ranking.standings for one in standing.measured}
-    curves = charts.curves(every, extra)
+    curves = lines.curves(every, extra)
     points = [_point(place, standing, places) for place, standing in enumerate(ranking.standings, 1)]
     points += [_unranked(point, places) for point in ranking.unranked]
     seeded = any(len(point.runs) > 1 for point in results.points)
     ordered = [*(standing.point for standing in ranking.standings), *ranking.unranked]
-    clocks = [charts.clock(run.metrics) for run in every]
+    clocks = [lines.clock(charts.clock(run.metrics)) for run in every]
     return {
         "title": ", ".join(results.names),
         "question": question(results),
@@ -66,7 +65,7 @@ def document(ranking: Ranking, output: Path, extra: Sequence[str] = ()) -> dict[
         "version": nano_exp.__version__,
         "refresh_s": None,
         "tiles": _tiles(results, spent),
-        "verdict": " ".join(ranking_table.notes(ranking)),
+        "verdict": ranking_table.notes(ranking),
         "held": [f"{key}={axes.said(value)}" for key, value in results.held.items()],
         "axes": [
             {"name": short[key], "key": key, "numeric": all(_numeric(point.axes.get(key)) for point in results.points)}
@@ -83,6 +82,7 @@ def document(ranking: Ranking, output: Path, extra: Sequence[str] = ()) -> dict[
         "interval": any(standing.interval for standing in ranking.standings),
         "lower_is_better": not ranking.highest,
         "points": points,
+        "unit": _unit(spent),
         "seeded": seeded,
         "seed_name": results.seed_key.rpartition(".")[2],
         "many_names": len(results.names) > 1,
@@ -90,7 +90,7 @@ def document(ranking: Ranking, output: Path, extra: Sequence[str] = ()) -> dict[
             _run(run, results, finals.get(run.dir), config, reference, clock, output)
             for run, config, clock in zip(every, configs, clocks, strict=True)
         ],
-        "clocks": [name for name in charts.CLOCKS if name == "steps" or (clocks and all(name in c for c in clocks if c["steps"]))],
+        "clocks": [name for name in charts.CLOCKS if all(name in clock for clock in clocks if clock["steps"])],
         "clock_titles": charts.CLOCKS,
         "smooth": True,
         "curves": curves,
@@ -114,10 +114,14 @@ def question(results: Results) -> str:
         parts.append(f"{short[key]} ({listed})")
     runs_of_a_point = max((len(point.runs) for point in results.points), default=0)
     seeds = f", {runs_of_a_point} runs a point that differ in {results.seed_key}" if runs_of_a_point > 1 else ""
-    total = text.counted(len(results.runs), "run")
+    total = _counted(len(results.runs), "run")
     if not parts:
         return f"{total}{seeds}."
-    return f"What do {' and '.join(parts)} change? {text.counted(len(results.points), 'point')}{seeds}: {total}."
+    return f"What do {' and '.join(parts)} change? {_counted(len(results.points), 'point')}{seeds}: {total}."
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + "s" * (count != 1)
 
 
 def _numeric(value: Value) -> bool:
@@ -143,11 +147,15 @@ def _amount(cost: costs.Cost, wasted: bool = False) -> float | None:
     return cost.wasted_gpu_hours if wasted else cost.gpu_hours
 
 
+def _unit(spent: costs.Cost) -> str:
+    return "GPU-hours" if spent.gpu_hours is not None else "hours"
+
+
 def _tiles(results: Results, spent: costs.Cost) -> list[tuple[str, str]]:
     """The figures at the top: what, and how much of it."""
     states = Counter(run.state for run in results.runs)
     amount, lost = _amount(spent) or 0.0, _amount(spent, wasted=True) or 0.0
-    unit = "GPU-hours" if spent.gpu_hours is not None else "hours, no GPU"
+    unit = _unit(spent)
     tiles = [("runs", str(len(results.runs))), *((state, str(count)) for state, count in states.most_common())]
     tiles += [(f"{unit} spent", f"{amount:.3g}"), ("of them wasted", f"{lost / amount:.0%}" if amount else "0%")]
     if spent.energy_j is not None:
@@ -240,14 +248,14 @@ def _cause(run: Run) -> str:
 def _links(run: Run, config: Mapping[str, Any], folder: Path) -> list[dict[str, str]]:
     """What is there of the run's files, relative to the page; and W&B's page where a sync has written it down."""
     tried = runs.attempts(run.dir)
-    read = dotted.Config(config)
+    checkpoints = dotted.Config(config).text("checkpointing.checkpoint_dir")
     targets = {
         "folder": run.dir,
         "config": run.dir / "config.yaml",
         "metrics": run.dir / runs.METRICS,
         "stdout": tried[-1].dir / "stdout.log" if tried else None,
         "stderr": tried[-1].dir / "stderr.log" if tried else None,
-        "checkpoints": Path(read.text("checkpointing.checkpoint_dir")) if read.text("checkpointing.checkpoint_dir") else None,
+        "checkpoints": Path(checkpoints) if checkpoints else None,
     }
     links = [
         {"title": title, "href": quote(os.path.relpath(target, folder))}
@@ -284,7 +292,7 @@ def _curves_note(curves: Sequence[Mapping[str, Any]], seeded: bool) -> str:
     cut = sum(line["thinned"] for curve in curves for line in curve["lines"])
     notes = ["A line is the mean of a point's runs, its band their lowest and highest."] if seeded else []
     if cut:
-        notes.append(f"{text.counted(cut, 'curve')} thinned to {MOST} values; minima and maxima are kept.")
+        notes.append(f"{_counted(cut, 'curve')} thinned to {MOST} values; minima and maxima are kept.")
     return " ".join(notes)
 
 
@@ -318,11 +326,11 @@ def _cost(points: Sequence[Point], spent: costs.Cost) -> dict[str, Any]:
         )
         useful = (cost.useful_gpu_hours or 0.0) if on_gpus else cost.useful / 3600
         rows.append({"label": point.label, "parts": [useful, *wasted]})
-    unit = "GPU-hours" if on_gpus else "hours"
+    unit = _unit(spent)
     amount, lost = _amount(spent) or 0.0, _amount(spent, wasted=True) or 0.0
     source = "Slurm's accounting" if spent.source == "sacct" else "the runs' own files"
     note = f"{amount:.3g} {unit} spent, {amount - lost:.3g} of them useful and {lost:.3g} wasted (from {source})."
-    return {"names": names, "rows": rows, "unit": unit, "note": note}
+    return {"names": names, "rows": rows, "note": note}
 
 
 def _failures(every: Sequence[Run]) -> list[dict[str, Any]]:
@@ -343,3 +351,27 @@ def _failures(every: Sequence[Run]) -> list[dict[str, Any]]:
     for row in found.values():
         row["runs"] = ", ".join(row["runs"])
     return sorted(found.values(), key=lambda row: -row["count"])
+
+
+def _warnings(results: Results) -> list[dict[str, Any]]:
+    """What preflight warned of when the runs were launched, as their launches' manifests have it."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for launch in dict.fromkeys(_launch(run) for run in results.runs):
+        if launch is None:
+            continue
+        try:
+            listed = files.read_json(launch / "manifest.json").get("warnings")
+        except (Damaged, FileNotFoundError, AttributeError):
+            continue
+        for one in listed if isinstance(listed, list) else ():
+            if isinstance(one, Mapping) and {"rule", "text", "runs"} <= one.keys():
+                row = found.setdefault(
+                    (one["rule"], one["text"]), {"rule": one["rule"], "text": one["text"], "count": 0}
+                )
+                row["count"] += len(one["runs"])
+    return list(found.values())
+
+
+def _launch(run: Run) -> Path | None:
+    launch = runs.load(run.dir, events=False).record.get("launch")
+    return runs.launch_dir(run.dir.parent.parent, launch) if isinstance(launch, str) else None

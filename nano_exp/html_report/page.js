@@ -96,7 +96,7 @@
     const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
     const { xaxis = {}, yaxis = {}, ...rest } = extra;
     return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12, family: "system-ui, DejaVu Sans, sans-serif" },
-      margin: { l: 52, r: 12, t: 8, b: 40 }, showlegend: false, hoverlabel: { font: { size: 12 } },
+      margin: { l: 52, r: 12, t: 26, b: 40 }, showlegend: false, hoverlabel: { font: { size: 12 } },
       xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest };
   }
   const watcher = new IntersectionObserver((entries) => entries.forEach((entry) => {
@@ -105,7 +105,7 @@
   }), { rootMargin: "300px" });
   function redraw(picture) {
     picture.stale = false;
-    const { traces, layout } = picture.draw();
+    const { traces, layout } = picture.draw(picture.place.clientWidth);
     Plotly.react(picture.place, traces, layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
   }
   function picture(caption, draw, broad = false, label = "") {
@@ -117,6 +117,8 @@
   }
   const stale = () => pictures.forEach((one) => { one.stale = true; if (one.visible) redraw(one); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", stale);
+  let width = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; stale(); } });
   addEventListener("beforeprint", () => {
     document.querySelectorAll("details").forEach((one) => { one.open = true; });
     pictures.forEach((one) => { if (one.stale) redraw(one); });
@@ -128,8 +130,8 @@
       el("p", {}, data.question),
       el("p", { class: "soft" }, `${data.made}, nano-exp ${data.version}`, data.refresh_s ? `; made anew while runs go on, this page reloads every ${data.refresh_s} s` : "")),
     el("ul", { class: "tiles", "aria-label": "In short" }, ...data.tiles.map(([title, value]) => el("li", {}, el("b", {}, value), title))));
-  if (data.verdict) page.append(el("p", {}, data.verdict));
-  if (data.held.length) page.append(el("details", {}, el("summary", {}, `Held the same in all runs: ${data.held.length} overrides`), el("pre", {}, data.held.join("\n"))));
+  if (data.verdict.length) page.append(el("ul", { class: "verdict" }, ...data.verdict.map((note) => el("li", {}, note))));
+  if (data.held.length) page.append(el("details", {}, el("summary", {}, `Held the same in all runs: ${data.held.length} override${data.held.length === 1 ? "" : "s"}`), el("pre", {}, data.held.join("\n"))));
 
   // ---- the ranked table ----------------------------------------------------------------------------------------------
   const axisColumns = (values) => data.axes.map((axis, at) => ({ title: axis.name, numeric: axis.numeric, get: (row) => values(row)[at], show: (row) => shown(values(row)[at]) }));
@@ -142,9 +144,9 @@
     { title: "interval", get: (p) => p.low, show: (p) => p.low === null ? "" : `${number(p.low)} to ${number(p.high)}` },
     { title: "runs", numeric: true, get: (p) => p.counted },
     { title: "best", numeric: true, get: (p) => p.best },
-    { title: "final", numeric: true, get: (p) => p.final },
-    { title: "GPU-hours", numeric: true, get: (p) => p.gpu_hours },
-    { title: "state", get: (p) => p.state },
+    { title: "p", numeric: true, get: (p) => p.behind, show: (p) => p.behind === null ? "" : p.behind < 0.001 ? "<0.001" : number(p.behind, 2) },
+    { title: data.unit, numeric: true, get: (p) => p.gpu_hours },
+    { title: "state", text: true, get: (p) => p.state },
   ], data.points, "ranking"));
 
   // ---- the value over the axes ---------------------------------------------------------------------------------------
@@ -160,8 +162,9 @@
       layout: look({ xaxis: { type: "category", title: { text: plain(data.axes[at].name) } }, yaxis: { title: { text: plain(data.by) } } }) };
   }
   let across = remembered.across ?? 1, down = remembered.down ?? 0;
-  function heatMap() {
+  function heatMap(wide) {
     const xs = values(across), ys = values(down);
+    const narrow = wide < 600, room = (wide - (narrow ? 80 : 160)) / xs.length;  // pixels of a cell
     const cells = ys.map((y) => xs.map((x) => measured.filter((p) => shown(p.values[across]) === x && shown(p.values[down]) === y)));
     const mean = (list) => list.length ? list.reduce((sum, p) => sum + p.mean, 0) / list.length : null;
     const z = cells.map((row) => row.map(mean));
@@ -172,16 +175,16 @@
     z.forEach((row, j) => row.forEach((value, i) => {
       const light = value !== null && high > low && (value - low) / (high - low) > 0.55;
       const cell = cells[j][i];
-      const half = cell.length === 1 && cell[0].low !== null ? `<br>${number(cell[0].low, 3)} to ${number(cell[0].high, 3)}` : "";
-      annotations.push({ x: i, y: j, showarrow: false, text: value === null ? "not measured" : `${value === best ? "<b>best</b><br>" : ""}${number(value, 3)}${half}`,
+      const half = room > 95 && cell.length === 1 && cell[0].low !== null ? `<br>${number(cell[0].low, 3)} to ${number(cell[0].high, 3)}` : "";
+      annotations.push({ x: i, y: j, showarrow: false, text: value === null ? (room > 95 ? "not measured" : "-") : `${value === best ? "<b>best</b><br>" : ""}${number(value, room > 60 ? 3 : 2)}${half}`,
         font: { color: value === null ? css("--soft") : light ? "#1b1f24" : "#ffffff", size: 12 } });
       if (value !== null && value === best) shapes.push({ type: "rect", x0: i - 0.49, x1: i + 0.49, y0: j - 0.48, y1: j + 0.48, line: { color: "#D55E00", width: 3 } });
     }));
     const ticks = (list) => ({ tickvals: list.map((_, i) => i), ticktext: list.map(plain), showgrid: false, zeroline: false });
-    return { traces: [{ type: "heatmap", z, colorscale: "Cividis", hoverongaps: false, xgap: 2, ygap: 2, colorbar: { title: { text: plain(data.by), side: "right" }, thickness: 12 },
+    return { traces: [{ type: "heatmap", z, colorscale: "Cividis", hoverongaps: false, showscale: !narrow, xgap: 2, ygap: 2, colorbar: { title: { text: plain(data.by), side: "right" }, thickness: 12 },
       customdata: cells.map((row) => row.map((cell) => plain(cell.map((p) => `${label(p)}: ${number(p.mean)}`).slice(0, 6).join("; ")))),
       hovertemplate: "%{customdata}<extra></extra>" }],
-      layout: look({ shapes, annotations, margin: { l: 60, r: 10, t: 8, b: 46 }, xaxis: { title: { text: plain(data.axes[across].name) }, ...ticks(xs) }, yaxis: { title: { text: plain(data.axes[down].name) }, ...ticks(ys) } }) };
+      layout: look({ shapes, annotations, margin: { l: 60, r: 10, t: 26, b: 46 }, xaxis: { title: { text: plain(data.axes[across].name) }, ...ticks(xs) }, yaxis: { title: { text: plain(data.axes[down].name) }, ...ticks(ys) } }) };
   }
   function parallel() {
     const dimensions = data.axes.map((axis, at) => {
@@ -310,18 +313,19 @@
 
   // ---- time and cost -------------------------------------------------------------------------------------------------
   function bars(rows, parts, title, unit) {
-    return () => ({ traces: parts.map((part, i) => ({ type: "bar", orientation: "h", name: plain(part), y: rows.map((row) => plain(row.label)), x: rows.map((row) => row.parts[i]),
-      marker: { color: colour(i), pattern: { shape: ["", "/", ".", "x", "-", "\\", "+"][i % 7], size: 5, solidity: 0.25 } }, hovertemplate: `%{y}<br>${plain(part)} %{x:.4g} ${plain(unit)}<extra></extra>` })),
-      layout: look({ barmode: "stack", showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal" }, margin: { l: 60, r: 10, t: 10, b: 40 }, xaxis: { title: { text: plain(title) } }, yaxis: { type: "category", autorange: "reversed" } }) });
+    const name = (row, at, wide) => plain(wide < 600 ? `rank ${at + 1}` : row.label);
+    return (wide) => ({ traces: parts.map((part, i) => ({ type: "bar", orientation: "h", name: plain(part), y: rows.map((row, at) => name(row, at, wide)), customdata: rows.map((row) => plain(row.label)), x: rows.map((row) => row.parts[i]),
+      marker: { color: colour(i), pattern: { shape: ["", "/", ".", "x", "-", "\\", "+"][i % 7], size: 5, solidity: 0.25 } }, hovertemplate: `%{customdata}<br>${plain(part)} %{x:.4g} ${plain(unit)}<extra></extra>` })),
+      layout: look({ barmode: "stack", showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal" }, margin: { l: 60, r: 10, t: 56, b: 40 }, xaxis: { title: { text: plain(title) } }, yaxis: { type: "category", autorange: "reversed" } }) });
   }
   const time = [];
   if (data.phases.rows.length) time.push(picture("Seconds of a step by phase, mean over the steps", bars(data.phases.rows, data.phases.names, "seconds a step", "s"), true));
-  if (data.cost.rows.length) time.push(picture(`GPU-hours: ${data.cost.names.join(", ")}`, bars(data.cost.rows, data.cost.names, "GPU-hours", "GPU-hours"), true));
+  if (data.cost.rows.length) time.push(picture(`${data.unit}: ${data.cost.names.join(", ")}`, bars(data.cost.rows, data.cost.names, data.unit, data.unit), true));
   time.push(table("What each point took", [
     ...axisColumns((p) => p.values),
     { title: "s a step", numeric: true, get: (p) => p.step_seconds },
     { title: "tokens/s a GPU", numeric: true, get: (p) => p.tokens_per_second },
-    { title: "GPU-hours", numeric: true, get: (p) => p.gpu_hours },
+    { title: data.unit, numeric: true, get: (p) => p.gpu_hours },
     { title: "of them wasted", numeric: true, get: (p) => p.wasted },
   ], data.points, "took"));
   section("Time and cost", el("p", {}, data.cost.note), ...time);
@@ -342,7 +346,7 @@
     { title: "step", numeric: true, get: (run) => run.step, show: (run) => run.max_steps ? `${run.step}/${run.max_steps}` : String(run.step) },
     { title: data.by, numeric: true, get: (run) => run.value },
     { title: "attempts", numeric: true, get: (run) => run.attempts },
-    { title: "GPU-hours", numeric: true, get: (run) => run.gpu_hours },
+    { title: data.unit, numeric: true, get: (run) => run.gpu_hours },
     { title: "", text: true, show: (run) => el("details", {}, el("summary", {}, "more"),
       run.cause ? el("p", {}, el("span", { class: "bad" }, run.cause), run.remedy ? ` Do: ${run.remedy}` : "") : null,
       el("p", {}, ...run.links.flatMap((link) => [el("a", { href: link.href }, link.title), " "])),

@@ -1,14 +1,13 @@
-"""What a report draws of the runs' metrics: curves, phases of a step, and the clocks that a curve can be drawn over."""
+"""What pictures show of the runs' metrics: which curves, over which clocks, and the phases of a step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-from nano_exp.html_report.thinning import knots, thinned
-from nano_exp.results import Metrics, Run
+from nano_exp.results.curves import Metrics
+from nano_exp.results.model import Run
 
 #: A curve drawn over a clock -> what stands under it.
 CLOCKS = {"steps": "step", "tokens": "tokens trained on", "gpu-hours": "GPU-hours", "time": "hours of the attempts"}
@@ -52,69 +51,21 @@ CHARTS = (
 )
 
 
-def curves(runs: Sequence[Run], extra: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """One entry a chart that any run has values for.
-
-    Parameters
-    ----------
-    extra: names of further metrics to draw, after those of CHARTS
-    """
+def charts(extra: Iterable[str] = ()) -> list[Chart]:
+    """CHARTS, and further metrics after them."""
     known = {chart.metric for chart in CHARTS}
-    charts = [*CHARTS, *(Chart(name, name) for name in dict.fromkeys(extra) if name not in known)]
-    return [curve for chart in charts if (curve := _curve(chart, runs))]
-
-
-def _curve(chart: Chart, runs: Sequence[Run]) -> dict[str, Any] | None:
-    lines = []
-    broken = 0
-    for place, run in enumerate(runs):
-        series = run.metrics.series(chart.metric)
-        broken += len(series.nonfinite)
-        if not series.values:
-            continue
-        places = thinned(series.values)
-        lines.append(
-            {
-                "run": place,
-                "s": [series.steps[i] for i in places],
-                "y": [_short(series.values[i]) for i in places],
-                "thinned": len(places) < len(series.values),
-                "sum": {
-                    "first": series.values[0],
-                    "low": min(series.values),
-                    "high": max(series.values),
-                    "last": series.values[-1],
-                },
-            }
-        )
-    if not lines:
-        return None
-    flat = chart.zero and all(line["sum"]["low"] == line["sum"]["high"] == 0 for line in lines)
-    notes = [chart.zero if flat else "", f"{broken} values were NaN or infinite and are not drawn" if broken else ""]
-    return {
-        "metric": chart.metric,
-        "title": chart.title,
-        "note": "; ".join(filter(None, notes)),
-        "sparse": chart.sparse,
-        "lines": lines,
-    }
-
-
-def _short(value: float) -> float:
-    """Seven digits: what a float32 holds."""
-    return float(f"{value:.7g}")
+    return [*CHARTS, *(Chart(name, name) for name in dict.fromkeys(extra) if name not in known)]
 
 
 def clock(metrics: Metrics) -> dict[str, list[float]]:
-    """Step -> each clock's reading, at a few knots; a clock that the run does not have is left out."""
+    """Clock -> its reading at each of the run's steps (hours, not seconds, of time); without those it does not have."""
     readings = {name: metrics.until(name) for name in CLOCKS}
     steps = sorted(readings["steps"])
-    chosen = [steps[i] for i in knots(len(steps))]
-    found: dict[str, list[float]] = {"steps": [float(step) for step in chosen]}
+    found: dict[str, list[float]] = {"steps": [float(step) for step in steps]}
     for name in ("tokens", "gpu-hours", "time"):
         if readings[name]:
             unit = 3600 if name == "time" else 1
-            found[name] = [_short(value / unit) for value in _filled(chosen, readings[name])]
+            found[name] = [value / unit for value in _filled(steps, readings[name])]
     return found
 
 
