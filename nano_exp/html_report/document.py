@@ -299,8 +299,7 @@ def _curves_note(curves: Sequence[Mapping[str, Any]], seeded: bool) -> str:
 def _phases(points: Sequence[Point]) -> dict[str, Any]:
     """Mean seconds of each phase of a step at each point; phases below one percent everywhere are counted as other."""
     by_point = [charts.phases(point.runs) for point in points]
-    names = list(dict.fromkeys(name for one in by_point for name in one))
-    large = [n for n in names if n != "other" and any(p.get(n, 0) > 0.01 * sum(p.values()) for p in by_point if p)]
+    large = charts.large_phases(by_point)
     rows = [
         {
             "label": point.label,

@@ -109,3 +109,9 @@ def mean_of(runs: Sequence[Run], *names: str) -> float | None:
         if values:
             return fmean(values)
     return None
+
+
+def large_phases(by_point: Sequence[Mapping[str, float]]) -> list[str]:
+    """The phases that take more than a hundredth of a step somewhere, as they come; the others are shown as `other`."""
+    names = dict.fromkeys(name for phases in by_point for name in phases if name != "other")
+    return [name for name in names if any(one.get(name, 0) > 0.01 * sum(one.values()) for one in by_point if one)]

@@ -1,0 +1,1 @@
+"""`nano-exp plot`: pictures of a sweep for papers and slides, drawn by matplotlib."""
