@@ -29,6 +29,7 @@ LAYERS = (
     ("launch",),
     ("recipes", "report", "sync"),
     ("results",),
+    ("html_report", "figures"),
     ("api",),
     ("commands",),
     ("app", "cli"),

@@ -61,7 +61,7 @@ def picture(ranking: Ranking, kind: str, metrics: Sequence[Chart], output: Path,
         from matplotlib import rc_context  # heavy, and this command's alone
     except ImportError:
         raise UserError(
-            "nano-exp plot", "it draws with matplotlib, which is not installed here", "pip install 'nano-exp[report]'"
+            "nano-exp plot", "it draws with matplotlib, which is not installed here", "pip install 'nano-exp[results]'"
         ) from None
     from nano_exp.figures.draw import KINDS
 

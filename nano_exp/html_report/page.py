@@ -45,7 +45,7 @@ def _plotly() -> str:
         raise UserError(
             "nano-exp report",
             "it draws with Plotly, which is not installed here",
-            "pip install 'nano-exp[report]'",
+            "pip install 'nano-exp[results]'",
         ) from None
     return _packed(get_plotlyjs().encode())
 
