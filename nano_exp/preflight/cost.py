@@ -14,6 +14,14 @@ from nano_exp.slurm.restart_policy import Limits
 BYTES = {"megatron": (2, 12), "dtensor": (4, 8)}
 
 
+#: Bytes a token of what is logged of each rollout, all tokens of the longest sequence counted: train_data_stepN.jsonl
+#: (token id 8, mask 5, advantage 21, two log probabilities 44 as JSON has float32, text 5; v0.5 has no ids, masks or
+#: advantages), and NeMo Gym's whole responses in W&B's folder (text, as JSON in JSON).
+ROLLOUT_BYTES, ROLLOUT_BYTES_V0_5, RESPONSE_BYTES = 83, 49, 6
+#: The recipes' way to say that data or time ends a run, not its steps.
+NO_LIMIT = 1_000_000
+
+
 @dataclass(frozen=True)
 class Kept:
     """Checkpoints of one run: how many there are at once, at most, and their bytes."""
@@ -29,8 +37,8 @@ class Kept:
 def checkpoints(c: View) -> Kept | None:
     """What a run's checkpoints take at their most; None where it saves none or its model's size is not known.
 
-    keep_top_k ones, the newest, and the one being written (utils/checkpoint.py, remove_old_checkpoints). LoRA saves
-    less.
+    keep_top_k ones, the newest, and the one being written (utils/checkpoint.py, remove_old_checkpoints), which is also
+    the place of one that a kill cuts off: the next attempt removes that before it saves. LoRA saves less.
     """
     parameters, period = c.known_model.get("total_parameters"), c.number("checkpointing.save_period")
     if not c.on("checkpointing.enabled") or type(parameters) is not int or not (c.megatron or c.dtensor):
@@ -41,6 +49,34 @@ def checkpoints(c: View) -> Kept | None:
     saves = -(-steps // period) if steps and period and steps > 0 and period > 0 else None
     bounds = [n for n in (None if top is None or top < 0 else top + 2, saves) if n is not None]
     return Kept(min(bounds), each) if bounds else None
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What is logged of one run's rollouts: bytes of a step, and of all its steps; None where their number is open."""
+
+    step: int
+    most: int | None
+
+
+def rollouts(c: View) -> Logged | None:
+    """What logging every rollout takes at most; None where nothing of them is logged, or their number is not known.
+
+    grpo.py writes train_data_stepN.jsonl unless NeMo Gym's responses are logged instead (from v0.6 on; async up to
+    v0.7 writes both).
+    """
+    prompts, each = c.number("grpo.num_prompts_per_step"), c.number("grpo.num_generations_per_prompt")
+    tokens, steps = c.number("policy.max_total_sequence_length"), c.number("grpo.max_num_steps")
+    if not prompts or not each or not tokens or not (c.megatron or c.dtensor):
+        return None
+    old, responses = c.version < (0, 6), c.on("env.should_log_nemo_gym_responses")
+    a_token = ROLLOUT_BYTES_V0_5 if old else ROLLOUT_BYTES
+    if responses and not old and not c.on("grpo.async_grpo.enabled"):
+        a_token = 0
+    if responses and c.on("logger.wandb_enabled"):
+        a_token += RESPONSE_BYTES
+    step = prompts * each * tokens * a_token
+    return Logged(step, step * steps if steps and steps < NO_LIMIT else None) if step > 0 else None
 
 
 def gpu_hours(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> float | None:
@@ -60,6 +96,8 @@ class Cost:
     ----------
     gpu_hours, checkpoint_bytes: of all runs; None where not known
     largest_gpu_hours, largest_checkpoint_bytes: of the run that costs most
+    rollout_bytes, largest_rollout_bytes: what is logged of rollouts; None where nothing is, or the steps are not known
+    rollout_bytes_a_step: of the run that logs most; None where nothing is logged
     attempts: allocations that a run may take before it needs another launch
     """
 
@@ -68,6 +106,9 @@ class Cost:
     largest_gpu_hours: float | None = None
     checkpoint_bytes: int | None = None
     largest_checkpoint_bytes: int | None = None
+    rollout_bytes: int | None = None
+    largest_rollout_bytes: int | None = None
+    rollout_bytes_a_step: int | None = None
     attempts: int = 1
 
     def lines(self) -> list[str]:
@@ -80,10 +121,22 @@ class Cost:
                 found.append(
                     f"a run with steps left goes on in another one, up to {self.attempts} (slurm.max_attempts)"
                 )
-        if self.checkpoint_bytes is not None and self.largest_checkpoint_bytes is not None:
-            each, whole = gigabytes(self.largest_checkpoint_bytes), gigabytes(self.checkpoint_bytes)
-            found.append(f"checkpoints, at most (estimated): {self._both(each, whole)}")
-        return found
+        return [*found, *self._disk()]
+
+    def _disk(self) -> list[str]:
+        parts = []
+        if self.largest_checkpoint_bytes is not None:
+            parts.append(f"checkpoints {gigabytes(self.largest_checkpoint_bytes)}")
+        if self.largest_rollout_bytes is not None:
+            parts.append(f"logged rollouts {gigabytes(self.largest_rollout_bytes)}")
+        open_end = self.largest_rollout_bytes is None and self.rollout_bytes_a_step is not None
+        a_step = f"logged rollouts {gigabytes(self.rollout_bytes_a_step or 0)} a step" if open_end else ""
+        if not parts:
+            return [f"disk, at most (estimated): {a_step}"] if a_step else []
+        each = gigabytes((self.largest_checkpoint_bytes or 0) + (self.largest_rollout_bytes or 0))
+        whole = gigabytes((self.checkpoint_bytes or 0) + (self.rollout_bytes or 0))
+        more = f", and {a_step}" if a_step else ""
+        return [f"disk, at most (estimated): {self._both(each, whole)} ({', '.join(parts)}){more}"]
 
     def _both(self, each: str, whole: str) -> str:
         return f"{each} a run" if self.runs == 1 else f"{each} a run, {whole} in all"
@@ -94,9 +147,11 @@ def _hours(hours: float) -> str:
 
 
 def gigabytes(size: float) -> str:
-    """Bytes in GB (10^9), or TB."""
+    """Bytes in GB (10^9), or MB, or TB."""
     if size >= 1e12:
         return f"{size / 1e12:.1f} TB"
+    if size < 1e8:
+        return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
     return f"{size / 1e9:.0f} GB" if size >= 1e10 else f"{size / 1e9:.1f} GB"
 
 
@@ -104,12 +159,17 @@ def cost(views: Sequence[View], parameters: Mapping[str, Any]) -> Cost:
     """What runs of these configs cost at most."""
     hours = [h for c in views if c.on_slurm and (h := gpu_hours(c.config, parameters)) is not None]
     kept = [k.most for c in views if (k := checkpoints(c)) is not None]
+    logged = [found for c in views if (found := rollouts(c)) is not None]
+    ends = [one.most for one in logged if one.most is not None]
     return Cost(
         len(views),
         sum(hours) if hours else None,
         max(hours, default=None),
         sum(kept) if kept else None,
         max(kept, default=None),
+        sum(ends) if ends else None,
+        max(ends, default=None),
+        max((one.step for one in logged), default=None),
         max((_attempts(c) for c in views), default=1),
     )
 

@@ -12,7 +12,7 @@ from nano_exp import slurm
 from nano_exp.errors import UserError, choice, nearest
 from nano_exp.planner import gpus
 from nano_exp.preflight.answers import Answers, Nodes
-from nano_exp.preflight.cost import checkpoints, gigabytes
+from nano_exp.preflight.cost import checkpoints, gigabytes, rollouts
 from nano_exp.preflight.facts import existing
 from nano_exp.preflight.registry import Found, rule
 from nano_exp.preflight.view import View, whole
@@ -445,22 +445,40 @@ def checkout_is_release(c: View) -> Iterator[Found]:
 
 @rule(place=True, severity="warning")
 def disk_free(c: View) -> Iterator[Found]:
-    """The checkpoints that are kept have room."""
-    kept = checkpoints(c)
-    if kept is None:
-        return
-    folder = c.get("checkpointing.checkpoint_dir") or c.config["run"].get("results")
-    free = c.facts.disk_free(str(folder))
-    if free is None:
-        return
-    runs = max(1, sum(c.facts.new.values()))
-    if kept.most * runs > free:
-        yield Found(
+    """The checkpoints that are kept, and the rollouts that are logged, have room."""
+    kept, logged, runs = checkpoints(c), rollouts(c), max(1, sum(c.facts.new.values()))
+    results = c.config["run"].get("results")
+    own = str(c.get("checkpointing.checkpoint_dir") or results)
+    logs = str(c.get("logger.log_dir") or results)
+    rolled = logged.most if logged is not None and logged.most is not None else 0
+    together = kept is not None and c.facts.file_system(own) == c.facts.file_system(logs)
+    if kept is not None:
+        words = f"a run keeps up to {kept.count} checkpoints of about {gigabytes(kept.each)}, {gigabytes(kept.most)}"
+        if together and rolled:
+            words += f", and logs {gigabytes(rolled)} of rollouts"
+        yield from _full(
+            c,
+            own,
+            kept.most + (rolled if together else 0),
+            words,
+            runs,
             ("checkpointing.keep_top_k", "checkpointing.save_optimizer"),
-            f"a run keeps up to {kept.count} checkpoints of about {gigabytes(kept.each)}, {gigabytes(kept.most)}"
-            + (f", {runs} runs {gigabytes(kept.most * runs)}" if runs > 1 else "")
-            + f"; {existing(str(folder))} has {gigabytes(free)} free",
-            "checkpointing.keep_top_k=1, or checkpointing.checkpoint_dir=<a larger disk>; quotas are not known here",
+            "checkpointing.keep_top_k=1, or checkpointing.checkpoint_dir=<a larger disk>",
+        )
+    if rolled and not together:
+        words = f"a run logs up to {gigabytes(rolled)} of rollouts (train_data_step files, NeMo Gym's responses)"
+        yield from _full(c, logs, rolled, words, runs, ("logger.log_dir",), "logger.log_dir=<a larger disk>")
+
+
+def _full(c: View, folder: str, size: int, words: str, runs: int, keys: tuple[str, ...], fix: str) -> Iterator[Found]:
+    free = c.facts.disk_free(folder)
+    if free is not None and size * runs > free:
+        yield Found(
+            keys,
+            words
+            + (f", {runs} runs {gigabytes(size * runs)}" if runs > 1 else "")
+            + f"; {existing(folder)} has {gigabytes(free)} free",
+            f"{fix}; nano-exp clean frees what old runs need no more; quotas are not known here",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from preflight_case import NINE, THIRTY, TWELVE, TWELVE_2, view
 
-from nano_exp.preflight.cost import Kept, checkpoints, cost, gigabytes
+from nano_exp.preflight.cost import Kept, Logged, checkpoints, cost, gigabytes, rollouts
 
 BILLION = 10**9
 
@@ -27,6 +27,26 @@ def test_checkpoints_of_a_run(
     assert checkpoints(seen) == Kept(count, seen.model["total_parameters"] * bytes_a_parameter)
 
 
+@pytest.mark.parametrize(
+    ("row", "overrides", "bytes_a_token", "steps"),
+    [
+        (TWELVE, (), 83, 30),
+        (THIRTY, (), 83, None),  # data or time ends it
+        (NINE, (), 6, None),  # NeMo Gym's responses in place of train_data_step files
+        (NINE, ("grpo.async_grpo.enabled=true", "grpo.max_num_steps=7"), 89, 7),
+        (NINE, ("env.should_log_nemo_gym_responses=false",), 83, None),
+        (NINE, ("nemo_rl.version=v0.5.0",), 55, None),  # both, without ids, masks and advantages
+    ],
+)
+def test_logged_rollouts_of_a_run(
+    row: tuple[str, ...], overrides: tuple[str, ...], bytes_a_token: int, steps: int | None
+) -> None:
+    seen = view(row, overrides)
+    each = seen.get("grpo.num_prompts_per_step") * seen.get("grpo.num_generations_per_prompt")
+    step = each * seen.get("policy.max_total_sequence_length") * bytes_a_token
+    assert rollouts(seen) == Logged(step, step * steps if steps else None)
+
+
 def test_what_is_not_known_is_not_counted() -> None:
     assert checkpoints(view(TWELVE, ("checkpointing.enabled=false",))) is None
     assert checkpoints(view(TWELVE, ("model.total_parameters=null",))) is None
@@ -38,7 +58,7 @@ def test_one_line_for_a_run_and_for_a_sweep() -> None:
     assert one.lines() == [
         "one allocation each, to its time limit: 32 GPU-hours a run",
         "a run with steps left goes on in another one, up to 100 (slurm.max_attempts)",
-        "checkpoints, at most (estimated): 517 GB a run",
+        "disk, at most (estimated): 518 GB a run (checkpoints 517 GB, logged rollouts 0.7 GB)",
     ]
     alone = cost([view(TWELVE, ("slurm.requeue=false",))], {"timeout_min": 240})
     assert alone.lines()[0] == one.lines()[0]
@@ -47,6 +67,7 @@ def test_one_line_for_a_run_and_for_a_sweep() -> None:
     assert both.gpu_hours == 12 + 24
     assert both.lines()[0].endswith(": 24 GPU-hours a run, 36 in all")
     assert "GB a run, " in both.lines()[2]
+    assert cost([view(NINE)], {}).lines()[-1].endswith(" GB), and logged rollouts 50 MB a step")
 
 
 def test_this_machine_costs_no_gpu_hours() -> None:
@@ -54,6 +75,8 @@ def test_this_machine_costs_no_gpu_hours() -> None:
     assert cost([], {}).lines() == []
 
 
-@pytest.mark.parametrize(("size", "text"), [(1.5e9, "1.5 GB"), (172 * BILLION, "172 GB"), (2.1e12, "2.1 TB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(2.5e6, "2.5 MB"), (1.5e9, "1.5 GB"), (172 * BILLION, "172 GB"), (2.1e12, "2.1 TB")]
+)
 def test_sizes(size: float, text: str) -> None:
     assert gigabytes(size) == text

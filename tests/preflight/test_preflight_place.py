@@ -240,6 +240,10 @@ def test_checkpoints_want_room() -> None:
     seen.disk_free = lambda path: 10**14  # type: ignore[assignment]
     assert not said("disk_free", TWELVE, facts=seen)
     assert not said("disk_free", TWELVE, ("checkpointing.enabled=false",), facts=facts(new=4))
+    seen.disk_free = lambda path: 100 * 10**9 if path == "/small" else 10**14  # type: ignore[assignment]
+    seen.file_system = lambda path: FileSystem(path, "ext4")  # type: ignore[assignment]
+    (found,) = said("disk_free", TWELVE, ("logger.log_dir=/small", "grpo.max_num_steps=1500"), facts=seen)
+    assert "a run logs up to 33 GB of rollouts" in found.cause and "4 runs 131 GB" in found.cause
 
 
 def test_a_run_that_leaves_gpus_of_a_shared_node_asks_for_the_node_alone() -> None:
