@@ -14,7 +14,7 @@ from nano_exp import files, slurm, text
 from nano_exp.compose import sweep
 from nano_exp.compose.freeze import Frozen
 from nano_exp.index import selection
-from nano_exp.launch import snapshot, submit
+from nano_exp.launch import snapshot, submit, to_the_end
 from nano_exp.launch.convergence import Plan, Row
 from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
@@ -99,7 +99,11 @@ def skipped(found: Sequence[sweep.Skipped], kept: Sequence[Frozen]) -> None:
 
 def expected(made: Plan, start: str, parameters: Mapping[str, Any]) -> None:
     """What the runs to submit cost, and when Slurm would start them: a line each, where it is known."""
-    lines = [*cost([View(row.config) for row in made.to_submit], parameters).lines(), start]
+    lines = [
+        to_the_end.whole(made.to_submit).line(),
+        *cost([View(row.config) for row in made.to_submit], parameters).lines(),
+        start,
+    ]
     for line in lines if made.to_submit else ():
         if line:
             print(f"  {line}")
