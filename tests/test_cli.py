@@ -477,7 +477,7 @@ def test_recipes_are_listed_with_what_to_type(capsys: pytest.CaptureFixture[str]
     header, *rows = out.splitlines()
     assert header.startswith("python launch.py ...")
     found = {row.split("  ")[0]: row for row in rows}
-    assert "v0_5 v0_6 v0_7" in found["model=nano_9b cluster=2n8g"]
+    assert "v0_5 v0_6 v0_7 main" in found["model=nano_9b cluster=2n8g"]
     assert found["model=nano_9b cluster=2n8g"].endswith("grpo_workplace_assistant_nemotron_nano_v2_9b.yaml")
     assert "recipe=grpo-nanov3-30BA3B-2n8g-fsdp2-lora" in found
     assert said(capsys, "recipes", "list", "--json")[1].startswith("[")

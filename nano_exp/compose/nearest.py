@@ -45,14 +45,15 @@ def source(model: str) -> str:
     return str(_facts(model).get(SOURCE_KEY) or model)
 
 
-def data_of(model: str) -> str:
-    """The option of conf/data that a model's recipes train on."""
-    return f"default/{source(model) if _file(f'data/default/{model}') is None else model}"
+def data_of(version: str, model: str, cluster: str) -> str:
+    """The option of conf/data that the recipe of a model on a shape trains on: its own, else the model's."""
+    names = (Path(recipe_of(version, model, cluster)).name, model)
+    return next((f"default/{name}" for name in names if _file(f"data/default/{name}")), f"default/{source(model)}")
 
 
 def has_data(model: str) -> bool:
-    """Whether there is an option of that name."""
-    return _file(f"data/{data_of(model)}") is not None
+    """Whether a model has data to train on."""
+    return any(_file(f"data/default/{name}") is not None for name in (model, source(model)))
 
 
 def weights_of(model: str) -> str:

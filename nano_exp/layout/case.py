@@ -18,7 +18,11 @@ GBS, MBS, LBS = "policy.train_global_batch_size", "policy.train_micro_batch_size
 PADDING, ROUND = "policy.make_sequence_length_divisible_by", "policy.dynamic_batching.sequence_length_round"
 PACKING, DYNAMIC_BATCHING = "policy.sequence_packing.enabled", "policy.dynamic_batching.enabled"
 TOP_P, TOP_K = "policy.generation.top_p", "policy.generation.top_k"
-FUSED_LOSS = "policy.megatron_cfg.use_linear_ce_fusion_loss"
+#: The fused loss's switch, by the version (major, minor, patch) that has it first.
+FUSED_LOSS = {
+    (0, 5, 0): "policy.megatron_cfg.use_linear_ce_fusion_loss",
+    (0, 8, 0): "policy.megatron_cfg.use_fused_linear_logprobs",
+}
 NODES, GPUS = "cluster.num_nodes", "cluster.gpus_per_node"
 #: The variable that lets training and log probabilities have other micro batches.
 UNEQUAL = "NRL_IGNORE_TP_ACCURACY_CHECK"
@@ -51,9 +55,19 @@ class Shape(NamedTuple):
     fused_loss: bool = False
 
     @property
+    def fused_key(self) -> str:
+        """The fused loss's switch at this version."""
+        return fused_key(self.version)
+
+    @property
     def rollout(self) -> int | None:
         """Sequences of one step."""
         return self.prompts * self.generations if self.prompts and self.generations else None
+
+
+def fused_key(version: tuple[int, ...]) -> str:
+    """The fused loss's switch at a version."""
+    return next(key for since, key in reversed(FUSED_LOSS.items()) if version >= since)
 
 
 def shape_of(config: Mapping[str, Any], environ: Mapping[str, str]) -> Shape:
@@ -67,17 +81,18 @@ def shape_of(config: Mapping[str, Any], environ: Mapping[str, str]) -> Shape:
     top_p, top_k = settings.get(TOP_P), settings.count(TOP_K, 0)
     site_env = settings.section("site.env").values
     ignored = site_env[UNEQUAL] if UNEQUAL in site_env else environ.get(UNEQUAL)
+    version = versions.order(settings.text("nemo_rl.version"))
     return Shape(
         world.of_config(config).training,
         settings.count(GPUS, 1),
         settings.count(PROMPTS, 0) or None,
         settings.count(GENERATIONS, 0) or None,
         settings.count(GBS, 0) or None,
-        versions.order(settings.text("nemo_rl.version")),
+        version,
         filtered=top_k > 0 or (isinstance(top_p, int | float) and 0 < top_p < 1),
         length_round=settings.count(ROUND, 0) or None,
         unequal=settings.on("loss_fn.force_on_policy_ratio") or ignored not in (None, ""),
-        fused_loss=settings.on(FUSED_LOSS),
+        fused_loss=settings.on(fused_key(version)),
     )
 
 

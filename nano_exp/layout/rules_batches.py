@@ -156,9 +156,10 @@ def packing_alignment(c: Case) -> Iterator[Problem]:
 
 @rule(32)
 def whole_optimizer_offload(c: Case) -> Iterator[Problem]:
-    """The optimizer's state is offloaded whole or not at all."""
+    """The optimizer's state is offloaded whole or not at all; after v0.7.0, a part of it may be."""
     n, optimizer = c.layout, f"{c.layout.section}.optimizer"
-    if n.backend == MEGATRON and n.offload and n.fraction != 1:
+    partly = c.shape.version >= (0, 8, 0) and 0 < n.fraction < 1
+    if n.backend == MEGATRON and n.offload and n.fraction != 1 and not partly:
         yield Problem(
             (f"{optimizer}.optimizer_cpu_offload", f"{optimizer}.optimizer_offload_fraction"),
             "a part of it on the GPU would be in the way of generation, for which NeMo RL moves it whole",

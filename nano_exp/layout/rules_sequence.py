@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from nano_exp.layout.case import FUSED_LOSS, PACKING, PADDING, Case, Problem, rule
+from nano_exp.layout.case import PACKING, PADDING, Case, Problem, rule
 from nano_exp.layout.layouts import FSDP2, MEGATRON, PACKED, packed_parts
 
 
@@ -86,9 +86,9 @@ def context_parallel_packs(c: Case) -> Iterator[Problem]:
         )
     if c.shape.fused_loss:
         yield Problem(
-            (key, FUSED_LOSS),
+            (key, c.shape.fused_key),
             "the fused loss does not work with sequences cut over ranks",
-            f"{FUSED_LOSS}=false, or {key}=1",
+            f"{c.shape.fused_key}=false, or {key}=1",
         )
 
 

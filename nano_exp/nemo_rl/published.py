@@ -24,13 +24,14 @@ class Tie:
 
 @dataclass(frozen=True)
 class Addition:
-    """A key that recipes (`files`) lack and `since` a version need, with the value that it gets."""
+    """A key that recipes (`files`) lack, or have a placeholder in, and `since` a version need, and its value."""
 
     key: str
     value: Any
     files: tuple[str, ...]
     since: str
     why: str
+    instead_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def read(path: Path = PATH) -> Table:
         cluster_keys=tuple(raw["cluster_keys"]),
         own_keys=tuple(raw["own_keys"]),
         additions=tuple(
-            Addition(a["key"], a["value"], tuple(a["files"]), a["since"], a["why"]) for a in raw["additions"]
+            Addition(a["key"], a["value"], tuple(a["files"]), a["since"], a["why"], a.get("instead_of"))
+            for a in raw["additions"]
         ),
         ties=tuple(Tie(tuple(t["keys"]), tuple(t["to"]), t["why"]) for t in raw["ties"]),
     )

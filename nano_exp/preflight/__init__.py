@@ -12,6 +12,7 @@ from __future__ import annotations
 # isort: off
 from nano_exp.preflight import (  # noqa: F401  each registers its rules, in this order
     driver,
+    validation,
     cluster,
     layout_findings,
     policy,

@@ -39,6 +39,10 @@ def checkpoints(c: View) -> Kept | None:
 
     keep_top_k ones, the newest, and the one being written (utils/checkpoint.py, remove_old_checkpoints), which is also
     the place of one that a kill cuts off: the next attempt removes that before it saves. LoRA saves less.
+
+
+    keep_top_k ones, the newest (after v0.7.0 as many as ft_keep_latest_k says), and the one being written
+    (utils/checkpoint.py, remove_old_checkpoints). LoRA saves less.
     """
     parameters, period = c.known_model.get("total_parameters"), c.number("checkpointing.save_period")
     if not c.on("checkpointing.enabled") or type(parameters) is not int or not (c.megatron or c.dtensor):
@@ -46,8 +50,14 @@ def checkpoints(c: View) -> Kept | None:
     weights, state = BYTES["megatron" if c.megatron else "dtensor"]
     each = parameters * (weights + (state if c.get("checkpointing.save_optimizer", True) is not False else 0))
     top, steps = c.number("checkpointing.keep_top_k"), c.number("grpo.max_num_steps")
-    saves = -(-steps // period) if steps and period and steps > 0 and period > 0 else None
-    bounds = [n for n in (None if top is None or top < 0 else top + 2, saves) if n is not None]
+    often = c.number("checkpointing.ft_save_period") if c.version >= (0, 8, 0) else None
+    newest = c.number("checkpointing.ft_keep_latest_k") if c.version >= (0, 8, 0) else None
+    rare, most = _saves(steps, period), _saves(steps, often)
+    saves = None if rare is None else rare + (most or 0)
+    kept = None if top is None or top < 0 else top + max(newest or 1, 1) + 1
+    if kept is None and newest and rare is not None:  # all that save_period divides
+        kept = rare + newest + 1
+    bounds = [n for n in (kept, saves) if n is not None]
     return Kept(min(bounds), each) if bounds else None
 
 
@@ -77,6 +87,10 @@ def rollouts(c: View) -> Logged | None:
         a_token += RESPONSE_BYTES
     step = prompts * each * tokens * a_token
     return Logged(step, step * steps if steps and steps < NO_LIMIT else None) if step > 0 else None
+
+
+def _saves(steps: int | None, period: int | None) -> int | None:
+    return -(-steps // period) if steps and period and steps > 0 and period > 0 else None
 
 
 def gpu_hours(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> float | None:

@@ -149,7 +149,7 @@ def fp8_kv_cache(c: View) -> Iterator[Found]:
 
 def _always_async(c: View) -> bool:
     """From v0.8 on "Megatron Inference always uses its async engine" (grpo.py, async_grpo_train), colocated too; so
-    does Dynamo, which is newer than v0.7.0."""
+    does Dynamo, which is newer than v0.7.0. On the training GPUs "only [...] for the Megatron generation backend"."""
     return c.version >= (0, 8, 0) and c.get("policy.generation.backend") in ("megatron", "dynamo")
 
 
@@ -198,7 +198,8 @@ def async_grpo(c: View) -> Iterator[Found]:
         ("grpo.reward_shaping.enabled", False, "asynchronous GRPO does not have it"),
         ("data.use_multiple_dataloader", False, "asynchronous GRPO does not have it"),
     ):
-        if key.startswith("policy.generation.") and _always_async(c):
+        dynamos = key.endswith("colocated.enabled") and own == "dynamo_cfg"
+        if key.startswith("policy.generation.") and _always_async(c) and not dynamos:
             continue
         value = c.colocated if key.endswith("colocated.enabled") else c.on(key)
         if value is not good:
@@ -210,6 +211,14 @@ def async_grpo(c: View) -> Iterator[Found]:
 #: What `validate` returns without NeMo Gym: `val_metrics = {"accuracy": ..., "avg_length": ..., **additional}`, where
 #: only Gym's rollouts have additional ones (grpo.py, all versions).
 VALIDATION_METRICS = ("accuracy", "avg_length")
+#: After v0.7.0 "grouped validation (val_num_generations_per_prompt > 1) additionally reports pass@k".
+GROUPED = "grpo.val_num_generations_per_prompt"
+
+
+def validation_metrics(c: View) -> tuple[str, ...]:
+    """What a validation without NeMo Gym measures."""
+    grouped = c.version >= (0, 8, 0) and (c.number(GROUPED) or 1) > 1
+    return (*VALIDATION_METRICS, *(("pass_k",) if grouped else ()))
 
 
 @rule(12)
@@ -227,7 +236,7 @@ def checkpoint_metric(c: View) -> Iterator[Found]:
     if not str(name).startswith(("train:", "val:")):
         where = "val:" if "acc" in str(name) or "val" in str(name) else "train:"
         bare = str(name).removeprefix("val_").removeprefix("train_")
-        if where == "val:" and not c.gym and bare not in VALIDATION_METRICS:
+        if where == "val:" and not c.gym and bare not in validation_metrics(c):
             bare = "accuracy"
         yield Found(
             (key,),
@@ -242,7 +251,7 @@ def checkpoint_metric(c: View) -> Iterator[Found]:
             f"{key}=null, or grpo.val_period=N",
             severity="warning",
         )
-    elif str(name).startswith("val:") and not c.gym and str(name)[4:] not in VALIDATION_METRICS:
+    elif str(name).startswith("val:") and not c.gym and str(name)[4:] not in validation_metrics(c):
         yield Found(
             (key,),
             "a validation without NeMo Gym measures accuracy (the mean reward) and avg_length alone: NeMo RL stops at "
@@ -299,6 +308,13 @@ def checkpoint_times(c: View) -> Iterator[Found]:
             (key, "checkpointing.enabled"),
             "found out at the end of the first step: the step's number is divided by it, with checkpointing off too",
             f"{key}={period if period > 0 else 10}{off}",
+        )
+    often = "checkpointing.ft_save_period"
+    if c.version >= (0, 8, 0) and c.number(often) == 0:
+        yield Found(
+            (often,),
+            "found out at the end of the first step: the step's number is divided by it",
+            f"{often}=null, or {often}=N",
         )
     value = c.get(SAVE_BY)
     if (isinstance(value, str) and not _is_duration(value)) or type(value) is int:

@@ -70,6 +70,27 @@ def dynamic_sampling_batches(c: View) -> Iterator[Found]:
         )
 
 
+REWARD_PENALTIES = ("duplicated_reasoning", "empty_final_answer", "unwanted_tokens", "malformed_think_tag")
+
+
+@rule(versions=">=v0.8.0")
+def reward_penalties_need_gym(c: View) -> Iterator[Found]:
+    """Rewards that a penalty zeroes are NeMo Gym's, and unwanted tokens are named.
+
+    _raise_if_reward_penalties_enabled_without_nemo_gym, and RewardPenaltyConfig's own check (grpo.py).
+    """
+    for name in REWARD_PENALTIES:
+        key = f"reward_penalties.penalize_{name}"
+        if not c.on(key):
+            continue
+        if not c.gym:
+            yield Found((key,), "it is found in what NeMo Gym's rollouts report; NeMo RL stops", f"{key}=false")
+        elif name == "unwanted_tokens" and not c.get("reward_penalties.token_ids.unwanted"):
+            yield Found(
+                (key,), "which tokens are unwanted is not said", "++reward_penalties.token_ids.unwanted=[ID,...]"
+            )
+
+
 @rule(versions=">=v0.7.0")
 def penalties_need_gym(c: View) -> Iterator[Found]:
     """Penalties for invalid tool calls and malformed thinking are given by what NeMo Gym reports.

@@ -61,7 +61,7 @@ NAMES = (
     ),
     Names(
         BACKEND,
-        {(0, 5, 0): ("vllm", "megatron"), (0, 6, 0): ("sglang",)},
+        {(0, 5, 0): ("vllm", "megatron"), (0, 6, 0): ("sglang",), (0, 8, 0): ("trtllm", "dynamo")},
         'if backend == "megatron": ... elif backend == "vllm": ... elif backend == "sglang": ..., and then '
         "policy.print_node_ip_and_gpu_id() of no policy",  # grpo.py, setup
     ),
@@ -117,11 +117,20 @@ def _near(value: str, known: Iterable[str], otherwise: str) -> str:
     return next(iter(nearest(value, sorted(known), n=1)), otherwise)
 
 
-@rule(versions="<v0.8.0")
+#: The newest that the names were read from: conf/nemo_rl/main, in the place of a release after v0.7.0. A newer one, or
+#: a branch of one's own, may know more.
+NEWEST_READ = "v0.6.0+7ea279abfbeb"
+
+
+def _names_are_read(c: View) -> bool:
+    return c.version < (0, 8, 0) or c.release == NEWEST_READ
+
+
+@rule()
 def known_names(c: View) -> Iterator[Found]:
     """A setting that chooses by name has a name that this version knows."""
-    if "+" in c.release:
-        return  # a branch that was imported may know more
+    if not _names_are_read(c):
+        return
     for names in NAMES:
         value = c.get(names.key)
         if not isinstance(value, str) or not names.read(c):
@@ -154,6 +163,12 @@ DATASETS_V0_6 = frozenset(
 DATASETS_V0_7 = DATASETS_V0_6 | {
     *("audiomcq", "arrow_text", "avqa", "AIME2025", "AIME2026", "GSM8K", "mmpr-tiny"),
 }
+DATASETS = {
+    (0, 5, 0): DATASETS_V0_5,
+    (0, 6, 0): DATASETS_V0_6,
+    (0, 7, 0): DATASETS_V0_7,
+    (0, 8, 0): DATASETS_V0_7 | {"intent-train", "intent-bench", "NuminaMath-1.5", "OpenR1-Math-220k"},
+}
 
 
 def _datasets(c: View) -> Iterator[tuple[str, Any]]:
@@ -175,12 +190,12 @@ def _datasets(c: View) -> Iterator[tuple[str, Any]]:
                 yield "data.default.dataset_name", c.get("data.default.dataset_name")
 
 
-@rule(versions="<v0.8.0")
+@rule()
 def known_datasets(c: View) -> Iterator[Found]:
     """A data set is one that this version has, a file's, or (from v0.7.0 on) a class's dotted path."""
-    if "+" in c.release:
+    if not _names_are_read(c):
         return
-    known = DATASETS_V0_5 if c.version < (0, 6, 0) else DATASETS_V0_6 if c.version < (0, 7, 0) else DATASETS_V0_7
+    known = next(names for since, names in reversed(DATASETS.items()) if c.version >= since)
     for key, name in dict.fromkeys(pair for pair in _datasets(c) if isinstance(pair[1], str)):
         if name in known or ("." in name and c.version >= (0, 7, 0)):
             continue

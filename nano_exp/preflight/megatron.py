@@ -27,6 +27,53 @@ def chunked_log_probabilities(c: View) -> Iterator[Found]:
         )
 
 
+@rule(versions=">=v0.8.0")
+def offloaded_optimizer(c: View) -> Iterator[Found]:
+    """An optimizer on the host is Adam or SGD, distributed; transfers overlap only there.
+
+    _validate_optimizer_config (models/megatron/setup.py).
+    """
+    offload, overlap = f"{OPTIMIZER}.optimizer_cpu_offload", f"{OPTIMIZER}.overlap_cpu_optimizer_d2h_h2d"
+    if not c.megatron:
+        return
+    if not c.on(offload):
+        if c.on(overlap):
+            yield Found((overlap, offload), "nothing is transferred to overlap with; NeMo RL stops", f"{overlap}=false")
+        return
+    kind, distributed = f"{OPTIMIZER}.optimizer", f"{OPTIMIZER}.use_distributed_optimizer"
+    if c.get(kind) not in ("adam", "sgd"):
+        yield Found((offload, kind), "the host has Adam and SGD alone", f"{kind}=adam, or {offload}=false")
+    if not c.on(distributed):
+        yield Found(
+            (offload, distributed),
+            "only a distributed one can be on the host",
+            f"{distributed}=true, or {offload}=false",
+        )
+
+
+@rule(versions=">=v0.8.0")
+def fused_logprobs(c: View) -> Iterator[Found]:
+    """The fused loss takes sequences unpacked, and sampling without top-p and top-k (grpo.py, setup)."""
+    key = f"{CFG}.use_fused_linear_logprobs"
+    if not c.megatron or not c.on(key):
+        return
+    if c.packing:
+        yield Found(
+            (key, "policy.sequence_packing.enabled"),
+            "it would mix sequences that are packed together; NeMo RL stops",
+            f"policy.sequence_packing.enabled=false, or {key}=false",
+        )
+    for name, plain in (("top_p", 1.0), ("top_k", None)):
+        sampling = f"policy.generation.{name}"
+        value = c.get(sampling)
+        if value not in (plain, *((-1, 0) if name == "top_k" else ())):
+            yield Found(
+                (key, sampling),
+                "its log probabilities are of all tokens, and those sampled are of some; NeMo RL stops",
+                f"{sampling}={'null' if plain is None else plain}, or {key}=false",
+            )
+
+
 @rule(34)
 def optimizer_precision(c: View) -> Iterator[Found]:
     """The optimizer's precision is the model's."""

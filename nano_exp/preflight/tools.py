@@ -169,7 +169,7 @@ def gym_validation_samples(c: View) -> Iterator[Found]:
         )
 
 
-@rule(severity="warning")
+@rule(severity="warning", versions="<v0.6.0")
 def gym_overlong_filtering(c: View) -> Iterator[Found]:
     """Filtering of overlong answers was seen to crash with NeMo Gym."""
     if c.gym and c.on("grpo.overlong_filtering"):

@@ -154,10 +154,8 @@ class _Work:
         for key in self.table.own_keys:
             if ties.has(config, key):
                 OmegaConf.update(config, key, None)
-        for entry in self.table.additions:
-            due = file in entry.files and versions.order(self.version) >= versions.order(entry.since)
-            if due and ties.lacks(config, entry.key):
-                OmegaConf.update(config, entry.key, entry.value, force_add=True)
+        for entry in [entry for entry in self.table.additions if self.is_due(entry, config, file)]:
+            OmegaConf.update(config, entry.key, entry.value, force_add=True)
         facts = files.read_yaml(self.conf / "model" / f"{model}.yaml")["model"] if model else {}
         knobs = ties.knobs(config, self.optimizer)
         ties.tie(config, {"optimizer": {**self.optimizer, **knobs}, "model": facts}, self.table.ties)
@@ -166,6 +164,14 @@ class _Work:
             return _only(plain, kept)
         plain = own_recipe.without(plain, (*self.table.data_keys, *self.table.cluster_keys))
         return {"optimizer": knobs, **plain} if knobs else plain
+
+    def is_due(self, entry: published.Addition, config: DictConfig, file: str) -> bool:
+        """Whether a recipe gets an addition."""
+        if file not in entry.files or versions.order(self.version) < versions.order(entry.since):
+            return False
+        if entry.instead_of is not None:
+            return bool(ties.value_of(config, entry.key) == entry.instead_of)
+        return ties.lacks(config, entry.key)
 
     def changes(
         self, recipe: upstream.Recipe, bases: Mapping[Path, tuple[str, dict[str, Any]]], own: dict[str, Any]

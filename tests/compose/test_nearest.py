@@ -19,10 +19,11 @@ from nano_exp.errors import UserError
 NEAREST = {
     ("v0_7", "nano_9b", "4n8g"): "nano_9b_2n8g",
     ("v0_7", "nano_12b", "8n8g"): "nano_12b_2n8g",
-    ("v0_7", "nano_12b", "1n1g"): "nano_12b_1n8g",
+    ("v0_7", "nano_12b", "1n1g"): "nano_12b_1n4g",
     ("v0_7", "nano_30b", "4n8g"): "nano_30b_2n8g",
     ("v0_6", "nano_30b", "2n8g"): "nano_30b_1n8g",
     ("v0_5", "nano_12b", "4n8g"): "nano_12b_2n8g",
+    ("main", "nano_30b", "8n8g"): "nano_30b_2n8g",
 }
 OWN = """\
 # @package _global_
@@ -61,7 +62,7 @@ def own_conf(tmp_path: Path) -> Iterator[ConfigLoader]:
 def test_one_file_of_two_numbers_is_a_shape(own_conf: ConfigLoader) -> None:
     found = compose.compose_point(own_conf, ["model=nano_12b", "cluster=3n4g"])
     assert (found.cfg.cluster.num_nodes, found.cfg.cluster.gpus_per_node) == (3, 4)
-    assert found.cfg.nemo_rl.recipe.endswith("grpo-nano-v2-12b-2n8g-fsdp2tp1.yaml")
+    assert found.cfg.nemo_rl.recipe.endswith("grpo-nano-v2-12b-2n4g-fsdp2tp1.yaml")
 
 
 def test_one_file_is_a_model_which_trains_its_own_weights(own_conf: ConfigLoader) -> None:

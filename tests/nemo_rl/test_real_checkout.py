@@ -1,6 +1,6 @@
 """The real NeMo RL on this CPU: it accepts every published row as rendered, and refuses what preflight refuses.
 
-Runs where NANO_EXP_NEMO_RL names a checkout (v0.5.0, v0.6.0 or v0.7.0); needs `pip install -e '.[dev]'`.
+Runs where NANO_EXP_NEMO_RL names a checkout (v0.5.0, v0.6.0, v0.7.0 or main's commit); needs `pip install -e '.[dev]'`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ import test_preflight_policy  # noqa: E402
 import test_preflight_vllm  # noqa: E402
 from preflight_case import ROWS, Case, base, config, said, view  # noqa: E402
 
+from nano_exp import files  # noqa: E402
 from nano_exp.errors import UserError  # noqa: E402
+from nano_exp.nemo_rl import versions  # noqa: E402
 from nano_exp.nemo_rl.checkout import read_checkout  # noqa: E402
 from nano_exp.nemo_rl.versions import order  # noqa: E402
 from nano_exp.preflight import RULES  # noqa: E402
@@ -68,15 +70,17 @@ MODULES = (
 )
 
 
-def version() -> str:
-    found = read_checkout(Path(CHECKOUT)).version
-    assert found, f"{CHECKOUT} does not say which NeMo RL it is"
-    return f"v{found.partition('rc')[0]}"
-
-
+@cache
 def option() -> str:
-    major, minor = version().removeprefix("v").split(".")[:2]
-    return f"v{major}_{minor}"
+    """Of nemo_rl=, by the checkout's commit, else by what it calls itself."""
+    said = read_checkout(Path(CHECKOUT))
+    assert said.version, f"{CHECKOUT} does not say which NeMo RL it is"
+    by_commit = {files.read_yaml(versions.FOLDER / f"{name}.yaml")["commit"]: name for name in versions.options()}
+    return by_commit.get(said.commit) or versions.option(said.version)
+
+
+def version() -> str:
+    return versions.version_of(option())
 
 
 def filled(made: dict[str, Any]) -> dict[str, Any]:

@@ -134,7 +134,8 @@ def stage_types(grpo: Any, config: dict[str, Any]) -> None:
 
 def stage_setup(grpo: Any, config: dict[str, Any]) -> None:
     Cluster.made.clear()
-    grpo._should_use_nemo_gym(master(grpo, config))  # before v0.7.0 it is the script that asks
+    use_gym = getattr(grpo, "_should_use_nemo_gym", None) or grpo.should_use_nemo_gym
+    use_gym(master(grpo, config))  # before v0.7.0 it is the script that asks
     Cluster.needed = 1 if config["policy"]["generation"]["colocated"]["enabled"] else 2
     data = config["data"]
     held_out = data.get("validation") or (data.get("train") or {}).get("split_validation_size")

@@ -43,7 +43,10 @@ NIGHTLY = {
 EARLIER = [("v0_5", *row) for row in SIX[:4]] + [("v0_6", *row) for row in SIX[:5]]
 
 
-@pytest.mark.parametrize(("version", "model", "cluster"), [*(("v0_7", *row) for row in SIX), *EARLIER])
+NEWER = [("main", *row) for row in (*SIX, ("nano_30b", "32n8g"))]
+
+
+@pytest.mark.parametrize(("version", "model", "cluster"), [*(("v0_7", *row) for row in SIX), *EARLIER, *NEWER])
 def test_a_published_recipe_is_never_said_not_to_fit_an_h100(version: str, model: str, cluster: str) -> None:
     said = planner.judge(config(f"model={model}", f"cluster={cluster}", f"nemo_rl={version}"), "h100-80")
     assert said.klass in ("fits", "tight")

@@ -93,11 +93,16 @@ WARNED = {
     ("v0_7", NINE): [BETWEEN],
     ("v0_7", NINE_2): [BETWEEN],
     ("v0_7", THIRTY): [TIGHT],
+    ("main", NINE): [BETWEEN],
+    ("main", NINE_2): [BETWEEN],
+    ("main", THIRTY): [TIGHT],
 }
+OTHERS = (*(("model=nano_12b", f"cluster={shape}") for shape in ("1n4g", "2n4g")), ("model=nano_30b", "cluster=32n8g"))
 PUBLISHED = [
     *(("v0_5", row) for row in ROWS[:4]),
     *(("v0_6", row) for row in ROWS[:5]),
-    *(("v0_7", row) for row in ROWS),
+    *(("v0_7", row) for row in (*ROWS, *OTHERS)),
+    *(("main", row) for row in (*ROWS, *OTHERS)),
 ]
 
 

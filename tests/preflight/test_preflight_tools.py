@@ -29,7 +29,13 @@ CASES = [
         severity="warning",
     ),
     Case("gym_validation_samples", NINE, ("grpo.max_val_samples=100",), ("grpo.max_val_samples=null",)),
-    Case("gym_overlong_filtering", NINE, ("grpo.overlong_filtering=true",), ("grpo.overlong_filtering=false",)),
+    Case(
+        "gym_overlong_filtering",
+        NINE,
+        ("grpo.overlong_filtering=true",),
+        ("grpo.overlong_filtering=false",),
+        version="v0.5.0",
+    ),
     Case("thinking_off", NINE, (f"{THINKING}=true",), (f"++{THINKING}=false",)),
     Case("thinking_off", NINE, (f"~{THINKING}",), (f"++{THINKING}=false",)),
 ]
