@@ -394,7 +394,7 @@ def send(launch: Launch) -> None:
             _never_sent(launch, number if array is launch.canary else number + 1)
             raise
         except UserError as error:
-            _take_back(launch, number, error.found)
+            _take_back(launch, number, error.found, None if array is launch.canary else array)
             raise
         runs.record_job(launch.results, launch.id, array.word, array.job)
 
@@ -417,11 +417,20 @@ def _waits_for(launch: Launch, array: Array) -> list[str]:
     return dependency.option(*static, *own)
 
 
-def _take_back(launch: Launch, first: int, why: str = "not submitted: an earlier array of the launch failed") -> None:
-    """New runs of the arrays from `first` on vanish; runs that were there before get their intent revoked."""
+def _take_back(
+    launch: Launch, first: int, why: str = "an earlier array of the launch failed", refused: Array | None = None
+) -> None:
+    """New runs of the arrays from `first` on vanish; runs that were there before get their intent revoked.
+
+    Parameters
+    ----------
+    refused: the array that Slurm was asked for; of the others it never was
+    """
+    others = why if refused is None else f"an earlier array of the launch was refused: {why}"
     for array in launch.arrays[first:]:
+        own: dict[str, Any] = {"why": why} if array is refused else {"why": others, "asked": False}
         for row in array.rows:
-            runs.record_event(row.dir, "refused", durable=False, launch=launch.id, why=why)
+            runs.record_event(row.dir, "refused", durable=False, launch=launch.id, **own)
             if row.is_new:
                 runs.discard(row.dir)
     for array in launch.arrays[first:]:

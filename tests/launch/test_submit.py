@@ -654,6 +654,22 @@ def test_a_run_that_was_there_remembers_the_refusal(tmp_path: Path, sbatch: Path
     assert state.state(found, runs.attempts(run), job_lookup(launch.results), Answer([])).kind == "stopped"
 
 
+def test_what_was_not_even_asked_for_is_not_called_refused(tmp_path: Path, sbatch: Path) -> None:
+    """Three arrays of runs that were there: one is taken, one refused, and Slurm never heard of the third."""
+    for row in (array.rows[0] for array in prepared(tmp_path, *standin(), points=THREE_SHAPES).arrays):
+        runs.record_event(row.dir, "cancel")
+    launch = prepared(tmp_path, *standin(), points=THREE_SHAPES)
+    sbatch.write_text("101\nBatch job submission failed: Invalid qos specification\n")
+    with pytest.raises(slurm.Refused):
+        submit.send(launch)
+    found = [runs.load(array.rows[0].dir) for array in launch.arrays]
+    queue = Answer([f"101|PENDING|{launch.arrays[0].job_name}|Priority"])
+    states = [state.state(run, [], job_lookup(launch.results), queue) for run in found]
+    assert [now.kind for now in states] == ["pending", "refused", "unstarted"]
+    assert "Invalid qos" in states[1].why
+    assert states[2].why.startswith("never submitted: an earlier array of the launch was refused: ")
+
+
 def test_after_a_lost_answer_the_intent_stays_and_the_job_is_found_by_its_name(tmp_path: Path, sbatch: Path) -> None:
     sbatch.write_text("Batch job submission failed: Socket timed out on send/recv operation\n")
     launch = prepared(tmp_path, *standin(), points=THREE_SHAPES[:2])
