@@ -111,7 +111,7 @@ def _batch(
         tuple(_row(run, now, manifest) for run, now in members),
         frozenset(str(e.data.get("launch")) for run, _ in members for e in run.events if e.kind == "submit"),
         str(manifest.get("where", "slurm")),
-        {**(manifest.get("parameters") or {}), **changes},
+        slurm_options.merged(manifest.get("parameters") or {}, changes),
         _environment(manifest),
         terms.changed(asked, typed),
     )
@@ -185,7 +185,7 @@ def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for override in overrides:
         one = Override.parse(override)
-        if not one.has_value or one.deletes or not one.key.startswith(PREFIX):
+        if not one.has_value or one.deletes or not slurm_options.names_launcher(one):
             raise UserError(
                 override,
                 "a run's config is frozen; a retry can only be sent in another way",
@@ -193,11 +193,18 @@ def launcher_overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 "another config launch a new run",
             )
         try:
-            changes[one.key.removeprefix(PREFIX)] = yaml.safe_load(one.value)
+            value = yaml.safe_load(one.value)
         except yaml.YAMLError as error:
             raise UserError(
                 override, f"the value is not valid YAML: {' '.join(str(error).split())}", f"{one.key}=..."
             ) from error
+        name = f"{one.key}.".removeprefix(PREFIX).rstrip(".")
+        option = name.removeprefix(f"{slurm_options.EXTRA}.")
+        if option != name:
+            name, value = slurm_options.EXTRA, {option: value}
+        if not name and not isinstance(value, dict):
+            raise UserError(override, "hydra.launcher is a section of keys", f"{PREFIX}timeout_min=600")
+        changes = slurm_options.merged(changes, {name: value} if name else value)
     return changes
 
 

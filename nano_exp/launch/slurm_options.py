@@ -89,7 +89,7 @@ def typed(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, value in (parameters.get(EXTRA) or {}).items():
-        name = str(key).strip("-").replace("-", "_")
+        name = _plain(key)
         if name in OWN and not (name == "requeue" and value is True):
             raise UserError(f"{PREFIX}{EXTRA}.{key}={value}", *OWN[name])
         if name in found:
@@ -118,19 +118,64 @@ def refuse_typed(typed: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for override in typed:
         one = Override.parse(override)
-        if not one.has_value or one.deletes or not one.key.startswith(PREFIX):
+        if not one.has_value or one.deletes or not names_launcher(one):
             continue
-        name = one.key.removeprefix(PREFIX)
-        if name in NAMES:
-            raise UserError(override, *NAMES[name])
-        option = SBATCH.get(name, name.removeprefix(f"{EXTRA}.").replace("-", "_"))
-        if option in seen:
-            raise UserError(
-                f"{seen[option]} and {override}",
-                "they are one option of sbatch, and one would be lost",
-                "one of the two",
-            )
-        seen[option] = override
+        for name in _names(one):
+            if name in NAMES:
+                raise UserError(override, *NAMES[name])
+            option = SBATCH.get(name, _plain(name.removeprefix(f"{EXTRA}.")))
+            if option in seen:
+                raise UserError(
+                    f"{seen[option]} and {override}",
+                    f"both set {option.replace('_', '-')}, which is one option of sbatch, and one would be lost",
+                    "one of the two",
+                )
+            seen[option] = override
+
+
+def merged(parameters: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with changes on top; sbatch's own options one by one, as a launch merges them."""
+    found = {**parameters, **changes}
+    old, new = parameters.get(EXTRA), changes.get(EXTRA)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        named = {_plain(key) for key in new}
+        found[EXTRA] = {**{key: value for key, value in old.items() if _plain(key) not in named}, **new}
+    return found
+
+
+def _plain(key: Any) -> str:
+    """submitit's name of an option: `--cpus-per-task` is cpus_per_task."""
+    return str(key).strip("-").replace("-", "_")
+
+
+def names_launcher(one: Override) -> bool:
+    """Whether an override sets some of hydra.launcher, or all of it as a dict."""
+    return f"{one.key}.".startswith(PREFIX)
+
+
+def _names(one: Override) -> list[str]:
+    """What an override sets below hydra.launcher; of a dict that is typed whole, each of its keys."""
+    within = f"{one.key}.".removeprefix(PREFIX).rstrip(".")
+    value = values(one) if one.value.startswith("{") else None
+    if not isinstance(value, dict):
+        return [within] if within else []
+    names = [f"{within}.{key}" if within else str(key) for key in value]
+    inner = value.get(EXTRA) if not within else None
+    if isinstance(inner, dict):
+        names = [name for name in names if name != EXTRA] + [f"{EXTRA}.{key}" for key in inner]
+    return names
+
+
+def values(one: Override) -> Any:
+    """A dict as Hydra reads it ({a: 1, b: {c: d}}); None where it cannot be read: Hydra says why."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        found = OverridesParser.create().parse_override(f"{one.key}={one.value}").value()
+    except HydraException:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def gpus(parameters: Mapping[str, Any], extra: Mapping[str, Any], nodes: int, per_node: int) -> bool:

@@ -16,7 +16,7 @@ from core_case import Answer, everything_below, frozen, make_attempt, prepared, 
 
 from nano_exp import files, slurm
 from nano_exp.errors import UserError
-from nano_exp.launch import allocation, convergence, flow, slurm_options, submit
+from nano_exp.launch import allocation, convergence, flow, retry, slurm_options, submit
 from nano_exp.launch.dependency import After
 from nano_exp.launch.terms import Terms
 from nano_exp.preflight import answers
@@ -440,13 +440,32 @@ def test_what_the_launch_decides_itself_is_refused_by_name(
         ["hydra.launcher.timeout_min=60", "+hydra.launcher.additional_parameters.time=1-00"],
         ["hydra.launcher.mem_gb=60", "+hydra.launcher.additional_parameters.mem=0"],
         ["hydra.launcher.partition=a", "+hydra.launcher.additional_parameters.partition=b"],
+        ["hydra.launcher.partition=a", "hydra.launcher={partition: b, timeout_min: 60}"],
+        ["hydra.launcher={timeout_min: 60}", "hydra.launcher={additional_parameters: {time: 1-00}}"],
+        ["+hydra.launcher.additional_parameters.mem=1", "hydra.launcher.additional_parameters={mem:2}"],
+        ["hydra.launcher={name: x}"],
     ],
     ids=str,
 )
 def test_a_setting_that_would_be_lost_is_refused(typed: list[str]) -> None:
-    with pytest.raises(UserError, match=typed[0]):
+    with pytest.raises(UserError, match=re.escape(typed[0])):
         slurm_options.refuse_typed(typed)
     slurm_options.refuse_typed(["hydra.launcher.timeout_min=60", "grpo.seed=1", "hydra.launcher.timeout_min"])
+    slurm_options.refuse_typed(["hydra.launcher.timeout_min=60", "hydra.launcher={partition: a}", "hydra.launcher={"])
+
+
+def test_a_retry_changes_single_options_and_keeps_the_launchs_others() -> None:
+    typed = ["+hydra.launcher.additional_parameters.cpu-freq=high", "hydra.launcher={timeout_min: 5}"]
+    changes = retry.launcher_overrides([*typed, "hydra.launcher.additional_parameters={mem: 2G}"])
+    assert changes == {"timeout_min": 5, EXTRA: {"cpu-freq": "high", "mem": "2G"}}
+    sent = {"partition": "a", "timeout_min": 60, EXTRA: {"--mem": 0, "licenses": "x"}}
+    assert slurm_options.merged(sent, changes) == {
+        "partition": "a",
+        "timeout_min": 5,
+        EXTRA: {"licenses": "x", "cpu-freq": "high", "mem": "2G"},
+    }
+    with pytest.raises(UserError, match=re.escape("hydra.launcher=5")):
+        retry.launcher_overrides(["hydra.launcher=5"])
 
 
 @pytest.mark.parametrize("parameters", [{"foo": 3}, {"mem_gb": 1, "mem": "2G"}], ids=str)
