@@ -12,8 +12,8 @@ from nano_exp.errors import UserError
 from nano_exp.index.cache import Cache
 from nano_exp.report import status
 from nano_exp.report.status import Line
-from nano_exp.store import axes, runs
-from nano_exp.store.asked import Asked
+from nano_exp.store import axes, metrics_file, runs
+from nano_exp.store.queue_lookup import QueueLookup
 
 
 class Run:
@@ -49,7 +49,7 @@ class Run:
         What a step did not measure is not in its row, so a table of the rows has a gap there. Read anew on each call.
         """
         rows: dict[int, dict[str, Any]] = {}
-        for row in runs.read_metrics(self.dir):
+        for row in metrics_file.read(self.dir):
             rows.setdefault(row["step"], {}).update(row)
         return [rows[step] for step in sorted(rows)]
 
@@ -68,8 +68,8 @@ class Run:
 class Runs(Sequence[Run]):
     """Runs by name and, of one name, as they were launched; `runs["r3f9"]` is one by the first letters of its id."""
 
-    def __init__(self, found: Sequence[Run], slurm_error: str = "") -> None:
-        self._found = tuple(found)
+    def __init__(self, of_runs: Sequence[Run], slurm_error: str = "") -> None:
+        self._runs = tuple(of_runs)
         self.slurm_error = slurm_error
 
     @overload
@@ -78,24 +78,24 @@ class Runs(Sequence[Run]):
     def __getitem__(self, which: slice) -> Runs: ...
     def __getitem__(self, which: int | str | slice) -> Run | Runs:
         if isinstance(which, slice):
-            return Runs(self._found[which], self.slurm_error)
+            return Runs(self._runs[which], self.slurm_error)
         if isinstance(which, int):
-            return self._found[which]
-        hits = [run for run in self._found if run.id == which] or [r for r in self._found if r.id.startswith(which)]
+            return self._runs[which]
+        hits = [run for run in self._runs if run.id == which] or [r for r in self._runs if r.id.startswith(which)]
         if len(hits) != 1:
             raise KeyError(f"{len(hits)} runs begin with {which}")
         return hits[0]
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._runs)
 
     def __iter__(self) -> Iterator[Run]:
-        return iter(self._found)
+        return iter(self._runs)
 
     def where(self, *states: str) -> Runs:
         """Those in one of these states. Raises UserError for a state that there is not."""
-        kept = {line.dir for line in status.filtered([run.line for run in self], ",".join(states))}
-        return Runs([run for run in self if run.line.dir in kept], self.slurm_error)
+        folders = {line.dir for line in status.filtered([run.line for run in self], ",".join(states))}
+        return Runs([run for run in self if run.line.dir in folders], self.slurm_error)
 
     def table(self) -> list[dict[str, Any]]:
         """One row a run: its point, also where it was not typed, and then status's columns.
@@ -105,9 +105,9 @@ class Runs(Sequence[Run]):
         shared = axes.shared([run.line.overrides for run in self])
         rows = []
         for run in self:
-            own = axes.typed(override for override in run.line.overrides if override not in shared)
+            typed = axes.typed(override for override in run.line.overrides if override not in shared)
             fields = {k: v for k, v in vars(run.line).items() if k not in ("overrides", "point", "damaged")}
-            rows.append({**own, **run.line.point, **fields})
+            rows.append({**typed, **run.line.point, **fields})
         return rows
 
     def __repr__(self) -> str:
@@ -124,15 +124,15 @@ def load(path: str | PathLike[str] = "results") -> Runs:
     ------
     UserError: no runs there
     """
-    given = Path(path).expanduser().resolve()
-    results, wanted = given, []
-    if _is_run(given):
-        results, wanted = given.parent.parent, [f"{given.parent.name}/{given.name}"]
-    elif given.is_dir() and any(_is_run(child) for child in given.iterdir()):
-        results, wanted = given.parent, [given.name]
-    asked = Asked()
-    found = status.look(Cache(results), wanted, asked)
-    return Runs([Run(line) for line in found], asked.error)
+    location = Path(path).expanduser().resolve()
+    results, words = location, []
+    if _is_run(location):
+        results, words = location.parent.parent, [f"{location.parent.name}/{location.name}"]
+    elif location.is_dir() and any(_is_run(child) for child in location.iterdir()):
+        results, words = location.parent, [location.name]
+    lookup = QueueLookup()
+    lines = status.look(Cache(results), words, lookup)
+    return Runs([Run(line) for line in lines], lookup.error)
 
 
 def _is_run(folder: Path) -> bool:

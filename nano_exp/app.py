@@ -43,9 +43,9 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] = flow.launch) ->
     codes: list[int] = []  # of each launch: a search makes several
 
     def taken(*launch: Any) -> Launched:
-        found = take(*launch)
-        codes.append(found.code)
-        return found
+        launched = take(*launch)
+        codes.append(launched.code)
+        return launched
 
     hydra_plugins.register(taken)
     try:
@@ -92,8 +92,8 @@ def _refuse_other_mode(arguments: Sequence[str]) -> None:
 
 
 def _require_optuna(arguments: Sequence[str]) -> None:
-    asked = any((one.key, one.unquoted) == ("hydra/sweeper", "optuna") for one in map(Override.parse, arguments))
-    if asked and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+    with_optuna = any((one.key, one.unquoted) == ("hydra/sweeper", "optuna") for one in map(Override.parse, arguments))
+    if with_optuna and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
         raise UserError(
             "hydra/sweeper=optuna",
             "hydra-optuna-sweeper is not installed here",

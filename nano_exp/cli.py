@@ -44,13 +44,13 @@ class _Parser(argparse.ArgumentParser):
         self.groups: dict[str, list[str]] = {}
 
     def format_help(self) -> str:
-        said = {action.dest: action.help or "" for action in self.commands._choices_actions}
+        help_texts = {action.dest: action.help or "" for action in self.commands._choices_actions}
         room = shutil.get_terminal_size().columns
         out = ["usage: nano-exp COMMAND ...", "", str(self.description)]
         for title, names in self.groups.items():
             out += ["", title]
             for name in names:
-                out += textwrap.wrap(f"  {name:12}{said[name]}", room, subsequent_indent=" " * 14)
+                out += textwrap.wrap(f"  {name:12}{help_texts[name]}", room, subsequent_indent=" " * 14)
                 out += [" " * 14 + (self.commands.choices[name].epilog or "")]
         out += ["", "nano-exp COMMAND --help has the options. For launching: python launch.py --help"]
         return "\n".join(line.rstrip() for line in out if line.strip() or not line) + "\n"
@@ -84,14 +84,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         main_parser.print_help()
         main_parser.exit()
     _require_command(main_parser, words)
-    given, rest = main_parser.parse_known_args(words)
+    arguments, rest = main_parser.parse_known_args(words)
     for name in ("what", "overrides"):
-        if isinstance(getattr(given, name, None), list):
-            getattr(given, name).extend(word for word in rest if not word.startswith("-"))
+        if isinstance(getattr(arguments, name, None), list):
+            getattr(arguments, name).extend(word for word in rest if not word.startswith("-"))
             rest = [word for word in rest if word.startswith("-")]
     if rest:
         main_parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return given
+    return arguments
 
 
 def _joined(words: list[str]) -> list[str]:
@@ -121,8 +121,8 @@ def _require_command(main_parser: _Parser, words: list[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `nano-exp` command. Returns the exit code."""
     try:
-        given = _parse(argv)
-        code = int(given.run(given))
+        arguments = _parse(argv)
+        code = int(arguments.run(arguments))
         sys.stdout.flush()  # here, where a reader that went away (`nano-exp status | head`) is no fault
         return code
     except UserError as error:

@@ -66,8 +66,8 @@ def known() -> Mapping[str, str]:
 @lru_cache(maxsize=1)  # a launch asks for each of its points
 def _known(environ: tuple[tuple[str, str], ...], remembered: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     inherited = {name: value for name, value in environ if secret_name(name) and not _is_path(value)}
-    held = {**inherited, **dict(remembered)}
-    parts = {part.strip(): name for name, value in held.items() for part in (value, *value.splitlines())}
+    by_name = {**inherited, **dict(remembered)}
+    parts = {part.strip(): name for name, value in by_name.items() for part in (value, *value.splitlines())}
     return {part: parts[part] for part in sorted(parts, key=len, reverse=True) if len(part) >= MIN_LENGTH}
 
 
@@ -107,7 +107,7 @@ def refuse(config: Mapping[str, Any], where: str = "the config") -> None:
     UserError
         naming the key, never the value
     """
-    held = known()
+    secrets = known()
     for key, text in texts(config):
         for name in _ENV.findall(text):
             if _SECRET_NAME.search(name):
@@ -122,7 +122,7 @@ def refuse(config: Mapping[str, Any], where: str = "the config") -> None:
                 "the config is frozen into files, shown in plans and printed by NeMo RL",
                 f"remove {key}; {_FIX}",
             )
-        name = next((name for value, name in held.items() if value in text), None)
+        name = next((name for value, name in secrets.items() if value in text), None)
         if name is not None:
             raise UserError(
                 f"the value of {key} in {where} holds that of {name} (not shown)",

@@ -30,38 +30,38 @@ class Config:
 
     def get(self, key: str, default: Any = None) -> Any:
         """What stands there, a mapping too; the default where there is nothing, or null."""
-        found = at(self.values, tuple(key.split(".")))
-        return default if found is None else found
+        node = at(self.values, tuple(key.split(".")))
+        return default if node is None else node
 
     def whole(self, key: str) -> int | None:
         """A whole number, or None; true and false are none."""
-        found = self.get(key)
-        return found if isinstance(found, int) and not isinstance(found, bool) else None
+        node = self.get(key)
+        return node if isinstance(node, int) and not isinstance(node, bool) else None
 
     def count(self, key: str, default: int) -> int:
         """A whole number from 1 on."""
-        found = self.whole(key)
-        return found if found is not None and found >= 1 else default
+        number = self.whole(key)
+        return number if number is not None and number >= 1 else default
 
     def real(self, key: str, default: Default) -> float | Default:
         """A number that is finite."""
-        found = self.get(key)
-        good = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-        return float(found) if good else default
+        node = self.get(key)
+        good = isinstance(node, int | float) and not isinstance(node, bool) and math.isfinite(node)
+        return float(node) if good else default
 
     def on(self, key: str, default: bool = False) -> bool:
         """Whether a switch is on."""
-        found = self.get(key)
-        return found if isinstance(found, bool) else default
+        node = self.get(key)
+        return node if isinstance(node, bool) else default
 
     def text(self, key: str, default: str = "") -> str:
-        found = self.get(key)
-        return found if isinstance(found, str) else default
+        node = self.get(key)
+        return node if isinstance(node, str) else default
 
     def section(self, key: str) -> Config:
         """The mapping there; an empty one where there is none."""
-        found = self.get(key)
-        return Config(found if isinstance(found, Mapping) else {})
+        node = self.get(key)
+        return Config(node if isinstance(node, Mapping) else {})
 
     def changed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """A copy with other values at some dotted keys; sections that are not there are made."""
@@ -81,13 +81,13 @@ def at(config: Mapping[str, Any], path: Keys, absent: Any = None) -> Any:
 def with_values(config: Mapping[str, Any], changes: Mapping[Keys, Any]) -> dict[str, Any]:
     """A copy with other values at some paths. It shares everything that is not on the way to one of them."""
     whole = dict(config)
-    own: dict[Keys, Any] = {(): whole}
+    copies: dict[Keys, Any] = {(): whole}
     for path, value in changes.items():
         for depth in range(1, len(path)):
-            here, above = path[:depth], own[path[: depth - 1]]
-            if here not in own:
-                own[here] = above[path[depth - 1]] = _copy(above, path[depth - 1])
-        own[path[:-1]][path[-1]] = value
+            here, above = path[:depth], copies[path[: depth - 1]]
+            if here not in copies:
+                copies[here] = above[path[depth - 1]] = _copy(above, path[depth - 1])
+        copies[path[:-1]][path[-1]] = value
     return whole
 
 

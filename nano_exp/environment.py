@@ -73,10 +73,10 @@ def enter(path: Path, environ: MutableMapping[str, str] | None = None) -> str:
     """
     target = os.environ if environ is None else environ
     values = read(path)
-    kept = [name for name in values if name in target]
+    from_shell = [name for name in values if name in target]
     for name, value in values.items():
         target.setdefault(name, value)
-    return said(path, values, kept)
+    return summary(path, values, from_shell)
 
 
 #: Variables that say which service a token is for, and how it is used.
@@ -106,11 +106,13 @@ def require(names: Iterable[str], environ: Mapping[str, str]) -> None:
         )
 
 
-def said(path: Path, names: Iterable[str], inherited: Iterable[str]) -> str:
+def summary(path: Path, names: Iterable[str], inherited: Iterable[str]) -> str:
     """Which names a file gives, and which of them the environment has already."""
-    kept = sorted(inherited)
-    given = ", ".join(sorted(set(names) - set(kept))) or "nothing"
-    return f"{path} gives {given}" + (f"; set in the environment, which wins: {', '.join(kept)}" if kept else "")
+    from_shell = sorted(inherited)
+    from_file = ", ".join(sorted(set(names) - set(from_shell))) or "nothing"
+    return f"{path} gives {from_file}" + (
+        f"; set in the environment, which wins: {', '.join(from_shell)}" if from_shell else ""
+    )
 
 
 def _text(path: Path) -> str:
@@ -141,18 +143,18 @@ def _unreadable(path: Path, error: OSError) -> UserError:
     )
 
 
-def _require_private(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
+def _require_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a file", "secrets are read from a file of your own", _FORM)
-    if found.st_uid != os.geteuid():
+    if status.st_uid != os.geteuid():
         raise UserError(
-            f"{path} belongs to user {found.st_uid}, and you are user {os.geteuid()}",
+            f"{path} belongs to user {status.st_uid}, and you are user {os.geteuid()}",
             "whoever owns it can read your secrets and decides what your runs get",
             f"a copy of your own: {VARIABLE}=/path/to/your/env.yaml",
         )
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         raise UserError(
-            f"{path} is open to others (mode {stat.S_IMODE(found.st_mode):04o})",
+            f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):04o})",
             "it holds secrets, and its group or everybody may read or change it",
             f"chmod 600 {shlex.quote(str(path))}",
         )

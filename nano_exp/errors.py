@@ -54,14 +54,14 @@ def short_for(word: str, candidates: Iterable[str], anywhere: bool = False) -> s
     """The only candidate that begins with the parts of `word` and has at most as many again (num_generations for
     num_generations_per_prompt), or with `anywhere` has them somewhere (9b for nano_9b)."""
     parts = _folded(word).split("_")
-    found = []
+    matches = []
     for candidate in candidates:
         whole = _folded(candidate).split("_")
         starts = range(len(whole) - len(parts) + 1) if anywhere else [0]
         enough = anywhere or 2 * len(parts) >= len(whole)
         if enough and any(whole[start : start + len(parts)] == parts for start in starts):
-            found.append(candidate)
-    return found[0] if len(found) == 1 and "" not in parts else None
+            matches.append(candidate)
+    return matches[0] if len(matches) == 1 and "" not in parts else None
 
 
 def _folded(word: str) -> str:

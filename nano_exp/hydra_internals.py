@@ -122,9 +122,9 @@ def interpolations(node: Any, path: Path = ()) -> dict[Path, Any]:
     """Path -> node of every interpolation below a node."""
     if node._is_interpolation():
         return {path: node}
-    found: dict[Path, Any] = {}
+    by_path: dict[Path, Any] = {}
     if isinstance(node, DictConfig | ListConfig) and not node._is_none() and not node._is_missing():
         keys: Any = node.keys() if isinstance(node, DictConfig) else range(len(node))
         for key in keys:
-            found |= interpolations(node._get_node(key), (*path, key))
-    return found
+            by_path |= interpolations(node._get_node(key), (*path, key))
+    return by_path

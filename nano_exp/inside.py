@@ -23,7 +23,16 @@ from nano_exp.compose.family import Sibling
 from nano_exp.compose.sweep import Constraint
 from nano_exp.errors import UserError
 from nano_exp.job.by_hand import SWEEP, Allocation, allocation, become, require_shape
-from nano_exp.launch import flow, hydra_plugins, show, spending, submit
+from nano_exp.launch import (
+    flow,
+    hydra_plugins,
+    job_arrays,
+    launch_request,
+    show,
+    spending,
+    staging,
+    submit,
+)
 from nano_exp.slurm import shapes
 
 # --- one run, composed here -----------------------------------------------------------------------------------------
@@ -63,53 +72,53 @@ class Train:
                 f"python launch.py -m ... submit=false, which prints how to send {SWEEP}",
             )
         parameters = {**parameters, **self.have.place}  # a retry goes where this job was
-        wish = flow.read(points, parameters, folder, constraints)
-        self._require_inside(wish)
-        shape = shapes.shape(wish.wanted[0].config)
-        if wish.switches["dry_run"]:
-            made = flow.dry_run(wish, parameters)
-        flow.check(wish.wanted, parameters, submitting=not wish.switches["dry_run"], inside=True)
+        request = launch_request.read(points, parameters, folder, constraints)
+        self._require_inside(request)
+        shape = shapes.shape(request.frozen_configs[0].config)
+        if request.switches["dry_run"]:
+            plan = flow.dry_run(request, parameters)
+        flow.check(request.frozen_configs, parameters, submitting=not request.switches["dry_run"], inside=True)
         remark = require_shape(self.have, shape, self.command)
-        if wish.switches["dry_run"]:
-            return flow.Launched(made)
+        if request.switches["dry_run"]:
+            return flow.Launched(plan)
         if remark:
             print(remark, file=sys.stderr)
-        with submit.lock(wish.results):
-            made = wish.plan()
-            show.plan(made)
-            if not made.to_submit:
-                show.nothing_to_do(made)
-                return flow.Launched(made, flow.code_of(made))
-            names = [made.to_submit[0].frozen.name]
-            for line in spending.require(wish.results, names, wish.terms.budget):
+        with submit.lock(request.results):
+            plan = request.plan()
+            show.plan(plan)
+            if not plan.to_submit:
+                show.nothing_to_do(plan)
+                return flow.Launched(plan, flow.code_of(plan))
+            names = [plan.to_submit[0].frozen.name]
+            for line in spending.require(request.results, names, request.terms.budget):
                 print(line)
-            spending.settle(wish.results, names, wish.terms.budget)
-            ready = submit.arrange(made.to_submit, submit.new_id(), wish.results)
-            ready.axes = wish.swept
+            spending.settle(request.results, names, request.terms.budget)
+            ready = job_arrays.arrange(plan.to_submit, job_arrays.new_id(), request.results)
+            ready.axes = request.swept
             ready.arrays[0].job = self.have.job
             files.make_dir(self.record.parent)
             # First: where nothing follows, nothing was started either, and a requeue begins anew.
             files.write_text(self.record, f"{ready.dir}\n", durable=True)
-            submit.prepare(ready, "slurm", parameters, sys.argv[1:], wish.env_file)
-        print(f"\nlaunch {ready.id}: {made.to_submit[0].id} executes here, in job {self.have.job}")
+            staging.prepare(ready, "slurm", parameters, sys.argv[1:], request.env_file)
+        print(f"\nlaunch {ready.id}: {plan.to_submit[0].id} executes here, in job {self.have.job}")
         self.script = ready.dir / "array-0.sbatch"
-        return flow.Launched(made)
+        return flow.Launched(plan)
 
-    def _require_inside(self, wish: flow.Wish) -> None:
-        if wish.terms.after or wish.terms.canary:
+    def _require_inside(self, request: launch_request.Request) -> None:
+        if request.terms.after or request.terms.canary:
             raise UserError(
-                f"{'after' if wish.terms.after else 'canary'}= in job {self.have.job}",
+                f"{'after' if request.terms.after else 'canary'}= in job {self.have.job}",
                 "the allocation is there already: nothing is left to wait for",
                 f"sbatch --dependency=afterok:JOB {self.command[0]} ...",
             )
-        if wish.where != "slurm":
+        if request.where != "slurm":
             typed = " ".join(self.command[1:]) or "no model= and no cluster="
             raise UserError(
                 f"{typed}: cluster=local, in job {self.have.job}",
                 "that shape is for a machine without Slurm; a job wants a cluster= of Slurm's",
                 f"sbatch {self.command[0]} model=nano_9b cluster=1n8g",
             )
-        if not wish.switches["submit"]:
+        if not request.switches["submit"]:
             raise UserError(
                 f"submit=false in job {self.have.job}",
                 "the allocation is there already: it would do nothing with it",

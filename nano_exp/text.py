@@ -12,29 +12,29 @@ from pathlib import Path
 from nano_exp.overrides import Override
 
 
-def width(said: str) -> int:
+def width(line: str) -> int:
     """Columns of a terminal that a text takes: wide characters and emoji two each, marks over others none."""
-    if said.isascii():
-        return len(said)
+    if line.isascii():
+        return len(line)
     marks = ("Mn", "Me", "Cf")
     return sum(
-        0 if unicodedata.category(c) in marks else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in said
+        0 if unicodedata.category(c) in marks else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line
     )
 
 
-def padded(said: str, columns: int) -> str:
+def padded(line: str, columns: int) -> str:
     """Filled up with blanks to so many columns of a terminal."""
-    return said + " " * (columns - width(said))
+    return line + " " * (columns - width(line))
 
 
-def shortened(said: str, room: int) -> str:
+def shortened(line: str, room: int) -> str:
     """As much as there is room for, with an ellipsis where something is missing."""
-    if width(said) <= room:
-        return said
-    kept = said[: max(0, room - 1)]
-    while kept and width(kept) > room - 1:
-        kept = kept[:-1]
-    return kept.rstrip() + "…" if room > 0 else ""
+    if width(line) <= room:
+        return line
+    part = line[: max(0, room - 1)]
+    while part and width(part) > room - 1:
+        part = part[:-1]
+    return part.rstrip() + "…" if room > 0 else ""
 
 
 def terminal_width() -> int | None:

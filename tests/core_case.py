@@ -23,7 +23,7 @@ from nano_exp import slurm
 from nano_exp.advice import mistakes
 from nano_exp.compose import compose, conf_tree
 from nano_exp.compose.freeze import Frozen, freeze
-from nano_exp.launch import convergence, submit
+from nano_exp.launch import convergence, job_arrays, staging
 from nano_exp.planner import auto
 from nano_exp.store import runs
 from nano_exp.store.runs import Owner
@@ -213,19 +213,19 @@ def prepared(
     where: str = "slurm",
     points: Sequence[Sequence[str]] = (),
     env_file: Path | None = None,
-) -> submit.Launch:
+) -> job_arrays.Launch:
     """A launch from `folder` that has written everything and submitted nothing."""
     wanted = [frozen(folder, *overrides, *own) for own in (points or [()])]
     made = convergence.make(wanted, False, Answer([]))
-    ready = submit.arrange(made.to_submit, submit.new_id(), folder / "results")
-    submit.prepare(ready, where, {}, list(overrides), env_file)
+    ready = job_arrays.arrange(made.to_submit, job_arrays.new_id(), folder / "results")
+    staging.prepare(ready, where, {}, list(overrides), env_file)
     return ready
 
 
 # --- a store and a queue made by hand -------------------------------------------------------------------------------
 
 
-class Answer(convergence.Asked):
+class Answer(convergence.QueueLookup):
     """Slurm's answer as given: lines of squeue, or None for no answer. `times` counts how often it was asked."""
 
     def __init__(self, lines: Iterable[str] | None) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files
-from nano_exp.store import runs, state
+from nano_exp.store import metrics_file, runs, state
 from nano_exp.store.runs import Owner
 
 NAME, LAUNCH, JOB = "lr_sweep", "20260101-000000-abcd", "1200"
@@ -132,7 +132,7 @@ class Story:
             self.attempt(0, int(40 * part), "cancelled", int(40 * part), "scancel")
         else:
             self.attempt(0, self.steps, "done", self.steps)
-        lines = "".join(runs.metrics_line(row) for row in self.rows)
+        lines = "".join(metrics_file.line(row) for row in self.rows)
         (self.folder / runs.METRICS).write_text(lines)
 
     def attempt(

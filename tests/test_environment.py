@@ -25,7 +25,7 @@ from core_case import (
 from nano_exp import credentials, files
 from nano_exp import environment as module
 from nano_exp.errors import UserError
-from nano_exp.launch import submit
+from nano_exp.launch import job_arrays
 from nano_exp.store import runs
 
 CANARY = "canary-77c1e04b"
@@ -262,13 +262,13 @@ def test_a_launch_refuses_a_config_that_holds_one_of_its_values(tmp_path: Path, 
 SHORT = ("grpo.max_num_steps=2", "engine.ray_address=none", "+site.env.STANDIN_HASH=HF_TOKEN JUDGE")
 
 
-def waiting(folder: Path, checkout: Path, text: str, *more: str) -> tuple[submit.Launch, Path]:
+def waiting(folder: Path, checkout: Path, text: str, *more: str) -> tuple[job_arrays.Launch, Path]:
     """A launch with an env.yaml, whose attempt has not started yet; and that file."""
     path = written(folder, text)
     return prepared(folder, *standin(checkout), *SHORT, *more, where="local", env_file=path), path
 
 
-def last_end(ready: submit.Launch) -> dict[str, object]:
+def last_end(ready: job_arrays.Launch) -> dict[str, object]:
     end = runs.attempts(ready.arrays[0].rows[0].dir)[-1].end
     assert end is not None
     return dict(end)

@@ -16,10 +16,10 @@ from nano_exp.errors import UserError
 from nano_exp.inside import Train
 from nano_exp.job import by_hand
 from nano_exp.job.by_hand import Allocation, allocation, require_shape
-from nano_exp.launch import show, submit
+from nano_exp.launch import job_arrays, show
 from nano_exp.slurm.shapes import Shape
 from nano_exp.store import runs, state
-from nano_exp.store.asked import job_lookup
+from nano_exp.store.queue_lookup import job_lookup
 
 BATCH = {
     "SLURM_JOB_ID": "31",
@@ -163,7 +163,7 @@ def test_one_job_trains_one_run(folder: Path, checkout: Path) -> None:
 
 
 @pytest.fixture
-def frozen(folder: Path, checkout: Path) -> submit.Launch:
+def frozen(folder: Path, checkout: Path) -> job_arrays.Launch:
     """Three runs of 1n8g as array 0, one of 2n8g as array 1."""
     one, two = standin(checkout), [*standin(checkout), "cluster=2n8g"]
     return prepared(folder, points=[*([*one, f"grpo.seed={s}"] for s in (1, 2, 3)), two])
@@ -173,7 +173,7 @@ def task(number: int | None, nodes: int = 1, job: str = "40") -> Allocation:
     return Allocation(job, number, nodes, 8, 16, {})
 
 
-def test_a_task_becomes_the_launchs_own_script_and_its_job_is_recorded(frozen: submit.Launch) -> None:
+def test_a_task_becomes_the_launchs_own_script_and_its_job_is_recorded(frozen: job_arrays.Launch) -> None:
     assert by_hand.sweep(task(2), [str(frozen.dir), "0"]) == frozen.dir / "array-0.sbatch"
     assert by_hand.sweep(task(None, nodes=2, job="41"), [str(frozen.dir), "1"]) == frozen.dir / "array-1.sbatch"
     assert runs.jobs_of(frozen.results, frozen.id) == {0: "40", 1: "41"}
@@ -198,7 +198,7 @@ def test_a_task_becomes_the_launchs_own_script_and_its_job_is_recorded(frozen: s
     ],
 )
 def test_another_array_than_the_launchs_is_refused_with_the_right_command(
-    frozen: submit.Launch, have: Allocation, words: list[str], found: str, fix: str
+    frozen: job_arrays.Launch, have: Allocation, words: list[str], found: str, fix: str
 ) -> None:
     with pytest.raises(UserError) as refused:
         by_hand.sweep(have, [str(frozen.dir), *words])
@@ -207,7 +207,7 @@ def test_another_array_than_the_launchs_is_refused_with_the_right_command(
     assert runs.jobs_of(frozen.results, frozen.id) == {}
 
 
-def test_a_folder_that_is_no_launch_is_said(folder: Path, frozen: submit.Launch) -> None:
+def test_a_folder_that_is_no_launch_is_said(folder: Path, frozen: job_arrays.Launch) -> None:
     with pytest.raises(UserError, match="No such file"):
         by_hand.sweep(task(0), [str(folder / "nothing")])
     manifest = frozen.dir / "manifest.json"
@@ -219,7 +219,7 @@ def test_a_folder_that_is_no_launch_is_said(folder: Path, frozen: submit.Launch)
         by_hand.sweep(task(0), [str(frozen.dir), "0"])
 
 
-def test_the_command_to_type_asks_for_what_the_launch_would_have(frozen: submit.Launch) -> None:
+def test_the_command_to_type_asks_for_what_the_launch_would_have(frozen: job_arrays.Launch) -> None:
     """Options of the launch's own script that sweep.sbatch has are left out, all others are there."""
     scripts = {n: (frozen.dir / f"array-{n}.sbatch").read_text() for n in (0, 1)}
     own = slurm.script_options((ROOT / "slurm" / "sweep.sbatch").read_text())

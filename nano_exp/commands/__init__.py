@@ -27,9 +27,9 @@ def of_runs(action: argparse.Action) -> None:
     action.completer = _runs  # type: ignore[attr-defined]  # argcomplete's
 
 
-def folder(given: argparse.Namespace) -> Path:
+def folder(arguments: argparse.Namespace) -> Path:
     """The results folder of a command that was added with `parents=[results]`."""
-    return Path(given.results).expanduser().resolve()
+    return Path(arguments.results).expanduser().resolve()
 
 
 def _runs(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
@@ -40,12 +40,12 @@ def _runs(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     return [word for word in {*(f.name for f in every), *(f.id for f in every)} if word.startswith(prefix)]
 
 
-def named_runs(given: argparse.Namespace, words: list[str], command: str) -> list[Run]:
+def named_runs(arguments: argparse.Namespace, words: list[str], command: str) -> list[Run]:
     """The runs of these words. Asks where a word that stands for one run is several. Raises UserError without a yes."""
     from nano_exp.index import selection
 
-    results = folder(given)
-    for word, hits in {} if given.yes else selection.ambiguous(results, words).items():
+    results = folder(arguments)
+    for word, hits in {} if arguments.yes else selection.ambiguous(results, words).items():
         listed = ", ".join(f"{f.name}/{f.id}" for f in hits[:6]) + (", ..." if len(hits) > 6 else "")
         if not confirm(f"{word} stands for {len(hits)} runs: {listed}; {command} all of them?"):
             raise UserError(

@@ -17,7 +17,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     cancel.set_defaults(run=_cancel)
 
 
-def _cancel(given: argparse.Namespace) -> int:
+def _cancel(arguments: argparse.Namespace) -> int:
     from nano_exp.launch import cancel
 
-    return cancel.cancel(named_runs(given, given.what, "cancel"), given.yes, confirm)
+    return cancel.cancel(named_runs(arguments, arguments.what, "cancel"), arguments.yes, confirm)

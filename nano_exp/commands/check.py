@@ -21,21 +21,21 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     check.set_defaults(run=_check)
 
 
-def _check(given: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> int:
     from nano_exp import preflight
     from nano_exp.launch import gather, points
     from nano_exp.launch import show as launched
     from nano_exp.preflight import fixes, wording
 
-    if given.rules:
-        print(wording.rules_json() if given.json else wording.rules_table())
+    if arguments.rules:
+        print(wording.rules_json() if arguments.json else wording.rules_table())
         return 0
-    expanded = points.expanded(given.overrides)
+    expanded = points.expanded(arguments.overrides)
     ignore = preflight.ignored(expanded.frozen)
     facts = gather.facts(expanded.frozen, expanded.parameters, submitting=False)
     report = fixes.true_fixes(preflight.examine(expanded.frozen, facts, ignore), expanded.frozen, facts, Path.cwd())
-    if not given.json:
+    if not arguments.json:
         launched.skipped(expanded.skipped, expanded.frozen)
         launched.notes(expanded.notes)
-    print(wording.as_json(report) if given.json else wording.as_text(report))
+    print(wording.as_json(report) if arguments.json else wording.as_text(report))
     return 2 if report.errors else 0

@@ -19,8 +19,8 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     completion.set_defaults(run=_completion)
 
 
-def _completion(given: argparse.Namespace) -> int:
+def _completion(arguments: argparse.Namespace) -> int:
     import argcomplete
 
-    print(argcomplete.shellcode(["nano-exp"], shell=given.shell))
+    print(argcomplete.shellcode(["nano-exp"], shell=arguments.shell))
     return 0

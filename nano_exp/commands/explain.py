@@ -25,11 +25,11 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     explain.set_defaults(run=_explain)
 
 
-def _explain(given: argparse.Namespace) -> int:
+def _explain(arguments: argparse.Namespace) -> int:
     from nano_exp.report import explain
 
-    diagnosed = explain.explain(given.what)
-    if given.json:
+    diagnosed = explain.explain(arguments.what)
+    if arguments.json:
         print(explain.as_json(diagnosed))
     else:
         print(explain.as_text(diagnosed, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))

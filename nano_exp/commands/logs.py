@@ -26,22 +26,22 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     logs.set_defaults(run=_logs)
 
 
-def _logs(given: argparse.Namespace) -> int:
+def _logs(arguments: argparse.Namespace) -> int:
     from nano_exp.index import selection
     from nano_exp.report import logs
     from nano_exp.store import runs, state
-    from nano_exp.store.asked import Asked
+    from nano_exp.store.queue_lookup import QueueLookup
 
-    run = selection.one(folder(given), given.what)
-    number = given.attempt if given.attempt is not None else logs.attempt_of_job(run, given.what)
-    log = logs.node_log(run, number, given.node) if given.node else logs.STREAMS[given.stream]
-    if not given.follow:
+    run = selection.one(folder(arguments), arguments.what)
+    number = arguments.attempt if arguments.attempt is not None else logs.attempt_of_job(run, arguments.what)
+    log = logs.node_log(run, number, arguments.node) if arguments.node else logs.STREAMS[arguments.stream]
+    if not arguments.follow:
         return logs.show_log(run, number, log, sys.stdout)
-    if given.attempt is not None:
+    if arguments.attempt is not None:
         raise UserError("-f with --attempt", "only the newest attempt grows", "leave one of the two out")
 
     def ended() -> bool:
-        now = Asked().state(runs.load(run.dir))
+        now = QueueLookup().state(runs.load(run.dir))
         return now.kind not in (*state.ACTIVE, "unknown")
 
     return logs.follow(run, log, sys.stdout, ended)

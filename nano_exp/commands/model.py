@@ -26,13 +26,13 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     adds.set_defaults(run=_add)
 
 
-def _add(given: argparse.Namespace) -> int:
+def _add(arguments: argparse.Namespace) -> int:
     from nano_exp.compose.conf_tree import CONF_DIR
     from nano_exp.layout import parameters
     from nano_exp.layout.architecture import KINDS
     from nano_exp.recipes import add_model
 
-    added = add_model.read(given.path.expanduser(), CONF_DIR, given.name, given.weights, given.like)
+    added = add_model.read(arguments.path.expanduser(), CONF_DIR, arguments.name, arguments.weights, arguments.like)
     layers = ", ".join(f"{n} {words}" for kind, words in KINDS.items() if (n := added.architecture.count(kind)))
     print(f"{add_model.write(added, CONF_DIR)}: {parameters.total(added.architecture).total:,} parameters ({layers})")
     print(f"it starts from the recipes and the data of model={added.source} ({add_model.SOURCE_KEY} in that file)")

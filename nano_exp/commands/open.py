@@ -14,16 +14,16 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     where.set_defaults(run=_open)
 
 
-def _open(given: argparse.Namespace) -> int:
+def _open(arguments: argparse.Namespace) -> int:
     import json
     import os
 
     from nano_exp import text
     from nano_exp.index import paths, selection
 
-    run = selection.one(folder(given), given.what)
+    run = selection.one(folder(arguments), arguments.what)
     path_of = paths.paths(run)
-    if given.json:
+    if arguments.json:
         print(json.dumps({what: str(path) for what, path in path_of.items()}, indent=1))
         return 0
     rows = [(what, path if os.access(path, os.F_OK) else f"{path}  (not there)") for what, path in path_of.items()]

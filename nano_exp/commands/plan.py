@@ -33,31 +33,31 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     plan.set_defaults(run=_plan)
 
 
-def _plan(given: argparse.Namespace) -> int:
+def _plan(arguments: argparse.Namespace) -> int:
     from nano_exp.advice import mistakes
     from nano_exp.compose import conf_tree
     from nano_exp.errors import UserError
     from nano_exp.planner import describe, proposal
 
-    if given.calibrate is not None:
+    if arguments.calibrate is not None:
         from nano_exp.planner import calibrate
 
-        print(calibrate.run(given.calibrate.expanduser(), given.gpu))
+        print(calibrate.run(arguments.calibrate.expanduser(), arguments.gpu))
         return 0
-    if given.top < 1:
-        raise UserError(f"--top {given.top}", "at least one layout is shown", f"--top {SHOWN}")
+    if arguments.top < 1:
+        raise UserError(f"--top {arguments.top}", "at least one layout is shown", f"--top {SHOWN}")
     with conf_tree.loader() as config_loader, mistakes.explained(config_loader):
         layouts = proposal.propose(
             config_loader,
-            given.overrides,
-            gpu=given.gpu,
-            mean_length=given.mean_length,
-            max_length=given.max_length,
-            model=given.config.expanduser() if given.config else None,
+            arguments.overrides,
+            gpu=arguments.gpu,
+            mean_length=arguments.mean_length,
+            max_length=arguments.max_length,
+            model=arguments.config.expanduser() if arguments.config else None,
         )
-    if given.plot is not None:
+    if arguments.plot is not None:
         from nano_exp.planner import plot
 
-        plot.draw(layouts, describe.chosen(layouts, given.top), given.plot.expanduser())
-    print(describe.as_json(layouts) if given.json else describe.as_text(layouts, given.top))
+        plot.draw(layouts, describe.chosen(layouts, arguments.top), arguments.plot.expanduser())
+    print(describe.as_json(layouts) if arguments.json else describe.as_text(layouts, arguments.top))
     return 0

@@ -45,13 +45,13 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     diff.set_defaults(run=_diff)
 
 
-def _list(given: argparse.Namespace) -> int:
+def _list(arguments: argparse.Namespace) -> int:
     from nano_exp import text
     from nano_exp.compose import conf_tree
     from nano_exp.recipes import listing
 
     published = listing.listed(conf_tree.CONF_DIR)
-    if given.json:
+    if arguments.json:
         print(json.dumps([vars(recipe) for recipe in published], indent=1))
         return 0
     rows = [(recipe.words, " ".join(recipe.versions), recipe.file) for recipe in published]
@@ -59,20 +59,20 @@ def _list(given: argparse.Namespace) -> int:
     return 0
 
 
-def _import(given: argparse.Namespace) -> int:
+def _import(arguments: argparse.Namespace) -> int:
     from nano_exp.compose import conf_tree
     from nano_exp.recipes import compare, importer
 
     conf = conf_tree.CONF_DIR
-    checkout = given.checkout.expanduser().resolve()
+    checkout = arguments.checkout.expanduser().resolve()
     if not checkout.is_dir():
         raise UserError(
-            f"{given.checkout} is not a folder",
+            f"{arguments.checkout} is not a folder",
             "the recipes are read from a NeMo RL checkout",
             "nano-exp recipes import /path/to/NeMo-RL",
         )
     print(f"reading {checkout} (about a minute: every recipe is merged with its parents)", file=sys.stderr)
-    imported = importer.read(checkout, given.name, conf)
+    imported = importer.read(checkout, arguments.name, conf)
     importer.refuse_another_commit(imported, conf)
     with importer.tree(imported, conf) as copy:
         new = compare.side(copy, imported.option)
@@ -86,11 +86,11 @@ def _import(given: argparse.Namespace) -> int:
             "declare in that table which group such a key belongs to (data_keys, additions), then import again",
         )
     if comparison:
-        print(compare.as_json(comparison) if given.json else compare.as_text(comparison))
-    say = sys.stderr if given.json else sys.stdout
+        print(compare.as_json(comparison) if arguments.json else compare.as_text(comparison))
+    say = sys.stderr if arguments.json else sys.stdout
     equal = f"{len(imported.recipes)} recipes equal upstream's of {imported.version}"
     changed = len(importer.new_texts(imported, conf))
-    if given.write:
+    if arguments.write:
         importer.write(imported, conf)
         print(f"\n{equal}; {changed} files written to {conf}/nemo_rl. Use it with nemo_rl={imported.option}", file=say)
     else:
@@ -98,14 +98,14 @@ def _import(given: argparse.Namespace) -> int:
     return 0
 
 
-def _diff(given: argparse.Namespace) -> int:
+def _diff(arguments: argparse.Namespace) -> int:
     from nano_exp.compose import conf_tree
     from nano_exp.nemo_rl import versions
     from nano_exp.recipes import compare
 
     conf = conf_tree.CONF_DIR
     there = versions.options(conf / "nemo_rl")
-    for name in (given.old, given.new):
+    for name in (arguments.old, arguments.new):
         if name not in there:
             near = nearest(name, there)
             raise UserError(
@@ -113,6 +113,6 @@ def _diff(given: argparse.Namespace) -> int:
                 f"it has: {', '.join(there)}",
                 "name two of these, or import it first: nano-exp recipes import /path/to/NeMo-RL --write",
             )
-    comparison = compare.compare(compare.side(conf, given.old), compare.side(conf, given.new))
-    print(compare.as_json(comparison) if given.json else compare.as_text(comparison))
+    comparison = compare.compare(compare.side(conf, arguments.old), compare.side(conf, arguments.new))
+    print(compare.as_json(comparison) if arguments.json else compare.as_text(comparison))
     return 0

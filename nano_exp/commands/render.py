@@ -19,7 +19,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     render.set_defaults(run=_render)
 
 
-def _render(given: argparse.Namespace) -> int:
+def _render(arguments: argparse.Namespace) -> int:
     from nano_exp import files
     from nano_exp.advice import mistakes
     from nano_exp.compose import conf_tree, freeze
@@ -27,7 +27,7 @@ def _render(given: argparse.Namespace) -> int:
     from nano_exp.store import identity, run_config
 
     with conf_tree.loader() as config_loader, mistakes.explained(config_loader):
-        point = auto.compose_point(config_loader, given.overrides)
+        point = auto.compose_point(config_loader, arguments.overrides)
     frozen = freeze.freeze(point, Path.cwd())
     config = freeze.place(frozen, identity.run_id(frozen.digest))
     sys.stdout.write(files.dump_yaml(run_config.engine_config(config)))

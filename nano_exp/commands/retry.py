@@ -26,13 +26,13 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     retry.set_defaults(run=_retry)
 
 
-def _retry(given: argparse.Namespace) -> int:
+def _retry(arguments: argparse.Namespace) -> int:
     from nano_exp.launch import retry
 
-    overrides = [word for word in given.what if "=" in word]
-    words = [word for word in given.what if "=" not in word]
+    overrides = [word for word in arguments.what if "=" in word]
+    words = [word for word in arguments.what if "=" not in word]
     if not words:
         raise UserError(
             "no run named", "retry submits what you name", "nano-exp retry RUN|NAME [hydra.launcher.KEY=VALUE]"
         )
-    return retry.retry(folder(given), named_runs(given, words, "retry"), overrides)
+    return retry.retry(folder(arguments), named_runs(arguments, words, "retry"), overrides)

@@ -19,7 +19,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     remove.set_defaults(run=_remove)
 
 
-def _remove(given: argparse.Namespace) -> int:
+def _remove(arguments: argparse.Namespace) -> int:
     from nano_exp.launch import remove
 
-    return remove.remove(folder(given), named_runs(given, given.what, "rm"), given.yes, confirm)
+    return remove.remove(folder(arguments), named_runs(arguments, arguments.what, "rm"), arguments.yes, confirm)

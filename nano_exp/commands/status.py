@@ -28,29 +28,29 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     status.set_defaults(run=_status)
 
 
-def _status(given: argparse.Namespace) -> int:
+def _status(arguments: argparse.Namespace) -> int:
     from nano_exp import text
     from nano_exp.index import selection
     from nano_exp.report import status, table
-    from nano_exp.store.asked import Asked
+    from nano_exp.store.queue_lookup import QueueLookup
     from nano_exp.terminal import progress_line
 
     gc.disable()  # nothing becomes garbage before the end, and looking for it takes a third of the time of many runs
-    asked = Asked()
+    lookup = QueueLookup()
     with progress_line.waiting("reading the runs and asking Slurm ..."):
-        lines = status.lines(folder(given), given.what, asked)
-    for line in selection.closed(folder(given)):
+        lines = status.lines(folder(arguments), arguments.what, lookup)
+    for line in selection.closed(folder(arguments)):
         print(f"note: {line}", file=sys.stderr)
-    if given.state:
-        lines = status.filtered(lines, given.state)
-    if given.sort:
-        lines = status.ordered(lines, given.sort)
-    if given.json:
-        print(status.as_json(lines, asked))
+    if arguments.state:
+        lines = status.filtered(lines, arguments.state)
+    if arguments.sort:
+        lines = status.ordered(lines, arguments.sort)
+    if arguments.json:
+        print(status.as_json(lines, lookup))
     elif not lines:
-        print(f"no run here is {given.state.replace(',', ' or ')}", file=sys.stderr)
+        print(f"no run here is {arguments.state.replace(',', ' or ')}", file=sys.stderr)
     else:
-        print(table.table(lines, asked.error, text.terminal_width()))
+        print(table.table(lines, lookup.error, text.terminal_width()))
         if lacking := table.unsent(lines):
             print(f"\n{lacking}")
     return 0

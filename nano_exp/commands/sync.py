@@ -38,38 +38,38 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     sync.set_defaults(run=_sync)
 
 
-def _sync(given: argparse.Namespace) -> int:
+def _sync(arguments: argparse.Namespace) -> int:
     from nano_exp import sync
     from nano_exp.index import selection
 
     sync.require()
     while True:
-        runs = selection.loaded(folder(given), given.what)
-        outcomes, active = _once(given, runs)
-        if not given.watch or not active:
+        runs = selection.loaded(folder(arguments), arguments.what)
+        outcomes, active = _once(arguments, runs)
+        if not arguments.watch or not active:
             return 1 if any(outcome.kind in ("failed", "skipped") for outcome in outcomes) else 0
-        time.sleep(given.every)
+        time.sleep(arguments.every)
 
 
-def _once(given: argparse.Namespace, runs: list[Run]) -> tuple[list[Outcome], bool]:
+def _once(arguments: argparse.Namespace, runs: list[Run]) -> tuple[list[Outcome], bool]:
     """Send what there is now. Returns the outcomes, and whether a run has not ended."""
     from nano_exp import sync
     from nano_exp.store import state
-    from nano_exp.store.asked import Asked
+    from nano_exp.store.queue_lookup import QueueLookup
     from nano_exp.terminal import progress_line
 
-    asked, live = Asked(), progress_line.Live()
-    asked.include(runs)
-    active = any(asked.state(run).kind in (*state.ACTIVE, "unknown") for run in runs)  # before what may end meanwhile
+    lookup, live = QueueLookup(), progress_line.Live()
+    lookup.include(runs)
+    active = any(lookup.state(run).kind in (*state.ACTIVE, "unknown") for run in runs)  # before what may end meanwhile
     outcomes = []
-    for outcome in sync.sync(runs, asked, given.every_row, live.show if live.tty else lambda _: None):
+    for outcome in sync.sync(runs, lookup, arguments.every_row, live.show if live.tty else lambda _: None):
         live.clear()
         outcomes.append(outcome)
-        if given.json:
+        if arguments.json:
             print(json.dumps(vars(outcome)), flush=True)
-        elif outcome.kind not in _QUIET or (given.what and len(runs) == 1 and not given.watch):
+        elif outcome.kind not in _QUIET or (arguments.what and len(runs) == 1 and not arguments.watch):
             print(line(outcome), flush=True)
-    if not given.json and not given.watch:
+    if not arguments.json and not arguments.watch:
         print(_total(outcomes), file=sys.stderr)
     return outcomes, active
 
@@ -80,7 +80,7 @@ def line(outcome: Outcome) -> str:
     if outcome.kind == "sent":
         result = f"sent {outcome.rows} rows" + (f", to step {outcome.step}" if outcome.step is not None else "")
     first = "  ".join(filter(None, [outcome.run, result, outcome.url]))
-    return first + (f"\n  {outcome.said}" if outcome.said else "")
+    return first + (f"\n  {outcome.remark}" if outcome.remark else "")
 
 
 def _total(outcomes: list[Outcome]) -> str:

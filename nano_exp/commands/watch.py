@@ -15,7 +15,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     watch.set_defaults(run=_watch)
 
 
-def _watch(given: argparse.Namespace) -> int:
+def _watch(arguments: argparse.Namespace) -> int:
     from nano_exp.report import watch
 
-    return watch.watch(folder(given), given.what)
+    return watch.watch(folder(arguments), arguments.what)

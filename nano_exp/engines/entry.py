@@ -70,12 +70,12 @@ def kind(site: Mapping[str, Any]) -> str:
     return name
 
 
-def of(site: Mapping[str, Any], own_mounts: Iterable[str | None] = ()) -> Entry:
+def of(site: Mapping[str, Any], run_folders: Iterable[str | None] = ()) -> Entry:
     """The site's entry.
 
     Parameters
     ----------
-    own_mounts: folders that the run needs at the same path inside; None is skipped
+    run_folders: folders that the run needs at the same path inside; None is skipped
 
     Raises
     ------
@@ -94,23 +94,27 @@ def of(site: Mapping[str, Any], own_mounts: Iterable[str | None] = ()) -> Entry:
             "site.container.image=/path/to/nemo-rl.sqsh (or .sif, or a registry's name as your site's tool takes it)",
         )
     if re.match(r"(/|\./|~)", str(image)) and not Path(str(image)).expanduser().exists():
-        raise UserError(f"site.container.image={image}", "there is no such file on this host", "site.container.image=")
+        raise UserError(
+            f"site.container.image={image}",
+            "there is no such file on this host",
+            "site.container.image=/path/to/nemo-rl.sqsh",
+        )
     workdir = str(checkout or container.get("workdir") or WORKDIR)
-    mounts = merge_mounts(container.get("mounts") or (), [checkout, *own_mounts])
+    mounts = merge_mounts(container.get("mounts") or (), [checkout, *run_folders])
     return Entry(name, str(image), workdir, mounts, tuple(map(str, container.get("flags") or ())), srun)
 
 
-def merge_mounts(given: Iterable[str], own: Iterable[str | None]) -> tuple[str, ...]:
-    """The site's mounts, then those of `own` that none of them (or of those before) holds already.
+def merge_mounts(site_mounts: Iterable[str], run_folders: Iterable[str | None]) -> tuple[str, ...]:
+    """The site's mounts, then those of `run_folders` that none of them (or of those before) holds already.
 
     A folder is held by a mount of itself or of a folder above it at the same path; the site's mount of something else
     at that path wins too: it is what the site wants to be seen there.
     """
-    mounts = list(dict.fromkeys(str(mount) for mount in given))
+    mounts = list(dict.fromkeys(str(mount) for mount in site_mounts))
     inside = [mount.split(":")[1] if ":" in mount else mount for mount in mounts]
     same = [path for mount, path in zip(mounts, inside, strict=True) if mount.split(":")[0] == path]
-    wanted = sorted({str(path) for path in own if path}, key=lambda path: (path.count("/"), path))
-    for path in wanted:
+    folders = sorted({str(path) for path in run_folders if path}, key=lambda path: (path.count("/"), path))
+    for path in folders:
         if path in inside or any(Path(path).is_relative_to(above) for above in same):
             continue
         mounts.append(f"{path}:{path}")

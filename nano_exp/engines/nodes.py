@@ -44,7 +44,7 @@ def write(
     folder.mkdir(exist_ok=True)
     engine = config.get("engine") or {}
     ports = {**PORTS, **(engine.get("ports") or {})}
-    own = {
+    node_settings = {
         "NX_ATTEMPT": str(attempt_dir),
         "NX_HOSTS": " ".join(hosts),
         "NX_HEAD_HOST": hosts[0],
@@ -56,7 +56,7 @@ def write(
         "NX_JOIN_S": f"{float(engine.get('join_deadline_s') or JOIN_S):g}",
         "NX_OPEN_FILES": str(open_files),
     }
-    text = entry.script("node.sh", {**settings, **own}, python, driver, config["site"])
+    text = entry.script("node.sh", {**settings, **node_settings}, python, driver, config["site"])
     token = f"NX_TOKEN={secrets.token_hex(8)}"  # not exported before the set-up: what has it is what node.sh started
     path = folder / "node.sh"
     path.write_text(text.replace("set -u\n", f"set -u\n{token}\n", 1))

@@ -116,7 +116,7 @@ def _values(points: Sequence[Point], key: str) -> list[str]:
     values = list(dict.fromkeys(point.axes[key] for point in points if key in point.axes))
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         values.sort(key=lambda value: float(value or 0))
-    return [axes.said(value) for value in values]
+    return [axes.as_typed(value) for value in values]
 
 
 def _cell(ranking: Ranking, down: str, row: str, across: str, column: str) -> tuple[float, str] | None:
@@ -124,7 +124,7 @@ def _cell(ranking: Ranking, down: str, row: str, across: str, column: str) -> tu
     here = [
         standing
         for standing in ranking.standings
-        if axes.said(standing.point.axes[down]) == row and axes.said(standing.point.axes[across]) == column
+        if axes.as_typed(standing.point.axes[down]) == row and axes.as_typed(standing.point.axes[across]) == column
     ]
     if not here:
         return None

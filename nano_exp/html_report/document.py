@@ -66,13 +66,13 @@ def document(ranking: Ranking, output: Path, extra: Sequence[str] = ()) -> dict[
         "refresh_s": None,
         "tiles": _tiles(results, spent),
         "verdict": ranking_table.notes(ranking),
-        "held": [f"{key}={axes.said(value)}" for key, value in results.held.items()],
+        "held": [f"{key}={axes.as_typed(value)}" for key, value in results.held.items()],
         "axes": [
             {"name": short[key], "key": key, "numeric": all(_numeric(point.axes.get(key)) for point in results.points)}
             for key in results.axes
         ],
         "words": {
-            repr(value): axes.said(value)
+            repr(value): axes.as_typed(value)
             for point in results.points
             for value in point.axes.values()
             if _numeric(value)
@@ -109,7 +109,7 @@ def question(results: Results) -> str:
     short = axes.names(list(results.axes))
     parts = []
     for key in results.axes:
-        values = list(dict.fromkeys(axes.said(point.axes[key]) for point in results.points if key in point.axes))
+        values = list(dict.fromkeys(axes.as_typed(point.axes[key]) for point in results.points if key in point.axes))
         listed = ", ".join(values[:8]) + (f", ... ({len(values)} values)" if len(values) > 8 else "")
         parts.append(f"{short[key]} ({listed})")
     runs_of_a_point = max((len(point.runs) for point in results.points), default=0)
@@ -216,7 +216,7 @@ def _run(
     output: Path,
 ) -> dict[str, Any]:
     line = run.line
-    seed = f" {results.seed_key.rpartition('.')[2]}={axes.said(run.seed)}" if run.seed is not None else ""
+    seed = f" {results.seed_key.rpartition('.')[2]}={axes.as_typed(run.seed)}" if run.seed is not None else ""
     point = Point(run.name, run.axes, (run,)).label
     return {
         "id": run.id,

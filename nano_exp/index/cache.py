@@ -83,9 +83,9 @@ class Cache:
             return None
         return self._known[key]
 
-    def value(self, found: Facts, key: str) -> Value:
+    def value(self, facts: Facts, key: str) -> Value:
         """What a run that did not set a key has; "?" where its files do not say. A frozen config never changes."""
-        run = found.run
+        run = facts.run
         values = self._values.setdefault(f"{run.name}/{run.id}", {})
         if key not in values:
             from_config = runs.load(run.dir, events=False).value(key)

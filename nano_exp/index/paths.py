@@ -16,7 +16,7 @@ CONFIGURED = {"checkpoints": ("checkpointing", "checkpoint_dir"), "engine's logs
 
 def paths(run: runs.Run) -> dict[str, Path]:
     """What it is -> its path, whether it is there (yet) or not; of attempts and launches those that there are."""
-    found: dict[str, Path] = {
+    by_label: dict[str, Path] = {
         "folder": run.dir,
         "config": run.dir / "config.yaml",
         "record": run.dir / "run.json",
@@ -28,12 +28,12 @@ def paths(run: runs.Run) -> dict[str, Path]:
         values = config.get(section)
         configured = values.get(key) if isinstance(values, dict) else None
         if isinstance(configured, str):
-            found[what] = Path(configured)
+            by_label[what] = Path(configured)
     for attempt in runs.attempts(run.dir):
         for path in (attempt.dir / name for name in [*files.names(attempt.dir), *_logs(attempt.dir / "nodes")]):
             if os.path.isfile(path) and not path.name.startswith("."):  # noqa: PTH113 (never raises)
-                found[f"attempt {attempt.number} {path.relative_to(attempt.dir)}"] = path
-    return {**found, **_launches(run)}
+                by_label[f"attempt {attempt.number} {path.relative_to(attempt.dir)}"] = path
+    return {**by_label, **_launches(run)}
 
 
 def _logs(nodes: Path) -> list[str]:
@@ -49,19 +49,19 @@ def _config(run: runs.Run) -> dict[str, Any]:
 
 def _launches(run: runs.Run) -> dict[str, Path]:
     """Of each launch that sent the run: its folder, batch script, Slurm's own output, and the code that runs."""
-    found: dict[str, Path] = {}
+    by_label: dict[str, Path] = {}
     for event in run.events:
         sent = state.as_submission(event) if event.kind == "submit" else None
         folder = runs.launch_dir(run.results, sent.launch) if sent is not None else None
         if sent is None or folder is None or not os.path.isdir(folder):  # noqa: PTH112 (never raises)
             continue
         label = f"launch {sent.launch}"
-        found[label] = folder
-        found[f"{label} code"] = folder / "code"
+        by_label[label] = folder
+        by_label[f"{label} code"] = folder / "code"
         if sent.local is None:
-            found[f"{label} script"] = folder / f"array-{sent.array}.sbatch"
+            by_label[f"{label} script"] = folder / f"array-{sent.array}.sbatch"
             job = runs.jobs_of(run.results, sent.launch).get(sent.array)
             for name in files.names(folder / "slurm") if job else ():
                 if name.startswith(f"{sent.job(str(job))}_0_log."):
-                    found[f"{label} {name}"] = folder / "slurm" / name
-    return found
+                    by_label[f"{label} {name}"] = folder / "slurm" / name
+    return by_label

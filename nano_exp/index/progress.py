@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files
-from nano_exp.store import runs
+from nano_exp.store import metrics_file, runs
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def newest(run_dir: Path) -> Newest:
             break
     if step is None:
         return Newest(accuracy=_value(accuracy, "validation/accuracy"))
-    names = runs.nonfinite_names(step)
+    names = metrics_file.nonfinite_names(step)
     return Newest(step["step"], _value(reward, "train/reward"), _value(accuracy, "validation/accuracy"), names)
 
 
@@ -92,11 +92,11 @@ def _is_there(row: Row, key: str) -> bool:
     return key in row and (row[key] is None or _is_number(row, key))
 
 
-def _last(lines: Sequence[bytes], key: str, wanted: Callable[[Row, str], bool] = _is_number) -> Row | None:
+def _last(lines: Sequence[bytes], key: str, accepts: Callable[[Row, str], bool] = _is_number) -> Row | None:
     """The last row with a number, or with what is wanted, under this key."""
     word = f'"{key}"'.encode()
     for line in reversed(lines):
-        if word in line and (row := runs.metrics_row(line)) is not None and wanted(row, key):
+        if word in line and (row := metrics_file.row_of(line)) is not None and accepts(row, key):
             return row
     return None
 
@@ -106,7 +106,7 @@ def sample(run_dir: Path) -> Sample:
     now = newest(run_dir)
     if not now.step:
         return Sample(0, None, now.accuracy, None, _newest_line(run_dir))
-    rows = runs.read_metrics(run_dir, tail_bytes=64 * 1024)
+    rows = metrics_file.read(run_dir, tail_bytes=64 * 1024)
     window = [r for r in rows if _is_there(r, "train/reward")][-20:]
     rate = None
     if len(window) > 1 and _time(window[-1]) > _time(window[0]):

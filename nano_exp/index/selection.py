@@ -75,7 +75,7 @@ def _owner(folder: Path) -> str:
         return "somebody else"
 
 
-def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
+def select(results: Path, words: Sequence[str]) -> list[Folder]:
     """The runs that are meant, each once; all of them where nothing is wanted.
 
     Raises
@@ -92,10 +92,10 @@ def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
             "status, logs and the rest look in ./results, in NANO_EXP_RESULTS or in --results",
             "python launch.py makes the first one; elsewhere: --results /path/to/results",
         )
-    if not wanted:
+    if not words:
         return every
     chosen: dict[str, Folder] = {}
-    for word in (typed.rstrip("/") for typed in wanted):
+    for word in (typed.rstrip("/") for typed in words):
         hits = [f for f in every if f.name == word] or [f for f in every if word in (f.id, f"{f.name}/{f.id}")]
         hits = hits or [f for f in every if f.id.startswith(word)]
         if not hits and _JOB.fullmatch(word):
@@ -107,9 +107,9 @@ def select(results: Path, wanted: Sequence[str]) -> list[Folder]:
     return list(chosen.values())
 
 
-def ambiguous(results: Path, wanted: Sequence[str]) -> dict[str, list[Folder]]:
+def ambiguous(results: Path, words: Sequence[str]) -> dict[str, list[Folder]]:
     """The words that are meant as one run and are several: an id in two names, or its first letters only."""
-    hits_of = {word: select(results, [word]) for word in wanted}
+    hits_of = {word: select(results, [word]) for word in words}
     return {
         word: hits
         for word, hits in hits_of.items()
@@ -158,9 +158,9 @@ def canary_of(results: Path, word: str) -> Path | None:
     return None
 
 
-def loaded(results: Path, wanted: Sequence[str]) -> list[runs.Run]:
+def loaded(results: Path, words: Sequence[str]) -> list[runs.Run]:
     """The same runs, read."""
-    return [runs.load(folder.dir) for folder in select(results, wanted)]
+    return [runs.load(folder.dir) for folder in select(results, words)]
 
 
 def of_job(results: Path, job: str) -> set[str]:

@@ -25,7 +25,7 @@ from nano_exp import files
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.caches import Cache
 from nano_exp.store import runs, state
-from nano_exp.store.asked import Asked
+from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.runs import Owner
 from nano_exp.text import Say
 
@@ -215,7 +215,7 @@ class _Line:
         if time.monotonic() - self._since < SILENT_S:
             return False
         self._since = time.monotonic()  # Slurm is not asked at each look
-        return owner.job is None or state.owner_alive(owner, Asked()) is False
+        return owner.job is None or state.owner_alive(owner, QueueLookup()) is False
 
 
 def _time(path: Path) -> float:

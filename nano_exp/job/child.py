@@ -22,7 +22,7 @@ from nano_exp import engines
 from nano_exp.engines import Command, Context, Engine
 from nano_exp.errors import UserError
 from nano_exp.job import watchdog
-from nano_exp.store import runs
+from nano_exp.store import metrics_file, runs
 from nano_exp.text import Say
 
 #: Slurm's KillWait where nobody says otherwise: seconds from its SIGTERM to its SIGKILL.
@@ -212,7 +212,7 @@ class _Watch:
             raise
 
     def _look(self) -> None:
-        rows = runs.read_metrics(self.ctx.run_dir, tail_bytes=64 * 1024)
+        rows = metrics_file.read(self.ctx.run_dir, tail_bytes=64 * 1024)
         steps = [(int(r["step"]), t) for r in rows if "train/reward" in r and (t := _time(r)) >= self.began]
         stall = watchdog.look(self.rule, steps, time.time())
         if stall is None or self.reported_step == stall.step or self.stop.signal:
@@ -261,8 +261,11 @@ def _follow(follow: Follow, stdout: Path, ctx: Context, ended: threading.Event) 
     for row in follow(_lines(stdout, ended)):
         if superseded(ctx):
             return
-        with contextlib.suppress(OSError), runs.open_metrics(ctx.run_dir) as file:  # a full disk does not stop training
-            file.write(runs.metrics_line(row))
+        with (
+            contextlib.suppress(OSError),
+            metrics_file.open_to_append(ctx.run_dir) as file,
+        ):  # a full disk does not stop training
+            file.write(metrics_file.line(row))
 
 
 def _lines(path: Path, ended: threading.Event) -> Iterator[str | None]:
@@ -295,15 +298,15 @@ def recover_rows(engine: Engine, config: dict[str, Any], run_dir: Path, attempt:
     ctx = Context(run_dir, killed.dir, killed.number, killed.dir / "nemo_rl.yaml")
     ctx = replace(ctx, resumes_from=_resumed_from(run_dir, killed.number))
     known: dict[int, set[str]] = {}
-    for row in runs.read_metrics(run_dir):
+    for row in metrics_file.read(run_dir):
         known.setdefault(row["step"], set()).update(row)
     stdout = killed.dir / "stdout.log"
     ended = stdout.stat().st_mtime
-    with stdout.open(errors="replace") as lines, runs.open_metrics(run_dir) as file:
+    with stdout.open(errors="replace") as lines, metrics_file.open_to_append(run_dir) as file:
         for row in engine.follow(config, ctx, (line for line in lines if line.endswith("\n"))):
             known_names = known.get(row["step"], {"step", "time"})
             if new := {name: value for name, value in row.items() if name not in known_names}:
-                file.write(runs.metrics_line({"step": row["step"], "time": min(row["time"], ended), **new}))
+                file.write(metrics_file.line({"step": row["step"], "time": min(row["time"], ended), **new}))
 
 
 def _resumed_from(run_dir: Path, attempt: int) -> int:

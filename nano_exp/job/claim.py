@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from nano_exp.store import runs, state
-from nano_exp.store.asked import Asked
+from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.runs import Owner
 
 #: How long Slurm is asked whether the attempt before still runs, seconds, and how often: a controller that is being
@@ -61,7 +61,7 @@ def _require_dead(run: runs.Run, last: runs.Attempt, me: Owner) -> None:
         raise Refuse(f"run {run.id} is being executed by this same job (attempt {last.number})")
     give_up = time.monotonic() + TRIES_S
     while True:
-        answers = Asked()
+        answers = QueueLookup()
         answers.include([run])
         alive = state.owner_alive(owner, answers)
         if alive is not None or not answers.error or time.monotonic() + POLL_S > give_up:

@@ -27,7 +27,7 @@ from nano_exp.job.ending import Ending
 from nano_exp.nemo_rl import caches
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 from nano_exp.slurm import setup_lines
-from nano_exp.store import run_config, runs, trackers
+from nano_exp.store import metrics_file, run_config, runs, trackers
 from nano_exp.store.runs import Owner
 from nano_exp.text import Say
 
@@ -74,7 +74,7 @@ def _train(
     _require_checkpoints(run, config, resumes_from)
     _remove_torn(engine.torn(config, ctx), say)
     logged = finished_steps(run.dir)
-    runs.cut_metrics(run.dir, resumes_from)
+    metrics_file.cut(run.dir, resumes_from)
     command = engine.command(config, ctx)
     mode = trackers.wandb_mode(config, command.env)
     runs.record_event(
@@ -111,7 +111,7 @@ def _train(
         kind = "stopped"
     end = ending.describe(kind, ended.code, last_step, max_steps, stop.signal)
     end.update(setup_s=setup_seconds(run.dir, began), wandb=mode)
-    if nonfinite := runs.nonfinite(runs.read_metrics(run.dir)):
+    if nonfinite := metrics_file.nonfinite(metrics_file.read(run.dir)):
         end.update(nonfinite=nonfinite, why="; ".join(filter(None, [end["why"], nonfinite])))
     if kind == "failed":
         end.update(_failure(attempt_dir, config, end, ended.stall, say))
@@ -132,7 +132,7 @@ def without_setup(
     attempt_dir: Path, config: dict[str, Any], setup: setup_lines.Failed, owner: Owner, say: Say
 ) -> dict[str, Any]:
     """The end of an attempt whose batch script could not be set up; its engine is not started."""
-    (attempt_dir / "stderr.log").write_text(setup.told(owner.host))
+    (attempt_dir / "stderr.log").write_text(setup.for_log(owner.host))
     end = {"kind": "failed", "why": f"site.setup: {setup}", "exit_code": setup.code or 1}
     return {**end, "diagnosis": _failure(attempt_dir, config, end, None, say)["diagnosis"]}
 
@@ -164,7 +164,7 @@ def learned_setup(ends: list[Any]) -> float | None:
 
 def setup_seconds(run_dir: Path, began: float) -> float | None:
     """From the engine's start (unix time) to its first step's; None before a step has ended."""
-    for row in runs.read_metrics(run_dir):
+    for row in metrics_file.read(run_dir):
         ended = runs.number(row.get("time")) or 0.0
         if "train/reward" in row and ended >= began:
             took = runs.number(row.get("timing/train/total_step_time")) or 0.0
@@ -199,7 +199,7 @@ def _require_checkpoints(run: runs.Run, config: dict[str, Any], resumes_from: in
 
 def finished_steps(run_dir: Path) -> int:
     """The highest training step in metrics.jsonl."""
-    rows = runs.read_metrics(run_dir, tail_bytes=64 * 1024)
+    rows = metrics_file.read(run_dir, tail_bytes=64 * 1024)
     return max((int(r["step"]) for r in rows if "train/reward" in r), default=0)
 
 

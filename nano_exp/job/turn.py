@@ -15,8 +15,8 @@ from nano_exp import slurm
 from nano_exp.errors import UserError
 from nano_exp.job.claim import POLL_S, TRIES_S, Refuse
 from nano_exp.store import halt, predecessors, runs
-from nano_exp.store.asked import Asked
 from nano_exp.store.predecessors import Open
+from nano_exp.store.queue_lookup import QueueLookup
 
 #: States that may only look so: Slurm does not answer, or this node does not see yet what another one has written.
 LOOK_AGAIN = ("unknown", "lost", "unstarted")
@@ -56,7 +56,7 @@ def _look(results: Path, waits: Sequence[predecessors.Wait]) -> list[Open]:
     """What has not ended well, once that can be told."""
     give_up = time.monotonic() + TRIES_S
     while True:
-        waits_for = predecessors.unfinished(results, waits, Asked())
+        waits_for = predecessors.unfinished(results, waits, QueueLookup())
         if not any(one.now.kind in LOOK_AGAIN for one in waits_for) or time.monotonic() + POLL_S > give_up:
             return waits_for
         time.sleep(POLL_S)

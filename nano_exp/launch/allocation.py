@@ -30,14 +30,14 @@ def options(site: Mapping[str, Any], form: Shape, typed: Mapping[str, Any]) -> d
     ----------
     typed: hydra.launcher's parameters and sbatch's own options that were set
     """
-    found: dict[str, Any] = {}
+    sbatch_options: dict[str, Any] = {}
     if form.whole and "exclusive" not in typed:
-        found["exclusive"] = True
+        sbatch_options["exclusive"] = True
     if not typed.keys() & set(CPUS) and (cpus := _cpus(site, form, typed)) is not None:
-        found["cpus_per_task"] = cpus
+        sbatch_options["cpus_per_task"] = cpus
     if not typed.keys() & set(MEMORY) and (mib := _mib(site, form, typed)) is not None:
-        found["mem"] = "0" if mib == 0 else f"{mib}M"
-    return found
+        sbatch_options["mem"] = "0" if mib == 0 else f"{mib}M"
+    return sbatch_options
 
 
 def gpus(site: Mapping[str, Any], form: Shape) -> dict[str, Any]:

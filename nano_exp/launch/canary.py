@@ -34,10 +34,16 @@ def of(row: Row, launch_dir: Path) -> Row:
         ("logger", "wandb_enabled"): False,
     }
     there = {path: value for path, value in changes.items() if isinstance(config.get(path[0]), dict)}
-    own = replace(frozen, config=with_values(config, there))
+    canary_frozen = replace(frozen, config=with_values(config, there))
     run_id = f"{row.id}-{runs.CANARY}"
     return Row(
-        own, run_id, launch_dir / runs.CANARY / frozen.name / run_id, place(own, run_id), State("new"), True, True
+        canary_frozen,
+        run_id,
+        launch_dir / runs.CANARY / frozen.name / run_id,
+        place(canary_frozen, run_id),
+        State("new"),
+        True,
+        True,
     )
 
 

@@ -21,7 +21,7 @@ from nano_exp.text import short_title
 MOST = 10
 
 
-def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
+def cancel(selected_runs: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
     """End active runs: scancel for Slurm's, SIGTERM for those of this machine. Says what it stopped.
 
     Parameters
@@ -29,9 +29,9 @@ def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> i
     yes: do not ask, also for several runs
     confirm: asks the user a question; False where there is nobody to ask
     """
-    active = [(run, now) for run, now in history.states(found) if now.kind in state.ACTIVE]
+    active = [(run, now) for run, now in history.states(selected_runs) if now.kind in state.ACTIVE]
     if not active:
-        print(f"nothing to cancel: none of {len(found)} run{'s' if len(found) != 1 else ''} is active")
+        print(f"nothing to cancel: none of {len(selected_runs)} run{'s' if len(selected_runs) != 1 else ''} is active")
         return 0
     _show_active(active)
     for line in _left_behind([run for run, _ in active]):
@@ -60,16 +60,16 @@ def cancel(found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> i
 def _left_behind(stopped: Sequence[Run]) -> list[str]:
     """Who waits for these to end, and what becomes of that: a line each."""
     names = {f"{run.name}/{run.id}" for run in stopped}
-    found = [
+    dependants = [
         one
         for one in predecessors.dependants(stopped[0].results, stopped)
         if f"{one.run.name}/{one.run.id}" not in names
     ]
-    asked = convergence.Asked()
-    asked.include(one.run for one in found)
+    lookup = convergence.QueueLookup()
+    lookup.include(one.run for one in dependants)
     lines: list[str] = []
-    for one in found:
-        now = asked.state(one.run)
+    for one in dependants:
+        now = lookup.state(one.run)
         if now.kind == "pending":
             vain = any(wait.how == "afterok" and wait.run in names for wait in one.waits)
             then = "it does not start before they are done" if vain else "it starts when they have ended"
@@ -91,13 +91,13 @@ def _show_active(active: Sequence[tuple[Run, State]]) -> None:
 
 def _canaries(cancelled: Sequence[Run]) -> list[str]:
     """The canaries that nothing waits for any more: no run of their launches is left to start. Ended ones too."""
-    found = []
+    jobs = []
     for results, launched in {(run.results, history.last_launch(run)) for run in cancelled}:
         job = runs.canary_job(results, launched)
         manifest = history.manifest(results, launched) if job else {}
         if manifest and not any(_waits(folder, launched) for folder in history.run_dirs(manifest)):
-            found.append(job)
-    return found
+            jobs.append(job)
+    return jobs
 
 
 def _waits(run_dir: Path, launched: str) -> bool:

@@ -100,7 +100,7 @@ def clean(
 
 def _look(found: Sequence[Run], keep: Collection[str], logs: bool) -> tuple[list[Freeable], list[tuple[Run, State]]]:
     """What runs have to free, and those that are left alone."""
-    asked = convergence.Asked()
+    asked = convergence.QueueLookup()
     asked.include(found)
     looked, left = [], []
     for run in found:
@@ -172,7 +172,7 @@ def _free(results: Path, wanted: Sequence[Freeable], freed: _Freed) -> None:
     What a kill leaves in between has a name that nothing reads, and is freed by the next time.
     """
     with submit.lock(results):
-        asked = convergence.Asked()
+        asked = convergence.QueueLookup()
         asked.include(one.run for one in wanted)
         aside = [pair for one in wanted for pair in _set_aside(one, asked, freed)]
     with progress_line.waiting("freeing ..."):
@@ -181,7 +181,7 @@ def _free(results: Path, wanted: Sequence[Freeable], freed: _Freed) -> None:
                 freed.add(run, item)
 
 
-def _set_aside(one: Freeable, asked: convergence.Asked, freed: _Freed) -> list[tuple[Run, Item, Path]]:
+def _set_aside(one: Freeable, asked: convergence.QueueLookup, freed: _Freed) -> list[tuple[Run, Item, Path]]:
     """Rename what is to go, as long as nothing has started the run since it was looked at."""
     run, gone = runs.load(one.run.dir), []
     now = asked.state(run)

@@ -13,7 +13,7 @@ from nano_exp.compose.freeze import Frozen, overrides_key, place
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 from nano_exp.store import identity, runs, state
-from nano_exp.store.asked import Asked
+from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.runs import Run
 from nano_exp.store.state import State
 
@@ -63,7 +63,7 @@ class Plan:
         return [row for row in self.rows if row.state.kind in kinds]
 
 
-def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
+def make(frozen_configs: Sequence[Frozen], fresh: bool, lookup: QueueLookup) -> Plan:
     """Compare the wanted runs with the store.
 
     Raises
@@ -71,15 +71,17 @@ def make(wanted: Sequence[Frozen], fresh: bool, asked: Asked) -> Plan:
     UserError: Slurm does not answer where a run's state depends on it, or `fresh` for a run that is active
     """
     merged: dict[tuple[str, str, str], list[Frozen]] = {}
-    for frozen in wanted:
+    for frozen in frozen_configs:
         merged.setdefault((frozen.config["run"]["results"], frozen.name, frozen.digest), []).append(frozen)
     ids = {identity.run_id(digest) for _, _, digest in merged}
     places = dict.fromkeys((results, name) for results, name, _ in merged)
     stored = {(results, name): _Stored(Path(results), name, ids) for results, name in places}
     newest = {key: stored[key[0], key[1]].newest(identity.run_id(key[2])) for key in merged}
-    asked.include(run for run in newest.values() if run is not None)
-    rows = [_row(same[0], len(same), newest[key], stored[key[0], key[1]], fresh, asked) for key, same in merged.items()]
-    _refuse_to_guess(rows, asked)
+    lookup.include(run for run in newest.values() if run is not None)
+    rows = [
+        _row(same[0], len(same), newest[key], stored[key[0], key[1]], fresh, lookup) for key, same in merged.items()
+    ]
+    _refuse_to_guess(rows, lookup)
     if fresh:
         _refuse_active(rows)
     return Plan(tuple(replace(row, place=place) for place, row in enumerate(rows)))
@@ -90,11 +92,11 @@ class _Stored:
 
     Parameters
     ----------
-    wanted: the short ids of all runs of the launch
+    launch_ids: the short ids of all runs of the launch
     """
 
-    def __init__(self, results: Path, name: str, wanted: set[str]) -> None:
-        self.results, self.name, self._wanted = results, name, wanted
+    def __init__(self, results: Path, name: str, launch_ids: set[str]) -> None:
+        self.results, self.name, self._launch_ids = results, name, launch_ids
         self._folders: dict[str, list[Path]] = {}
         _require_open(results / name)
         for folder in runs.folders(results / name):
@@ -111,12 +113,12 @@ class _Stored:
 
     @cached_property
     def _others(self) -> dict[tuple[str, ...], list[Run]]:
-        unwanted = [f for base, folders in self._folders.items() if base not in self._wanted for f in folders]
-        found: dict[tuple[str, ...], list[Run]] = {}
+        unwanted = [f for base, folders in self._folders.items() if base not in self._launch_ids for f in folders]
+        by_overrides: dict[tuple[str, ...], list[Run]] = {}
         for run in sorted((runs.load(f, events=False) for f in unwanted), key=lambda r: r.created, reverse=True):
             if run.record:
-                found.setdefault(overrides_key(run.overrides), []).append(run)
-        return found
+                by_overrides.setdefault(overrides_key(run.overrides), []).append(run)
+        return by_overrides
 
     def twin(self, base: str) -> str:
         """Another name that has a run of this id; empty where none has."""
@@ -139,7 +141,7 @@ def _require_open(folder: Path) -> None:
         )
 
 
-def _row(frozen: Frozen, merged: int, newest: Run | None, stored: _Stored, fresh: bool, asked: Asked) -> Row:
+def _row(frozen: Frozen, merged: int, newest: Run | None, stored: _Stored, fresh: bool, lookup: QueueLookup) -> Row:
     digest, base = frozen.digest, identity.run_id(frozen.digest)
     folder = stored.results / frozen.name
     if newest is not None:
@@ -149,8 +151,8 @@ def _row(frozen: Frozen, merged: int, newest: Run | None, stored: _Stored, fresh
                 "two configs must never share a folder",
                 "another run.name=... for this launch",
             )
-        now = asked.state(newest)
-        unanswered = now.kind == "unknown" and bool(asked.error)  # else it is on another host, perhaps for ever
+        now = lookup.state(newest)
+        unanswered = now.kind == "unknown" and bool(lookup.error)  # else it is on another host, perhaps for ever
         if not fresh or now.kind in state.ACTIVE or unanswered:
             config = place(frozen, newest.id)
             return Row(frozen, newest.id, newest.dir, config, now, now.action == "submit", False, merged)
@@ -182,16 +184,16 @@ def _changed(frozen: Frozen, stored: _Stored) -> tuple[Run, dict[str, tuple[Any,
     return None
 
 
-def _refuse_to_guess(rows: list[Row], asked: Asked) -> None:
+def _refuse_to_guess(rows: list[Row], lookup: QueueLookup) -> None:
     unknown = [row for row in rows if row.state.kind == "unknown"]
     if unknown:
         first = unknown[0]
-        why = asked.error or f"{first.state.why} ({first.state.job})"
+        why = lookup.error or f"{first.state.why} ({first.state.job})"
         raise UserError(
             f"cannot tell whether {len(unknown)} of {len(rows)} runs are active (first: {first.id}): {why}",
             "submitting one that is active would execute it twice",
             "the same command when Slurm answers again (squeue must work here)"
-            if asked.error
+            if lookup.error
             else "the same command on that host; where it is gone for good, fresh=true starts in a new folder",
             code=4,
         )

@@ -20,8 +20,8 @@ from nano_exp import files, slurm
 from nano_exp.errors import UserError
 from nano_exp.index import selection
 from nano_exp.store import predecessors, runs, state
-from nano_exp.store.asked import Asked
 from nano_exp.store.predecessors import IN_VAIN, Dependant, Wait
+from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.runs import Run
 from nano_exp.store.state import State
 
@@ -66,7 +66,7 @@ class After:
     waits: tuple[Wait, ...] = ()
 
 
-def after(words: Sequence[str], results: Path, asked: Asked) -> After:
+def after(words: Sequence[str], results: Path, lookup: QueueLookup) -> After:
     """What these words mean now.
 
     Raises
@@ -78,13 +78,13 @@ def after(words: Sequence[str], results: Path, asked: Asked) -> After:
     jobs: list[str] = []
     for wish in map(parse, words):
         if wish.is_job:
-            job = of_job(wish, asked)
+            job = of_job(wish, lookup)
             jobs += [job] if job else []
             waits += [Wait(wish.how, job=wish.what)] if job else []
             continue
         meant = _meant(results, wish)
-        asked.include(meant)
-        for run, now in [(run, asked.state(run)) for run in meant]:
+        lookup.include(meant)
+        for run, now in [(run, lookup.state(run)) for run in meant]:
             waits += [Wait(wish.how, run=f"{run.name}/{run.id}")] if imposes(wish, run, now) else []
             waited.append((wish.how, run, now))
     return After(tuple(dict.fromkeys([*jobs, *_terms(waited)])), tuple(dict.fromkeys(waits)))
@@ -110,15 +110,15 @@ def _terms(waited: Sequence[tuple[str, Run, State]]) -> list[str]:
     """
     tasks = cache(_tasks)
     jobs = {(how, now.job) for how, _, now in waited}
-    found = []
+    terms = []
     for how, run, now in waited:
         if now.kind in state.ACTIVE:
             number, _, task = now.job.partition("_")
             sent = state.submission(run) if task else None
             count = tasks(runs.launch_dir(run.results, sent.launch), sent.array) if sent is not None else None
             whole = count is not None and all((how, f"{number}_{i}") in jobs for i in range(count))
-            found.append(f"{how}:{number if whole else now.job}")
-    return found
+            terms.append(f"{how}:{number if whole else now.job}")
+    return terms
 
 
 def _tasks(launch_dir: Path, array: int) -> int | None:
@@ -156,10 +156,10 @@ def imposes(wish: Wish, run: Run, now: State) -> bool:
     )
 
 
-def of_job(wish: Wish, asked: Asked) -> str:
+def of_job(wish: Wish, lookup: QueueLookup) -> str:
     """The term for a Slurm job that was named by its number."""
     number, _, task = wish.what.partition("_")
-    queue = asked()
+    queue = lookup()
     term = f"{wish.how}:{wish.what}"
     if queue is not None and queue.find(number, int(task) if task else None) is not None:
         return term
@@ -192,37 +192,37 @@ def option(*terms: str) -> list[str]:
 # --- what waits already ----------------------------------------------------------------------------------------------
 
 
-def renew(results: Path, again: Sequence[Run], asked: Asked) -> list[str]:
+def renew(results: Path, again: Sequence[Run], lookup: QueueLookup) -> list[str]:
     """Have what came after these runs wait for the jobs that they are in by now. Returns what to say, a line each."""
     waiting: dict[tuple[Path, int], list[tuple[Dependant, State]]] = {}
     gone: list[str] = []
     for one in predecessors.dependants(results, again):
-        now, sent = asked.state(one.run), state.submission(one.run)
+        now, sent = lookup.state(one.run), state.submission(one.run)
         if now.kind == "pending" and sent is not None:
             waiting.setdefault((one.launch_dir, sent.array), []).append((one, now))
         elif now.kind in ("unstarted", "cancelled"):
             gone.append(selection.word(one.run))
-    lines = [_renewed(results, array, *members[0], asked, len(members)) for (_, array), members in waiting.items()]
+    lines = [_renewed(results, array, *members[0], lookup, len(members)) for (_, array), members in waiting.items()]
     if gone:
         lines.append(f"came after what is sent now, and left the queue: nano-exp retry {' '.join(gone[:6])}")
     return [line for line in lines if line]
 
 
-def _renewed(results: Path, array: int, one: Dependant, now: State, asked: Asked, count: int) -> str:
+def _renewed(results: Path, array: int, one: Dependant, now: State, lookup: QueueLookup, count: int) -> str:
     """The same for one array, of which this run waits. What Slurm cannot be told, its attempts see for themselves."""
     who = selection.word(one.run) + (f" and {count - 1} more" if count > 1 else "")
     try:
-        terms = list(after([wait.word for wait in one.waits], results, asked).terms)
+        terms = list(after([wait.word for wait in one.waits], results, lookup).terms)
     except UserError as error:
         return f"{who} waits as before: {error.found}"
     if not terms:
         return ""
     job = now.job.partition("_")[0]
-    said = slurm.depend(job, [*terms, *_of_its_launch(results, one.launch_dir, array, asked)])
-    return f"{who} looks again when it starts: {said}" if said else f"{who} waits for {', '.join(terms)} now"
+    refusal = slurm.depend(job, [*terms, *_of_its_launch(results, one.launch_dir, array, lookup)])
+    return f"{who} looks again when it starts: {refusal}" if refusal else f"{who} waits for {', '.join(terms)} now"
 
 
-def _of_its_launch(results: Path, launch_dir: Path, array: int, asked: Asked) -> list[str]:
+def _of_its_launch(results: Path, launch_dir: Path, array: int, lookup: QueueLookup) -> list[str]:
     """What an array waits for besides: the dependency that was typed, its canary, and the array whose share it gets."""
     terms = []
     try:
@@ -232,7 +232,7 @@ def _of_its_launch(results: Path, launch_dir: Path, array: int, asked: Asked) ->
         terms += [str(typed)] if typed else []
     except (files.Damaged, OSError, KeyError, IndexError, TypeError, AttributeError):
         behind = None
-    queue = asked()
+    queue = lookup()
     for how, job in (("afterok", runs.canary_job(results, launch_dir.name)), ("afterany", behind)):
         if job and queue is not None and queue.find(job) is not None:
             terms.append(f"{how}:{job}")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from nano_exp import environment, slurm
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
-from nano_exp.launch import submit
+from nano_exp.launch import batch_script, job_arrays
 from nano_exp.launch.convergence import Row
 from nano_exp.preflight import answers
 from nano_exp.preflight.answers import Answers
@@ -26,7 +26,9 @@ TIMEOUT_S = 10.0
 Answer = TypeVar("Answer")
 
 
-def facts(wanted: Sequence[Frozen], parameters: Mapping[str, Any], submitting: bool, inside: bool = False) -> Facts:
+def facts(
+    frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any], submitting: bool, inside: bool = False
+) -> Facts:
     """What the rules need to know for these points, Slurm's answers among it where they go to Slurm.
 
     Parameters
@@ -35,10 +37,12 @@ def facts(wanted: Sequence[Frozen], parameters: Mapping[str, Any], submitting: b
     submitting: whether this is a launch and not a look
     inside: whether the allocation is there already
     """
-    found = Facts(parameters=dict(parameters), submitting=submitting, new=_new(wanted), env_names=_env_names())
-    if found.new and not inside and wanted[0].config["slurm"]["where"] == "slurm":  # Slurm knows the others already
-        found.answers = ask(wanted, parameters)
-    return found
+    known = Facts(parameters=dict(parameters), submitting=submitting, new=_new(frozen_configs), env_names=_env_names())
+    if (
+        known.new and not inside and frozen_configs[0].config["slurm"]["where"] == "slurm"
+    ):  # Slurm knows the others already
+        known.answers = ask(frozen_configs, parameters)
+    return known
 
 
 def _env_names() -> frozenset[str]:
@@ -50,21 +54,21 @@ def _env_names() -> frozenset[str]:
         return frozenset()
 
 
-def _new(wanted: Sequence[Frozen]) -> Counter[tuple[str, ...]]:
+def _new(frozen_configs: Sequence[Frozen]) -> Counter[tuple[str, ...]]:
     """Runs per array that have no folder in the store yet: those are submitted for certain."""
     runs = {}
-    for frozen in wanted:
+    for frozen in frozen_configs:
         folder = Path(frozen.config["run"]["results"]) / frozen.name / identity.run_id(frozen.digest)
         runs[folder] = (str(shapes.shape(frozen.config)), frozen.name)
     return Counter(array for folder, array in runs.items() if not folder.exists())
 
 
-def ask(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
+def ask(frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
     """Slurm's answers about the place."""
     if not slurm.available():
         return Answers(available=False)
     silent: list[tuple[str, str]] = []
-    options = test_options(wanted, parameters)
+    options = test_options(frozen_configs, parameters)
 
     def answer(what: str, argv: Sequence[str], parse: Callable[[str], Answer]) -> Answer | None:
         try:
@@ -83,11 +87,11 @@ def ask(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
         except slurm.NoAnswer as error:
             silent.append(("start estimate", str(error)))
             return None
-        found = answers.parse_test_only(done.returncode, done.stderr)
-        if slurm.out_of_reach(found.refused):
-            silent.append(("start estimate", _last(found.refused)))
+        estimate = answers.parse_test_only(done.returncode, done.stderr)
+        if slurm.out_of_reach(estimate.refused):
+            silent.append(("start estimate", _last(estimate.refused)))
             return None
-        return found
+        return estimate
 
     user = slurm.this_user()
     sacctmgr = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
@@ -122,9 +126,9 @@ def ask(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
         )
 
 
-def _last(said: str) -> str:
+def _last(words: str) -> str:
     """The last thing said: what came before led to it."""
-    return said.rpartition("; ")[2]
+    return words.rpartition("; ")[2]
 
 
 def _together(silent: Sequence[tuple[str, str]]) -> tuple[str, ...]:
@@ -135,11 +139,11 @@ def _together(silent: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(f"{', '.join(what)} ({words})" for words, what in by_words.items())
 
 
-def test_options(wanted: Sequence[Frozen], parameters: Mapping[str, Any]) -> list[str]:
+def test_options(frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any]) -> list[str]:
     """sbatch's options for the largest run of the launch."""
-    largest = max(wanted, key=lambda frozen: shapes.shape(frozen.config).nodes)
+    largest = max(frozen_configs, key=lambda frozen: shapes.shape(frozen.config).nodes)
     row = Row(largest, "test", Path(), largest.config, State("new"), True, True)
-    launch = submit.arrange([row], "test", Path())
-    script = submit.script(launch, launch.arrays[0], dict(parameters))
-    own = ("--job-name", "--output", "--error", "--open-mode")
-    return [option for option in slurm.script_options(script) if not option.startswith(own)]
+    launch = job_arrays.arrange([row], "test", Path())
+    script = batch_script.script(launch, launch.arrays[0], dict(parameters))
+    launch_options = ("--job-name", "--output", "--error", "--open-mode")
+    return [option for option in slurm.script_options(script) if not option.startswith(launch_options)]

@@ -15,20 +15,20 @@ from nano_exp.store.runs import Run
 from nano_exp.store.state import State
 
 
-def states(found: Sequence[Run]) -> list[tuple[Run, State]]:
+def states(selected_runs: Sequence[Run]) -> list[tuple[Run, State]]:
     """Runs with their states, with one question to Slurm at most.
 
     Raises
     ------
     UserError: a state depends on Slurm and it does not answer
     """
-    asked = convergence.Asked()
-    asked.include(found)
-    pairs = [(run, asked.state(run)) for run in found]
+    lookup = convergence.QueueLookup()
+    lookup.include(selected_runs)
+    pairs = [(run, lookup.state(run)) for run in selected_runs]
     unknown = [run.id for run, now in pairs if now.kind == "unknown"]
     if unknown:
         raise UserError(
-            f"cannot tell whether {', '.join(unknown[:5])} runs: {asked.error or 'it was started on another host'}",
+            f"cannot tell whether {', '.join(unknown[:5])} runs: {lookup.error or 'it was started on another host'}",
             "what is done to a run depends on whether it is active",
             "the same command when Slurm answers again, or on the host that runs it",
             code=4,
@@ -46,11 +46,11 @@ def last_launch(run: Run) -> str:
 def manifest(results: Path, launched: str) -> dict[str, Any]:
     """A launch's manifest.json; empty, with a warning, where it cannot be read."""
     try:
-        found = files.read_json(runs.launch_dir(results, launched) / "manifest.json")
+        record = files.read_json(runs.launch_dir(results, launched) / "manifest.json")
     except (files.Damaged, OSError) as error:
         print(f"warning: launch {launched}: {error}; its hydra.launcher settings are not known", file=sys.stderr)
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def run_dirs(launch: Mapping[str, Any]) -> list[Path]:

@@ -115,13 +115,13 @@ class NanoExpSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         parser = OverridesParser.create(config_loader=self.loader)
-        own = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
+        sweep_overrides = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
         typed = parser.parse_overrides(arguments)
         require_multirun(typed)
-        refuse_swept_site(own)
+        refuse_swept_site(sweep_overrides)
         if not isinstance(self.launcher, NanoExpLauncher):
             raise not_our_path()
-        self.launcher.launch(expand(own, typed), initial_job_idx=0)
+        self.launcher.launch(expand(sweep_overrides, typed), initial_job_idx=0)
         return []
 
 
@@ -182,7 +182,7 @@ def refuse_swept_site(overrides: Sequence[Override]) -> None:
             )
 
 
-def expand(own: Sequence[Override], typed: Sequence[Override]) -> list[list[str]]:
+def expand(sweep_overrides: Sequence[Override], typed: Sequence[Override]) -> list[list[str]]:
     """Every point as a list of overrides, the last axis fastest.
 
     A typed override replaces the sweep's own axis of the same key, however it is written (`++key` too). Of typed ones
@@ -190,9 +190,9 @@ def expand(own: Sequence[Override], typed: Sequence[Override]) -> list[list[str]
     """
     bare = {override.key_or_group for override in typed}
     swept = {override.key_or_group: override for override in typed if override.is_sweep_override()}
-    kept = [override for override in own if override.key_or_group not in bare]
-    kept += [o for o in typed if not o.is_sweep_override() or swept[o.key_or_group] is o]
-    return [list(point) for point in itertools.product(*map(_values, kept))]
+    axes = [override for override in sweep_overrides if override.key_or_group not in bare]
+    axes += [o for o in typed if not o.is_sweep_override() or swept[o.key_or_group] is o]
+    return [list(point) for point in itertools.product(*map(_values, axes))]
 
 
 def _values(override: Override) -> list[str]:
@@ -207,18 +207,18 @@ def _values(override: Override) -> list[str]:
             "choice(a,b,c), range(1,10) or glob(*); an interval is for hydra/sweeper=optuna",
         )
     try:
-        found = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        overrides = [f"{key}={value}" for value in override.sweep_string_iterator()]
     except ValueError as error:
         raise UserError(
             str(override.input_line), str(error), f"{key}=range(START,STOP,STEP), or {key}=A,B,C"
         ) from error
-    if not found:
+    if not overrides:
         raise UserError(
             str(override.input_line),
             "it gives no value at all, so there would be no run",
             f"{key}=range(START,STOP) with START below STOP, a glob that matches an option, or {key}=A,B,C",
         )
-    return found
+    return overrides
 
 
 def register(take: Callable[..., object]) -> None:

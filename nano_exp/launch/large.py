@@ -33,16 +33,16 @@ def words(rows: Sequence[Row], parameters: Mapping[str, Any]) -> str:
     return f"{len(rows):,} runs" + (f" of {hours:,.0f} GPU-hours in one allocation each" if hours else "")
 
 
-def ask(said: str) -> None:
+def ask(size: str) -> None:
     """Return if the user says yes. Raises UserError where there is nobody to ask, or the answer is another one."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         try:
-            if input(f"\nsubmit {said}? [y/N] ").strip().lower() in ("y", "yes"):
+            if input(f"\nsubmit {size}? [y/N] ").strip().lower() in ("y", "yes"):
                 return
         except EOFError:
             print()
     raise UserError(
-        f"submitting {said} was not confirmed",
+        f"submitting {size} was not confirmed",
         f"more than {RUNS} runs or {GPU_HOURS:,.0f} GPU-hours are submitted only after a yes",
         "the same command with yes=true; dry_run=true shows everything and submits nothing",
     )

@@ -22,7 +22,7 @@ from nano_exp.launch import hydra_plugins
 
 
 @dataclass
-class Wanted:
+class Expanded:
     """What a launch with these overrides would be about.
 
     Parameters
@@ -39,14 +39,14 @@ class Wanted:
     notes: list[str] = field(default_factory=list)
 
 
-def expanded(overrides: Sequence[str]) -> Wanted:
+def expanded(overrides: Sequence[str]) -> Expanded:
     """Every point, composed and frozen.
 
     Raises
     ------
     UserError: an override that cannot be read, or a point that cannot be composed
     """
-    wanted = Wanted()
+    result = Expanded()
 
     def take(
         points: Sequence[Point | Sibling],
@@ -54,9 +54,9 @@ def expanded(overrides: Sequence[str]) -> Wanted:
         folder: Path,
         constraints: Sequence[sweep.Constraint] = (),
     ) -> None:
-        wanted.frozen, wanted.skipped = sweep.split(freeze_all(points, folder), constraints)
-        wanted.parameters = parameters
-        wanted.notes = [note for point in points for note in point.notes]
+        result.frozen, result.skipped = sweep.split(freeze_all(points, folder), constraints)
+        result.parameters = parameters
+        result.notes = [note for point in points for note in point.notes]
 
     credentials.refuse_overrides(overrides)
     recipe_file.register(overrides, conf_tree.CONF_DIR)
@@ -70,16 +70,16 @@ def expanded(overrides: Sequence[str]) -> Wanted:
             if not isinstance(sweeper, hydra_plugins.NanoExpSweeper):
                 raise hydra_plugins.not_our_path()
             parser = OverridesParser.create(config_loader=loader)
-            own = parser.parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
+            sweep_overrides = parser.parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
             typed = parser.parse_overrides(conf_tree.typed(master))
         except TYPED as error:
-            raise _own(error) or mistakes.explain(error, loader, overrides) from error
+            raise _user_error(error) or mistakes.explain(error, loader, overrides) from error
         assert sweeper.launcher is not None  # its setup has made one
-        sweeper.launcher.launch(hydra_plugins.expand(own, typed), 0)
-    return wanted
+        sweeper.launcher.launch(hydra_plugins.expand(sweep_overrides, typed), 0)
+    return result
 
 
-def _own(error: BaseException) -> UserError | None:
+def _user_error(error: BaseException) -> UserError | None:
     """A mistake in words that Hydra wrapped in an exception of its own."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):

@@ -15,7 +15,7 @@ from nano_exp.store import runs, state
 from nano_exp.store.runs import Run
 
 
-def remove(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
+def remove(results: Path, selected_runs: Sequence[Run], yes: bool, confirm: Callable[[str], bool]) -> int:
     """Remove runs after a yes. What a config keeps elsewhere (checkpoint_dir, log_dir) is named and stays.
 
     Parameters
@@ -28,7 +28,7 @@ def remove(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[st
     UserError: one of them is active, or may be; no yes; a folder cannot be removed
     """
     with submit.lock(results):
-        pairs = history.states(found)
+        pairs = history.states(selected_runs)
         active = [f"{run.name}/{run.id}" for run, now in pairs if now.kind in state.ACTIVE]
         if active:
             raise UserError(
@@ -57,11 +57,11 @@ def remove(results: Path, found: Sequence[Run], yes: bool, confirm: Callable[[st
 
 def _outside(run: Run) -> list[Path]:
     """Folders that the run's config names, that are there, and that are not in its own."""
-    found = paths.paths(run)
+    folders = paths.paths(run)
     return [
-        found[what]
+        folders[what]
         for what in paths.CONFIGURED
-        if what in found and not found[what].is_relative_to(run.dir) and files.names(found[what])
+        if what in folders and not folders[what].is_relative_to(run.dir) and files.names(folders[what])
     ]
 
 

@@ -15,7 +15,20 @@ import yaml
 from nano_exp import credentials, environment, files, slurm
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
-from nano_exp.launch import canary, convergence, flow, history, show, slurm_options, spending, submit, terms
+from nano_exp.launch import (
+    canary,
+    convergence,
+    flow,
+    history,
+    job_arrays,
+    launch_request,
+    show,
+    slurm_options,
+    spending,
+    submit,
+    terms,
+    waiting,
+)
 from nano_exp.launch.convergence import Row
 from nano_exp.launch.terms import Terms
 from nano_exp.overrides import Override
@@ -44,7 +57,7 @@ class Batch:
     terms: Terms
 
 
-def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
+def retry(results: Path, selected_runs: Sequence[Run], overrides: Sequence[str]) -> int:
     """Submit again what is neither done nor active, from its frozen config, as its last launch sent it.
 
     Parameters
@@ -57,19 +70,19 @@ def retry(results: Path, found: Sequence[Run], overrides: Sequence[str]) -> int:
     """
     typed = [word for word in overrides if not (one := Override.parse(word)).deletes and one.key in TERMS]
     changes = launcher_overrides([word for word in overrides if word not in typed])
-    sent: list[tuple[Batch, submit.Launch]] = []
+    sent: list[tuple[Batch, job_arrays.Launch]] = []
     with submit.lock(results):
-        pairs = history.states(found)
+        pairs = history.states(selected_runs)
         again = [(run, now) for run, now in pairs if now.action == "submit"]
         print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone (done, active or damaged)")
         limit = terms.changed(Terms(), typed).budget
         for line in spending.require(results, [run.name for run, _ in again], limit, retry=True):
             print(line)
-        spending.settle(results, [run.name for run in found], limit)
+        spending.settle(results, [run.name for run in selected_runs], limit)
         for batch in batches(results, again, changes, typed):
             sent.append((batch, _send(results, batch)))
     here = [(batch, ready) for batch, ready in sent if batch.where == "local"]
-    return max((flow.run_here(ready, batch.terms.parallel or 1) for batch, ready in here), default=0)
+    return max((waiting.run_here(ready, batch.terms.parallel or 1) for batch, ready in here), default=0)
 
 
 def batches(
@@ -79,20 +92,22 @@ def batches(
     members: dict[str, list[tuple[Run, State]]] = {}
     for run, now in again:
         members.setdefault(history.last_launch(run), []).append((run, now))
-    found: dict[str, Batch] = {}
+    by_settings: dict[str, Batch] = {}
     for launched in sorted(members):
         batch = _batch(results, launched, members[launched], changes, typed)
         same = json.dumps([batch.where, batch.parameters, str(batch.env_file), batch.terms.as_dict()], sort_keys=True)
-        before = found.setdefault(same, batch)
+        before = by_settings.setdefault(same, batch)
         if before is not batch:
-            found[same] = replace(before, rows=before.rows + batch.rows, launches=before.launches | batch.launches)
-    if len({batch.where for batch in found.values()}) > 1:
+            by_settings[same] = replace(
+                before, rows=before.rows + batch.rows, launches=before.launches | batch.launches
+            )
+    if len({batch.where for batch in by_settings.values()}) > 1:
         raise UserError(
             "some of these runs were launched to Slurm and some on this machine",
             "one retry goes to one place",
             "name the runs, or retry each name by itself",
         )
-    return list(found.values())
+    return list(by_settings.values())
 
 
 def _batch(
@@ -104,16 +119,16 @@ def _batch(
 ) -> Batch:
     """Runs of one launch, with its settings but for what is typed now."""
     manifest = history.manifest(results, launched)
-    asked = terms.kept(manifest, _after(results, launched, typed))
+    last_terms = terms.of_manifest(manifest, _after(results, launched, typed))
     if canary.succeeded(manifest):
-        asked = replace(asked, canary=False)
+        last_terms = replace(last_terms, canary=False)
     return Batch(
         tuple(_row(run, now, manifest) for run, now in members),
         frozenset(str(e.data.get("launch")) for run, _ in members for e in run.events if e.kind == "submit"),
         str(manifest.get("where", "slurm")),
         slurm_options.merged(manifest.get("parameters") or {}, changes),
         _environment(manifest),
-        terms.changed(asked, typed),
+        terms.changed(last_terms, typed),
     )
 
 
@@ -131,9 +146,9 @@ def _after(results: Path, launched: str, typed: Sequence[str]) -> list[str]:
         ) from error
 
 
-def _send(results: Path, batch: Batch) -> submit.Launch:
+def _send(results: Path, batch: Batch) -> job_arrays.Launch:
     """One launch of these runs. The results folder is locked."""
-    env_file = flow.read_environment(batch.env_file)
+    env_file = launch_request.read_environment(batch.env_file)
     credentials.refuse({"hydra.launcher": batch.parameters}, "the retry")  # again: now env.yaml's values are known
     behind: list[str] = []
     if batch.where == "slurm":
@@ -149,7 +164,7 @@ def _send(results: Path, batch: Batch) -> submit.Launch:
     show.rows(batch.rows)
     try:
         return flow.dispatch(
-            batch.rows, batch.where, batch.parameters, results, env_file, asked=batch.terms, behind=behind
+            batch.rows, batch.where, batch.parameters, results, env_file, requested=batch.terms, behind=behind
         )
     except UserError as error:
         if batch.terms.after and error.found.startswith("after="):  # kept from the last launch, not typed now
@@ -161,12 +176,12 @@ def _still_running(results: Path, batch: Batch) -> list[str]:
     """The jobs of these runs' last launches that still have runs, where `parallel` holds for them together."""
     if batch.terms.parallel is None:
         return []
-    asked = convergence.Asked()
+    lookup = convergence.QueueLookup()
     jobs: dict[str, int] = {}
     for launched in sorted(batch.launches):
         for folder in history.run_dirs(history.manifest(results, launched)):
             run = runs.load(folder)
-            now = asked.state(run) if history.last_launch(run) == launched else None  # else counted there, or not ours
+            now = lookup.state(run) if history.last_launch(run) == launched else None  # else counted there, or not ours
             if now is not None and now.kind in state.ACTIVE and ":" not in now.job:
                 job = now.job.partition("_")[0]
                 jobs[job] = jobs.get(job, 0) + 1

@@ -19,7 +19,7 @@ from nano_exp.compose.sweep import Sweep
 from nano_exp.errors import UserError, nearest
 from nano_exp.launch import convergence, flow
 from nano_exp.planner import auto
-from nano_exp.store import runs
+from nano_exp.store import metrics_file, runs
 
 
 def set_defaults() -> None:
@@ -39,10 +39,10 @@ class Failed(Exception):
 
 def require_results(config: DictConfig) -> None:
     """Raises UserError where a launch would return before there are results."""
-    for switch, wanted in (("dry_run", False), ("submit", True)):
-        if config.get(switch, wanted) is not wanted:
+    for switch, required in (("dry_run", False), ("submit", True)):
+        if config.get(switch, required) is not required:
             raise UserError(
-                f"{switch}={str(not wanted).lower()} with a search",
+                f"{switch}={str(not required).lower()} with a search",
                 "its points follow from the results of the ones before",
                 f"leave {switch} out; or leave hydra/sweeper out and give one value for each key",
             )
@@ -123,11 +123,11 @@ def reached(run_dir: Path, metric: str) -> float:
     ------
     Failed: the run is not done, or never logged it
     """
-    now = convergence.Asked().state(runs.load(run_dir))
+    now = convergence.QueueLookup().state(runs.load(run_dir))
     if now.kind != "done":
         raise Failed(f"is {now.kind}" + (f" ({now.why})" if now.why else ""))
-    rows = runs.read_metrics(run_dir)
-    ends = runs.metric_before_after(rows, metric)
+    rows = metrics_file.read(run_dir)
+    ends = metrics_file.first_and_last(rows, metric)
     if ends is None:
         logged = sorted({key for row in rows for key in row})
         near = nearest(metric, logged) or logged[:5]

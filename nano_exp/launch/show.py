@@ -14,14 +14,14 @@ from nano_exp import files, slurm, text
 from nano_exp.compose import sweep
 from nano_exp.compose.freeze import Frozen
 from nano_exp.index import selection
-from nano_exp.launch import snapshot, submit, to_the_end
+from nano_exp.launch import batch_script, job_arrays, snapshot, to_the_end
 from nano_exp.launch.convergence import Plan, Row
 from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
 from nano_exp.slurm import reasons
-from nano_exp.store import axes, run_config, runs
+from nano_exp.store import axes, metrics_file, run_config, runs
+from nano_exp.store.metrics_file import first_and_last
 from nano_exp.store.results_folder import default_results
-from nano_exp.store.runs import metric_before_after
 from nano_exp.terminal import grid
 from nano_exp.text import relative, table
 
@@ -29,95 +29,99 @@ from nano_exp.text import relative, table
 MAX_ROWS = 40
 
 
-def plan(made: Plan) -> None:
+def plan(the_plan: Plan) -> None:
     """The plan as a table: each run with its state, its point and why, and what is done about it."""
-    counts = Counter(row.state.kind for row in made.rows)
-    total = f"{len(made.rows)} run" + ("s" if len(made.rows) != 1 else "")
-    print(f"plan: {total} ({', '.join(f'{n} {kind}' for kind, n in counts.items())}), {len(made.to_submit)} to submit")
-    rows(made.rows)
-    for row in made.rows:
+    counts = Counter(row.state.kind for row in the_plan.rows)
+    total = f"{len(the_plan.rows)} run" + ("s" if len(the_plan.rows) != 1 else "")
+    print(
+        f"plan: {total} ({', '.join(f'{n} {kind}' for kind, n in counts.items())}), {len(the_plan.to_submit)} to submit"
+    )
+    rows(the_plan.rows)
+    for row in the_plan.rows:
         if row.merged > 1:
             print(f"  {row.id}: {row.merged} points of this launch are equal and are one run")
-    _twins(made)
-    for row in made.of("changed"):
+    _twins(the_plan)
+    for row in the_plan.of("changed"):
         _changed(row)
-    for row in made.of("damaged"):
+    for row in the_plan.of("damaged"):
         print(f"  {row.id} is damaged ({row.state.why}); fresh=true starts it again in a new folder", file=sys.stderr)
     sys.stdout.flush()
 
 
-def rows(found: Sequence[Row]) -> None:
+def rows(launch_rows: Sequence[Row]) -> None:
     """Runs of a launch, a column for each axis; what all of them have stands above."""
-    shared = axes.shared([row.frozen.overrides for row in found])
+    shared = axes.shared([row.frozen.overrides for row in launch_rows])
     if shared:
         print(f"  all with: {' '.join(shared)}")
-    shown = found[:MAX_ROWS]
+    shown = launch_rows[:MAX_ROWS]
     columns = {
         "run": [row.id for row in shown],
         "state": [row.state.kind for row in shown],
         "": ["submit" if row.submit else "-" for row in shown],
     }
-    points = _points([row.frozen for row in found])[:MAX_ROWS]
-    made = grid.grid(columns, points, text.terminal_width(), indent="  ")
-    alone = "" if len(found) > 1 else " ".join(found[0].frozen.overrides) or "(defaults)"
-    print(grid.text(made, [alone + _why(row, "  " if alone else "") for row in shown], "overrides" if alone else ""))
-    if len(found) > MAX_ROWS:
-        print(f"  ... and {len(found) - MAX_ROWS} more")
+    points = _points([row.frozen for row in launch_rows])[:MAX_ROWS]
+    cells = grid.grid(columns, points, text.terminal_width(), indent="  ")
+    alone = "" if len(launch_rows) > 1 else " ".join(launch_rows[0].frozen.overrides) or "(defaults)"
+    print(grid.text(cells, [alone + _why(row, "  " if alone else "") for row in shown], "overrides" if alone else ""))
+    if len(launch_rows) > MAX_ROWS:
+        print(f"  ... and {len(launch_rows) - MAX_ROWS} more")
 
 
-def _points(found: Sequence[Frozen]) -> list[dict[str, axes.Value]]:
+def _points(frozen_configs: Sequence[Frozen]) -> list[dict[str, axes.Value]]:
     """The point of each config of a launch; what goes to another place or under another name is told apart too."""
-    given = [axes.typed(one.overrides, place=True) for one in found]
-    return axes.points(given, lambda index, key: axes.at(found[index].config, found[index].choices, key))
+    typed = [axes.typed(one.overrides, place=True) for one in frozen_configs]
+    return axes.points(
+        typed, lambda index, key: axes.at(frozen_configs[index].config, frozen_configs[index].choices, key)
+    )
 
 
-def notes(said: Sequence[str]) -> None:
+def notes(lines: Sequence[str]) -> None:
     """What was chosen for the points (parallelism=auto), equal choices once."""
-    for note, times in Counter(said).items():
+    for note, times in Counter(lines).items():
         print(note + (f" (for {times} points)" if times > 1 else ""))
 
 
-def skipped(found: Sequence[sweep.Skipped], kept: Sequence[Frozen]) -> None:
+def skipped(skipped_points: Sequence[sweep.Skipped], others: Sequence[Frozen]) -> None:
     """Each constraint that was broken, with the points that broke it: their values on all axes of the launch.
 
     Parameters
     ----------
-    kept: the other points
+    others: the other points
     """
-    points = _points([*(one.frozen for one in found), *kept])
+    points = _points([*(one.frozen for one in skipped_points), *others])
     by_rule: dict[sweep.Constraint, list[dict[str, axes.Value]]] = {}
-    for one, point in zip(found, points, strict=False):
+    for one, point in zip(skipped_points, points, strict=False):
         by_rule.setdefault(one.broken, []).append(point)
     for rule, broke in by_rule.items():
         count = f"{len(broke)} point" + ("s" if len(broke) > 1 else "")
         print(f"skipped: {count} without {rule.require}\n  why: {rule.because}")
-        made = grid.grid({}, broke[:MAX_ROWS], text.terminal_width(), indent="    ")
-        print(grid.text(made, [""] * len(made.rows)))
+        cells = grid.grid({}, broke[:MAX_ROWS], text.terminal_width(), indent="    ")
+        print(grid.text(cells, [""] * len(cells.rows)))
         if len(broke) > MAX_ROWS:
             print(f"    ... and {len(broke) - MAX_ROWS} more")
 
 
-def expected(made: Plan, start: str, parameters: Mapping[str, Any]) -> None:
+def expected(the_plan: Plan, start: str, parameters: Mapping[str, Any]) -> None:
     """What the runs to submit cost, and when Slurm would start them: a line each, where it is known."""
     lines = [
-        to_the_end.whole(made.to_submit).line(),
-        *cost([View(row.config) for row in made.to_submit], parameters).lines(),
+        to_the_end.whole(the_plan.to_submit).line(),
+        *cost([View(row.config) for row in the_plan.to_submit], parameters).lines(),
         start,
     ]
-    for line in lines if made.to_submit else ():
+    for line in lines if the_plan.to_submit else ():
         if line:
             print(f"  {line}")
 
 
 def _why(row: Row, gap: str) -> str:
-    why = reasons.said(row.state.why) if row.state.kind == "pending" else row.state.why
+    why = reasons.in_words(row.state.why) if row.state.kind == "pending" else row.state.why
     details = [w for w in (why, row.state.job and f"job {row.state.job}") if w]
     return f"{gap}[{', '.join(details)}]" if details else ""
 
 
-def _twins(made: Plan) -> None:
+def _twins(the_plan: Plan) -> None:
     """New runs whose config another name has: with that name they would not be trained again."""
-    for name, count in Counter(row.twin for row in made.rows if row.twin).items():
+    for name, count in Counter(row.twin for row in the_plan.rows if row.twin).items():
         print(f"  {count} of the new ones have the same config as a run of {name}; run.name={name} goes on with those")
 
 
@@ -134,7 +138,7 @@ def _value(value: Any) -> str:
     return json.dumps(value)
 
 
-def submitted(ready: submit.Launch) -> None:
+def submitted(ready: job_arrays.Launch) -> None:
     """The jobs that the runs of the plan above became, where their logs will be, and the next command."""
     sent = [array for array in ready.arrays if array.job]
     if not sent:
@@ -149,15 +153,15 @@ def submitted(ready: submit.Launch) -> None:
     print(f"\nnext: nano-exp status {first.frozen.name}{where}    or    nano-exp logs -f {word}{where}")
 
 
-def cut_off(ready: submit.Launch) -> None:
+def cut_off(ready: job_arrays.Launch) -> None:
     """After Ctrl-C in the middle of a submission: what of it is in the queue, and what is not."""
     count = sum(len(array.rows) for array in ready.arrays)
     queued = sum(len(array.rows) for array in ready.arrays if array.job)
-    said = f"{queued} of {count} runs are in the queue, {count - queued} are not"
-    print(f"\nCtrl-C: {said}; the same command submits the rest", file=sys.stderr)
+    counts = f"{queued} of {count} runs are in the queue, {count - queued} are not"
+    print(f"\nCtrl-C: {counts}; the same command submits the rest", file=sys.stderr)
 
 
-def _sent(array: submit.Array) -> tuple[str, str, str]:
+def _sent(array: job_arrays.Array) -> tuple[str, str, str]:
     first, last = array.rows[0], array.rows[-1]
     if len(array.rows) == 1:
         return array.job, first.id, log_path(first)
@@ -165,7 +169,7 @@ def _sent(array: submit.Array) -> tuple[str, str, str]:
     return f"{array.job_of(0)} to {array.job_of(len(array.rows) - 1)}", f"{first.id} to {last.id}, as above", name
 
 
-def _before(ready: submit.Launch) -> list[str]:
+def _before(ready: job_arrays.Launch) -> list[str]:
     """What a launch waits for, and how much of it runs at once."""
     lines = [f"after {_waits(ready)}"] if ready.after.terms else []
     if ready.canary is not None:
@@ -178,14 +182,14 @@ def _before(ready: submit.Launch) -> list[str]:
     return lines
 
 
-def _waits(ready: submit.Launch) -> str:
+def _waits(ready: job_arrays.Launch) -> str:
     """What a launch waits for, in its user's words, and as Slurm has it."""
     count = len(ready.after.waits)
     what = ", ".join(ready.terms.after) + (f" ({count} runs)" if count > 1 else "")
     return f"{what}: --dependency={','.join(ready.after.terms)}"
 
 
-def by_hand(ready: submit.Launch) -> None:
+def by_hand(ready: job_arrays.Launch) -> None:
     """After submit=false: the sbatch command of each array, exactly as it has to be typed here."""
     rows = [row for array in ready.arrays for row in array.rows]
     number = len(rows)
@@ -220,9 +224,9 @@ def results_flag(results: Path) -> str:
     return "" if results == default_results() else f" --results {relative(results)}"
 
 
-def nothing_to_do(made: Plan) -> None:
+def nothing_to_do(the_plan: Plan) -> None:
     """Everything wanted is done or under way."""
-    row = made.rows[0]
+    row = the_plan.rows[0]
     where = results_flag(row.results)
     print(f"\nnothing to submit. next: nano-exp status {row.frozen.name}{where}    (fresh=true starts again)")
 
@@ -248,7 +252,7 @@ def results(run_dirs: Sequence[Path], seconds: float | None = None) -> None:
 
 def result_lines(run_dir: Path) -> list[str]:
     """One run's outcome: state, reward and validation before and after, time, files."""
-    rows = runs.read_metrics(run_dir)
+    rows = metrics_file.read(run_dir)
     tried = runs.attempts(run_dir)
     end = tried[-1].end if tried else None
     kind = str(end.get("kind")) if end else "lost" if tried else "not started"
@@ -260,8 +264,8 @@ def result_lines(run_dir: Path) -> list[str]:
     reward = (summary["reward_before"], summary["reward_after"]) if summary.get("reward_after") is not None else None
     measured = "first step, mean of the last ones" if reward else "first and last step"
     for name, values, what in (
-        ("reward", reward or metric_before_after(rows, "train/reward"), measured),
-        ("validation", metric_before_after(rows, "validation/accuracy"), "accuracy, first and last measured"),
+        ("reward", reward or first_and_last(rows, "train/reward"), measured),
+        ("validation", first_and_last(rows, "validation/accuracy"), "accuracy, first and last measured"),
     ):
         if values:
             lines.append(f"  {name:12}{values[0]:.3f} -> {values[1]:.3f}  ({what})")
@@ -283,27 +287,27 @@ def result_lines(run_dir: Path) -> list[str]:
 def _summary(run_dir: Path) -> dict[str, Any]:
     """The embedded engine's summary.json, where the run's log_dir has one."""
     try:
-        found = files.read_json(Path(runs.load(run_dir).config()["logger"]["log_dir"]) / "summary.json")
+        summary = files.read_json(Path(runs.load(run_dir).config()["logger"]["log_dir"]) / "summary.json")
     except (files.Damaged, OSError, KeyError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return summary if isinstance(summary, dict) else {}
 
 
-def scripts(ready: submit.Launch, parameters: dict[str, Any]) -> None:
+def scripts(ready: job_arrays.Launch, parameters: dict[str, Any]) -> None:
     """The batch scripts as they would be sent: the first one, and the lines of the others that it has not."""
     first: list[str] = []
     for array in ready.arrays:
         count = f"{len(array.rows)} runs as one job array" if len(array.rows) > 1 else "1 run"
-        lines = submit.script(ready, array, parameters).splitlines()
+        lines = batch_script.script(ready, array, parameters).splitlines()
         same = ", the same but for these lines" if first else ""
         print(f"# --- sbatch script: {count} of {array.shape}{same} ---")
         print("\n".join(line for line in lines if line not in first) + "\n")
         first = first or [*lines, ""]
 
 
-def engine_yaml(made: Plan) -> None:
+def engine_yaml(the_plan: Plan) -> None:
     """What the engine of the first run to submit reads, and what is different in the others."""
-    rows = made.to_submit or list(made.rows)
+    rows = the_plan.to_submit or list(the_plan.rows)
     if rows:
         first = rows[0]
         print(f"# --- attempts/1/nemo_rl.yaml of {first.id}, as the {first.config['engine']['name']} engine reads it")

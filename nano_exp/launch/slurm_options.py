@@ -87,16 +87,16 @@ def typed(parameters: Mapping[str, Any]) -> dict[str, Any]:
     ------
     UserError: an option that is the launch's own
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for key, value in (parameters.get(EXTRA) or {}).items():
         name = _plain(key)
         if name in OWN and not (name == "requeue" and value is True):
             raise UserError(f"{PREFIX}{EXTRA}.{key}={value}", *OWN[name])
-        if name in found:
+        if name in options:
             option = name.replace("_", "-")
             raise UserError(f"{PREFIX}{EXTRA} has {option} twice", "one of the two would be lost", f"{option} once")
-        found[name] = value
-    return found
+        options[name] = value
+    return options
 
 
 def refuse_unused(parameters: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ def refuse_typed(typed: Sequence[str]) -> None:
     ----------
     typed: overrides as they were typed
     """
-    seen: dict[str, str] = {}
+    typed_as: dict[str, str] = {}
     for override in typed:
         one = Override.parse(override)
         if not one.has_value or one.deletes or not names_launcher(one):
@@ -124,23 +124,23 @@ def refuse_typed(typed: Sequence[str]) -> None:
             if name in NAMES:
                 raise UserError(override, *NAMES[name])
             option = SBATCH.get(name, _plain(name.removeprefix(f"{EXTRA}.")))
-            if option in seen:
+            if option in typed_as:
                 raise UserError(
-                    f"{seen[option]} and {override}",
+                    f"{typed_as[option]} and {override}",
                     f"both set {option.replace('_', '-')}, which is one option of sbatch, and one would be lost",
                     "one of the two",
                 )
-            seen[option] = override
+            typed_as[option] = override
 
 
 def merged(parameters: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with changes on top; sbatch's own options one by one, as a launch merges them."""
-    found = {**parameters, **changes}
+    options = {**parameters, **changes}
     old, new = parameters.get(EXTRA), changes.get(EXTRA)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         named = {_plain(key) for key in new}
-        found[EXTRA] = {**{key: value for key, value in old.items() if _plain(key) not in named}, **new}
-    return found
+        options[EXTRA] = {**{key: value for key, value in old.items() if _plain(key) not in named}, **new}
+    return options
 
 
 def _plain(key: Any) -> str:
@@ -187,16 +187,17 @@ def gpus(parameters: Mapping[str, Any], extra: Mapping[str, Any], nodes: int, pe
     """
     named = [(f"{PREFIX}{key}", key, parameters.get(key)) for key in GPUS]
     named += [(f"+{PREFIX}{EXTRA}.{key.replace('_', '-')}", key, extra.get(key)) for key in GPUS]
-    found = [(name, key, value, count) for name, key, value in named if (count := _count(key, value)) is not None]
-    for name, key, value, count in found:
-        wanted = per_node * nodes if key in OVER_ALL_NODES else per_node
-        if count != wanted:
+    requests = [(name, key, value, count) for name, key, value in named if (count := _count(key, value)) is not None]
+    for name, key, value, count in requests:
+        gpus_of_runs = per_node * nodes if key in OVER_ALL_NODES else per_node
+        if count != gpus_of_runs:
             raise UserError(
-                f"{name}={value}, but the runs are for {wanted} GPUs" + ("" if key in OVER_ALL_NODES else " a node"),
+                f"{name}={value}, but the runs are for {gpus_of_runs} GPUs"
+                + ("" if key in OVER_ALL_NODES else " a node"),
                 _OWN_SHAPE,
-                f"{name}={_corrected(str(value), wanted)}, or another cluster=",
+                f"{name}={_corrected(str(value), gpus_of_runs)}, or another cluster=",
             )
-    return bool(found)
+    return bool(requests)
 
 
 def _count(key: str, value: Any) -> int | None:
@@ -205,11 +206,11 @@ def _count(key: str, value: Any) -> int | None:
         return None
     parts = [part for part in str(value).split(",") if key != "gres" or part.split(":")[0] == "gpu"]
     counts = [re.search(r"(?:^|:)(\d+)$", part) for part in parts]
-    return sum(int(found[1]) if found else 1 for found in counts) if parts else None
+    return sum(int(match[1]) if match else 1 for match in counts) if parts else None
 
 
 def _corrected(value: str, count: int) -> str:
     """The same request for another number of GPUs."""
     first, comma, rest = value.partition(",")
-    kept = re.sub(r"(^|:)\d+$", "", first)
-    return (f"{kept}:{count}" if kept else str(count)) + comma + rest
+    kind = re.sub(r"(^|:)\d+$", "", first)
+    return (f"{kind}:{count}" if kind else str(count)) + comma + rest

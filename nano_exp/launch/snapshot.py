@@ -72,8 +72,8 @@ def git(folder: Path) -> tuple[dict[str, Any], str]:
 
 def head(folder: Path) -> str | None:
     """The commit that a folder's checkout stands at; None where it is no checkout."""
-    said = (_git(folder, "rev-parse", "HEAD") or "").strip()
-    return said if re.fullmatch(r"[0-9a-f]{40,64}", said) else None
+    commit = (_git(folder, "rev-parse", "HEAD") or "").strip()
+    return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -92,10 +92,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Python and the packages that matter, as installed."""
-    found = {"nano-exp": __version__, "python": platform.python_version(), "executable": sys.executable}
+    by_package = {"nano-exp": __version__, "python": platform.python_version(), "executable": sys.executable}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            by_package[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return by_package

@@ -38,13 +38,13 @@ class Terms:
     budget: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For the launch's manifest; `kept` reads it."""
-        kept = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
-        kept.pop("budget")  # the names keep it (nano_exp.store.budget)
-        return kept
+        """For the launch's manifest; `of_manifest` reads it."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        values.pop("budget")  # the names keep it (nano_exp.store.budget)
+        return values
 
 
-def read(wanted: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
+def read(frozen_configs: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
     """The terms of a launch from its points. Raises UserError for values that cannot be, or that differ.
 
     Parameters
@@ -52,9 +52,9 @@ def read(wanted: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
     typed: the overrides of a point as they were typed
     """
     _refuse_joined_digits(typed)
-    first = wanted[0].config
+    first = frozen_configs[0].config
     for key in TERMS:
-        if any(frozen.config.get(key) != first.get(key) for frozen in wanted):
+        if any(frozen.config.get(key) != first.get(key) for frozen in frozen_configs):
             raise UserError(f"points of one launch have different {key}=", "it holds for a whole launch", f"{key}=...")
     counts = (_count(first, "parallel"), _words(first.get("after")), _count(first, "fail_fast"))
     return Terms(*counts, _canary(first.get("canary", False)), _budget(first.get("budget")))
@@ -117,15 +117,15 @@ def _refuse_joined_digits(typed: Sequence[str]) -> None:
             )
 
 
-def kept(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms:
+def of_manifest(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms:
     """A launch's terms, which hold for a retry of its runs too. A damaged manifest has none.
 
     Parameters
     ----------
     after: what it waits for, word by word, as it was resolved: a name may have other runs by now
     """
-    found = manifest.get("terms")
-    terms = found if isinstance(found, dict) else {}
+    record = manifest.get("terms")
+    terms = record if isinstance(record, dict) else {}
     try:
         canary = terms.get("canary") is True
         return Terms(_count(terms, "parallel"), tuple(after), _count(terms, "fail_fast"), canary)
@@ -142,8 +142,10 @@ def changed(terms: Terms, typed: Sequence[str]) -> Terms:
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            said = " ".join(str(error).split())
-            raise UserError(override, f"the value is not valid YAML: {said}", f"{key}=VALUE or {key}=null") from error
+            problem = " ".join(str(error).split())
+            raise UserError(
+                override, f"the value is not valid YAML: {problem}", f"{key}=VALUE or {key}=null"
+            ) from error
         if isinstance(value, list):
             _refuse_joined_digits([override])
         # A single word as it is typed: 12_3 is a number to YAML.
@@ -164,8 +166,8 @@ def settled(terms: Terms, cold: bool) -> Terms:
 
 def require(terms: Terms, where: str, submit: bool) -> None:
     """Refuse terms that the place cannot keep. Raises UserError."""
-    asked = {"after": terms.after, "fail_fast": terms.fail_fast, "canary": terms.canary, "budget": terms.budget}
-    typed = [key for key, value in asked.items() if value]
+    by_key = {"after": terms.after, "fail_fast": terms.fail_fast, "canary": terms.canary, "budget": terms.budget}
+    typed = [key for key, value in by_key.items() if value]
     if where == "local" and typed:
         raise UserError(
             f"{' and '.join(typed)} with slurm.where=local",

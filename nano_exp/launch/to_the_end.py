@@ -18,7 +18,7 @@ from nano_exp.errors import UserError
 from nano_exp.launch.convergence import Row
 from nano_exp.layout import models, workload
 from nano_exp.planner import gpus, steptime
-from nano_exp.store import runs, spells
+from nano_exp.store import metrics_file, runs, spells
 
 #: The choices that make steps alike, and how many runs of a name are looked at for theirs.
 ALIKE, LOOKED_AT = ("model", "cluster"), 40
@@ -136,7 +136,7 @@ def _measured(folder: Path, choices: tuple[str | None, ...]) -> StepTime | None:
 
 def _time_of(run_dir: Path) -> float | None:
     """The median time between a run's newest steps, validation and checkpoints included."""
-    rows = runs.read_metrics(run_dir, tail_bytes=256 * 1024)
+    rows = metrics_file.read(run_dir, tail_bytes=256 * 1024)
     times = {row["step"]: runs.number(row.get("time")) for row in rows if "train/reward" in row}
     gaps = [
         now - before

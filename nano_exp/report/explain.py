@@ -96,14 +96,14 @@ def _config(name: str) -> Mapping[str, Any]:
 # --- for people and for scripts -------------------------------------------------------------------------------------
 
 
-def as_json(found: Iterable[Explained]) -> str:
+def as_json(explained: Iterable[Explained]) -> str:
     """One object for each job: its files, and the diagnosis."""
-    return json.dumps([{"files": list(job.names), **job.diagnosis.as_dict()} for job in found], indent=1)
+    return json.dumps([{"files": list(job.names), **job.diagnosis.as_dict()} for job in explained], indent=1)
 
 
-def as_text(found: Iterable[Explained], width: int | None) -> str:
+def as_text(explained: Iterable[Explained], width: int | None) -> str:
     """Paragraphs of at most `width` characters a line (None: each part on a line of its own)."""
-    return "\n\n".join(_paragraph(job, width) for job in found)
+    return "\n\n".join(_paragraph(job, width) for job in explained)
 
 
 def _paragraph(job: Explained, width: int | None) -> str:

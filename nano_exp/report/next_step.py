@@ -85,11 +85,11 @@ def ending(state: str, exit_code: str, nodes: str, user: str) -> str:
     user: the name of the user in it, where there is one
     """
     word = state.split()[0]
-    said = ENDS.get(word, word.lower().replace("_", " "))
+    words = ENDS.get(word, word.lower().replace("_", " "))
     if word == "CANCELLED" and " by " in state:
-        said += f" by {user or 'uid ' + state.rsplit(' ', 1)[-1]}"
+        words += f" by {user or 'uid ' + state.rsplit(' ', 1)[-1]}"
     if word == "FAILED" and exit_code not in ("", "0:0"):
-        said += f" (exit code {exit_code})"
+        words += f" (exit code {exit_code})"
     if word in ("NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL") and nodes not in ("", "None assigned"):
-        said += f" on {nodes}"
-    return f"{said} ({word})" if word not in ("CANCELLED", "FAILED", "COMPLETED") else said
+        words += f" on {nodes}"
+    return f"{words} ({word})" if word not in ("CANCELLED", "FAILED", "COMPLETED") else words

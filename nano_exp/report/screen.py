@@ -36,7 +36,7 @@ class Screen:
 
     Parameters
     ----------
-    found: the newest lines, of all runs that are watched
+    every_line: the newest lines, of all runs that are watched
     selected: the run's folder under the cursor
     first: the first row that is visible
     asking: what is asked about, the question that the next key answers with y or anything else, and the run
@@ -46,7 +46,7 @@ class Screen:
     """
 
     title: str
-    found: list[Line] = field(default_factory=list)
+    every_line: list[Line] = field(default_factory=list)
     order: str = ORDERS[0]
     active_only: bool = False
     selected: str = ""
@@ -63,10 +63,10 @@ class Screen:
     def lines(self) -> list[Line]:
         """The lines that are shown, in their order; worked out once for each look, filter and order."""
         of, how, shown = self._lines
-        if of is not self.found or how != (self.active_only, self.order):
-            found = status.filtered(self.found, "active") if self.active_only else self.found
-            shown = status.ordered(found, self.order)
-            self._lines = self.found, (self.active_only, self.order), shown
+        if of is not self.every_line or how != (self.active_only, self.order):
+            lines = status.filtered(self.every_line, "active") if self.active_only else self.every_line
+            shown = status.ordered(lines, self.order)
+            self._lines = self.every_line, (self.active_only, self.order), shown
         return shown
 
     @property
@@ -92,7 +92,7 @@ class Screen:
             self.message = f"{line.run}: no {what}"
             return "", None
         page = max(1, room(height))
-        far = len(self.found)
+        far = len(self.every_line)
         moves = {"up": -1, "k": -1, "down": 1, "j": 1, "pageup": -page, "pagedown": page, "home": -far, "end": far}
         if key in moves:
             self._move(moves[key])
@@ -138,7 +138,7 @@ class Screen:
             rows -= extra
             header, cells = self._table(self._visible(here, rows), width)
         visible = self._visible(here, rows)
-        drawn = [(self._title(width), "title"), *((said, "header") for said in header)]
+        drawn = [(self._title(width), "title"), *((words, "header") for words in header)]
         for i, (line, cell) in enumerate(zip(visible, cells, strict=True)):
             drawn.append((cell, ("selected " if self.first + i == here else "") + line.state))
         if not shown:
@@ -146,7 +146,7 @@ class Screen:
         bottom = self._bottom(shown, here)[-max(1, height - 1 - len(header) - rows) :]
         drawn += [("", "")] * (height - len(bottom) - len(drawn))
         drawn = drawn[: max(0, height - len(bottom))] + bottom
-        return [(text.shortened(said, width), style) for said, style in drawn[:height]]
+        return [(text.shortened(words, width), style) for words, style in drawn[:height]]
 
     def _visible(self, here: int, rows: int) -> list[Line]:
         """The rows around the cursor, as few moved as it takes."""
@@ -155,8 +155,8 @@ class Screen:
         return shown[self.first : self.first + rows]
 
     def _title(self, width: int) -> str:
-        counts = Counter(line.state for line in self.found)
-        stalled = sum(line.stalled_s is not None for line in self.found)
+        counts = Counter(line.state for line in self.every_line)
+        stalled = sum(line.stalled_s is not None for line in self.every_line)
         parts = [f"{n} {state}" for state, n in counts.most_common()] + ([f"{stalled} stalled"] if stalled else [])
         clock = time.strftime("%H:%M:%S", time.localtime(self.looked)) if self.looked else ""
         left = f"{', '.join(parts)}  {self.title}"
@@ -183,7 +183,7 @@ class Screen:
 
     def _point(self, line: Line) -> str:
         names = axes.names(list(line.point))
-        return " ".join(f"{names[key]}={axes.said(one)}" for key, one in line.point.items()) or title(line)
+        return " ".join(f"{names[key]}={axes.as_typed(one)}" for key, one in line.point.items()) or title(line)
 
     def _table(self, visible: Sequence[Line], width: int) -> tuple[list[str], list[str]]:
         """The lines of the header, and one for each run: a column for each axis, and the rewards on one scale."""
@@ -199,9 +199,9 @@ class Screen:
         }
         titles = [title(line) for line in visible]
         words = WORDS + 2 if any(titles) else 0
-        one_name = len({line.name for line in self.found}) == 1
+        one_name = len({line.name for line in self.every_line}) == 1
         give_up = (*(("name",) if one_name else ()), "age", "GPU-h", "valid.", "name")
-        made = grid.grid(
+        table = grid.grid(
             columns,
             [line.point for line in visible],
             width - words - SPARK - 2,
@@ -209,17 +209,17 @@ class Screen:
             before="reward",
             below=False,
         )
-        left = width - text.width(made.header[-1]) - 2
+        left = width - text.width(table.header[-1]) - 2
         bars = min(MOST_SPARK, left - words if words else left)
         if bars < LEAST_SPARK:
-            return made.header, [f"{row[0]}  {words}" for row, words in zip(made.rows, titles, strict=True)]
+            return table.header, [f"{row[0]}  {words}" for row, words in zip(table.rows, titles, strict=True)]
         lines = spark.sparks([self.rewards(line) for line in visible], bars, self.bars)
         scale = f"rewards {lines.low:.2g} to {lines.high:.2g}" if any(lines.lines) else "rewards"
         cells = [
             f"{row[0]}  {text.padded(drawn, bars)}  {words}"
-            for row, drawn, words in zip(made.rows, lines.lines, titles, strict=True)
+            for row, drawn, words in zip(table.rows, lines.lines, titles, strict=True)
         ]
-        return [*made.header[:-1], f"{made.header[-1]}  {scale}"], cells
+        return [*table.header[:-1], f"{table.header[-1]}  {scale}"], cells
 
 
 def _age(seconds: float | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from nano_exp.store import runs
+from nano_exp.store import metrics_file, runs
 
 BARS = "▁▂▃▄▅▆▇█"
 #: For terminals without UTF-8.
@@ -78,7 +78,7 @@ class Rewards:
         self._offset += len(whole) + len(newline)
         for line in whole.split(b"\n"):
             if b'"train/reward"' in line:
-                row = runs.metrics_row(line)
+                row = metrics_file.row_of(line)
                 value = runs.number(row.get("train/reward")) if row else None
                 if value is not None:
                     self.values.append(value)

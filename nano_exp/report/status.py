@@ -24,9 +24,9 @@ from nano_exp.index.selection import Folder, folders, select
 from nano_exp.report.next_step import advice, ending
 from nano_exp.slurm import reasons
 from nano_exp.store import axes, halt, predecessors, runs, state
-from nano_exp.store.asked import Asked
 from nano_exp.store.axes import Value
 from nano_exp.store.predecessors import Open
+from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.state import State
 
 
@@ -72,28 +72,28 @@ class Line:
     unsent: bool = False
 
 
-def lines(results: Path, wanted: Sequence[str], asked: Asked, now: float | None = None) -> list[Line]:
+def lines(results: Path, words: Sequence[str], lookup: QueueLookup, now: float | None = None) -> list[Line]:
     """The runs of a results folder, or those whose name, id or Slurm job is wanted (an id may be cut short).
 
     Raises
     ------
     UserError: nothing there, or nothing of that name
     """
-    return look(Cache(results), wanted, asked, now)
+    return look(Cache(results), words, lookup, now)
 
 
-def look(cache: Cache, wanted: Sequence[str], asked: Asked, now: float | None = None) -> list[Line]:
+def look(cache: Cache, words: Sequence[str], lookup: QueueLookup, now: float | None = None) -> list[Line]:
     """The same with a cache that is kept; it is written where that is worth it."""
     moment = time.time() if now is None else now
-    chosen = select(cache.results, wanted)
+    chosen = select(cache.results, words)
     all_facts = cache.get(chosen)
-    asked.include(facts.run for facts in all_facts)
-    pairs = [(facts, _state(facts, asked)) for facts in sorted(all_facts, key=_launched)]
-    ends = _endings(pairs, cache, asked)
-    every = folders(cache.results) if wanted else chosen
+    lookup.include(facts.run for facts in all_facts)
+    pairs = [(facts, _state(facts, lookup)) for facts in sorted(all_facts, key=_launched)]
+    ends = _endings(pairs, cache, lookup)
+    every = folders(cache.results) if words else chosen
     points = _points(cache, all_facts, every)
     word_of = {folder.path: folder.word for folder in chosen}
-    before = Before(cache.results, asked)
+    before = Before(cache.results, lookup)
     lines = []
     for facts, now_state in pairs:
         path = str(facts.run.dir)
@@ -128,20 +128,20 @@ def _launched(facts: Facts) -> tuple[str, str, int, float, str]:
     return run.name, str(run.record.get("launch")), place if isinstance(place, int) else 0, run.created, run.id
 
 
-def _state(facts: Facts, asked: Asked) -> State:
+def _state(facts: Facts, lookup: QueueLookup) -> State:
     sent = None if facts.done else state.submission(facts.run)
     jobs = {sent.array: facts.job} if sent is not None and facts.job else {}
-    return state.state(facts.run, facts.attempts, lambda _: jobs, asked)
+    return state.state(facts.run, facts.attempts, lambda _: jobs, lookup)
 
 
 # --- what accounting knows of those that left no word ---------------------------------------------------------------
 
 
-def _endings(pairs: Sequence[tuple[Facts, State]], cache: Cache, asked: Asked) -> dict[str, str]:
+def _endings(pairs: Sequence[tuple[Facts, State]], cache: Cache, lookup: QueueLookup) -> dict[str, str]:
     """`12_3 its name` -> how it ended, for runs that vanished. What has ended does not change, so it is asked once."""
     job_of_key = {key: key.split()[0] for facts, now in pairs if (key := _job_key(facts, now))}
     missing = {job: key.split(" ", 1)[1] for key, job in job_of_key.items() if key not in cache.accounting}
-    for job, end in asked.endings(missing).items():
+    for job, end in lookup.endings(missing).items():
         cache.accounting[f"{job} {missing[job]}"] = [end.state, end.exit_code, end.nodes]
         cache.asked_anew = True
     known = {key: cache.accounting[key] for key in job_of_key if key in cache.accounting}
@@ -157,10 +157,10 @@ def _job_key(facts: Facts, now: State) -> str:
     return f"{job} {name}" if job else ""
 
 
-def _user(said: str) -> str:
+def _user(state_word: str) -> str:
     """The name of the user in `CANCELLED by 1001`."""
     with contextlib.suppress(ValueError, KeyError):
-        return pwd.getpwuid(int(said.rpartition(" by ")[2])).pw_name
+        return pwd.getpwuid(int(state_word.rpartition(" by ")[2])).pw_name
     return ""
 
 
@@ -170,13 +170,13 @@ def _user(said: str) -> str:
 class Before:
     """What launches wait for and has not ended as it has to, looked up once for each launch."""
 
-    def __init__(self, results: Path, asked: Asked) -> None:
-        self.results, self._asked = results, asked
+    def __init__(self, results: Path, lookup: QueueLookup) -> None:
+        self.results, self._lookup = results, lookup
         self.of = functools.cache(self._of)
 
     def _of(self, launch: str) -> list[Open]:
         waits = predecessors.known(runs.launch_dir(self.results, launch))
-        return predecessors.unfinished(self.results, waits, self._asked)
+        return predecessors.unfinished(self.results, waits, self._lookup)
 
 
 def _waiting(line: Line, facts: Facts, now: State, before: Before, word: str) -> Line:
@@ -212,7 +212,7 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
     recorded = end.get("diagnosis") if now.kind in ("failed", "unknown") else None
     diagnosis: Mapping[str, Any] = recorded if isinstance(recorded, Mapping) else {}
     stalled = _stalled(facts, now)
-    why = reasons.said(now.why) if now.kind == "pending" else str(diagnosis.get("title") or now.why)
+    why = reasons.in_words(now.why) if now.kind == "pending" else str(diagnosis.get("title") or now.why)
     if now.kind == "unknown" and end:  # whether it was started again is not known, how it ended is
         why = f"{now.why}; attempt {now.attempt} {end.get('kind')}: {diagnosis.get('title') or end.get('why')}"
     if stalled is not None:
@@ -314,7 +314,7 @@ SORTS: dict[str, Callable[[Line], Value]] = {
 }
 
 
-def filtered(found: Iterable[Line], states: str) -> list[Line]:
+def filtered(lines: Iterable[Line], states: str) -> list[Line]:
     """Those in one of these states (`failed,running`; `active` means pending and running, `stalled` those that stall).
 
     Raises
@@ -332,10 +332,10 @@ def filtered(found: Iterable[Line], states: str) -> list[Line]:
         )
     if "active" in kinds:
         kinds |= set(state.ACTIVE)
-    return [line for line in found if line.state in kinds or ("stalled" in kinds and line.stalled_s is not None)]
+    return [line for line in lines if line.state in kinds or ("stalled" in kinds and line.stalled_s is not None)]
 
 
-def ordered(found: Sequence[Line], by: str) -> list[Line]:
+def ordered(lines: Sequence[Line], by: str) -> list[Line]:
     """Greatest first, words from a to z, what has no value last; a leading - turns it round.
 
     Parameters
@@ -347,12 +347,12 @@ def ordered(found: Sequence[Line], by: str) -> list[Line]:
     UserError: neither
     """
     word, turned = by.removeprefix("-"), by.startswith("-")
-    value = _sorter(found, word)
-    numbers = [(number, line) for line in found if isinstance(number := value(line), int | float) and number == number]
-    texts = [(str(text_value), line) for line in found if isinstance(text_value := value(line), str)]
+    value = _sorter(lines, word)
+    numbers = [(number, line) for line in lines if isinstance(number := value(line), int | float) and number == number]
+    texts = [(str(text_value), line) for line in lines if isinstance(text_value := value(line), str)]
     without = [
         line
-        for line in found
+        for line in lines
         if not isinstance(text_value := value(line), int | float | str) or text_value != text_value
     ]
     numbers.sort(key=lambda pair: pair[0], reverse=not turned)
@@ -360,8 +360,8 @@ def ordered(found: Sequence[Line], by: str) -> list[Line]:
     return [line for _, line in [*numbers, *(reversed(texts) if turned else texts)]] + without
 
 
-def _sorter(found: Sequence[Line], word: str) -> Callable[[Line], Value]:
-    keys = list(dict.fromkeys(key for line in found for key in line.point))
+def _sorter(lines: Sequence[Line], word: str) -> Callable[[Line], Value]:
+    keys = list(dict.fromkeys(key for line in lines for key in line.point))
     named = axes.names(keys)
     if word in SORTS:
         return SORTS[word]
@@ -376,10 +376,10 @@ def _sorter(found: Sequence[Line], word: str) -> Callable[[Line], Value]:
 # --- for scripts ----------------------------------------------------------------------------------------------------
 
 
-def as_json(found: Iterable[Line], asked: Asked) -> str:
+def as_json(lines: Iterable[Line], lookup: QueueLookup) -> str:
     """One object: Slurm's error where it did not answer, and the runs, one on each line of the text."""
-    rows = ",\n".join(json.dumps({k: _finite(v) for k, v in vars(line).items()}) for line in found)
-    return f'{{"slurm_error": {json.dumps(asked.error or None)},\n "runs": [\n{rows}\n]}}'
+    rows = ",\n".join(json.dumps({k: _finite(v) for k, v in vars(line).items()}) for line in lines)
+    return f'{{"slurm_error": {json.dumps(lookup.error or None)},\n "runs": [\n{rows}\n]}}'
 
 
 def _finite(value: Any) -> Any:

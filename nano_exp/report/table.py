@@ -14,7 +14,7 @@ from nano_exp.terminal import grid
 GIVEN_UP = ("age", "validation", "GPU-h", "name", "reward")
 
 
-def table(found: Sequence[Line], slurm_error: str = "", width: int | None = None) -> str:
+def table(lines: Sequence[Line], slurm_error: str = "", width: int | None = None) -> str:
     """A column for each axis; units are in the header or in the cell.
 
     Parameters
@@ -22,12 +22,12 @@ def table(found: Sequence[Line], slurm_error: str = "", width: int | None = None
     width: of the terminal; None: as wide as it takes. Where the words of a run do not fit, why it is in its state and
         what to do about it come on a line of their own.
     """
-    one_name = len({line.name for line in found}) == 1
+    one_name = len({line.name for line in lines}) == 1
     give_up = (*(("name",) if one_name else ()), *GIVEN_UP)
-    table_grid = grid.grid(columns(found), [line.point for line in found], width, give_up, before="reward")
+    table_grid = grid.grid(columns(lines), [line.point for line in lines], width, give_up, before="reward")
     # A run that is alone under its name has no axes: what was typed for it tells what it is.
-    notes = ["  ".join(w for w in (title(line), f"[{remark(line)}]" if remark(line) else "") if w) for line in found]
-    minor = [not (line.why or line.next or line.damaged or title(line)) for line in found]
+    notes = ["  ".join(w for w in (title(line), f"[{remark(line)}]" if remark(line) else "") if w) for line in lines]
+    minor = [not (line.why or line.next or line.damaged or title(line)) for line in lines]
     out = grid.text(table_grid, notes, "what", minor)
     if slurm_error:
         out += f"\n\nSlurm does not answer ({slurm_error}): states that depend on it are shown as unknown"
@@ -39,17 +39,17 @@ def title(line: Line) -> str:
     return "" if line.point else text.short_title(line.overrides)
 
 
-def columns(found: Sequence[Line]) -> dict[str, list[str]]:
+def columns(lines: Sequence[Line]) -> dict[str, list[str]]:
     """All but the axes and the words."""
     return {
-        "name": [line.name for line in found],
-        "run": [line.run for line in found],
-        "state": [line.state for line in found],
-        "step": [f"{line.step}/{line.max_steps if line.max_steps is not None else '?'}" for line in found],
-        "reward": [number(line.reward) for line in found],
-        "validation": [number(line.validation_accuracy) for line in found],
-        "GPU-h": [hours(line.gpu_hours) for line in found],
-        "age": ["-" if line.age_s is None else text.duration(line.age_s) for line in found],
+        "name": [line.name for line in lines],
+        "run": [line.run for line in lines],
+        "state": [line.state for line in lines],
+        "step": [f"{line.step}/{line.max_steps if line.max_steps is not None else '?'}" for line in lines],
+        "reward": [number(line.reward) for line in lines],
+        "validation": [number(line.validation_accuracy) for line in lines],
+        "GPU-h": [hours(line.gpu_hours) for line in lines],
+        "age": ["-" if line.age_s is None else text.duration(line.age_s) for line in lines],
     }
 
 
@@ -74,10 +74,10 @@ def remark(line: Line) -> str:
     return "; ".join(dict.fromkeys(parts))
 
 
-def unsent(found: Sequence[Line]) -> str:
+def unsent(lines: Sequence[Line]) -> str:
     """What W&B lacks of these runs, and what to type; empty where it lacks nothing."""
-    names = sorted({line.name for line in found if line.unsent})
-    count = sum(line.unsent for line in found)
+    names = sorted({line.name for line in lines if line.unsent})
+    count = sum(line.unsent for line in lines)
     if not count:
         return ""
     runs = "1 run that has ended" if count == 1 else f"{count} runs that have ended"

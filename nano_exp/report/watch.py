@@ -21,7 +21,7 @@ from nano_exp.report.screen import Screen
 from nano_exp.report.spark import ASCII_BARS, BARS, Rewards
 from nano_exp.report.status import Line
 from nano_exp.store import runs, state
-from nano_exp.store.asked import Asked
+from nano_exp.store.queue_lookup import QueueLookup
 
 #: Seconds between two looks at the store, and between two questions to Slurm: its controller serves everybody.
 LOOK_S, ASK_S = 2.0, 15.0
@@ -52,7 +52,7 @@ COLOURS = {
 }
 
 
-def watch(results: Path, wanted: Sequence[str]) -> int:
+def watch(results: Path, words: Sequence[str]) -> int:
     """Show the runs until q. Returns the exit code.
 
     Raises
@@ -60,7 +60,7 @@ def watch(results: Path, wanted: Sequence[str]) -> int:
     UserError: no terminal, no runs, or none of that name
     """
     _require_terminal()
-    look = Look(results, wanted)
+    look = Look(results, words)
     look.once()  # what is wrong with the words or the folder is said before the screen is taken
     locale.setlocale(locale.LC_ALL, "")
     os.environ.setdefault("ESCDELAY", "25")  # else the escape key is waited for: an arrow key may begin with it
@@ -91,13 +91,13 @@ def _require_terminal() -> None:
 class Look:
     """The newest lines, looked for again and again by a thread."""
 
-    def __init__(self, results: Path, wanted: Sequence[str]) -> None:
-        self.results, self.wanted = results, wanted
+    def __init__(self, results: Path, words: Sequence[str]) -> None:
+        self.results, self.words = results, words
         self.cache = Cache(results)
         self.lines: list[Line] = []
         self.error = ""
         self.at = 0.0
-        self.asked = Asked()
+        self.lookup = QueueLookup()
         self._asked_at = 0.0
         self._again = threading.Event()
         self._over = False
@@ -119,8 +119,8 @@ class Look:
         """One look. Returns how long it took, seconds."""
         began = time.monotonic()
         if began - self._asked_at > ASK_S or not self._asked_at:
-            self.asked, self._asked_at = Asked(), began
-        self.lines = status.look(self.cache, self.wanted, self.asked)
+            self.lookup, self._asked_at = QueueLookup(), began
+        self.lines = status.look(self.cache, self.words, self.lookup)
         self.at = time.time()
         return time.monotonic() - began
 
@@ -146,7 +146,7 @@ class Terminal:
         self.look = look
         self.rewards: dict[str, Rewards] = {}
         self._drawn: tuple[float, str] | None = None
-        title = " ".join(look.wanted) or text.relative(look.results)
+        title = " ".join(look.words) or text.relative(look.results)
         utf8 = "UTF-8" in locale.nl_langinfo(locale.CODESET).upper()
         self.screen = Screen(title, rewards=self._rewards, bars=BARS if utf8 else ASCII_BARS)
 
@@ -200,13 +200,13 @@ class Terminal:
     def _draw(self, window: curses.window) -> None:
         self._drawn = self.look.at, self.look.error
         screen = self.screen
-        screen.found, screen.looked, screen.slurm_error = self.look.lines, self.look.at, self.look.asked.error
+        screen.every_line, screen.looked, screen.slurm_error = self.look.lines, self.look.at, self.look.lookup.error
         if self.look.error:
             screen.message = self.look.error
         height, width = window.getmaxyx()
         window.erase()
-        for y, (said, style) in enumerate(screen.draw(height, width)):
-            whole = said.ljust(width) if style.startswith("selected") else said
+        for y, (line, style) in enumerate(screen.draw(height, width)):
+            whole = line.ljust(width) if style.startswith("selected") else line
             # The last cell of the last row cannot be written without scrolling: curses calls that an error.
             with contextlib.suppress(curses.error):
                 window.addnstr(y, 0, whole, width, self._attribute(style))

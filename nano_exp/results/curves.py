@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp.errors import UserError, choice, nearest
-from nano_exp.store import runs
+from nano_exp.store import metrics_file, runs
 from nano_exp.store.spells import Spell
 
 #: Word -> the metric that it stands for. NeMo RL v0.5.0 to main and the embedded engine have all of them.
@@ -74,9 +74,9 @@ class Metrics:
     def read(run_dir: Path, spells: Sequence[Spell] = ()) -> Metrics:
         """From metrics.jsonl; rows of one step are one row."""
         rows: dict[int, dict[str, Any]] = {}
-        for row in runs.read_metrics(run_dir):
+        for row in metrics_file.read(run_dir):
             rows.setdefault(row["step"], {}).update(row)
-        return Metrics([rows[step] for step in sorted(rows)], spells, runs.damaged_metrics(run_dir))
+        return Metrics([rows[step] for step in sorted(rows)], spells, metrics_file.damaged_lines(run_dir))
 
     @cached_property
     def names(self) -> tuple[str, ...]:

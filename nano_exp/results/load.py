@@ -13,8 +13,8 @@ from nano_exp.report import status
 from nano_exp.report.status import Line
 from nano_exp.results.model import Point, Results, Run
 from nano_exp.store import axes, runs, spells
-from nano_exp.store.asked import Asked
 from nano_exp.store.axes import Value
+from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.spells import Spell
 
 #: The key whose values repeat a point.
@@ -25,7 +25,7 @@ def load_results(
     store: Path,
     names: Sequence[str] = (),
     seed_key: str = SEED,
-    asked: Asked | None = None,
+    asked: QueueLookup | None = None,
     now: float | None = None,
     accounting: bool = True,
 ) -> Results:
@@ -43,7 +43,7 @@ def load_results(
     ------
     UserError: no runs there, or none of that name
     """
-    asked = asked or Asked()
+    asked = asked or QueueLookup()
     moment = time.time() if now is None else now
     lines = status.look(Cache(store), names, asked, moment)
     points = _points(lines)
@@ -54,7 +54,7 @@ def load_results(
     keys = tuple(dict.fromkeys(key for run in found for key in run.axes))
     grouped: dict[tuple[str, ...], list[Run]] = {}
     for run in found:
-        place = (run.name, *(f"{key}={axes.said(value)}" for key, value in run.axes.items()))
+        place = (run.name, *(f"{key}={axes.as_typed(value)}" for key, value in run.axes.items()))
         grouped.setdefault(place, []).append(run)
     return Results(
         tuple(names),

@@ -80,7 +80,7 @@ class Point:
     def label(self) -> str:
         """`lr=1e-06 num_generations_per_prompt=8`; the name where there are no axes."""
         named = axes.names(list(self.axes))
-        return " ".join(f"{named[key]}={axes.said(value)}" for key, value in self.axes.items()) or self.name
+        return " ".join(f"{named[key]}={axes.as_typed(value)}" for key, value in self.axes.items()) or self.name
 
 
 @dataclass(frozen=True)

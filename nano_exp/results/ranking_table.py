@@ -39,7 +39,7 @@ def header(ranking: Ranking) -> str:
     """What is compared, at what."""
     results = ranking.results
     points, runs = len(results.points), len(results.runs)
-    held = " ".join(f"{key}={axes.said(value)}" for key, value in results.held.items())
+    held = " ".join(f"{key}={axes.as_typed(value)}" for key, value in results.held.items())
     order = "highest first" if ranking.highest else "lowest first"
     return (
         f"{' '.join(results.names)}: {points} point{'s' * (points != 1)} of {runs} run{'s' * (runs != 1)} by "
@@ -243,7 +243,7 @@ def _cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     ]
     rows = []
     for one in ranking.standings:
-        point = [axes.said(one.point.axes[key]) if key in one.point.axes else "" for key in keys]
+        point = [axes.as_typed(one.point.axes[key]) if key in one.point.axes else "" for key in keys]
         chance = "" if one.behind is None else p(one.behind.p)
         rows.append(
             [

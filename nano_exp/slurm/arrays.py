@@ -46,17 +46,17 @@ def slots(parallel: int, sizes: Sequence[int]) -> list[Slot]:
 
 def fill(total: int, least: Sequence[int], most: Sequence[int]) -> list[int]:
     """Divide `total` as evenly as each one's bounds allow. The sum of `least` must not be more than `total`."""
-    given = list(least)
-    left = total - sum(given)
+    shares = list(least)
+    left = total - sum(shares)
     while left > 0:
-        hungry = [i for i, have in enumerate(given) if have < most[i]]
+        hungry = [i for i, have in enumerate(shares) if have < most[i]]
         if not hungry:
             break
-        lowest = min(given[i] for i in hungry)
-        for i in [i for i in hungry if given[i] == lowest][:left]:
-            given[i] += 1
+        lowest = min(shares[i] for i in hungry)
+        for i in [i for i in hungry if shares[i] == lowest][:left]:
+            shares[i] += 1
             left -= 1
-    return given
+    return shares
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ _WHAT = {
 }
 
 
-def said(reason: str) -> str:
+def in_words(reason: str) -> str:
     """A reason in plain words, as in `waits for another job to end (Dependency)`; what is not known stays as it is."""
     sentence = reason.replace("_", " ")
     word, _, rest = reason.partition(",")

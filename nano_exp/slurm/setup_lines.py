@@ -65,7 +65,7 @@ class Failed:
     def __str__(self) -> str:
         return f"`{self.command}` ended with exit code {self.code}"
 
-    def told(self, host: str) -> str:
+    def for_log(self, host: str) -> str:
         """For the attempt's stderr.log, where triage finds it."""
         lines = [f"nano-exp: site.setup failed on {host}: {self}", *(f"  | {line}" for line in self.words)]
         return redact("\n".join(lines) + "\n")

@@ -20,9 +20,9 @@ class Refused(UserError):
 class Unclear(UserError):
     """The answer to sbatch was lost: a job may or may not have been queued."""
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(
-            f"sbatch: {said}",
+            f"sbatch: {message}",
             "the job may or may not have been queued",
             "the same command again: it asks Slurm first, by the launch's name, and submits only what is not there",
             code=4,
@@ -47,8 +47,8 @@ def sbatch(script: Path, *options: str, carry: Sequence[str] = ()) -> str:
     """
     client.require()
     try:
-        given, exported = carrying([*script_options(script.read_text()), *options], os.environ, carry)
-        done = client.run(["sbatch", "--parsable", *given, str(script)], more=exported)
+        arguments, exported = carrying([*script_options(script.read_text()), *options], os.environ, carry)
+        done = client.run(["sbatch", "--parsable", *arguments, str(script)], more=exported)
     except NoAnswer as error:
         raise Unclear(str(error)) from error
     match = re.search(r"^(\d+)(?:;\S+)?\s*$", done.stdout, re.MULTILINE)
@@ -138,16 +138,17 @@ REMEDIES = (
 )
 
 
-def out_of_reach(said: str) -> bool:
+def out_of_reach(message: str) -> bool:
     """Whether Slurm's words say that it could not be asked, rather than no."""
     return bool(
-        re.search(r"contact slurm|configuration source|connect", said, re.IGNORECASE) or client.LOST_ANSWER.search(said)
+        re.search(r"contact slurm|configuration source|connect", message, re.IGNORECASE)
+        or client.LOST_ANSWER.search(message)
     )
 
 
-def remedy(said: str) -> tuple[str, str]:
+def remedy(message: str) -> tuple[str, str]:
     """Why Slurm refuses with these words, and what to type instead."""
-    low = said.lower()
+    low = message.lower()
     for word, why, fix in REMEDIES:
         if word in low:
             return why, fix

@@ -33,12 +33,12 @@ def typed(overrides: Iterable[str], place: bool = False) -> dict[str, Value]:
     ----------
     place: also what says where a run goes and what it is called
     """
-    found: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     for override in overrides:
         one = Override.parse(override)
         if place or of_the_run(one.name):
-            found[one.name] = None if one.deletes else value(one.value)
-    return found
+            values[one.name] = None if one.deletes else value(one.value)
+    return values
 
 
 @lru_cache(maxsize=4096)
@@ -60,7 +60,7 @@ def shared(lists: Sequence[Sequence[str]]) -> list[str]:
     return [
         override
         for key, override in last[0].items()
-        if all(key in one and said(one[key]) == said(values[0][key]) for one in values)
+        if all(key in one and as_typed(one[key]) == as_typed(values[0][key]) for one in values)
     ]
 
 
@@ -82,7 +82,7 @@ def value(word: str) -> Value:
     return re.sub(r"\s*([,:])\s*", r"\1", plain) if plain[:1] in ("[", "{") else plain
 
 
-def said(one: Value) -> str:
+def as_typed(one: Value) -> str:
     """A value as one would type it: 1e-6, 8, true, null."""
     if one is None or isinstance(one, bool):
         return {None: "null", True: "true", False: "false"}[one]
@@ -107,28 +107,30 @@ def _plain(node: Any) -> Value:
     if node is None or isinstance(node, str | int | float):
         return node
     if isinstance(node, Mapping):
-        return "{" + ",".join(f"{key}:{said(_plain(inner))}" for key, inner in node.items()) + "}"
-    return "[" + ",".join(said(_plain(inner)) for inner in node) + "]" if isinstance(node, list | tuple) else str(node)
+        return "{" + ",".join(f"{key}:{as_typed(_plain(inner))}" for key, inner in node.items()) + "}"
+    return (
+        "[" + ",".join(as_typed(_plain(inner)) for inner in node) + "]" if isinstance(node, list | tuple) else str(node)
+    )
 
 
-def points(given: Sequence[Mapping[str, Value]], look: Callable[[int, str], Value]) -> list[dict[str, Value]]:
+def points(typed_values: Sequence[Mapping[str, Value]], look: Callable[[int, str], Value]) -> list[dict[str, Value]]:
     """Each run's value on every axis, in the axes' order: that in which they were first typed.
 
     Parameters
     ----------
-    given: what each run's overrides set (`typed`)
+    typed_values: what each run's overrides set (`typed`)
     look: the place of a run and a key that it did not set -> its value (`at`)
     """
-    found: list[dict[str, Value]] = [{} for _ in given]
-    for key in dict.fromkeys(key for one in given for key in one):
-        first = said(given[0][key]) if key in given[0] else None
-        if all(key in one and said(one[key]) == first for one in given):
+    by_run: list[dict[str, Value]] = [{} for _ in typed_values]
+    for key in dict.fromkeys(key for one in typed_values for key in one):
+        first = as_typed(typed_values[0][key]) if key in typed_values[0] else None
+        if all(key in one and as_typed(one[key]) == first for one in typed_values):
             continue  # typed for all of them, with one value
-        values = [one[key] if key in one else look(index, key) for index, one in enumerate(given)]
-        if any(said(one) != said(values[0]) for one in values):
-            for point, one in zip(found, values, strict=True):
+        values = [one[key] if key in one else look(index, key) for index, one in enumerate(typed_values)]
+        if any(as_typed(one) != as_typed(values[0]) for one in values):
+            for point, one in zip(by_run, values, strict=True):
                 point[key] = one
-    return found
+    return by_run
 
 
 def names(keys: Sequence[str], taken: Iterable[str] = ()) -> dict[str, str]:
@@ -139,11 +141,11 @@ def names(keys: Sequence[str], taken: Iterable[str] = ()) -> dict[str, str]:
     taken: names of other columns
     """
     other = set(taken)
-    found = {}
+    short = {}
     for key in keys:
         parts = key.split(".")
         tails = [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
         whole = f"{key}=" if key in other else key
         rest = [f".{one}" for one in keys if one != key]
-        found[key] = next((t for t in tails if t not in other and not any(r.endswith(f".{t}") for r in rest)), whole)
-    return found
+        short[key] = next((t for t in tails if t not in other and not any(r.endswith(f".{t}") for r in rest)), whole)
+    return short

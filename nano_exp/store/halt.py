@@ -15,7 +15,7 @@ from typing import Any
 
 from nano_exp import files, slurm
 from nano_exp.store import runs, state
-from nano_exp.store.asked import Asked
+from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.text import Say
 
 FILE = "halted.json"
@@ -36,18 +36,18 @@ def halt(launch_dir: Path, manifest: Mapping[str, Any], why: str, say: Say) -> N
     """Let nothing more of a launch start. Doing it again does what the first time left undone."""
     if not reason(launch_dir):
         files.write_json(launch_dir / FILE, {"why": why, "time": time.time()}, durable=True)
-    asked = Asked()
+    lookup = QueueLookup()
     jobs: list[str] = []  # tasks by name: of a whole array, one that waits to go on would be cancelled too
     for folder in run_dirs(manifest):
         run = runs.load(folder)
         sent = state.submission(run)
         if sent is None or sent.launch != launch_dir.name:
             continue  # another launch has it by now
-        now = asked.state(run)
+        now = lookup.state(run)
         if now.kind == "pending" and not has_started(run, launch_dir.name):
             cancelled(run, why, now.job)
             jobs.append(now.job)
-    problem = asked.error or slurm.cancel_waiting(jobs)
+    problem = lookup.error or slurm.cancel_waiting(jobs)
     failed = f" (not taken out of the queue: {problem}; they end when they start)" if problem else ""
     say(f"{why}: {len(jobs)} waiting run{'s' if len(jobs) != 1 else ''} of launch {launch_dir.name} stopped{failed}")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nano_exp import files, slurm
 from nano_exp.store import halt, runs, state
-from nano_exp.store.asked import Asked
+from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.state import State
 
 FILE = "after.json"
@@ -88,32 +88,32 @@ def known(launch_dir: Path) -> list[Wait]:
         return []
 
 
-def unfinished(results: Path, waits: Iterable[Wait], asked: Asked) -> list[Open]:
+def unfinished(results: Path, waits: Iterable[Wait], lookup: QueueLookup) -> list[Open]:
     """What has to end well and has not, and what only has to end and is under way. Slurm's word counts for the rest."""
     unfinished_waits = []
     for wait in waits:
-        now = asked.state(runs.load(results / wait.run)) if wait.run else _of_job(wait.job, asked)
+        now = lookup.state(runs.load(results / wait.run)) if wait.run else _of_job(wait.job, lookup)
         if now.kind in state.ACTIVE or (wait.how == "afterok" and now.kind != "done"):
             unfinished_waits.append(Open(wait, now))
     return unfinished_waits
 
 
-def _of_job(job: str, asked: Asked) -> State:
+def _of_job(job: str, lookup: QueueLookup) -> State:
     """A Slurm job that is no run of ours: done where nothing says that it ended badly, or has not ended."""
     number, _, task = job.partition("_")
-    queue = asked()
+    queue = lookup()
     entry = queue.find(number, int(task) if task else None) if queue is not None else None
     if entry is not None:
         return State("pending" if entry.state in slurm.WAITING else "running", "", job)
-    ended = asked.endings({job: ""}).get(job)
+    ended = lookup.endings({job: ""}).get(job)
     word = ended.state.split()[0] if ended is not None else ""
     return State("failed", ended.state if ended else "", job) if word in IN_VAIN else State("done", "", job)
 
 
-def listed(found: Sequence[Open], most: int = 3) -> str:
+def listed(open_runs: Sequence[Open], most: int = 3) -> str:
     """`pre/r1 (running), pre/r2 (pending) and 4 more`; the ones that will not come first."""
-    ordered = sorted(found, key=lambda one: one.comes)
-    more = f" and {len(found) - most} more" if len(found) > most else ""
+    ordered = sorted(open_runs, key=lambda one: one.comes)
+    more = f" and {len(open_runs) - most} more" if len(open_runs) > most else ""
     return ", ".join(map(str, ordered[:most])) + more
 
 

@@ -52,10 +52,10 @@ def remembered(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def engine_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the engine reads: NeMo RL's sections and nothing else; the embedded engine also reads its own section."""
-    own = {key: value for key, value in config.items() if key not in LAUNCHER_KEYS}
+    sections = {key: value for key, value in config.items() if key not in LAUNCHER_KEYS}
     if config["engine"]["name"] == "embedded":
-        own["engine"] = config["engine"]
-    return own
+        sections["engine"] = config["engine"]
+    return sections
 
 
 _ABSENT = object()
@@ -74,12 +74,12 @@ def sent_with(config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, 
     ----------
     entry: of the launch's manifest; KeyError for one that lacks something
     """
-    own = {**config, "site": dict(entry["site"]), "slurm": dict(entry["slurm"])}
+    placed_config = {**config, "site": dict(entry["site"]), "slurm": dict(entry["slurm"])}
     placed = entry.get("placement") or {}
-    paths = {tuple(key.split(".")): placed.get(key, _ABSENT) for key in {*placement(own), *placed}}
-    changes = {path: value for path, value in paths.items() if isinstance(at(own, path[:-1]), dict)}
-    own = with_values(own, changes)
+    paths = {tuple(key.split(".")): placed.get(key, _ABSENT) for key in {*placement(placed_config), *placed}}
+    changes = {path: value for path, value in paths.items() if isinstance(at(placed_config, path[:-1]), dict)}
+    placed_config = with_values(placed_config, changes)
     for path, value in changes.items():
         if value is _ABSENT:
-            del at(own, path[:-1])[path[-1]]
-    return own
+            del at(placed_config, path[:-1])[path[-1]]
+    return placed_config

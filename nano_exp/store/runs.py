@@ -10,17 +10,15 @@ Everything is written aside and renamed. Reading never fails as a whole: a damag
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from nano_exp import files
 from nano_exp.files import Damaged
@@ -200,20 +198,20 @@ def record_event(run_dir: Path, kind: str, durable: bool = True, **data: Any) ->
 def create(run_dir: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     """Make a run's folder whole or not at all. False when it is already there (made by another launcher)."""
     staging = run_dir.parent / f".staging-{uuid.uuid4().hex[:8]}"
-    made = False
+    renamed = False
     try:
         files.make_dir(staging / "events")
         files.write_unseen(staging / "config.yaml", files.dump_yaml(config))
         files.write_unseen(staging / "run.json", files.dump_json(record))
         staging.rename(run_dir)
-        made = True
+        renamed = True
         return True
     except OSError as error:
         if os.path.isdir(run_dir):  # noqa: PTH112 (Path.is_dir raises where the folder above is closed to us)
             return False
         raise files.unwritable(run_dir, error) from error
     finally:
-        if not made:
+        if not renamed:
             shutil.rmtree(staging, ignore_errors=True)
             remove_empty(run_dir.parent, run_dir.parent.parent)
 
@@ -263,12 +261,12 @@ class Attempt:
 
 def attempts(run_dir: Path) -> list[Attempt]:
     """The attempts of a run, first to last; unreadable owner or end files count as unknown."""
-    found = []
+    by_folder = []
     for path in folders(run_dir / "attempts"):
         if path.name.isdigit():
             owner, end = _maybe(path / "owner.json"), _maybe(path / "end.json")
-            found.append(Attempt(int(path.name), path, as_owner(owner), end))
-    return sorted(found, key=lambda a: a.number)
+            by_folder.append(Attempt(int(path.name), path, as_owner(owner), end))
+    return sorted(by_folder, key=lambda a: a.number)
 
 
 def _maybe(path: Path) -> dict[str, Any] | None:
@@ -377,15 +375,15 @@ def jobs_of(results: Path, launch_id: str) -> dict[int, str]:
 
 def sent(launch: Path) -> dict[int, str]:
     """The same, with an empty id for arrays that were refused: what is not in it may still be sent."""
-    found: dict[int, str] = {}
+    by_array: dict[int, str] = {}
     for name in files.names(launch):
         if not (name.startswith("job-") and name.endswith(".json")):
             continue
         data = _maybe(launch / name)
         number = name.removeprefix("job-").removesuffix(".json")
         if data and number.isdigit():
-            found[int(number)] = str(data.get("job") or "")
-    return found
+            by_array[int(number)] = str(data.get("job") or "")
+    return by_array
 
 
 def canary_job(results: Path, launch_id: str) -> str:
@@ -397,114 +395,3 @@ def record_job(results: Path, launch_id: str, array: int | str, job: str) -> Non
     """Remember which Slurm job an array of a launch became: its number, or `canary`; none where it was refused."""
     path = launch_dir(results, launch_id) / f"job-{array}.json"
     files.write_json(path, {"job": job, "time": time.time()}, durable=True)
-
-
-def read_metrics(run_dir: Path, tail_bytes: int | None = None) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; a last line that is still being written, and damaged lines, are left out.
-
-    With `tail_bytes` only the rows in the file's last bytes are read: enough for the newest step, at any length.
-    """
-    path = run_dir / METRICS
-    try:
-        with path.open("rb") as file:
-            if tail_bytes is not None:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - tail_bytes))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        row = metrics_row(line)
-        if row is not None:
-            rows.append(row)
-    return rows
-
-
-def damaged_metrics(run_dir: Path) -> int:
-    """How many lines of metrics.jsonl are no rows; a last one that is still being written is not counted."""
-    try:
-        lines = (run_dir / METRICS).read_bytes().split(b"\n")
-    except OSError:
-        return 0
-    return sum(metrics_row(line) is None for line in lines[:-1])
-
-
-def cut_metrics(run_dir: Path, last_step: int) -> int:
-    """Drop the rows after the checkpoint that a run resumes from: those steps run again and are logged again. Damaged
-    lines go too. The file is written aside and renamed.
-
-    An attempt does so before it starts any engine; the embedded one again, as it may find its newest checkpoint damaged
-    and resume from an earlier one.
-
-    Returns how many lines were dropped.
-    """
-    path = run_dir / METRICS
-    kept = [row for row in read_metrics(run_dir) if row["step"] <= last_step] if last_step else []
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return 0
-    dropped = len(lines) - (not lines[-1]) - len(kept)
-    if dropped or lines[-1]:  # or a last line without its end
-        files.write_text(path, "".join(metrics_line(row) for row in kept))
-    return dropped
-
-
-def open_metrics(run_dir: Path) -> TextIO:
-    """metrics.jsonl to append to, on a line of its own: a writer that was killed may have left half a line."""
-    path = run_dir / METRICS
-    half = files.tail(path, 1) not in ("", "\n")
-    file = path.open("a")
-    if half:
-        file.write("\n")
-    return file
-
-
-def metrics_line(row: Mapping[str, Any]) -> str:
-    """A row as its line of metrics.jsonl, with full precision."""
-    return json.dumps(finite(row), allow_nan=False) + "\n"
-
-
-def finite(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row as JSON can have it: NaN and infinite values are None, and `nonfinite` lists their names."""
-    names = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-    return {**row, **dict.fromkeys(names), "nonfinite": names} if names else row
-
-
-def metrics_row(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl; None for one that is damaged or was not written to its end."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int:
-        return None
-    return dict(finite(row)) if b"NaN" in line or b"Infinity" in line else row  # others' files, and older ones
-
-
-def nonfinite_names(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The metrics of a row that were NaN or infinite."""
-    names = row.get("nonfinite")
-    return tuple(str(name) for name in names) if isinstance(names, list) else ()
-
-
-def nonfinite(rows: Iterable[Mapping[str, Any]]) -> str:
-    """`train/loss was not finite in 3 steps, first in step 12`; nothing where every number was finite."""
-    steps: dict[str, list[int]] = {}
-    for row in rows:
-        for name in nonfinite_names(row):
-            steps.setdefault(name, []).append(row["step"])
-    if not steps:
-        return ""
-    names = sorted(steps, key=lambda name: (name != "train/loss", steps[name][0]))
-    times, first = len(steps[names[0]]), steps[names[0]][0]
-    where = f"in step {first}" if times == 1 else f"in {times} steps, first in step {first}"
-    others = f" (and {len(names) - 1} other metrics)" if len(names) > 1 else ""
-    return f"{names[0]} was not finite {where}{others}"
-
-
-def metric_before_after(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float] | None:
-    """First and last value of a metric; None when it was never logged."""
-    values = [value for r in rows if (value := number(r.get(key))) is not None]
-    return (values[0], values[-1]) if values else None

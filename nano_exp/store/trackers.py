@@ -31,7 +31,7 @@ WANDB_HOST = "https://api.wandb.ai"
 
 
 @dataclass(frozen=True)
-class Told:
+class Description:
     """A run as a tracker shows it.
 
     Parameters
@@ -46,7 +46,7 @@ class Told:
     about: dict[str, Any]
 
 
-def told(run: Run, config: Mapping[str, Any]) -> Told:
+def describe(run: Run, config: Mapping[str, Any]) -> Description:
     """From the run's record, its events and its launch. What a damaged or older store does not say is left out."""
     manifest = _launch_file(run, run.record.get("launch"), "manifest.json")
     sent = state.submission(run)
@@ -73,7 +73,7 @@ def told(run: Run, config: Mapping[str, Any]) -> Told:
         "user": run.user,
     }
     about = {key: value for key, value in about.items() if value is not None}
-    return Told(_title(run, config, point), _command(manifest), about)
+    return Description(_title(run, config, point), _command(manifest), about)
 
 
 def _launch_file(run: Run, launch: Any, name: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _title(run: Run, config: Mapping[str, Any], point: Mapping[str, Value]) -> s
     frozen = str(((config.get("logger") or {}).get("wandb") or {}).get("name") or "")
     if frozen and not frozen.endswith(f" {run.id}"):  # a user's own: freeze.place put the id behind a hyphen
         return frozen
-    title = short_title([f"{key}={axes.said(value)}" for key, value in point.items()])
+    title = short_title([f"{key}={axes.as_typed(value)}" for key, value in point.items()])
     return f"{title} {run.id}" if title else frozen or f"{run.name} {run.id}"
 
 
@@ -131,30 +131,30 @@ def overlay(run: Run, config: Mapping[str, Any]) -> dict[str, object]:
     TensorBoard: nothing; its name is its folder, which lies in the run's.
     """
     logger = config.get("logger") or {}
-    named = told(run, config)
-    found: dict[str, object] = {}
+    description = describe(run, config)
+    changes: dict[str, object] = {}
     if logger.get("wandb_enabled"):
         tracker = logger.get("wandb") or {}
-        found["logger.wandb.name"] = named.name
-        found["logger.wandb.notes"] = tracker.get("notes") or named.notes
-        found["logger.wandb.job_type"] = tracker.get("job_type") or JOB_TYPE
-        found["logger.wandb.config"] = {**(tracker.get("config") or {}), "nano_exp": named.about}
+        changes["logger.wandb.name"] = description.name
+        changes["logger.wandb.notes"] = tracker.get("notes") or description.notes
+        changes["logger.wandb.job_type"] = tracker.get("job_type") or JOB_TYPE
+        changes["logger.wandb.config"] = {**(tracker.get("config") or {}), "nano_exp": description.about}
     if logger.get("swanlab_enabled"):
         tracker = logger.get("swanlab") or {}
-        found["logger.swanlab.name"] = _named(run, tracker, "logger.swanlab.name", "name", named)
-        found["logger.swanlab.description"] = tracker.get("description") or named.notes
-        found["logger.swanlab.id"] = tracker.get("id") or swanlab_id(run)
-        found["logger.swanlab.resume"] = tracker.get("resume") or "allow"
+        changes["logger.swanlab.name"] = _named(run, tracker, "logger.swanlab.name", "name", description)
+        changes["logger.swanlab.description"] = tracker.get("description") or description.notes
+        changes["logger.swanlab.id"] = tracker.get("id") or swanlab_id(run)
+        changes["logger.swanlab.resume"] = tracker.get("resume") or "allow"
     if logger.get("mlflow_enabled"):
         tracker = logger.get("mlflow") or {}
-        found["logger.mlflow.run_name"] = _named(run, tracker, "logger.mlflow.run_name", "run_name", named)
-    return found
+        changes["logger.mlflow.run_name"] = _named(run, tracker, "logger.mlflow.run_name", "run_name", description)
+    return changes
 
 
-def _named(run: Run, own: Mapping[str, Any], key: str, leaf: str, said: Told) -> str:
+def _named(run: Run, tracker: Mapping[str, Any], key: str, leaf: str, description: Description) -> str:
     """A typed name with the run's id; the recipes' own names are the same for every run, so they are not kept."""
     typed = any(one.has_value and one.key == key for one in map(Override.parse, run.overrides))
-    return f"{own[leaf]}-{run.id}" if typed and own.get(leaf) else said.name
+    return f"{tracker[leaf]}-{run.id}" if typed and tracker.get(leaf) else description.name
 
 
 def swanlab_id(run: Run) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 from nano_exp import engines
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
-from nano_exp.store import run_config, runs, state, trackers
-from nano_exp.store.asked import Asked
+from nano_exp.store import metrics_file, run_config, runs, state, trackers
+from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.runs import Run
 from nano_exp.store.state import State
 from nano_exp.sync import ledger, offline, push
@@ -45,20 +45,20 @@ class Outcome:
         runs); busy (another process sends it); failed; skipped (W&B refused others before it)
     rows: how many were sent
     step: the last step that W&B has of it; None where it has none
-    held: rows that wait for the run's next checkpoint or its end
-    said: one line; may be empty
+    waiting: rows that wait for the run's next checkpoint or its end
+    remark: one line; may be empty
     """
 
     run: str
     kind: str
     rows: int = 0
     step: int | None = None
-    held: int = 0
+    waiting: int = 0
     url: str = ""
-    said: str = ""
+    remark: str = ""
 
 
-def sync(found: Sequence[Run], asked: Asked, every_row: bool, tell: Tell) -> Iterator[Outcome]:
+def sync(selected_runs: Sequence[Run], lookup: QueueLookup, every_row: bool, tell: Tell) -> Iterator[Outcome]:
     """Send each run, one after another.
 
     Parameters
@@ -66,21 +66,21 @@ def sync(found: Sequence[Run], asked: Asked, every_row: bool, tell: Tell) -> Ite
     every_row: also those of a run that may go on, after its last whole checkpoint
     tell: gets what is being done now
     """
-    asked.include(found)
+    lookup.include(selected_runs)
     refused = 0
-    for number, run in enumerate(found, 1):
+    for number, run in enumerate(selected_runs, 1):
         name = f"{run.name}/{run.id}"
         if refused == REFUSALS:
-            yield Outcome(name, "skipped", said="not tried: W&B refused the ones before it")
+            yield Outcome(name, "skipped", remark="not tried: W&B refused the ones before it")
             continue
-        where = f"{number}/{len(found)}  {name}"
+        where = f"{number}/{len(selected_runs)}  {name}"
         tell(where)
         try:
-            outcome = one(run, asked.state(run), every_row, partial(_below, tell, where))
+            outcome = one(run, lookup.state(run), every_row, partial(_below, tell, where))
         except (Damaged, OSError) as error:
-            outcome = Outcome(name, "failed", said=str(error))
+            outcome = Outcome(name, "failed", remark=str(error))
         except push.Failed as error:
-            outcome = Outcome(name, "failed", said=str(error))
+            outcome = Outcome(name, "failed", remark=str(error))
             refused += 1
         if outcome.kind == "sent":
             refused = 0
@@ -102,25 +102,25 @@ def one(run: Run, now: State, every_row: bool, tell: Tell) -> Outcome:
     name, config = f"{run.name}/{run.id}", run.config()
     logger = config.get("logger") or {}
     if not logger.get("wandb_enabled"):
-        return Outcome(name, "off", said="logger.wandb_enabled is false")
+        return Outcome(name, "off", remark="logger.wandb_enabled is false")
     active = now.kind in (*state.ACTIVE, "unknown")
     live = _live(run, Path(logger["log_dir"]))
     if live and active:
-        return Outcome(name, "live", said="logs to W&B itself; what it has is checked when it has ended")
-    rows = merged(runs.read_metrics(run.dir))
+        return Outcome(name, "live", remark="logs to W&B itself; what it has is checked when it has ended")
+    rows = merged(metrics_file.read(run.dir))
     until = None if now.kind == "done" or (every_row and not active) else _last_checkpoint(run, config)
     ready = [row for row in rows if until is None or row.step <= until]
     work = Work(run, config, live, rows, ready, "" if active else now.kind)
     with ledger.lock(run.dir) as alone:
         if not alone:
-            return Outcome(name, "busy", said="another nano-exp sync sends it")
+            return Outcome(name, "busy", remark="another nano-exp sync sends it")
         return work.send(ledger.read(run.dir), tell)
 
 
 def _live(run: Run, log_dir: Path) -> bool:
     """Whether an attempt sent rows to W&B by itself."""
-    told = any(event.kind == "engine" and event.data.get("wandb") == "online" for event in run.events)
-    return told or offline.live(log_dir)
+    sent_by_itself = any(event.kind == "engine" and event.data.get("wandb") == "online" for event in run.events)
+    return sent_by_itself or offline.live(log_dir)
 
 
 def _last_checkpoint(run: Run, config: dict[str, Any]) -> int:
@@ -158,26 +158,31 @@ class Work:
 
     def send(self, before: Ledger, tell: Tell) -> Outcome:
         """Raises push.Failed."""
-        held = len(self.rows) - len(self.ready)
-        waits = f"{held} rows wait for its next checkpoint or its end" if held else ""
-        if self.end and held:
-            waits = f"{held} rows after its last checkpoint are trained again if it goes on; --all sends them"
+        waiting = len(self.rows) - len(self.ready)
+        waits = f"{waiting} rows wait for its next checkpoint or its end" if waiting else ""
+        if self.end and waiting:
+            waits = f"{waiting} rows after its last checkpoint are trained again if it goes on; --all sends them"
         name = f"{self.run.name}/{self.run.id}"
         if not self.ready and not before.id:
-            return Outcome(name, "empty", held=held, said=waits or "it has no rows yet")
+            return Outcome(name, "empty", waiting=waiting, remark=waits or "it has no rows yet")
         if self._nothing_new(before):
-            return Outcome(name, "current", step=before.sent, held=held, url=before.url, said=waits)
-        told = trackers.told(self.run, self.config)
-        own = (self.config["logger"].get("wandb") or {}) | {"name": told.name}
-        options = {key: own[key] for key in (*_OPTIONS, "name") if own.get(key)}
-        options |= {"notes": own.get("notes") or told.notes, "job_type": own.get("job_type") or trackers.JOB_TYPE}
-        host = (told.about.get("hosts") or [""])[-1]
-        identity = push.Identity(options, {**self._engine_config(), "nano_exp": told.about}, host)
+            return Outcome(name, "current", step=before.sent, waiting=waiting, url=before.url, remark=waits)
+        description = trackers.describe(self.run, self.config)
+        tracker = (self.config["logger"].get("wandb") or {}) | {"name": description.name}
+        options = {key: tracker[key] for key in (*_OPTIONS, "name") if tracker.get(key)}
+        options |= {
+            "notes": tracker.get("notes") or description.notes,
+            "job_type": tracker.get("job_type") or trackers.JOB_TYPE,
+        }
+        host = (description.about.get("hosts") or [""])[-1]
+        identity = push.Identity(options, {**self._engine_config(), "nano_exp": description.about}, host)
         tell("asks W&B what it has")
-        now, count, said = self._deliver(before, identity, str(own.get("id") or f"{self.run.name}-{self.run.id}"), tell)
+        now, count, remark = self._deliver(
+            before, identity, str(tracker.get("id") or f"{self.run.name}-{self.run.id}"), tell
+        )
         if self.end:
             runs.record_event(self.run.dir, "synced", step=self.rows[-1].step if self.rows else 0, url=now.url)
-        return Outcome(name, "sent", count, now.sent, held, now.url, "; ".join(filter(None, [said, waits])))
+        return Outcome(name, "sent", count, now.sent, waiting, now.url, "; ".join(filter(None, [remark, waits])))
 
     def _nothing_new(self, before: Ledger) -> bool:
         """Whether W&B has it all, by what was written down: it is not asked."""
@@ -194,30 +199,34 @@ class Work:
             marks |= dict.fromkeys(abandoned(self.run, before.time), "")
         return first_difference(marks, self.rows, last)
 
-    def _deliver(self, before: Ledger, identity: push.Identity, own_id: str, tell: Tell) -> tuple[Ledger, int, str]:
+    def _deliver(self, before: Ledger, identity: push.Identity, first_id: str, tell: Tell) -> tuple[Ledger, int, str]:
         """Send the rows, and write down what was. Returns the ledger, how many rows, and what there is to say."""
-        run_id = before.id or own_id
+        run_id = before.id or first_id
         with push.opened(identity, run_id) as wandb_run:
             last = push.last_step(wandb_run)
             wrong = self._difference(before, last)
             if wrong is None:
                 return self._send(before, wandb_run, run_id, last, tell), self._after(last), ""
             wandb_run.finish()
-        said = f"W&B had other rows from step {wrong} on: "
+        problem = f"W&B had other rows from step {wrong} on: "
         try:
             if wrong < 1:
                 raise push.NoRewind("there is no step to go back to")
             with push.opened(identity, run_id, keep=wrong - 1) as wandb_run:
                 sent = self._send(before, wandb_run, run_id, wrong - 1, tell)
-                return sent, self._after(wrong - 1), f"{said}taken back and sent again"
+                return sent, self._after(wrong - 1), f"{problem}taken back and sent again"
         except push.NoRewind:
-            for new_id in _next_ids(run_id, own_id):
+            for new_id in _next_ids(run_id, first_id):
                 with push.opened(identity, new_id) as wandb_run:
                     if push.last_step(wandb_run) >= 0:  # somebody's; or ours, of which nothing is known any more
                         wandb_run.finish()
                         continue
                     sent = self._send(Ledger(), wandb_run, new_id, -1, tell)
-                    return sent, self._after(-1), f"{said}this server cannot take rows back, so the run is now {new_id}"
+                    return (
+                        sent,
+                        self._after(-1),
+                        f"{problem}this server cannot take rows back, so the run is now {new_id}",
+                    )
         raise AssertionError("ids do not end")
 
     def _after(self, last: int) -> int:
@@ -249,21 +258,21 @@ class Work:
 
     def _summary(self, log_dir: Path) -> dict[str, Any]:
         """The engine's own summary.json, where it writes one, and how the run ended."""
-        found: dict[str, Any] = {"nano_exp/state": self.end} if self.end else {}
+        summary: dict[str, Any] = {"nano_exp/state": self.end} if self.end else {}
         try:
-            said = json.loads((log_dir / "summary.json").read_text()) if self.end else {}
+            engine_summary = json.loads((log_dir / "summary.json").read_text()) if self.end else {}
         except (OSError, ValueError):
-            return found
-        return found | {key: value for key, value in said.items() if isinstance(value, int | float)}
+            return summary
+        return summary | {key: value for key, value in engine_summary.items() if isinstance(value, int | float)}
 
 
-def _next_ids(run_id: str, own_id: str) -> Iterator[str]:
+def _next_ids(run_id: str, first_id: str) -> Iterator[str]:
     """`lr-r1a2b-2`, `-3`, ...: after the one that is in use."""
-    suffix = run_id.removeprefix(f"{own_id}-")
-    number = int(suffix) if run_id != own_id and suffix.isdecimal() else 1
+    suffix = run_id.removeprefix(f"{first_id}-")
+    number = int(suffix) if run_id != first_id and suffix.isdecimal() else 1
     while True:
         number += 1
-        yield f"{own_id}-{number}"
+        yield f"{first_id}-{number}"
 
 
 def require() -> None:

@@ -45,8 +45,8 @@ class Offline:
 
     def others(self) -> list[Path]:
         """Files that the engine saved with the run: no media, and none of wandb's own."""
-        found = (path for path in sorted(self.files.rglob("*")) if path.is_file())
-        return [p for p in found if p.name not in _WANDBS and p.relative_to(self.files).parts[0] != "media"]
+        paths = (path for path in sorted(self.files.rglob("*")) if path.is_file())
+        return [p for p in paths if p.name not in _WANDBS and p.relative_to(self.files).parts[0] != "media"]
 
 
 @dataclass
@@ -107,18 +107,18 @@ def read(path: Path) -> Offline:
 
 def _values(items: Iterable[Any]) -> dict[str, Any]:
     """A history record's values. wandb writes a media object as one item, or as one for each of its fields."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for item in items:
         *above, leaf = item.nested_key or [item.key]
-        level = found
+        level = values
         for key in above:
             level = level.setdefault(key, {})
         level[leaf] = json.loads(item.value_json)
-    for media in found.values():
+    for media in values.values():
         if isinstance(media, dict):
             for key in _OF_ARTIFACTS:
                 media.pop(key, None)
-    return found
+    return values
 
 
 def records(data: bytes) -> Iterator[bytes]:
@@ -144,13 +144,13 @@ def records(data: bytes) -> Iterator[bytes]:
             parts = []
 
 
-def extras(found: Iterable[Offline], run: Run) -> dict[int, Extra]:
+def extras(offline_runs: Iterable[Offline], run: Run) -> dict[int, Extra]:
     """Step -> what the newest attempt that kept it gave to wandb; what was trained again later is left out."""
     resumes = [(e.time, int(e.data.get("resumes_from") or 0)) for e in run.events if e.kind == "engine"]
     steps: dict[int, Extra] = {}
-    for file in found:
-        kept = min((step for time, step in resumes if time > file.started), default=None)
+    for file in offline_runs:
+        last_step = min((step for time, step in resumes if time > file.started), default=None)
         for step, values in file.rows.items():
-            if kept is None or step <= kept:
+            if last_step is None or step <= last_step:
                 steps[step] = Extra(dict(values), file.files)
     return steps

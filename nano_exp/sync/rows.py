@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nano_exp.store import runs
+from nano_exp.store import metrics_file, runs
 
 #: Of a row of metrics.jsonl; everything else in it is a metric.
 _NOT_METRICS = ("step", "time", "nonfinite")
@@ -36,13 +36,13 @@ class Row:
 
 def merged(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """One row a step, steps ascending: a validation may stand on a line of its own."""
-    found: dict[int, tuple[dict[str, Any], float]] = {}
+    by_step: dict[int, tuple[dict[str, Any], float]] = {}
     for row in rows:
-        values, _ = found.get(row["step"], ({}, 0.0))
+        values, _ = by_step.get(row["step"], ({}, 0.0))
         values.update({key: value for key, value in row.items() if key not in _NOT_METRICS})
-        values.update(dict.fromkeys(runs.nonfinite_names(row), float("nan")))
-        found[row["step"]] = (values, runs.number(row.get("time")) or 0.0)
-    return [Row(step, values, time) for step, (values, time) in sorted(found.items())]
+        values.update(dict.fromkeys(metrics_file.nonfinite_names(row), float("nan")))
+        by_step[row["step"]] = (values, runs.number(row.get("time")) or 0.0)
+    return [Row(step, values, time) for step, (values, time) in sorted(by_step.items())]
 
 
 def first_difference(sent: Mapping[int, str], rows: Iterable[Row], last: int) -> int | None:

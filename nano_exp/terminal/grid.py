@@ -54,17 +54,17 @@ def grid(
     """
     keys = list(dict.fromkeys(key for point in points for key in point))
     named = axes.names(keys, columns)
-    cells = {named[key]: [axes.said(p[key]) if key in p else "" for p in points] for key in keys}
-    kept = dict(columns)
+    cells = {named[key]: [axes.as_typed(p[key]) if key in p else "" for p in points] for key in keys}
+    fitting = dict(columns)
     for name in give_up:
-        if most is None or _wide(indent, kept, cells) <= most:
+        if most is None or _wide(indent, fitting, cells) <= most:
             break
-        kept.pop(name, None)
-    heads = {name: [name] for name in (*kept, *cells)}
-    if most is not None and _wide(indent, kept, cells) > most:
+        fitting.pop(name, None)
+    heads = {name: [name] for name in (*fitting, *cells)}
+    if most is not None and _wide(indent, fitting, cells) > most:
         heads.update({name: _broken(name, values) for name, values in cells.items()})
-    folded = below and most is not None and _wide(indent, kept, cells, heads) > most
-    shown = kept if folded else _joined(kept, cells, before)
+    folded = below and most is not None and _wide(indent, fitting, cells, heads) > most
+    shown = fitting if folded else _joined(fitting, cells, before)
     lines = _lines(indent, shown, heads)
     depth = max((len(heads[name]) for name in shown), default=1)
     rows = [[line] for line in lines[depth:]]
@@ -77,12 +77,12 @@ def grid(
 def _joined(
     columns: Mapping[str, Sequence[str]], cells: Mapping[str, Sequence[str]], before: str | None
 ) -> dict[str, Sequence[str]]:
-    found: dict[str, Sequence[str]] = {}
+    joined: dict[str, Sequence[str]] = {}
     for name, values in columns.items():
         if name == before:
-            found |= cells
-        found[name] = values
-    return found | dict(cells)
+            joined |= cells
+        joined[name] = values
+    return joined | dict(cells)
 
 
 def _wide(
@@ -111,17 +111,18 @@ def _broken(name: str, values: Sequence[str]) -> list[str]:
 def _lines(indent: str, columns: Mapping[str, Sequence[str]], heads: Mapping[str, list[str]]) -> list[str]:
     """All of one width, the header's lines first; a shorter name stands on the last of them."""
     depth = max((len(heads[name]) for name in columns), default=1)
-    made = [[*[""] * (depth - len(heads[name])), *heads[name], *values] for name, values in columns.items()]
-    wide = [max(map(width, one)) for one in made]
+    table = [[*[""] * (depth - len(heads[name])), *heads[name], *values] for name, values in columns.items()]
+    wide = [max(map(width, one)) for one in table]
     return [
-        indent + GAP.join(padded(cell, w) for cell, w in zip(row, wide, strict=True)) for row in zip(*made, strict=True)
+        indent + GAP.join(padded(cell, w) for cell, w in zip(row, wide, strict=True))
+        for row in zip(*table, strict=True)
     ]
 
 
 def _below(point: Mapping[str, Value], named: Mapping[str, str], most: int, indent: str) -> list[str]:
-    said = " ".join(f"{named[key]}={axes.said(one)}" for key, one in point.items())
+    words = " ".join(f"{named[key]}={axes.as_typed(one)}" for key, one in point.items())
     return textwrap.wrap(
-        said,
+        words,
         max(most, len(indent) + 12),
         initial_indent=f"{indent}  ",
         subsequent_indent=f"{indent}  ",
@@ -129,7 +130,7 @@ def _below(point: Mapping[str, Value], named: Mapping[str, str], most: int, inde
     )
 
 
-def text(made: Grid, notes: Sequence[str], head: str = "", minor: Sequence[bool] = ()) -> str:
+def text(table: Grid, notes: Sequence[str], head: str = "", minor: Sequence[bool] = ()) -> str:
     """The table as it is printed.
 
     Parameters
@@ -138,12 +139,12 @@ def text(made: Grid, notes: Sequence[str], head: str = "", minor: Sequence[bool]
     head: what stands above the notes
     minor: whether a note may be left out instead
     """
-    room = None if made.most is None else made.most - width(made.header[-1]) - len(GAP)
+    room = None if table.most is None else table.most - width(table.header[-1]) - len(GAP)
     beside = [bool(note) and (room is None or max(width(note), width(head)) <= room) for note in notes]
-    out = list(made.header)
+    out = list(table.header)
     out[-1] += GAP + head if any(beside) else ""
-    for index, ((line, *below), note) in enumerate(zip(made.rows, notes, strict=True)):
+    for index, ((line, *below), note) in enumerate(zip(table.rows, notes, strict=True)):
         out += [line + GAP + note if beside[index] else line, *below]
         if note and not beside[index] and not (minor and minor[index]):
-            out.append(shortened(f"  {note}", made.most or 0))
+            out.append(shortened(f"  {note}", table.most or 0))
     return "\n".join(line.rstrip() for line in out)

@@ -67,10 +67,10 @@ class Live:
 
 
 @contextmanager
-def waiting(said: str, after_s: float = 1.0) -> Iterator[None]:
+def waiting(line: str, after_s: float = 1.0) -> Iterator[None]:
     """Say on a terminal what is waited for, once it takes longer than `after_s` seconds."""
     live = Live()
-    timer = threading.Timer(after_s, live.show, [said]) if live.tty else None
+    timer = threading.Timer(after_s, live.show, [line]) if live.tty else None
     if timer is not None:
         timer.daemon = True
         timer.start()

@@ -12,7 +12,7 @@ from nemo_rl_case import make_config, make_context
 from pace import limit
 
 from nano_exp.engines import entry, nodes
-from nano_exp.engines.nemo_rl import engine
+from nano_exp.engines.nemo_rl import driver_env, engine
 from nano_exp.errors import UserError
 from nano_exp.slurm import setup_lines
 
@@ -281,13 +281,13 @@ def test_threads_cpus_and_binding_are_those_of_the_allocation(
     tmp_path: Path, site: dict[str, Any], slurm: dict[str, str], threads: str, ray: str, bound: bool
 ) -> None:
     config = make_config(tmp_path, cluster__gpus_per_node=8, **{f"site__{key}": value for key, value in site.items()})
-    env = engine.environment(config, make_context(config, tmp_path), {"PATH": "/bin", **slurm})
+    env = driver_env.environment(config, make_context(config, tmp_path), {"PATH": "/bin", **slurm})
     assert (env["OMP_NUM_THREADS"], env["RAY_OVERRIDE_RESOURCES"]) == (threads, ray)
     assert ("NRL_GPU_CPU_AFFINITY_FILE" in env) == bound
 
 
 def test_without_slurm_ray_counts_cpus_itself_and_nothing_is_bound(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    env = engine.environment(config, make_context(config, tmp_path), {"PATH": "/bin"})
+    env = driver_env.environment(config, make_context(config, tmp_path), {"PATH": "/bin"})
     assert not {"RAY_OVERRIDE_RESOURCES", "NRL_GPU_CPU_AFFINITY_FILE"} & set(env)
     assert 1 <= int(env["OMP_NUM_THREADS"]) <= 16

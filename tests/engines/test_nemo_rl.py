@@ -13,7 +13,7 @@ from nemo_rl_case import STANDIN, make_config, make_context, put
 
 from nano_exp import engines
 from nano_exp.engines import Context
-from nano_exp.engines.nemo_rl import engine
+from nano_exp.engines.nemo_rl import driver_env, engine
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 from nano_exp.text import dd_hh_mm_ss
@@ -251,7 +251,7 @@ def test_no_parser_where_none_is_needed(tmp_path: Path, path: str, value: object
 
 def environment(tmp: Path, base: dict[str, str] | None = None, **changes: object) -> dict[str, str]:
     config = make_config(tmp, **changes)
-    return engine.environment(config, make_context(config, tmp), {"PATH": "/usr/bin:/bin", **(base or {})})
+    return driver_env.environment(config, make_context(config, tmp), {"PATH": "/usr/bin:/bin", **(base or {})})
 
 
 def test_command(tmp_path: Path) -> None:
@@ -279,14 +279,14 @@ def test_several_nodes_need_an_allocation_of_that_size(tmp_path: Path, monkeypat
 def test_environment_of_its_own_ray(tmp_path: Path) -> None:
     env = environment(tmp_path, {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_TMPDIR": "/elsewhere"})
     assert env["RAY_ADDRESS"] == "local"
-    assert Path(env["RAY_TMPDIR"]).name.startswith("nx-") and len(env["RAY_TMPDIR"]) < engine.RAY_TMPDIR_MAX
+    assert Path(env["RAY_TMPDIR"]).name.startswith("nx-") and len(env["RAY_TMPDIR"]) < driver_env.RAY_TMPDIR_MAX
     assert env["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
 
 
 def test_every_attempt_has_its_own_ray_folder(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     base = {"PATH": "/bin"}
-    folders = [engine.environment(config, make_context(config, tmp_path, n), base)["RAY_TMPDIR"] for n in (1, 2)]
+    folders = [driver_env.environment(config, make_context(config, tmp_path, n), base)["RAY_TMPDIR"] for n in (1, 2)]
     assert folders[0] != folders[1]
 
 

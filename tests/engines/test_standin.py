@@ -13,15 +13,15 @@ import yaml
 from nemo_rl_case import STANDIN, float32, followed, logged, make_config, make_context, put, run, start
 from pace import limit
 
-from nano_exp.engines.nemo_rl import engine, stdout
+from nano_exp.engines.nemo_rl import driver_env, engine, stdout
 
 
 @pytest.fixture(autouse=True)
 def no_ray_folders_left(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The attempt removes Command.scratch; here the folders go where pytest's own go."""
     short = tmp_path_factory.mktemp("r")
-    monkeypatch.setattr(engine, "_ray_tmpdir", lambda ctx, base: short)
-    monkeypatch.setattr(engine, "RAY_TMPDIR_MAX", 200)
+    monkeypatch.setattr(driver_env, "_ray_tmpdir", lambda ctx, base: short)
+    monkeypatch.setattr(driver_env, "RAY_TMPDIR_MAX", 200)
 
 
 def checkpoints(tmp: Path) -> list[int]:

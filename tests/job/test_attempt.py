@@ -36,10 +36,10 @@ from nano_exp.errors import UserError
 from nano_exp.job import attempt as module
 from nano_exp.job import child, ending, engine_run
 from nano_exp.job import claim as claiming
-from nano_exp.launch import executors, submit
+from nano_exp.launch import executors, job_arrays
 from nano_exp.report import status
-from nano_exp.store import run_config, runs, state, trackers
-from nano_exp.store.asked import job_lookup
+from nano_exp.store import metrics_file, run_config, runs, state, trackers
+from nano_exp.store.queue_lookup import job_lookup
 from nano_exp.store.runs import Owner
 from nano_exp.text import dd_hh_mm_ss
 
@@ -47,7 +47,7 @@ STEPS = 4
 SHORT = (f"grpo.max_num_steps={STEPS}", "checkpointing.save_period=1", "grpo.val_period=2")
 
 
-def launched(folder: Path, checkout: Path, *overrides: str, **more: Any) -> submit.Launch:
+def launched(folder: Path, checkout: Path, *overrides: str, **more: Any) -> job_arrays.Launch:
     return prepared(folder, *standin(checkout), *SHORT, *overrides, **more)
 
 
@@ -57,7 +57,7 @@ class NeverStopped:
     signal = 0
 
 
-def run_of(launch: submit.Launch) -> Path:
+def run_of(launch: job_arrays.Launch) -> Path:
     return launch.arrays[0].rows[0].dir
 
 
@@ -68,7 +68,7 @@ def state_of(run: Path) -> state.State:
 def learned(run: Path) -> dict[tuple[int, str], float]:
     """(step, metric) -> value of all rows, without times; fails where a step was logged twice."""
     found: dict[tuple[int, str], float] = {}
-    for row in runs.read_metrics(run):
+    for row in metrics_file.read(run):
         for key, value in row.items():
             if key not in ("step", "time") and not key.startswith(("timing/", "performance/")):
                 assert (row["step"], key) not in found, f"step {row['step']} logged twice"
@@ -77,7 +77,7 @@ def learned(run: Path) -> dict[tuple[int, str], float]:
 
 
 def steps(run: Path) -> list[int]:
-    return [row["step"] for row in runs.read_metrics(run) if "train/reward" in row]
+    return [row["step"] for row in metrics_file.read(run) if "train/reward" in row]
 
 
 def descendants(pid: int) -> list[int]:
@@ -109,7 +109,7 @@ def test_an_attempt_executes_its_run_to_the_end(tmp_path: Path, checkout: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
     assert state_of(run).kind == "done"
     assert steps(run) == [1, 2, 3, 4]
-    assert [row["step"] for row in runs.read_metrics(run) if "validation/accuracy" in row] == [2, 4]
+    assert [row["step"] for row in metrics_file.read(run) if "validation/accuracy" in row] == [2, 4]
 
     folder = run / "attempts" / "1"
     assert {"owner.json", "end.json", "attempt.log", "stdout.log", "stderr.log", "nemo_rl.yaml"} <= set(
@@ -136,7 +136,7 @@ def test_a_run_that_is_done_with_a_loss_that_is_nan_says_so(tmp_path: Path, chec
     run = run_of(launch)
     assert attempt(launch.dir, STANDIN_FAIL_AT_STEP="3", STANDIN_FAULT="nan").returncode == 0
     assert "NaN" not in (run / runs.METRICS).read_text()
-    assert [row.get("nonfinite") for row in runs.read_metrics(run) if "train/loss" in row] == [
+    assert [row.get("nonfinite") for row in metrics_file.read(run) if "train/loss" in row] == [
         None,
         None,
         ["train/loss"],
@@ -660,11 +660,11 @@ def test_rows_are_recovered_past_an_attempt_whose_engine_never_began(tmp_path: P
                 {"step": ctx.resumes_from + int(n), "time": 2e12, "train/reward": 0.5, "train/loss": 1.0} for n in lines
             )
 
-    with runs.open_metrics(run) as file:
-        file.write(runs.metrics_line({"step": 7, "time": 3.0, "train/reward": 0.5}))
+    with metrics_file.open_to_append(run) as file:
+        file.write(metrics_file.line({"step": 7, "time": 3.0, "train/reward": 0.5}))
     child.recover_rows(Engine(), {}, run, 2)  # type: ignore[arg-type]
     child.recover_rows(Engine(), {}, run, 2)  # type: ignore[arg-type]
-    first, *others = runs.read_metrics(run)
+    first, *others = metrics_file.read(run)
     assert first == {"step": 7, "time": 3.0, "train/reward": 0.5}
     ended = (run / "attempts" / "1" / "stdout.log").stat().st_mtime
     assert others == [

@@ -23,8 +23,8 @@ from core_case import (
 
 from nano_exp import slurm
 from nano_exp.job import ending, postmortem
-from nano_exp.store import runs, state
-from nano_exp.store.asked import job_lookup
+from nano_exp.store import metrics_file, runs, state
+from nano_exp.store.queue_lookup import job_lookup
 from nano_exp.store.runs import Owner
 
 #: Hangs in step 3 and heeds no SIGTERM; an attempt that resumes has no fault.
@@ -94,7 +94,7 @@ def test_killed_before_its_engine_had_ended_it_has_an_end_all_the_same(
     assert (end["kind"], end["stopped"], end["last_step"], end["cut_off"]) == ("stopped", stopped, 2, True)
     assert runs.load(run).last("lost") is None
     assert state_of(run).kind == "done"
-    assert [row["step"] for row in runs.read_metrics(run) if "train/reward" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in metrics_file.read(run) if "train/reward" in row] == [1, 2, 3, 4]
 
 
 def test_an_engine_that_ends_in_time_corrects_what_was_foreseen(

@@ -9,16 +9,18 @@ from core_case import Answer, attempt, frozen, standin
 
 from nano_exp import files
 from nano_exp.job import canary_end
-from nano_exp.launch import convergence, submit
+from nano_exp.launch import convergence, job_arrays, staging
 from nano_exp.launch.terms import Terms
-from nano_exp.store import identity, run_config, runs
+from nano_exp.store import identity, metrics_file, run_config, runs
 
 
-def launch(folder: Path, *overrides: str) -> submit.Launch:
+def launch(folder: Path, *overrides: str) -> job_arrays.Launch:
     """A launch with a canary that has written everything and sent nothing."""
     wanted = [frozen(folder, *standin(), *overrides, f"grpo.seed={seed}") for seed in (1, 2)]
-    made = submit.arrange(convergence.make(wanted, False, Answer([])).rows, "L", folder / "results", Terms(canary=True))
-    submit.prepare(made, "slurm", {}, [])
+    made = job_arrays.arrange(
+        convergence.make(wanted, False, Answer([])).rows, "L", folder / "results", Terms(canary=True)
+    )
+    staging.prepare(made, "slurm", {}, [])
     return made
 
 
@@ -65,7 +67,7 @@ def test_an_attempt_executes_it_and_takes_its_checkpoints_away(tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
     run = made.canary.rows[0].dir
     assert [a.end and a.end["kind"] for a in runs.attempts(run)] == ["done"]
-    assert max(row["step"] for row in runs.read_metrics(run)) == 2
+    assert max(row["step"] for row in metrics_file.read(run)) == 2
     assert not (run / "checkpoints").exists()
     for array in made.arrays:
         for row in array.rows:

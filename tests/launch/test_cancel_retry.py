@@ -109,7 +109,7 @@ def test_a_retry_keeps_to_parallel_together_with_what_still_runs(
     launched(tmp_path, "L", made, terms=Terms(parallel=1).as_dict())
     runs.record_job(tmp_path, "L", 0, "12")
     queue = ["12_0|RUNNING|nx-L.0-name|None", "12_1|PENDING|nx-L.0-name|JobArrayTaskLimit"]
-    monkeypatch.setattr(convergence, "Asked", lambda: Answer(queue))
+    monkeypatch.setattr(convergence, "QueueLookup", lambda: Answer(queue))
     again = [(runs.load(made[2]), State("failed"))]
     [batch] = retry.batches(tmp_path, again, {}, [])
     assert retry._still_running(tmp_path, batch) == ["12"]

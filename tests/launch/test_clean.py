@@ -162,7 +162,7 @@ def test_an_active_run_is_left_alone_and_so_is_one_that_may_be(
         (["12|PENDING|nx-L.0-name|Priority"], 2, "nano-exp cancel r1 first"),
         (None, 4, "Slurm does not answer"),
     ):
-        monkeypatch.setattr(convergence, "Asked", lambda lines=lines: Answer(lines))
+        monkeypatch.setattr(convergence, "QueueLookup", lambda lines=lines: Answer(lines))
         assert free(tmp_path, "r1", "--yes") == code
         assert said in capsys.readouterr().err
         assert free(tmp_path, "name", "--yes") == 0

@@ -217,7 +217,7 @@ def test_slurm_is_asked_once_and_for_every_user_of_the_runs(tmp_path: Path) -> N
 
 def test_slurms_silence_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    asked = convergence.Asked()
+    asked = convergence.QueueLookup()
     assert asked() is None
     assert "squeue is not on PATH" in asked.error
     monkeypatch.undo()

@@ -37,8 +37,9 @@ from nano_exp.dotted import set_dotted
 from nano_exp.errors import UserError
 from nano_exp.launch import convergence, local, show
 from nano_exp.launch import flow as launching
-from nano_exp.store import identity, runs, state
-from nano_exp.store.asked import job_lookup
+from nano_exp.launch import waiting as until_ended
+from nano_exp.store import identity, metrics_file, runs, state
+from nano_exp.store.queue_lookup import job_lookup
 
 STEPS = 3
 
@@ -59,7 +60,7 @@ def state_of(run: runs.Run) -> state.State:
 
 
 def steps(run: Path) -> list[int]:
-    return [row["step"] for row in runs.read_metrics(run) if "train/reward" in row]
+    return [row["step"] for row in metrics_file.read(run) if "train/reward" in row]
 
 
 # --- nothing but the two words --------------------------------------------------------------------------------------
@@ -342,7 +343,7 @@ def test_wait_waits_for_a_run_that_was_launched_before(
     code: int,
 ) -> None:
     run, answer = queued
-    wait, looked = launching.wait_for, []
+    wait, looked = until_ended.wait_for, []
 
     def finish() -> None:
         make_attempt(run, 1, runs.this_process("12"), {"kind": end, "why": "because"})
@@ -355,7 +356,7 @@ def test_wait_waits_for_a_run_that_was_launched_before(
         timer.start()
         return wait(rows, poll_s=0.05)
 
-    monkeypatch.setattr(launching, "wait_for", waiting)
+    monkeypatch.setattr(until_ended, "wait_for", waiting)
     launched = launching.launch([point(*standin(checkout), "wait=true")], {}, tmp_path)
     timer.join()
     assert [row.dir for row in looked] == [run]

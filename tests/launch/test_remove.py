@@ -48,9 +48,9 @@ def test_an_active_run_is_never_removed(
     intend(active)
     runs.launch_dir(tmp_path, "L").mkdir(parents=True)
     runs.record_job(tmp_path, "L", 0, "12")
-    monkeypatch.setattr(convergence, "Asked", lambda: Answer(["12|PENDING|nx-L.0-name|Priority"]))
+    monkeypatch.setattr(convergence, "QueueLookup", lambda: Answer(["12|PENDING|nx-L.0-name|Priority"]))
     assert rm(tmp_path, "name", "--yes") == 2
     assert "nano-exp cancel name/r1 first" in capsys.readouterr().err
-    monkeypatch.setattr(convergence, "Asked", lambda: Answer(None))
+    monkeypatch.setattr(convergence, "QueueLookup", lambda: Answer(None))
     assert rm(tmp_path, "r1", "--yes") == 4  # it may be active
     assert active.is_dir() and done.is_dir()

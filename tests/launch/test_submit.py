@@ -16,27 +16,37 @@ from core_case import Answer, everything_below, frozen, make_attempt, prepared, 
 
 from nano_exp import files, slurm
 from nano_exp.errors import UserError
-from nano_exp.launch import allocation, convergence, flow, retry, slurm_options, submit
+from nano_exp.launch import (
+    allocation,
+    batch_script,
+    convergence,
+    flow,
+    job_arrays,
+    retry,
+    slurm_options,
+    staging,
+    submit,
+)
 from nano_exp.launch.dependency import After
 from nano_exp.launch.terms import Terms
 from nano_exp.preflight import answers
 from nano_exp.store import halt, run_config, runs, state
-from nano_exp.store.asked import job_lookup
+from nano_exp.store.queue_lookup import job_lookup
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ID = "20260102-030405-abcd"
 
 
-def arranged(folder: Path, *points: list[str]) -> submit.Launch:
+def arranged(folder: Path, *points: list[str]) -> job_arrays.Launch:
     """A launch of these points with a fixed id; nothing is written."""
     rows = convergence.make([frozen(folder, *standin(), *point) for point in points], False, Answer([])).rows
-    return submit.arrange(rows, ID, folder / "results")
+    return job_arrays.arrange(rows, ID, folder / "results")
 
 
 def script(folder: Path, *points: list[str], **parameters: Any) -> str:
     """The batch script of the first array, with this test's own paths taken out."""
     launch = arranged(folder, *(points or ([],)))
-    text = submit.script(launch, launch.arrays[0], parameters)
+    text = batch_script.script(launch, launch.arrays[0], parameters)
     return text.replace(str(folder), "{FOLDER}").replace(sys.executable, "{PYTHON}")
 
 
@@ -192,14 +202,14 @@ def test_runs_of_one_shape_share_an_array(tmp_path: Path) -> None:
     assert [str(a.shape) for a in launch.arrays] == ["1 x 8 GPUs, whole nodes", "2 x 8 GPUs, whole nodes"]
     seeds = [[row.config["grpo"]["seed"] for row in a.rows] for a in launch.arrays]
     assert seeds == [[1, 2], [1, 2]]
-    assert "--nodes=2" in submit.script(launch, launch.arrays[1], DEFAULTS)
+    assert "--nodes=2" in batch_script.script(launch, launch.arrays[1], DEFAULTS)
 
 
 def test_a_shape_with_more_runs_than_slurm_takes_becomes_several_arrays(tmp_path: Path) -> None:
     two = "++cluster.num_nodes=2"
     points = [[f"grpo.seed={n}"] for n in range(7)] + [[two, f"grpo.seed={n}"] for n in range(2)]
     rows = convergence.make([frozen(tmp_path, *standin(), *point) for point in points], False, Answer([])).rows
-    launch = submit.arrange(rows, ID, tmp_path / "results", Terms(parallel=5), limit=3)
+    launch = job_arrays.arrange(rows, ID, tmp_path / "results", Terms(parallel=5), limit=3)
     assert [(a.number, a.shape.nodes, len(a.rows)) for a in launch.arrays] == [
         (0, 1, 2),
         (1, 1, 2),
@@ -207,11 +217,11 @@ def test_a_shape_with_more_runs_than_slurm_takes_becomes_several_arrays(tmp_path
         (3, 2, 2),
     ]
     assert [row.id for a in launch.arrays for row in a.rows] == [row.id for row in rows]
-    scripts = [submit.script(launch, a, DEFAULTS) for a in launch.arrays]
+    scripts = [batch_script.script(launch, a, DEFAULTS) for a in launch.arrays]
     arrays = [re.findall(r"--array=(.*)", text)[0] for text in scripts]
     assert arrays == ["0-1%2", "0-1%1", "0-2%1", "0-1%1"]  # five in all, from 0 in each
     assert [re.findall(r"--array (\d+)$", text, re.MULTILINE) for text in scripts] == [["0"], ["1"], ["2"], ["3"]]
-    few = submit.arrange(rows, ID, tmp_path / "results", Terms(parallel=3), limit=3)
+    few = job_arrays.arrange(rows, ID, tmp_path / "results", Terms(parallel=3), limit=3)
     assert [(a.throttle, a.behind) for a in few.arrays] == [(1, None), (1, None), (1, None), (1, 0)]
 
 
@@ -230,7 +240,7 @@ def test_slurm_is_asked_for_its_limit_only_for_several_runs(monkeypatch: pytest.
         return 101
 
     monkeypatch.setattr(slurm, "array_limit", limit)
-    assert (submit.array_limit(2), submit.array_limit(1000)) == (1001, 101)
+    assert (job_arrays.array_limit(2), job_arrays.array_limit(1000)) == (1001, 101)
     assert asked == [1]
 
 
@@ -241,7 +251,7 @@ def test_without_an_answer_slurms_default_is_assumed_and_said(
         raise slurm.NoAnswer("Unable to contact slurm controller")
 
     monkeypatch.setattr(slurm, "array_limit", limit)
-    assert submit.array_limit(2000) == 1001
+    assert job_arrays.array_limit(2000) == 1001
     assert "Unable to contact slurm controller; arrays are made for Slurm's default" in capsys.readouterr().err
 
 
@@ -272,12 +282,12 @@ def test_a_launch_waits_for_what_it_is_told_and_for_its_canary(tmp_path: Path, m
         assert now.why == "left the queue before it started; it waited for afterok:7, the launch's canary"
 
 
-def waiting(folder: Path, asked: Terms, after: list[str]) -> submit.Launch:
+def waiting(folder: Path, asked: Terms, after: list[str]) -> job_arrays.Launch:
     """A launch of two runs of two shapes with everything written and nothing sent."""
     points = [frozen(folder, *standin()), frozen(folder, *standin(), "++cluster.num_nodes=2")]
-    launch = submit.arrange(convergence.make(points, False, Answer([])).rows, ID, folder / "results", asked)
+    launch = job_arrays.arrange(convergence.make(points, False, Answer([])).rows, ID, folder / "results", asked)
     launch.after = After(tuple(after))
-    submit.prepare(launch, "slurm", {}, [])
+    staging.prepare(launch, "slurm", {}, [])
     return launch
 
 
@@ -537,7 +547,7 @@ def test_a_local_launch_names_its_launcher(tmp_path: Path) -> None:
 
 
 def test_launch_ids_sort_by_time_and_differ() -> None:
-    ids = [submit.new_id() for _ in range(50)]
+    ids = [job_arrays.new_id() for _ in range(50)]
     assert len(set(ids)) == 50
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", i) for i in ids)
 
@@ -565,9 +575,9 @@ def test_a_file_in_place_of_a_folder_leaves_nothing_behind(tmp_path: Path, block
 
 def test_a_bad_script_leaves_nothing_behind(tmp_path: Path) -> None:
     made = convergence.make([frozen(tmp_path, *standin())], False, Answer([]))
-    launch = submit.arrange(made.to_submit, ID, tmp_path / "results")
+    launch = job_arrays.arrange(made.to_submit, ID, tmp_path / "results")
     with pytest.raises(UserError):
-        submit.prepare(launch, "slurm", {"nodes": 3}, [])
+        staging.prepare(launch, "slurm", {"nodes": 3}, [])
     assert left(tmp_path / "results") == []
 
 
@@ -588,9 +598,9 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 def test_a_full_disk_leaves_nothing_behind(small_disk: Path) -> None:
     """The sizes make it full at the run's config, at its events, and in the copy of the code."""
     made = convergence.make([frozen(small_disk, *standin(), f"grpo.seed={n}") for n in (1, 2)], False, Answer([]))
-    launch = submit.arrange(made.to_submit, ID, small_disk / "results")
+    launch = job_arrays.arrange(made.to_submit, ID, small_disk / "results")
     with pytest.raises(UserError) as caught:
-        submit.prepare(launch, "slurm", {}, [])
+        staging.prepare(launch, "slurm", {}, [])
     assert caught.value.why == "the disk is full"
     assert left(small_disk / "results") == []
     assert not convergence.make([row.frozen for row in made.rows], False, Answer([])).of("unstarted", "damaged")
@@ -603,9 +613,9 @@ def test_a_full_disk_keeps_a_run_that_was_there(tmp_path: Path) -> None:
     made = convergence.make(
         [frozen(tmp_path, *standin()), frozen(tmp_path, *standin(), "grpo.seed=5")], False, Answer([])
     )
-    launch = submit.arrange(made.to_submit, ID, tmp_path / "results")
+    launch = job_arrays.arrange(made.to_submit, ID, tmp_path / "results")
     with pytest.raises(UserError):
-        submit.prepare(launch, "slurm", {"nodes": 3}, [])
+        staging.prepare(launch, "slurm", {"nodes": 3}, [])
     assert everything_below(run) == before
     assert [r.dir for r in runs.find(tmp_path / "results")] == [run]
 
@@ -745,7 +755,7 @@ def test_rows_of_a_launch_do_not_share_state(tmp_path: Path) -> None:
 def test_a_time_limit_is_a_number_of_minutes(tmp_path: Path, minutes: Any) -> None:
     launch = prepared(tmp_path, *standin())
     with pytest.raises(UserError, match="timeout_min"):
-        submit.script(launch, launch.arrays[0], {"timeout_min": minutes})
+        batch_script.script(launch, launch.arrays[0], {"timeout_min": minutes})
 
 
 def test_ctrl_c_in_the_middle_says_what_is_in_the_queue(

@@ -80,7 +80,7 @@ def test_a_canary_has_to_be_submitted() -> None:
     ],
 )
 def test_a_retry_keeps_the_terms_of_its_launch(manifest: dict[str, Any], kept: Terms) -> None:
-    assert terms.kept(manifest, ["afterok:pre/r1"]) == kept
+    assert terms.of_manifest(manifest, ["afterok:pre/r1"]) == kept
 
 
 def test_a_retry_may_have_other_terms() -> None:

@@ -11,7 +11,13 @@ from core_case import launch as typed_launch
 from preflight_case import TWELVE, said
 
 from nano_exp.errors import UserError
-from nano_exp.launch import canary, convergence, flow, submit, terms
+from nano_exp.launch import (
+    canary,
+    convergence,
+    flow,
+    job_arrays,
+    terms,
+)
 from nano_exp.launch.terms import Terms
 from nano_exp.preflight import shared_caches
 from nano_exp.preflight.facts import Facts
@@ -31,7 +37,7 @@ def rows(folder: Path, *points: tuple[str, ...]) -> list[convergence.Row]:
     return convergence.make([frozen(folder, *standin(), *point) for point in points], False, Answer([])).to_submit
 
 
-def launch(folder: Path, *points: tuple[str, ...], asked: bool | None = None, send: bool = True) -> submit.Launch:
+def launch(folder: Path, *points: tuple[str, ...], asked: bool | None = None, send: bool = True) -> job_arrays.Launch:
     return flow.arranged(rows(folder, *points), "slurm", folder / "results", Terms(canary=asked), send=send)
 
 

@@ -17,7 +17,7 @@ from nano_exp import files
 from nano_exp.index import cache, overview
 from nano_exp.index.selection import folders
 from nano_exp.report import status
-from nano_exp.store import runs, state
+from nano_exp.store import metrics_file, runs, state
 from nano_exp.store.runs import Owner
 
 NOW = 2e9
@@ -58,7 +58,7 @@ def ended(end: dict[str, Any]) -> Callable[[Path], None]:
 
 
 def stepped(folder: Path) -> None:
-    with runs.open_metrics(folder) as file:
+    with metrics_file.open_to_append(folder) as file:
         step = overview.progress.newest(folder).step + 1
         file.write(json.dumps({"step": step, "train/reward": step / 7, "time": float(step)}) + "\n")
         file.write(json.dumps({"step": step, "validation/accuracy": step / 9}) + "\n")

@@ -17,7 +17,7 @@ from nano_exp.report import status, table
 from nano_exp.report.next_step import ending
 from nano_exp.report.status import Line
 from nano_exp.slurm import Ended
-from nano_exp.store import predecessors, runs, state
+from nano_exp.store import metrics_file, predecessors, runs, state
 from nano_exp.store.predecessors import Wait
 from nano_exp.store.runs import Owner
 
@@ -136,9 +136,9 @@ def test_a_run_that_stalls_says_since_when_until_a_step_comes(results: Path) -> 
 def test_a_loss_that_is_not_finite_is_said_while_it_runs_and_when_it_is_done(results: Path) -> None:
     folder = sent(results)
     attempt = tried(folder)
-    with runs.open_metrics(folder) as file:
-        file.write(runs.metrics_line({"step": 2, "train/reward": 0.5}))
-        file.write(runs.metrics_line({"step": 3, "train/reward": float("nan"), "train/loss": float("nan")}))
+    with metrics_file.open_to_append(folder) as file:
+        file.write(metrics_file.line({"step": 2, "train/reward": 0.5}))
+        file.write(metrics_file.line({"step": 3, "train/reward": float("nan"), "train/loss": float("nan")}))
     found = line(results, f"12_0|RUNNING|{JOB}|None")
     assert (found.state, found.step, found.reward) == ("running", 3, 0.5)
     assert found.why == "train/reward is not finite in step 3"
@@ -223,7 +223,7 @@ def test_accounting_says_why_runs_vanished_with_one_question_and_once(results: P
     sent(results, 6)
     aged(results)
     for _ in range(2):
-        whys = [found.why for found in status.lines(results, [], status.Asked(), now=NOW)]
+        whys = [found.why for found in status.lines(results, [], status.QueueLookup(), now=NOW)]
         assert whys[:3] == [
             "out of host memory on node1 (OUT_OF_MEMORY)",
             "cancelled by uid 4294967",
@@ -235,7 +235,7 @@ def test_accounting_says_why_runs_vanished_with_one_question_and_once(results: P
     assert calls == ["squeue", "sacct"] * 2, "the second time for those without a record"
     (sacct.parent / "sacct.txt").write_text(SACCT + f"12_3|TIMEOUT|0:0|node1|{JOB}\n12_6|PREEMPTED|0:0||{JOB}\n")
     for _ in range(2):
-        assert status.lines(results, [], status.Asked(), now=NOW)[3].why == "ended by its time limit (TIMEOUT)"
+        assert status.lines(results, [], status.QueueLookup(), now=NOW)[3].why == "ended by its time limit (TIMEOUT)"
     calls = [call.split()[0] for call in sacct.read_text().splitlines()][4:]
     assert calls == ["squeue", "sacct", "squeue"]
 
@@ -243,7 +243,7 @@ def test_accounting_says_why_runs_vanished_with_one_question_and_once(results: P
 def test_where_squeue_is_silent_sacct_is_not_waited_for_too(results: Path, sacct: Path) -> None:
     tried(make_run(results, run="local"), task=0)
     (sacct.parent / "squeue").write_text(f'#!/bin/sh\necho "squeue" >> {sacct}\necho down >&2\nexit 1\n')
-    asked = status.Asked()
+    asked = status.QueueLookup()
     (found,) = status.lines(results, [], asked, now=NOW)
     assert found.state == "unknown"
     assert asked.error == "down"
@@ -398,8 +398,8 @@ def test_an_array_that_waits_for_its_canary_says_so(results: Path) -> None:
 
 def test_runs_that_ended_and_recorded_wandb_offline_are_to_be_sent_until_they_were(results: Path) -> None:
     folder = sent(results)
-    with runs.open_metrics(folder) as file:
-        file.write(runs.metrics_line({"step": 4, "train/reward": 0.5}))
+    with metrics_file.open_to_append(folder) as file:
+        file.write(metrics_file.line({"step": 4, "train/reward": 0.5}))
     made = tried(folder)
     assert not line(results, f"12_0|RUNNING|{JOB}|None").unsent
     (made / "end.json").write_text(json.dumps({"kind": "done", "wandb": "offline"}))
@@ -414,7 +414,7 @@ def test_runs_that_ended_and_recorded_wandb_offline_are_to_be_sent_until_they_we
 @pytest.mark.parametrize("mode", ["online", "", "disabled"])
 def test_runs_that_logged_to_wandb_or_have_it_off_are_not_to_be_sent(results: Path, mode: str) -> None:
     folder = sent(results)
-    with runs.open_metrics(folder) as file:
-        file.write(runs.metrics_line({"step": 4, "train/reward": 0.5}))
+    with metrics_file.open_to_append(folder) as file:
+        file.write(metrics_file.line({"step": 4, "train/reward": 0.5}))
     tried(folder, end={"kind": "done", "wandb": mode})
     assert not line(results).unsent

@@ -8,7 +8,7 @@ import pytest
 from report_case import LINE
 
 from nano_exp.report.table import hours, table
-from nano_exp.store.axes import said
+from nano_exp.store.axes import as_typed
 from nano_exp.text import width as width_of
 
 FAILED = replace(
@@ -59,7 +59,9 @@ def test_no_value_of_an_axis_is_ever_cut(width: int) -> None:
     found = [replace(LINE, point={**LINE.point, **more}), replace(FAILED, point={**FAILED.point, **more})]
     shown = table(found, width=width)
     for line in found:
-        assert all(f"{said(value)}" in shown.split() or f"={said(value)}" in shown for value in line.point.values())
+        assert all(
+            f"{as_typed(value)}" in shown.split() or f"={as_typed(value)}" in shown for value in line.point.values()
+        )
     assert max(map(len, shown.split("\n"))) <= width
 
 

@@ -18,7 +18,7 @@ from minicluster_tool import MiniCluster
 from pace import limit
 
 from nano_exp import files
-from nano_exp.store import runs
+from nano_exp.store import metrics_file, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = ROOT / "tests" / "standin"
@@ -278,7 +278,7 @@ def checkpoints(run: runs.Run) -> list[int]:
 
 def metrics(run: runs.Run) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock gives: what has to be equal between an interrupted and a whole run."""
-    rows = runs.read_metrics(run.dir)
+    rows = metrics_file.read(run.dir)
     clock = ("timing/", "performance/")
     return [{k: v for k, v in row.items() if k != "time" and not k.startswith(clock)} for row in rows]
 

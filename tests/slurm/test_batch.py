@@ -100,4 +100,4 @@ def test_a_word_that_is_none_is_nobodys_failure(tmp_path: Path) -> None:
 
 def test_no_secret_of_a_line_is_told() -> None:
     token = "hf_" + "a" * 30
-    assert token not in setup_lines.Failed(1, f"login {token}", (f"bad token {token}",)).told("node1")
+    assert token not in setup_lines.Failed(1, f"login {token}", (f"bad token {token}",)).for_log("node1")

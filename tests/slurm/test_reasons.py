@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nano_exp.report.next_step import BLOCKED
-from nano_exp.slurm.reasons import REASONS, said
+from nano_exp.slurm.reasons import REASONS, in_words
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,12 @@ from nano_exp.slurm.reasons import REASONS, said
     ],
 )
 def test_a_reason_is_said_in_plain_words_with_slurms_own(reason: str, words: str) -> None:
-    assert said(reason).startswith(words)
+    assert in_words(reason).startswith(words)
 
 
 @pytest.mark.parametrize("word", ["SomethingNew", "Limit", "starts again: time limit, with steps left", ""])
 def test_what_is_not_known_stays_as_it_is(word: str) -> None:
-    assert said(word) == word
+    assert in_words(word) == word
 
 
 def test_whatever_keeps_a_job_from_starting_has_words() -> None:

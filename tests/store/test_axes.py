@@ -90,4 +90,4 @@ def test_names_are_the_shortest_that_are_unique(keys: list[str], taken: tuple[st
     [("1e-06", "1e-6"), ("0.00001", "1e-5"), ("8.0", "8"), ("8", "8"), ("true", "true"), ("null", "null"), ("x", "x")],
 )
 def test_values_are_said_as_one_would_type_them(word: str, said: str) -> None:
-    assert axes.said(axes.value(word)) == said
+    assert axes.as_typed(axes.value(word)) == said

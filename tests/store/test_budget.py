@@ -14,7 +14,7 @@ from nano_exp.files import Damaged
 from nano_exp.launch import spending, terms
 from nano_exp.launch.terms import Terms
 from nano_exp.store import budget, runs, state
-from nano_exp.store.asked import job_lookup
+from nano_exp.store.queue_lookup import job_lookup
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def in_queue(monkeypatch: pytest.MonkeyPatch, *lines: str, error: str = "") -> l
         cancelled.append(jobs)
         return error
 
-    monkeypatch.setattr(halt, "Asked", lambda: Answer(list(lines)))
+    monkeypatch.setattr(halt, "QueueLookup", lambda: Answer(list(lines)))
     monkeypatch.setattr(slurm, "cancel_waiting", cancel)
     return cancelled
 
@@ -124,7 +124,7 @@ def test_where_slurm_does_not_answer_the_launch_is_stopped_all_the_same(
     launch: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, manifest = launch
-    monkeypatch.setattr(halt, "Asked", lambda: Answer(None))
+    monkeypatch.setattr(halt, "QueueLookup", lambda: Answer(None))
     said: list[str] = []
     halt.halt(folder, manifest, "fail_fast=1: 1 failed", said.append)
     assert halt.reason(folder)

@@ -64,7 +64,7 @@ def look(
         done.append(f"{job}: {','.join(terms)}")
         return ""
 
-    monkeypatch.setattr(turn, "Asked", lambda: asked)
+    monkeypatch.setattr(turn, "QueueLookup", lambda: asked)
     monkeypatch.setattr(turn, "TRIES_S", 0.0)
     monkeypatch.setattr(slurm, "requeue", requeue)
     monkeypatch.setattr(slurm, "depend", depend)

@@ -24,7 +24,7 @@ from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 from nano_exp.launch import convergence
 from nano_exp.report import status, table
-from nano_exp.store import runs, state
+from nano_exp.store import metrics_file, runs, state
 from nano_exp.store.runs import Owner
 
 HERE = runs.this_process()
@@ -343,33 +343,33 @@ def frozen_of(results: Path, digest: str) -> Frozen:
 
 def test_metrics_are_read_while_they_are_written(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
-    assert runs.read_metrics(folder) == []
+    assert metrics_file.read(folder) == []
     lines = [json.dumps({"step": n, "train/reward": n / 10}) for n in range(1, 6)]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 6, "train/rew')
-    assert [row["step"] for row in runs.read_metrics(folder)] == [1, 2, 3, 4, 5]
-    assert [row["step"] for row in runs.read_metrics(folder, tail_bytes=100)] == [4, 5]
+    assert [row["step"] for row in metrics_file.read(folder)] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in metrics_file.read(folder, tail_bytes=100)] == [4, 5]
 
 
 def test_rows_after_the_checkpoint_are_cut(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     path = folder / "metrics.jsonl"
-    assert runs.cut_metrics(folder, 3) == 0
+    assert metrics_file.cut(folder, 3) == 0
     assert not path.exists()
     path.write_text("".join(json.dumps({"step": n, "x": 0.1 + 0.2}) + "\n" for n in (0, 1, 2, 3, 4)) + '{"step": 5, "x')
-    assert [runs.cut_metrics(folder, 3) for _ in range(2)] == [2, 0]
-    assert [(row["step"], row["x"]) for row in runs.read_metrics(folder)] == [(n, 0.1 + 0.2) for n in (0, 1, 2, 3)]
+    assert [metrics_file.cut(folder, 3) for _ in range(2)] == [2, 0]
+    assert [(row["step"], row["x"]) for row in metrics_file.read(folder)] == [(n, 0.1 + 0.2) for n in (0, 1, 2, 3)]
     assert path.read_text().endswith("}\n"), "the next row starts on a line of its own"
-    assert runs.cut_metrics(folder, 0) == 4
-    assert runs.read_metrics(folder) == []
+    assert metrics_file.cut(folder, 0) == 4
+    assert metrics_file.read(folder) == []
 
 
 def test_half_a_line_is_cut_even_where_no_row_goes(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "x')
-    runs.cut_metrics(folder, 1)
+    metrics_file.cut(folder, 1)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2}\n')
-    assert [row["step"] for row in runs.read_metrics(folder)] == [1, 2]
+    assert [row["step"] for row in metrics_file.read(folder)] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -382,27 +382,27 @@ def test_half_a_line_is_cut_even_where_no_row_goes(tmp_path: Path) -> None:
 )
 def test_what_was_not_finite_is_said(tmp_path: Path, losses: list[float], words: str) -> None:
     folder = make_run(tmp_path)
-    with runs.open_metrics(folder) as file:
+    with metrics_file.open_to_append(folder) as file:
         for step, loss in enumerate(losses, 1):
-            file.write(runs.metrics_line({"step": step, "train/loss": loss, "train/reward": 0.5}))
-    rows = runs.read_metrics(folder)
-    assert runs.nonfinite(rows) == words
-    runs.cut_metrics(folder, len(losses) - 1)
-    assert runs.read_metrics(folder) == rows[:-1]
+            file.write(metrics_file.line({"step": step, "train/loss": loss, "train/reward": 0.5}))
+    rows = metrics_file.read(folder)
+    assert metrics_file.nonfinite(rows) == words
+    metrics_file.cut(folder, len(losses) - 1)
+    assert metrics_file.read(folder) == rows[:-1]
 
 
 def test_bare_nan_of_another_writer_is_read_as_null(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     (folder / "metrics.jsonl").write_text('{"step": 3, "train/loss": NaN, "x": -Infinity, "y": 1}\n')
-    assert runs.read_metrics(folder) == [
+    assert metrics_file.read(folder) == [
         {"step": 3, "train/loss": None, "x": None, "y": 1, "nonfinite": ["train/loss", "x"]}
     ]
 
 
 def test_first_and_last_value_of_a_metric() -> None:
     rows = [{"step": 1, "a": 0.5}, {"step": 2}, {"step": 3, "a": 1, "b": "x"}]
-    assert runs.metric_before_after(rows, "a") == (0.5, 1.0)
-    assert runs.metric_before_after(rows, "b") is None
+    assert metrics_file.first_and_last(rows, "a") == (0.5, 1.0)
+    assert metrics_file.first_and_last(rows, "b") is None
 
 
 # --- launches and files ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from core_case import Answer, dead_process, intend, make_attempt, make_run
 
 from nano_exp.store import runs, state
-from nano_exp.store.asked import job_lookup
+from nano_exp.store.queue_lookup import job_lookup
 from nano_exp.store.runs import Owner
 from nano_exp.store.state import MEANING
 

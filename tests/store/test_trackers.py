@@ -114,7 +114,7 @@ def test_nothing_is_told_where_every_tracker_is_off_or_the_store_is_damaged(tmp_
     assert overlay(run_dir) == {}
     (runs.launch_dir(tmp_path, "L") / "manifest.json").write_text("{")
     run = runs.load(run_dir)
-    assert trackers.told(run, run.config()).notes == ""
+    assert trackers.describe(run, run.config()).notes == ""
 
 
 @pytest.mark.parametrize(

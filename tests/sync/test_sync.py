@@ -17,7 +17,7 @@ import core_case
 import pytest
 from wandb_service import Service, serving
 
-from nano_exp.store import runs
+from nano_exp.store import metrics_file, runs
 from nano_exp.sync import ledger, offline
 from nano_exp.sync.rows import Row, first_difference, merged
 
@@ -54,9 +54,9 @@ def make_run(folder: Path, run: str = "r1", logger: Mapping[str, Any] | None = N
 
 def log(run_dir: Path, *steps: int, salt: float = 0.0) -> None:
     """Append rows; another salt gives other values."""
-    with runs.open_metrics(run_dir) as file:
+    with metrics_file.open_to_append(run_dir) as file:
         for step in steps:
-            file.write(runs.metrics_line({"step": step, "time": 1000.0 + step, "train/loss": step / 3 + salt}))
+            file.write(metrics_file.line({"step": step, "time": 1000.0 + step, "train/loss": step / 3 + salt}))
 
 
 def save(run_dir: Path, step: int) -> None:
@@ -161,8 +161,8 @@ def test_a_run_that_failed_may_be_retried_so_its_tail_waits_for_all(tmp_path: Pa
 
 def test_what_is_not_finite_arrives_as_such(tmp_path: Path, service: Service) -> None:
     run_dir = make_run(tmp_path)
-    with runs.open_metrics(run_dir) as file:
-        file.write(runs.metrics_line({"step": 1, "time": 1.0, "train/loss": math.nan, "train/reward": 0.5}))
+    with metrics_file.open_to_append(run_dir) as file:
+        file.write(metrics_file.line({"step": 1, "time": 1.0, "train/loss": math.nan, "train/reward": 0.5}))
     ended(run_dir, DONE)
     sync(tmp_path, service)
     [row] = service.runs["lr-r1"].history
@@ -186,7 +186,7 @@ def test_runs_without_wandb_and_runs_that_log_themselves_are_left_alone(tmp_path
 def abandon(run_dir: Path, resumed: int, logged: int) -> None:
     """An attempt resumed below what the one before it had logged, and trains those steps again."""
     runs.record_event(run_dir, "engine", attempt=2, resumes_from=resumed, logged=logged)
-    runs.cut_metrics(run_dir, resumed)
+    metrics_file.cut(run_dir, resumed)
 
 
 @pytest.mark.parametrize("rewinds", [True, False])
@@ -469,4 +469,4 @@ def rows_of(folder: Path) -> list[Path]:
 
 
 def told_by(run_dir: Path) -> dict[int, dict[str, Any]]:
-    return {row.step: dict(row.values) for row in merged(runs.read_metrics(run_dir))}
+    return {row.step: dict(row.values) for row in merged(metrics_file.read(run_dir))}

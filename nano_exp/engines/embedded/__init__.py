@@ -29,19 +29,19 @@ def check(config: dict[str, Any]) -> None:
     ------
     Refused: every key or value that is unknown, unsupported or impossible; an interpreter that is not there
     """
-    found = refusals.mistakes(config)
+    mistakes = refusals.mistakes(config)
     site = config.get("site") or {}
     python = site.get("python")
     if python and not site.get("setup") and shutil.which(str(python)) is None:  # set-up lines may bring its mount
-        found.append(
+        mistakes.append(
             Mistake(
                 {"site.python": python},
                 "there is no such program on this host",
                 "leave site.python out to run with the launcher's own interpreter, or name one that has torch",
             )
         )
-    if found:
-        raise Refused(found)
+    if mistakes:
+        raise Refused(mistakes)
 
 
 def overlay(config: dict[str, Any], ctx: Context) -> dict[str, object]:
@@ -50,9 +50,9 @@ def overlay(config: dict[str, Any], ctx: Context) -> dict[str, object]:
         return {}
     left = max(0.0, ctx.deadline - time.time())
     left = max(left - SAVE_MARGIN_S, left / 2)  # the half: in a short allocation the margin would leave nothing
-    wanted = config["checkpointing"].get("checkpoint_must_save_by")
-    if wanted is not None:
-        left = min(left, schedule.seconds(wanted))
+    save_by = config["checkpointing"].get("checkpoint_must_save_by")
+    if save_by is not None:
+        left = min(left, schedule.seconds(save_by))
     return {"checkpointing.checkpoint_must_save_by": dd_hh_mm_ss(left)}
 
 

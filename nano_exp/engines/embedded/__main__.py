@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         config = read(parsed.config)
         embedded.check(config)
-        wanted = settings.from_config(config)
+        run_settings = settings.from_config(config)
         try:
             from transformers.utils import logging
 
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "pip install torch==2.13.0 && pip install 'nano-exp[embedded]'",
             ) from error
         logging.set_verbosity_error()
-        train.Run(wanted, parsed.metrics, stopping).execute()
+        train.Run(run_settings, parsed.metrics, stopping).execute()
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         return error.code

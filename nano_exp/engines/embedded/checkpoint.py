@@ -25,7 +25,7 @@ _LEFTOVER = re.compile(r"(tmp|old)_step_\d+")
 
 
 @dataclass(frozen=True)
-class Found:
+class Checkpoint:
     """A whole checkpoint."""
 
     step: int
@@ -37,12 +37,12 @@ def steps(folder: Path) -> list[int]:
     """The N of every step_N in `folder` that has its information, ascending. Looks at no large file."""
     if not folder.is_dir():
         return []
-    found = []
+    numbers = []
     for entry in folder.iterdir():
         match = _STEP.fullmatch(entry.name)
         if match and (entry / INFO).is_file() and (entry / MANIFEST).is_file():
-            found.append(int(match[1]))
-    return sorted(found)
+            numbers.append(int(match[1]))
+    return sorted(numbers)
 
 
 def damage(path: Path) -> str | None:
@@ -62,7 +62,7 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> Found | None:
+def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The whole checkpoint with the highest step, or None where there is none at all.
 
     A damaged one is named through `say` and renamed to damaged_step_N, and the next lower one is taken. Leftovers of a
@@ -89,7 +89,7 @@ def newest(folder: Path, say: Callable[[str], None]) -> Found | None:
                 shutil.rmtree(aside, ignore_errors=True)
                 broken.rename(aside)
                 say(f"warning: checkpoint {broken.name} is damaged ({text}); it is now {aside.name}")
-            return Found(step, path, json.loads((path / INFO).read_text()))
+            return Checkpoint(step, path, json.loads((path / INFO).read_text()))
         problems.append((path, problem))
     if problems:
         raise UserError(
@@ -156,9 +156,9 @@ class Store:
     def _prune(self) -> None:
         if self._keep is None:
             return
-        kept = [(step, self._folder / f"step_{step}") for step in steps(self._folder)]
-        ranked = sorted(kept, key=lambda item: (self._score(item[1]), item[0]), reverse=True)
-        newest_step = max((step for step, _ in kept), default=None)
+        folders = [(step, self._folder / f"step_{step}") for step in steps(self._folder)]
+        ranked = sorted(folders, key=lambda item: (self._score(item[1]), item[0]), reverse=True)
+        newest_step = max((step for step, _ in folders), default=None)
         for step, path in ranked[self._keep :]:
             if step != newest_step:
                 gone = path.with_name(f"old_{path.name}")

@@ -124,10 +124,10 @@ def batched_logprobs(
         for start in range(0, tokens.shape[0], batch_size):
             rows = slice(start, start + batch_size)
             # The logits have no name here, so that they are gone when the next batch's are made.
-            kept, all_tokens = sampled_logprobs(
+            sampled, all_tokens = sampled_logprobs(
                 response_logits(model, tokens[rows], mask[rows], prompt_length), tokens[rows, prompt_length:], sampling
             )
-            filtered.append(kept)
+            filtered.append(sampled)
             plain.append(all_tokens)
     return torch.cat(filtered), torch.cat(plain)
 

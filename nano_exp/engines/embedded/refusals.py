@@ -24,25 +24,25 @@ SECTIONS = ("grpo", "loss_fn", "policy", "data", "env", "logger", "checkpointing
 
 def mistakes(config: dict[str, Any]) -> list[Mistake]:
     """All that keeps this engine from running the config as it is written."""
-    given = dict(leaves(_own_sections(config)))
-    unknown = _unknown({key: value for key, value in given.items() if not _is_known(key, value)})
-    problems = {key: KEYS[key].kind.problem(value) for key, value in given.items() if key in KEYS}
+    values_by_key = dict(leaves(_engine_sections(config)))
+    unknown = _unknown({key: value for key, value in values_by_key.items() if not _is_known(key, value)})
+    problems = {key: KEYS[key].kind.problem(value) for key, value in values_by_key.items() if key in KEYS}
     wrong = [
-        Mistake({key: given[key]}, problem, f"{key}={KEYS[key].kind.instead}, or leave the override out")
+        Mistake({key: values_by_key[key]}, problem, f"{key}={KEYS[key].kind.instead}, or leave the override out")
         for key, problem in problems.items()
         if problem
     ]
     missing = [
         Mistake({key: None}, "the embedded engine has no default for it", f"+{key}=<value>", f"{key} is missing")
         for key, of in KEYS.items()
-        if key not in given and of.default is MISSING
+        if key not in values_by_key and of.default is MISSING
     ]
-    usable = {key: given.get(key, of.default) for key, of in KEYS.items() if not problems.get(key)}
+    usable = {key: values_by_key.get(key, of.default) for key, of in KEYS.items() if not problems.get(key)}
     values = Values({key: value for key, value in usable.items() if value is not MISSING})
-    return [*unknown, *wrong, *missing, *(mistake for rule in RULES for mistake in values.asked(rule))]
+    return [*unknown, *wrong, *missing, *(mistake for rule in RULES for mistake in values.mistakes_of(rule))]
 
 
-def _own_sections(config: dict[str, Any]) -> dict[str, Any]:
+def _engine_sections(config: dict[str, Any]) -> dict[str, Any]:
     """The engine's sections, and those that nobody has."""
     others = set(config) - {*SECTIONS, "data_plane", "on_policy_distillation"}
     if others:
@@ -57,11 +57,11 @@ def _is_known(key: str, value: Any) -> bool:
     return key in KEYS or value == {} or any(fnmatchcase(key, pattern) for pattern in PATTERNS)
 
 
-def _unknown(given: dict[str, Any]) -> Iterator[Mistake]:
+def _unknown(values_by_key: dict[str, Any]) -> Iterator[Mistake]:
     """One mistake for each key; for each section of which the engine has nothing, one for all of it."""
     why = "the embedded engine has no such key; it might change the result, so it is refused and not ignored"
     sections: dict[str, dict[str, Any]] = {}
-    for key, value in given.items():
+    for key, value in values_by_key.items():
         around = (key[: match.start()] for match in re.finditer(r"\.", key))
         foreign = (name for name in around if not any(known.startswith(f"{name}.") for known in KEYS))
         sections.setdefault(next(foreign, key), {})[key] = value
@@ -85,7 +85,7 @@ class Values(dict[str, Any]):
             raise Unusable(key)
         raise KeyError(key)
 
-    def asked(self, rule: Rule) -> Iterator[Mistake]:
+    def mistakes_of(self, rule: Rule) -> Iterator[Mistake]:
         """What a rule says, as far as it has values to judge."""
         try:
             yield from rule(self)
@@ -118,7 +118,7 @@ DIVIDES = (
 
 def whole_parts(v: Values) -> Iterator[Mistake]:
     for whole, part, why in DIVIDES:
-        yield from v.asked(partial(_divides, whole=whole, part=part, why=why))
+        yield from v.mistakes_of(partial(_divides, whole=whole, part=part, why=why))
 
 
 def _divides(v: Values, whole: tuple[str, ...], part: str, why: str) -> Iterator[Mistake]:
@@ -152,7 +152,7 @@ def enough_requests(v: Values) -> Iterator[Mistake]:
 def validation(v: Values) -> Iterator[Mistake]:
     if not any(v.pick(*VALIDATIONS).values()):
         return
-    yield from v.asked(_held_out)
+    yield from v.mistakes_of(_held_out)
     samples, size = v["grpo.max_val_samples"], v["grpo.val_batch_size"]
     if samples is None or size is None or samples < size:
         yield Mistake(
@@ -194,12 +194,12 @@ def known_metric(v: Values) -> Iterator[Mistake]:
 
 def estimator_agrees(v: Values) -> Iterator[Mistake]:
     for name in ("normalize_rewards", "use_leave_one_out_baseline"):
-        outer, own = f"grpo.{name}", f"grpo.adv_estimator.{name}"
-        if v[own] is not None and v[own] != v[outer]:
+        outer, inner = f"grpo.{name}", f"grpo.adv_estimator.{name}"
+        if v[inner] is not None and v[inner] != v[outer]:
             yield Mistake(
-                v.pick(outer, own),
+                v.pick(outer, inner),
                 "NeMo RL trains with adv_estimator's and the other says something else",
-                f"{outer}={str(v[own]).lower()}; the published configs tie the two together",
+                f"{outer}={str(v[inner]).lower()}; the published configs tie the two together",
             )
 
 

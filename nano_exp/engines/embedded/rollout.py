@@ -109,8 +109,8 @@ def _generate(
             break
     answers, token_mask = torch.cat(sampled, dim=1), torch.cat(real, dim=1)
     texts = [
-        vocabulary.text([token for token, keep in zip(row, kept, strict=True) if keep])
-        for row, kept in zip(answers.tolist(), token_mask.tolist(), strict=True)
+        vocabulary.text([token for token, keep in zip(row, keep_row, strict=True) if keep])
+        for row, keep_row in zip(answers.tolist(), token_mask.tolist(), strict=True)
     ]
     scores = [
         reward(request, text, done) for request, text, done in zip(requests, texts, finished.tolist(), strict=True)

@@ -51,9 +51,9 @@ def key(name: str, kind: Kind, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"key": name, "kind": kind})
 
 
-def section(made: type) -> Any:
+def section(settings_class: type) -> Any:
     """A field that holds several keys."""
-    return field(metadata={"section": made})
+    return field(metadata={"section": settings_class})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +189,8 @@ class Key(NamedTuple):
     default: Any = None
 
 
-def _keys_of(made: type) -> Iterator[tuple[str, Key]]:
-    for one in fields(made):
+def _keys_of(settings_class: type) -> Iterator[tuple[str, Key]]:
+    for one in fields(settings_class):
         if "section" in one.metadata:
             yield from _keys_of(one.metadata["section"])
         elif "key" in one.metadata:
@@ -326,13 +326,13 @@ def from_config(config: dict[str, Any]) -> Settings:
     return Settings(**_read(Settings, values), architecture=architecture, raw=config)
 
 
-def _read(made: type, values: dict[str, Any]) -> dict[str, Any]:
+def _read(settings_class: type, values: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a settings class that `values` have."""
-    found: dict[str, Any] = {}
-    for one in fields(made):
+    arguments: dict[str, Any] = {}
+    for one in fields(settings_class):
         if "section" in one.metadata:
             inner = one.metadata["section"]
-            found[one.name] = inner(**_read(inner, values))
+            arguments[one.name] = inner(**_read(inner, values))
         elif (dotted := one.metadata.get("key")) in values:
-            found[one.name] = values[dotted]
-    return found
+            arguments[one.name] = values[dotted]
+    return arguments

@@ -70,8 +70,8 @@ class Vocabulary:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without pad and end tokens. Ids beyond the words show as `<id>`."""
-        kept = (number for number in ids if number not in (self.pad, self.end))
-        return "".join(self.tokens[number] if number < len(self.tokens) else f"<{number}>" for number in kept)
+        words = (number for number in ids if number not in (self.pad, self.end))
+        return "".join(self.tokens[number] if number < len(self.tokens) else f"<{number}>" for number in words)
 
 
 def examples() -> list[Example]:

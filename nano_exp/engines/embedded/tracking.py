@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nano_exp.credentials import redact
-from nano_exp.store import runs
+from nano_exp.store import metrics_file
 
 #: How long W&B's server may take to answer before a run is recorded offline.
 INIT_TIMEOUT_S = 30
@@ -33,9 +33,9 @@ class MetricsFile:
         self._clock = clock
 
     def write(self, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Append a row (runs.metrics_line)."""
+        """Append a row (metrics_file.line)."""
         row = {"step": step, "time": self._clock(), **metrics}
-        self._file.write(runs.metrics_line(row))
+        self._file.write(metrics_file.line(row))
         self._file.flush()
         return row
 

@@ -16,7 +16,7 @@ from nano_exp.engines.embedded.nemotron_h import choose_device
 from nano_exp.engines.embedded.settings import Settings
 from nano_exp.engines.embedded.trainer import Metrics, State, Trainer
 from nano_exp.errors import UserError
-from nano_exp.store import runs
+from nano_exp.store import metrics_file
 
 #: reward_after is the mean of this many last steps.
 AFTER_STEPS = 5
@@ -73,16 +73,16 @@ class Run:
         """
         settings = self.settings
         say(f"embedded engine: {self.trainer.parameters} parameters on {self.device}, torch {torch.__version__}")
-        found = checkpoint.newest(settings.checkpoint_dir, say) if settings.checkpointing else None
-        dropped = runs.cut_metrics(self.metrics_path.parent, found.step if found else 0)
+        newest = checkpoint.newest(settings.checkpoint_dir, say) if settings.checkpointing else None
+        dropped = metrics_file.cut(self.metrics_path.parent, newest.step if newest else 0)
         if dropped:
             say(f"metrics.jsonl: {dropped} rows of steps that will be repeated were dropped")
         self.rows = tracking.MetricsFile(self.metrics_path)
-        run, finished = self.metrics_path.parent.name, found.step if found else 0
+        run, finished = self.metrics_path.parent.name, newest.step if newest else 0
         self.wandb = tracking.Wandb(settings.wandb, settings.raw, settings.log_dir, run=run, finished=finished)
         try:
-            if found:
-                self._resume(found)
+            if newest:
+                self._resume(newest)
             else:
                 self._warm_start()
             self._loop()
@@ -111,32 +111,32 @@ class Run:
         if self.settings.val_at_start:
             self._write(0, self._validate(0))
 
-    def _resume(self, found: checkpoint.Found) -> None:
+    def _resume(self, newest: checkpoint.Checkpoint) -> None:
         trainer = self.trainer
         weights, rng, history = (
-            torch.load(found.path / name, map_location="cpu", weights_only=True)
+            torch.load(newest.path / name, map_location="cpu", weights_only=True)
             for name in ("policy/weights.pt", "rng.pt", "history.pt")
         )
         trainer.model.load_state_dict(weights)
-        reference = found.path / "policy/reference.pt"
+        reference = newest.path / "policy/reference.pt"
         if reference.exists():
             loaded = torch.load(reference, map_location=self.device, weights_only=True)
             trainer.reference = loaded
-        optimizer = found.path / "policy/optimizer.pt"
+        optimizer = newest.path / "policy/optimizer.pt"
         if optimizer.exists():
             trainer.optimizer.load_state_dict(torch.load(optimizer, map_location="cpu", weights_only=True))
         else:
             say(
-                f"warning: {found.path.name} has no optimizer state (checkpointing.save_optimizer=false); "
+                f"warning: {newest.path.name} has no optimizer state (checkpointing.save_optimizer=false); "
                 "the optimizer starts anew, so this run will differ from an uninterrupted one"
             )
         trainer.restore_chance(rng)
         self.chance = trainer.chance()
         self.history = history
-        self.valid_tokens = found.info["total_valid_tokens"]
-        self.finished = self.saved_step = found.step
-        self.info = found.info
-        say(f"resuming from {found.path}: step {found.step}/{self.settings.max_steps}")
+        self.valid_tokens = newest.info["total_valid_tokens"]
+        self.finished = self.saved_step = newest.step
+        self.info = newest.info
+        say(f"resuming from {newest.path}: step {newest.step}/{self.settings.max_steps}")
 
     def _loop(self) -> None:
         settings = self.settings
@@ -176,8 +176,10 @@ class Run:
             if pending is not None:
                 self._publish(pending)
             rate = (step - first) / (time.monotonic() - began)
-            seen = f"validation {self.history['validations'][-1]:.3f}  " if self.history["validations"] else ""
-            say(f"step {step}/{settings.max_steps}  reward {train['reward']:.3f}  {seen}{rate:.1f} steps/s")
+            validation_text = (
+                f"validation {self.history['validations'][-1]:.3f}  " if self.history["validations"] else ""
+            )
+            say(f"step {step}/{settings.max_steps}  reward {train['reward']:.3f}  {validation_text}{rate:.1f} steps/s")
             if out_of_time and not last:
                 say(f"checkpoint_must_save_by is reached: saved step {step}, ending here")
                 return
@@ -248,8 +250,8 @@ class Run:
         """Save the last finished step, if it is not saved yet."""
         if self.settings.checkpointing and self.finished > 0 and self.saved_step != self.finished:
             self._publish(self._write_checkpoint())
-        kept = f"step {self.finished} is saved" if self.settings.checkpointing and self.finished else "nothing to save"
-        say(f"stopped by a signal: {kept}; the same command goes on from there")
+        saved = f"step {self.finished} is saved" if self.settings.checkpointing and self.finished else "nothing to save"
+        say(f"stopped by a signal: {saved}; the same command goes on from there")
 
     def _finish(self) -> None:
         """Write summary.json once the last step is done, and close the W&B run."""

@@ -74,14 +74,14 @@ class Trainer:
         self.reference: dict[str, Tensor] | None = None
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        own = self.settings.optimizer
+        settings = self.settings.optimizer
         # The unfused update of a GPU holds another float32 copy of all weights while it runs.
         return torch.optim.AdamW(
             self.model.parameters(),
-            lr=own.lr,
-            betas=(own.betas[0], own.betas[1]),
-            eps=own.eps,
-            weight_decay=own.weight_decay,
+            lr=settings.lr,
+            betas=(settings.betas[0], settings.betas[1]),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
             fused=self.device.type == "cuda" or None,
         )
 
@@ -128,13 +128,13 @@ class Trainer:
             low, high = settings.advantage_clip_low, settings.advantage_clip_high
             if low is not None or high is not None:
                 advantage = advantage.clamp(low, high)
-            kept = (~answers.truncated).float() if settings.overlong_filtering else torch.ones_like(advantage)
+            sample_mask = (~answers.truncated).float() if settings.overlong_filtering else torch.ones_like(advantage)
             batch = grpo.Batch(
                 previous=previous,
                 generation=answers.logprobs,
                 advantages=advantage.unsqueeze(1).expand_as(previous),
                 token_mask=answers.token_mask,
-                sample_mask=kept,
+                sample_mask=sample_mask,
                 reference=reference,
             )
         rate = schedule.learning_rate(finished, settings.optimizer.lr, settings.scheduler)

@@ -7,25 +7,18 @@ brackets are upstream's). Settings of its own: conf/engine/nemo_rl.yaml.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import nano_exp
 from nano_exp import credentials, dotted, slurm
 from nano_exp.engines import Command, Context, checkpoints, entry, nodes
-from nano_exp.engines.nemo_rl import metrics, stdout
-from nano_exp.environment import PACKAGES
+from nano_exp.engines.nemo_rl import driver_env, metrics, program, stdout
+from nano_exp.engines.nemo_rl.program import section
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
-from nano_exp.slurm import shapes
 from nano_exp.text import dd_hh_mm_ss
 
 Config = Mapping[str, Any]
@@ -37,11 +30,6 @@ SETUP_MARGIN_MIN = 15.0
 SAVE_MARGIN_MIN = 10.0
 LEARNED = 1.25  # of the longest measured set-up
 OPEN_FILES = 65535  # ray.sub 133: what Ray's guide for large clusters asks for
-THREADS = 16  # ray.sub 98 at v0.7.0; Ray gives an actor one thread where OMP_NUM_THREADS is not set
-AFFINITY = "NRL_GPU_CPU_AFFINITY_FILE"  # distributed/numa_utils.py 20: a line for each GPU, written by affinity.sh
-ARCH_LIST = "9.0 10.0"  # docker/Dockerfile 137: Hopper and Blackwell; NeMo RL's own container sets the same
-# Ray's sockets are <RAY_TMPDIR>/ray/session_<26 characters>_<pid>/sockets/plasma_store; a socket's path ends at 107.
-RAY_TMPDIR_MAX = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
 def check(config: Config) -> None:
@@ -52,14 +40,14 @@ def check(config: Config) -> None:
     UserError: no checkout, one without the needed script or of another version, an interpreter or image that is not
         there
     """
-    site = _section(config, "site")
+    site = section(config, "site")
     way = entry.of(site)
     if not way.contained or site.get("checkout"):
         # First: another version's scripts have other names.
-        refuse_other_version(_folder(config), str(_section(config, "nemo_rl").get("version") or ""))
-        _checkout(config)
+        refuse_other_version(program.folder(config), str(section(config, "nemo_rl").get("version") or ""))
+        program.checkout(config)
     if not any(site.get(key) for key in ("setup", "modules", "node_setup")):  # they may bring uv and the interpreter
-        _interpreter(config, os.environ, way)
+        program.interpreter(config, os.environ, way)
 
 
 def overlay(config: Config, ctx: Context) -> dict[str, object]:
@@ -72,9 +60,9 @@ def overlay(config: Config, ctx: Context) -> dict[str, object]:
     attempts took and a quarter more, or the setting where there was none. Where that would leave less than half of the
     time, as in a short test allocation, half of the time is used. A value in the config wins.
     """
-    found: dict[str, object] = {"logger.tensorboard_enabled": True}
-    if not isinstance(_section(config, "logger").get("tensorboard"), Mapping):
-        found["logger.tensorboard"] = {}  # read without a default (utils/logger.py 997)
+    changes: dict[str, object] = {"logger.tensorboard_enabled": True}
+    if not isinstance(section(config, "logger").get("tensorboard"), Mapping):
+        changes["logger.tensorboard"] = {}  # read without a default (utils/logger.py 997)
     if ctx.deadline is not None and not config["checkpointing"].get("checkpoint_must_save_by"):
         engine = dotted.Config(config).section("engine")
         setup = 60 * float(engine.get("setup_margin_min", SETUP_MARGIN_MIN))
@@ -82,10 +70,10 @@ def overlay(config: Config, ctx: Context) -> dict[str, object]:
             setup = LEARNED * ctx.setup_s
         margin = setup + 60 * float(engine.get("save_margin_min", SAVE_MARGIN_MIN))
         left = max(ctx.deadline - time.time(), 0.0)
-        found["checkpointing.checkpoint_must_save_by"] = dd_hh_mm_ss(max(left - margin, left / 2))
+        changes["checkpointing.checkpoint_must_save_by"] = dd_hh_mm_ss(max(left - margin, left / 2))
     if plugin := parser_plugin(config):
-        found["policy.generation.vllm_cfg.tool_parser_plugin"] = str(plugin)
-    return found
+        changes["policy.generation.vllm_cfg.tool_parser_plugin"] = str(plugin)
+    return changes
 
 
 def command(config: Config, ctx: Context) -> Command:
@@ -98,14 +86,14 @@ def command(config: Config, ctx: Context) -> Command:
     UserError: another Ray on this host, an allocation of another size, or what `check` refuses (a compute node may see
         other files)
     """
-    site, count = _section(config, "site"), int(config["cluster"]["num_nodes"])
-    way = entry.of(site, _own_mounts(config, ctx))
+    site, count = section(config, "site"), int(config["cluster"]["num_nodes"])
+    way = entry.of(site, _run_folders(config, ctx))
     if not way.contained or site.get("checkout"):
-        _checkout(config)
-    env = environment(config, ctx, os.environ)
-    python = _interpreter(config, env, way)
-    driver = [str(_script(config)), "--config", str(ctx.config_path)]
-    cwd = ctx.run_dir if way.contained else _checkout(config)
+        program.checkout(config)
+    env = driver_env.environment(config, ctx, os.environ)
+    python = program.interpreter(config, env, way)
+    driver = [str(program.script(config)), "--config", str(ctx.config_path)]
+    cwd = ctx.run_dir if way.contained else program.checkout(config)
     if way.contained:
         _make_folders(config)
     ray_tmp = Path(env["RAY_TMPDIR"])
@@ -125,7 +113,7 @@ def command(config: Config, ctx: Context) -> Command:
             "name a short folder on a local disk: '++site.env.RAY_TMPDIR=/scratch/me'",
         ) from error
     argv = [*python, *driver]
-    if way.contained or site.get("node_setup") or AFFINITY in env:
+    if way.contained or site.get("node_setup") or driver_env.AFFINITY in env:
         inside = ctx.attempt_dir / "driver.sh"
         inside.write_text(entry.script("driver.sh", _settings(env), python, driver, site))
         argv = ["sh", str(inside)]
@@ -155,7 +143,7 @@ def _start_nodes(
         ctx.attempt_dir,
         config,
         hosts,
-        _cpus(config, os.environ),
+        driver_env.cpus(config, os.environ),
         _settings(env),
         python,
         driver,
@@ -170,14 +158,8 @@ def _step(config: Config, env: Environment) -> entry.Step:
     count, gpus = int(config["cluster"]["num_nodes"]), int(config["cluster"]["gpus_per_node"])
     # Where Slurm does not manage GPUs it refuses a step that asks for them; the node's are then all visible.
     managed = any(env.get(name) for name in ("SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE"))
-    gres = str(_section(config, "site").get("gres") or "")
-    return entry.Step(count, _cpus(config, env), gpus if managed and gres != "none" else 0, gres)
-
-
-def _cpus(config: Config, env: Environment) -> int:
-    """CPUs that this allocation has on each of its nodes."""
-    had = shapes.fewest_cpus(env) or _section(config, "slurm").get("cpus_per_node")
-    return int(had or max(os.cpu_count() or 1, 1))
+    gres = str(section(config, "site").get("gres") or "")
+    return entry.Step(count, driver_env.cpus(config, env), gpus if managed and gres != "none" else 0, gres)
 
 
 def _settings(env: Environment) -> dict[str, str]:
@@ -191,19 +173,19 @@ def _settings(env: Environment) -> dict[str, str]:
     return {k: v for k, v in added.items() if not credentials.secret_name(k) and credentials.redact(v) == v}
 
 
-def _own_mounts(config: Config, ctx: Context) -> list[str | None]:
+def _run_folders(config: Config, ctx: Context) -> list[str | None]:
     """Folders of the host that the engine needs inside its container."""
-    site, policy = _section(config, "site"), config["policy"]
+    site, policy = section(config, "site"), config["policy"]
     model = str(policy.get("model_name") or "")
-    written = [config["checkpointing"].get("checkpoint_dir"), _section(config, "logger").get("log_dir")]
-    kept = [site.get("hf_home"), site.get("venv_dir"), site.get("uv_cache_dir"), model if model[:1] == "/" else None]
-    return [str(ctx.run_dir), *[str(path) if path and str(path)[:1] == "/" else None for path in [*written, *kept]]]
+    written = [config["checkpointing"].get("checkpoint_dir"), section(config, "logger").get("log_dir")]
+    others = [site.get("hf_home"), site.get("venv_dir"), site.get("uv_cache_dir"), model if model[:1] == "/" else None]
+    return [str(ctx.run_dir), *[str(path) if path and str(path)[:1] == "/" else None for path in [*written, *others]]]
 
 
 def _make_folders(config: Config) -> None:
     """A container's tool refuses to mount a folder that is not there yet."""
-    site = _section(config, "site")
-    written = [config["checkpointing"].get("checkpoint_dir"), _section(config, "logger").get("log_dir")]
+    site = section(config, "site")
+    written = [config["checkpointing"].get("checkpoint_dir"), section(config, "logger").get("log_dir")]
     for path in filter(None, [*written, site.get("hf_home"), site.get("venv_dir"), site.get("uv_cache_dir")]):
         try:
             Path(str(path)).mkdir(parents=True, exist_ok=True)
@@ -211,92 +193,6 @@ def _make_folders(config: Config) -> None:
             raise UserError(
                 f"{path} cannot be made: {error.strerror}", "the container mounts it", "name another folder"
             ) from error
-
-
-def environment(config: Config, ctx: Context, base: Environment) -> dict[str, str]:
-    """The child's whole environment: `base`, what NeMo RL needs, then site.env on top (a null there removes a name).
-
-    NeMo RL hands it all to every Ray worker (virtual_cluster.py 194). NRL_*, SLURM_*, NCCL_*, OMP_* and tokens pass
-    as they are: upstream's own ray.sub runs the driver inside a Slurm step too.
-    """
-    env = dict(base)
-    site = _section(config, "site")
-
-    # The engine's interpreter must not import this project's packages, nor take its virtual environment for its own.
-    packages = env.pop(PACKAGES, "").split(os.pathsep)
-    ours = {Path(nano_exp.__file__).resolve().parents[1], *(Path(p).resolve() for p in packages if p)}
-    entries = [p for p in env.pop("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() not in ours]
-    if entries:
-        env["PYTHONPATH"] = os.pathsep.join(entries)
-    env.pop("PYTHONHOME", None)
-    env.pop("PYTHONSAFEPATH", None)  # the attempt's own: scripts that import a file beside them would fail under it
-    if env.get("VIRTUAL_ENV") and Path(env["VIRTUAL_ENV"]).resolve() == Path(sys.prefix).resolve():
-        del env["VIRTUAL_ENV"]
-    python = Path(str(site.get("python") or "")).expanduser()
-    if python.is_absolute():  # as activating it would: kernels compiled at run time look for its `ninja` on PATH
-        env["PATH"] = os.pathsep.join(filter(None, [str(python.parent), env.get("PATH", "")]))
-    env["PYTHONUNBUFFERED"] = "1"  # half of NeMo RL's prints do not flush; the attempt reads them as they come
-
-    # Weights, tokenizers and, below it, NeMo RL's conversion cache, which resuming needs on every node.
-    if site.get("hf_home"):
-        env["HF_HOME"] = str(Path(str(site["hf_home"])).expanduser().absolute())
-    # Environments of NeMo RL's workers (utils/venv.py 37), and uv's cache: both are large.
-    for name, key in (("NEMO_RL_VENV_DIR", "venv_dir"), ("UV_CACHE_DIR", "uv_cache_dir")):
-        if site.get(key):
-            env[name] = str(Path(str(site[key])).expanduser().absolute())
-
-    # init_ray calls ray.init(address="auto") first (virtual_cluster.py 213). Seen with Ray 2.55.1: without RAY_ADDRESS
-    # that joins any Ray whose processes are visible on the host, a private RAY_TMPDIR notwithstanding; with
-    # RAY_ADDRESS=local it starts its own. An inherited address would be another job's.
-    address = dotted.Config(config).get("engine.ray_address", "local")
-    env["RAY_ADDRESS"] = str(address)
-    env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base))
-    env["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # ray.sub 126: or each Ray worker builds its own environment
-
-    env.setdefault("OMP_NUM_THREADS", str(_threads(config, base)))
-    if (cpus := shapes.fewest_cpus(base)) and int(config["cluster"]["num_nodes"]) == 1:
-        # NeMo RL starts this Ray itself, and Ray counts the host's CPUs (Ray 2.55.1, resource_and_label_spec.py 170).
-        env.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": cpus}))
-
-    if (config["policy"].get("megatron_cfg") or {}).get("enabled"):
-        env.setdefault("TORCH_CUDA_ARCH_LIST", ARCH_LIST)  # lm_policy.py 121 refuses to start without it
-
-    # NeMo RL gives wandb.init its own folder; this one is for what wandb writes outside of it. Without a key in the
-    # environment wandb would ask for one on a terminal that is not there.
-    env.setdefault("WANDB_DIR", str(ctx.run_dir))
-    if not env.get("WANDB_API_KEY"):
-        env.setdefault("WANDB_MODE", "offline")
-
-    for name, value in (site.get("env") or {}).items():
-        if value is None:
-            env.pop(str(name), None)
-        else:
-            env[str(name)] = str(value)
-    if not env.get("RAY_TMPDIR"):
-        env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base))
-    if len(env["RAY_TMPDIR"]) > RAY_TMPDIR_MAX:
-        raise UserError(
-            f"RAY_TMPDIR={env['RAY_TMPDIR']} ({len(env['RAY_TMPDIR'])} characters)",
-            f"Ray's sockets lie below it and a socket's path ends at 107: {RAY_TMPDIR_MAX} characters are left for it",
-            "name a short folder on a local disk: '++site.env.RAY_TMPDIR=/tmp'",
-        )
-    if _alone(config, base):
-        # Not ray.sub's /tmp/nrl_gpu_cpu_affinity: without a container that file may be another user's, of another job.
-        env.setdefault(AFFINITY, f"{env['RAY_TMPDIR']}/gpu_cpu_affinity")
-    return env
-
-
-def _alone(config: Config, env: Environment) -> bool:
-    """Whether the job has its nodes alone. Only then are workers bound: their memory too, to a NUMA node that another
-    job may have filled."""
-    return bool(shapes.fewest_cpus(env)) and shapes.whole_nodes(_section(config, "site").get("allocation"), "nemo_rl")
-
-
-def _threads(config: Config, env: Environment) -> int:
-    """OMP_NUM_THREADS: upstream's, and no more than a GPU's share of the CPUs where others have the rest."""
-    if _alone(config, env):
-        return THREADS
-    return max(1, min(THREADS, _cpus(config, env) // max(int(config["cluster"]["gpus_per_node"]), 1)))
 
 
 def checkpoint_folder(config: Config, ctx: Context) -> Path:
@@ -326,7 +222,7 @@ def trains(line: str) -> bool:
 
 def _from_checkout(config: Config, path: Any) -> Path:
     """A relative path is relative to the engine's working folder."""
-    return Path(str(_section(config, "site").get("checkout") or ".")) / str(path)
+    return Path(str(section(config, "site").get("checkout") or ".")) / str(path)
 
 
 def end_of(
@@ -362,23 +258,23 @@ def end_of(
         return "done"
     if exit_code != 0:
         return "stopped" if asked_to_stop else "failed"
-    said = stdout.read(printed)
-    if said.notice in ("max_steps", "threshold"):
+    output = stdout.read(printed)
+    if output.notice in ("max_steps", "threshold"):
         return "done"
-    if said.notice == "timeout" or asked_to_stop:
+    if output.notice == "timeout" or asked_to_stop:
         return "stopped"
-    if said.notice == "async_error" or (config["grpo"].get("async_grpo") or {}).get("enabled"):
+    if output.notice == "async_error" or (config["grpo"].get("async_grpo") or {}).get("enabled"):
         return "failed"
-    if (_section(config, "env").get("nemo_gym") or {}).get("is_trajectory_collection"):  # it trains nothing
+    if (section(config, "env").get("nemo_gym") or {}).get("is_trajectory_collection"):  # it trains nothing
         return "done"
     trained = max(last_step, finished_steps) > 0
-    whole = said.at_end_of_epochs(bool(config["grpo"].get("use_dynamic_sampling")))
+    whole = output.at_end_of_epochs(bool(config["grpo"].get("use_dynamic_sampling")))
     return "done" if trained and whole else "failed"
 
 
 def ray_addresses(proc: Path = Path("/proc")) -> dict[int, str]:
     """Process id -> address of each Ray running on this host, found as Ray itself does: in raylets' arguments."""
-    found = {}
+    addresses = {}
     for folder in proc.glob("[0-9]*"):
         try:
             args = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -387,83 +283,15 @@ def ray_addresses(proc: Path = Path("/proc")) -> dict[int, str]:
         if Path(args[0]).name == "raylet":
             for arg in args:
                 if arg.startswith("--gcs-address="):
-                    found[int(folder.name)] = arg.partition("=")[2]
-    return found
+                    addresses[int(folder.name)] = arg.partition("=")[2]
+    return addresses
 
 
-def _refuse_other_ray(found: Mapping[int, str]) -> None:
-    if found:
-        pid, address = next(iter(found.items()))
+def _refuse_other_ray(addresses: Mapping[int, str]) -> None:
+    if addresses:
+        pid, address = next(iter(addresses.items()))
         raise UserError(
             f"another Ray runs on this host (raylet {pid}, address {address})",
             "NeMo RL's memory report looks for Ray by its processes and stops with an error when it finds two",
             "end it if it is a leftover, or have the node alone: site.allocation=node",
         )
-
-
-def _section(config: Config, name: str) -> Mapping[str, Any]:
-    return config.get(name) or {}
-
-
-def _script(config: Config) -> Path:
-    gym = bool(_section(config, "env").get("should_use_nemo_gym"))
-    return Path(str(config["nemo_rl"]["scripts"]["gym" if gym else "grpo"]))
-
-
-def _folder(config: Config) -> Path:
-    """The folder of the checkout."""
-    named = _section(config, "site").get("checkout")
-    fix = "name a checkout of NeMo RL: site.checkout=/path/to/RL"
-    if not named:
-        raise UserError("site.checkout=null", f"the engine nemo_rl runs {_script(config)} of a NeMo RL checkout", fix)
-    checkout = Path(str(named)).expanduser().absolute()
-    if not checkout.is_dir():
-        raise UserError(f"site.checkout={named}", "there is no such folder on this host", fix)
-    return checkout
-
-
-def _checkout(config: Config) -> Path:
-    """The checkout, which has the script of this run."""
-    checkout, script = _folder(config), _script(config)
-    if not (checkout / script).is_file():
-        version = _section(config, "nemo_rl").get("version")
-        raise UserError(
-            f"site.checkout={checkout}",
-            f"it has no {script}, so it is not NeMo RL {version}'s checkout",
-            "name a checkout of NeMo RL: site.checkout=/path/to/RL",
-        )
-    return checkout
-
-
-def _interpreter(config: Config, env: Environment, way: entry.Entry) -> list[str]:
-    """`site.python`, or upstream's way of starting: `uv run python`, which makes the checkout's environment first.
-
-    In a container the words are the container's: nothing is looked for on the host.
-    """
-    python = _section(config, "site").get("python")
-    if way.contained:
-        return [str(python)] if python else ["uv", "run", "python"]
-    if python:
-        found = shutil.which(str(Path(str(python)).expanduser()), path=env.get("PATH"))
-        if not found:
-            raise UserError(
-                f"site.python={python}",
-                "there is no such program on this host",
-                "name the interpreter of NeMo RL's virtual environment: site.python=/path/to/venv/bin/python",
-            )
-        return [found]
-    uv = shutil.which("uv", path=env.get("PATH"))
-    if not uv:
-        raise UserError(
-            "site.python=null and no `uv` on PATH",
-            "the checkout's scripts need NeMo RL's virtual environment",
-            "name its interpreter, site.python=/path/to/venv/bin/python, or install uv",
-        )
-    return [uv, "run", "python"]
-
-
-def _ray_tmpdir(ctx: Context, base: Environment) -> Path:
-    """A folder of this attempt's own, with a short name."""
-    name = hashlib.sha256(f"{ctx.attempt_dir}|{base.get('SLURM_JOB_ID', '')}".encode()).hexdigest()[:10]
-    root = tempfile.gettempdir()
-    return Path(root if len(root) + 14 <= RAY_TMPDIR_MAX else "/tmp") / f"nx-{name}"

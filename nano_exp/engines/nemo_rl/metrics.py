@@ -94,9 +94,9 @@ class _Merged:
 
     def _once(self, row: Row) -> Iterator[Row]:
         """A row without what was given out of its step before: a late scalar gets a line of its own, not a second."""
-        given = self._logged.setdefault(row["step"], {"step", "time"})
-        new = {name: value for name, value in row.items() if name not in given}
-        given.update(new)
+        logged = self._logged.setdefault(row["step"], {"step", "time"})
+        new = {name: value for name, value in row.items() if name not in logged}
+        logged.update(new)
         if new:
             yield {"step": row["step"], "time": row["time"], **new}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nano_exp.engines.embedded import tracking
-from nano_exp.store import runs
+from nano_exp.store import metrics_file
 from nano_exp.sync import offline
 from nano_exp.sync.rows import merged
 
@@ -104,7 +104,7 @@ def test_a_kill_loses_no_row_of_the_offline_file(tmp_path: Path) -> None:
     done = subprocess.run(argv, env=environment(tmp_path), start_new_session=True, capture_output=True)
     assert done.returncode == -9
     [recorded] = offline.load(tmp_path / "logs")
-    told = {row.step: dict(row.values) for row in merged(runs.read_metrics(tmp_path))}
+    told = {row.step: dict(row.values) for row in merged(metrics_file.read(tmp_path))}
     assert len(told) == 50 and recorded.rows == told
 
 

@@ -12,7 +12,7 @@ from nano_exp.store.runs import Run
 from nano_exp.store.state import State
 
 
-class Asked:
+class QueueLookup:
     """Slurm's queue, asked for at most once and only when a run's state depends on it; and states by it.
 
     The launches' job files are read once each too, so one of these is for one moment.
@@ -25,9 +25,9 @@ class Asked:
         self._done = False
         self._jobs = cache(job_lookup)
 
-    def include(self, found: Iterable[Run]) -> None:
+    def include(self, runs_of: Iterable[Run]) -> None:
         """Ask for the jobs of these runs' users too: before the first state, since there is one question only."""
-        self.users |= {user for run in found for user in run.users}
+        self.users |= {user for run in runs_of for user in run.users}
 
     def state(self, run: Run) -> State:
         """The state of one run."""
