@@ -45,12 +45,14 @@ class Waiter:
     run: its run's id, for the others to read
     say: told what it waits for, and what is made
     stopped: whether it was told to end; may raise where it is over
+    waits: told what the others that look at the run should know it waits for
     """
 
     owner: Owner
     run: str
     say: Say
     stopped: Callable[[], bool]
+    waits: Say = lambda _: None
 
 
 @dataclass
@@ -127,6 +129,7 @@ def _stand(cache: Cache, waiter: Waiter, hold: Hold) -> None:
         elif time.monotonic() - said_at >= SAY_S or not said_at:
             said_at, hold.waited = time.monotonic(), True
             waiter.say(f"waiting for {_who(last)}, which makes {', '.join(lacking)}")
+            waiter.waits(f"{_listed(lacking)} that {_who(last)} makes")
         time.sleep(LOOK_S)
 
 
@@ -139,6 +142,7 @@ def _begin(cache: Cache, claim: Path, before: Sequence[runs.Attempt], waiter: Wa
         while not looks_whole and not _known(before) and cache.busy(name) and not waiter.stopped():
             if not waits:
                 waiter.say(f"waiting for somebody who makes {name} in {cache.what} by hand")
+                waiter.waits(f"{name} that somebody makes by hand")
             waits = True
             time.sleep(LOOK_S)
             looks_whole = cache.entries().get(name, True)
@@ -182,6 +186,10 @@ def _who(claim: runs.Attempt) -> str:
     owner, run = claim.owner, _read(claim.dir / "making.json").get("run")
     where = "" if owner is None else f"job {owner.job}" if owner.job else f"process {owner.pid} on {owner.host}"
     return f"run {run} ({where})" if run else where or "another run"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _read(path: Path) -> dict[str, Any]:

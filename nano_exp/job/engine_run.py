@@ -46,8 +46,16 @@ def train_in_turn(
         child.require_newest(ctx)
         return bool(ahead.stop.signal)
 
-    waiter = cache_lock.Waiter(ahead.owner, run.id, ahead.say, stopped)
+    shown = [""]
+
+    def waits(what: str) -> None:
+        if what != shown[-1]:
+            runs.record_event(run.dir, "waiting", durable=False, attempt=ahead.number, what=what)
+            shown.append(what)
+
+    waiter = cache_lock.Waiter(ahead.owner, run.id, ahead.say, stopped, waits)
     with cache_lock.hold(caches.of(config, os.environ), waiter) as hold:
+        waits("")
         if ahead.stop.signal and (hold.waited or hold.claims):  # an engine that is cut off here leaves them torn
             last_step = engines.get(config["engine"]["name"]).last_step(config, ctx)
             signalled = ahead.stop.signal

@@ -215,6 +215,8 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
     why = reasons.in_words(now.why) if now.kind == "pending" else str(diagnosis.get("title") or now.why)
     if now.kind == "unknown" and end:  # whether it was started again is not known, how it ended is
         why = f"{now.why}; attempt {now.attempt} {end.get('kind')}: {diagnosis.get('title') or end.get('why')}"
+    if now.kind == "running" and (waits := run.last("waiting")) and waits.data.get("attempt") == now.attempt:
+        why = f"waits for {waits.data['what']}" if waits.data.get("what") else why
     if stalled is not None:
         why = f"stalled: no step after {newest.step} for {text.duration(stalled)} or longer"
     why = ends.get(_job_key(facts, now), why) if ends else why

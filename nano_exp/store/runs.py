@@ -36,7 +36,7 @@ GPU_PEAKS = "peaks.json"
 @dataclass(frozen=True)
 class Event:
     """One thing that happened to a run; `kind` is submit, refused, start, engine, ending, end, requeue, lost, stalled,
-    cancel, note or synced."""
+    waiting (for what another run makes), cancel, note or synced."""
 
     time: float
     kind: str

@@ -141,9 +141,14 @@ def test_a_run_that_is_told_to_stop_while_it_waits_is_stopped(tmp_path: Path, ch
     wait_for(lambda: next(tmp_path.glob("venvs/*/STARTED_ENV_BUILDER"), None), "the first environment's beginning")
     second = start_attempt(launch.dir, 0, "--task", "1", **shared)
     log = launch.arrays[0].rows[1].dir / "attempts" / "1" / "attempt.log"
-    wait_for(lambda: log.is_file() and "which makes" in log.read_text(), "the second waits")
+    run, maker = log.parents[2], launch.arrays[0].rows[0].dir.name
+    waiting = wait_for(lambda: runs.load(run).last("waiting"), "the second waits")
+    assert re.fullmatch(rf"the environment of \w+, .* that run {maker} \(process .*\) makes", waiting.data["what"])
+    assert "which makes" in log.read_text()
     second.terminate()
     second.communicate(timeout=limit(60))
+    over = runs.load(run).last("waiting")
+    assert over is not None and over.data["what"] == ""
     assert files.read_json(log.with_name("end.json"))["kind"] == "stopped"
     assert not log.with_name("stdout.log").exists(), "its engine was not started"
     first.terminate()

@@ -133,6 +133,15 @@ def test_a_run_that_stalls_says_since_when_until_a_step_comes(results: Path) -> 
     assert (found.stalled_s, found.why) == (None, "")
 
 
+def test_a_run_that_waits_for_a_cache_says_for_whom_until_it_goes_on(results: Path) -> None:
+    folder = sent(results)
+    tried(folder)
+    runs.record_event(folder, "waiting", attempt=1, what="mcore that run r5 (job 12_1) makes")
+    assert line(results, f"12_0|RUNNING|{JOB}|None").why == "waits for mcore that run r5 (job 12_1) makes"
+    runs.record_event(folder, "waiting", attempt=1, what="")
+    assert line(results, f"12_0|RUNNING|{JOB}|None").why == ""
+
+
 def test_a_loss_that_is_not_finite_is_said_while_it_runs_and_when_it_is_done(results: Path) -> None:
     folder = sent(results)
     attempt = tried(folder)
