@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,7 +11,7 @@ from nano_exp.triage import first_sign, phases, remedies, remedies_memory, remed
 from nano_exp.triage.evidence import Evidence
 from nano_exp.triage.first_sign import Hit, Log
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import Case, Found
+from nano_exp.triage.signs import Case, Reading
 from nano_exp.triage.tracebacks import Raised, further
 from nano_exp.triage.vocabulary import PHASES, Fault, causes
 
@@ -67,9 +66,6 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "lines": list(self.lines)}
 
-    def to_json(self) -> str:
-        return json.dumps(self.as_dict(), ensure_ascii=False)
-
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Name the cause. Pure; never raises on any text; one pass over the logs.
@@ -99,11 +95,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         hits = [hit for hit in hits if _before(hit, "stopped")]
         if not hits:
             return _make(
-                "stalled", Found(evidence.stalled), _driver_phase(logs), "", None, _tail(out.stream, 3), evidence
+                "stalled", Reading(evidence.stalled), _driver_phase(logs), "", None, _tail(out.stream, 3), evidence
             )
     if evidence.full_disk and not outside and not any(_before(hit, "cancelled") for hit in hits):
-        found = Found(evidence.full_disk, subject=evidence.full_disk)
-        return _make("disk_full", found, _driver_phase(logs), "", None, _tail(out.stream, 3), evidence)
+        reading = Reading(evidence.full_disk, subject=evidence.full_disk)
+        return _make("disk_full", reading, _driver_phase(logs), "", None, _tail(out.stream, 3), evidence)
     hit = first_sign.choose(logs, _without_weak(hits, logs, case))
     if outside and (hit is None or hit.cause == outside[0]):
         return _from_slurm(outside, hit, evidence, logs, hits)
@@ -125,11 +121,13 @@ def _without_weak(hits: list[Hit], logs: list[Log], case: Case) -> list[Hit]:
 
 def _outside(evidence: Evidence, logs: list[Log]) -> tuple[str, str, Line | None] | None:
     """(cause, node, line) when Slurm or a signal ended the attempt."""
-    told = [log for log in logs if log.slurm]
-    said = next((log for log in told if log.slurm and log.slurm[0] != "stopped"), told[0] if told else None)
+    from_slurm = [log for log in logs if log.slurm]
+    word = next(
+        (log for log in from_slurm if log.slurm and log.slurm[0] != "stopped"), from_slurm[0] if from_slurm else None
+    )
     cause, node, line = "", "", None
-    if said is not None and said.slurm is not None:
-        (cause, node), line = said.slurm, said.slurm_line
+    if word is not None and word.slurm is not None:
+        (cause, node), line = word.slurm, word.slurm_line
     state = evidence.slurm.state.split()[0].rstrip("+") if evidence.slurm and evidence.slurm.state.strip() else ""
     if state in OUTSIDE:
         # The step daemon says "cancelled" of every end, with its reason where it has one.
@@ -137,7 +135,7 @@ def _outside(evidence: Evidence, logs: list[Log]) -> tuple[str, str, Line | None
             node = ""
         cause = OUTSIDE[state]
         # sacct calls a job CANCELLED that was preempted by cancelling; without it, REQUEUED is all that is known.
-        if cause in ("cancelled", "requeued") and said is not None and said.slurm and said.slurm[0] == "preempted":
+        if cause in ("cancelled", "requeued") and word is not None and word.slurm and word.slurm[0] == "preempted":
             cause = "preempted"
     elif state in ("FAILED", "COMPLETED") and cause in ("cancelled", "stopped"):
         return None  # a step was ended because another task of it failed
@@ -155,7 +153,7 @@ def _outside(evidence: Evidence, logs: list[Log]) -> tuple[str, str, Line | None
 def _before(hit: Hit, outside: str) -> bool:
     """Whether a sign counts although the attempt was ended from outside."""
     cause = causes()[hit.cause]
-    fault = hit.found.fault or cause.fault
+    fault = hit.reading.fault or cause.fault
     if hit.cause == outside:
         return True
     if cause.echo or cause.outside:
@@ -179,7 +177,7 @@ def _from_slurm(
     elif record and record.reason:
         detail = record.reason
     lines = [line.shown] if line else []
-    return _make(name, Found(detail, node=node), _driver_phase(logs), node, None, lines, evidence)
+    return _make(name, Reading(detail, node=node), _driver_phase(logs), node, None, lines, evidence)
 
 
 # --- a sign ---------------------------------------------------------------------------------------------------------
@@ -188,19 +186,19 @@ def _from_slurm(
 def _from_hit(hit: Hit, hits: list[Hit], evidence: Evidence, logs: list[Log]) -> Diagnosis:
     """What the chosen sign does not say, other signs of the same cause may."""
     same = [hit, *(other for other in hits if other.cause == hit.cause and other is not hit)]
-    phase = next((h.found.phase for h in same if h.found.phase), "") or _driver_phase(logs, hit)
+    phase = next((h.reading.phase for h in same if h.reading.phase), "") or _driver_phase(logs, hit)
     rank = next((r for h in same if (r := _rank(h)) is not None), None)
     node = next((h.node for h in same if h.node), "")
-    detail = next((h.found.detail for h in same if h.found.detail), "")
-    subject = next((h.found.subject for h in same if h.found.subject), "")
-    fault = next((h.found.fault for h in same if h.found.fault), None)
-    found = replace(hit.found, detail=detail, subject=subject, fault=fault)
+    detail = next((h.reading.detail for h in same if h.reading.detail), "")
+    subject = next((h.reading.subject for h in same if h.reading.subject), "")
+    fault = next((h.reading.fault for h in same if h.reading.fault), None)
+    reading = replace(hit.reading, detail=detail, subject=subject, fault=fault)
     lines = _lines(hit, same, logs)
-    return _make(hit.cause, found, phase, node, rank, lines, evidence)
+    return _make(hit.cause, reading, phase, node, rank, lines, evidence)
 
 
 def _rank(hit: Hit) -> int | None:
-    return hit.found.rank if hit.found.rank is not None else hit.line.rank
+    return hit.reading.rank if hit.reading.rank is not None else hit.line.rank
 
 
 def _lines(hit: Hit, same: Iterable[Hit], logs: list[Log]) -> list[str]:
@@ -239,28 +237,28 @@ def _without_sign(evidence: Evidence, logs: list[Log]) -> Diagnosis:
     if error is not None and signal not in (9, 11, 7):
         return _from_exception(error, evidence, logs)
     if signal == 9:
-        return _make("killed", Found("SIGKILL"), _driver_phase(logs), "", None, [], evidence)
+        return _make("killed", Reading("SIGKILL"), _driver_phase(logs), "", None, [], evidence)
     if signal in (11, 7):
         return _make(
-            "segfault", Found("SIGSEGV" if signal == 11 else "Bus error"), _driver_phase(logs), "", None, [], evidence
+            "segfault", Reading("SIGSEGV" if signal == 11 else "Bus error"), _driver_phase(logs), "", None, [], evidence
         )
     if signal in (2, 15):
-        return _make("stopped", Found("SIGINT" if signal == 2 else "SIGTERM"), "unknown", "", None, [], evidence)
-    if told := _own_words(logs[0].stream):
-        found, why, fix = told
-        shown = [f"error: {found}", f"why: {why}", f"fix: {fix}"]
-        refused = _make("config_refused", Found(f"{found}: {why}"), "setup", "", None, shown, evidence)
+        return _make("stopped", Reading("SIGINT" if signal == 2 else "SIGTERM"), "unknown", "", None, [], evidence)
+    if mistake := _own_words(logs[0].stream):
+        what, why, fix = mistake
+        three_parts = [f"error: {what}", f"why: {why}", f"fix: {fix}"]
+        refused = _make("config_refused", Reading(f"{what}: {why}"), "setup", "", None, three_parts, evidence)
         return replace(refused, remedy=_line(fix))
     if code in (126, 127):
         lines = _tail(logs[0].stream, 3)
-        return _make("no_program", Found(f"exit code {code}"), "setup", "", None, lines, evidence)
+        return _make("no_program", Reading(f"exit code {code}"), "setup", "", None, lines, evidence)
     if evidence.logs_alone:
         return _plain("none", evidence)
     if code is None:
         detail = "nobody saw its end: killed, or its node died"
-        return _make("killed", Found(detail), _driver_phase(logs), "", None, _tail(logs[0].stream, 3), evidence)
+        return _make("killed", Reading(detail), _driver_phase(logs), "", None, _tail(logs[0].stream, 3), evidence)
     lines = _tail(logs[0].stream, MAX_LINES) or _tail(logs[1].stream, MAX_LINES)
-    return _make("unknown", Found(f"exit code {code}"), _driver_phase(logs), "", None, lines, evidence)
+    return _make("unknown", Reading(f"exit code {code}"), _driver_phase(logs), "", None, lines, evidence)
 
 
 def _own_words(stream: Stream) -> tuple[str, str, str] | None:
@@ -280,49 +278,49 @@ def _from_exception(error: Raised, evidence: Evidence, logs: list[Log]) -> Diagn
     where = [f"{file}: {name}" for file, name in zip(root.files[-3:], root.functions[-3:], strict=True)]
     became = [f"then {error.text}"] if root is not error else []
     lines = [root.last.shown, *root.message.split("\n")[1:], *became, *reversed(where)]
-    said = " ".join([root.text, *(f"({words})" for words in became)])
+    chain = " ".join([root.text, *(f"({words})" for words in became)])
     rank = root.rank if root.rank is not None else error.rank
-    return _make("unknown", Found(said), phase, root.ip or error.ip, rank, lines, evidence)
+    return _make("unknown", Reading(chain), phase, root.ip or error.ip, rank, lines, evidence)
 
 
 def _plain(cause: str, evidence: Evidence) -> Diagnosis:
-    return _make(cause, Found(), "data" if cause == "no_steps" else "unknown", "", None, [], evidence)
+    return _make(cause, Reading(), "data" if cause == "no_steps" else "unknown", "", None, [], evidence)
 
 
 def _tail(stream: Stream, most: int) -> list[str]:
     """The last lines that say anything."""
-    found: list[str] = []
+    last_lines: list[str] = []
     for n in range(len(stream) - 1, max(len(stream) - 200, -1), -1):
         line = stream.line(n)
         if line.shown.strip() and not line.noise:
-            found.append(line.shown)
-            if len(found) == most:
+            last_lines.append(line.shown)
+            if len(last_lines) == most:
                 break
-    return found[::-1]
+    return last_lines[::-1]
 
 
 # --- the diagnosis --------------------------------------------------------------------------------------------------
 
 
 def _make(
-    name: str, found: Found, phase: str, node: str, rank: int | None, lines: Iterable[str], evidence: Evidence
+    name: str, reading: Reading, phase: str, node: str, rank: int | None, lines: Iterable[str], evidence: Evidence
 ) -> Diagnosis:
     cause = causes()[name]
-    fault = found.fault or cause.fault
+    fault = reading.fault or cause.fault
     phase = phase if phase in PHASES else "unknown"
     known, bad = _node(node, evidence)
-    bad = bad if fault == "infrastructure" and (cause.blames_node or found.fault) else ""
-    detail = " ".join(found.detail.split())[:200] if found.detail not in (node, known) else ""
+    bad = bad if fault == "infrastructure" and (cause.blames_node or reading.fault) else ""
+    detail = " ".join(reading.detail.split())[:200] if reading.detail not in (node, known) else ""
     where = ", ".join(w for w in (f"rank {rank}" if rank is not None else "", known and f"node {known}") if w)
     title = cause.title
     if PHASES[phase] and name not in ("cancelled", "preempted", "requeued", "stopped", "no_steps"):
         title += f" {PHASES[phase]}"
     title += f" ({where})" if where else ""
     title += f": {detail}" if detail else ""
-    shown = dict.fromkeys(line for text in lines if (line := _show(text)))
-    remedy = remedies.of(name, evidence.config if isinstance(evidence.config, Mapping) else {}, found, phase, bad)
+    distinct_lines = dict.fromkeys(line for text in lines if (line := _show(text)))
+    remedy = remedies.of(name, evidence.config if isinstance(evidence.config, Mapping) else {}, reading, phase, bad)
     return Diagnosis(
-        name, _line(title), phase, known, rank, tuple(shown)[:MAX_LINES], _line(remedy), fault, bad
+        name, _line(title), phase, known, rank, tuple(distinct_lines)[:MAX_LINES], _line(remedy), fault, bad
     )  # fmt: skip
 
 

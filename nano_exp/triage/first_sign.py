@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from nano_exp.triage import phases, signs_cluster, signs_gpu, signs_setup  # the modules register their signs
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import FINAL_SIGNS, Case, Found, line_signs
+from nano_exp.triage.signs import FINAL_SIGNS, Case, Reading, line_signs
 from nano_exp.triage.tracebacks import Raised, at_exit, final
 from nano_exp.triage.vocabulary import causes, order
 
@@ -31,7 +31,7 @@ class Hit:
     """A cause that a log shows."""
 
     cause: str
-    found: Found
+    reading: Reading
     stream: str
     line: Line
     last: Line
@@ -89,15 +89,15 @@ def read(stream: Stream, config: Mapping[str, object]) -> Log:
                 continue
             if line.level in ("DEBUG", "INFO", "WARNING") and not sign.any_level:
                 continue
-            found = sign.check(line, stream)
-            if found is not None:
+            reading = sign.check(line, stream)
+            if reading is not None:
                 counts[sign.cause] = counts.get(sign.cause, 0) + 1
-                log.hits.append(_hit(found.cause or sign.cause, found, stream, line, line))
+                log.hits.append(_hit(reading.cause or sign.cause, reading, stream, line, line))
     # Sync training stops at a fault: results that came after it show that it was survived.
     if log.results and not _async(config):
         log.hits = [hit for hit in log.hits if hit.line.n > log.results[-1]]
     if nan_since is not None:
-        log.hits.append(_hit("nan", Found("the loss of a step", phase="train"), stream, nan_since, nan_since))
+        log.hits.append(_hit("nan", Reading("the loss of a step", phase="train"), stream, nan_since, nan_since))
     ignored = at_exit(stream, log.headers)
     if ignored:
         log.headers = [n for n in log.headers if n not in {raised.first.n for raised in ignored}]
@@ -125,9 +125,9 @@ def _async(config: Mapping[str, object]) -> bool:
     return bool(section.get("enabled")) if isinstance(section, Mapping) else False
 
 
-def _hit(cause: str, found: Found, stream: Stream, line: Line, last: Line) -> Hit:
-    node = found.node or line.ip or stream.node
-    return Hit(cause, found, stream.name, line, last, node, stream.time_near(line.n))
+def _hit(cause: str, reading: Reading, stream: Stream, line: Line, last: Line) -> Hit:
+    node = reading.node or line.ip or stream.node
+    return Hit(cause, reading, stream.name, line, last, node, stream.time_near(line.n))
 
 
 def final_hit(log: Log, case: Case) -> Hit | None:
@@ -135,10 +135,10 @@ def final_hit(log: Log, case: Case) -> Hit | None:
     error = log.raised if log.raised and log.raised.driver else None
     while error is not None:
         for sign in FINAL_SIGNS:
-            if error.kind in sign.kinds and (found := sign.check(error, case)):
-                rank = found.rank if found.rank is not None else error.rank
-                found = replace(found, rank=rank, node=found.node or error.ip)
-                return _hit(found.cause or sign.cause, found, log.stream, error.last, error.last)
+            if error.kind in sign.kinds and (reading := sign.check(error, case)):
+                rank = reading.rank if reading.rank is not None else error.rank
+                reading = replace(reading, rank=rank, node=reading.node or error.ip)
+                return _hit(reading.cause or sign.cause, reading, log.stream, error.last, error.last)
         error = error.cause
     return None
 

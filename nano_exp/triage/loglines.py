@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 
 #: Longer lines are cut in the middle before any pattern sees them.
 MAX_LINE = 4000
@@ -179,25 +180,15 @@ class Stream:
 
     def before(self, line: Line, most: int, reach: int = 400) -> list[Line]:
         """Up to `most` lines of the same process before this one, nearest first, looking back at most `reach`."""
-        found: list[Line] = []
-        for n in range(line.n - 1, max(line.n - reach, 0) - 1, -1):
-            other = self.line(n)
-            if other.source == line.source:
-                found.append(other)
-                if len(found) == most:
-                    break
-        return found
+        return self._same_process(line, range(line.n - 1, max(line.n - reach, 0) - 1, -1), most)
 
     def after(self, line: Line, most: int, reach: int = 200) -> list[Line]:
         """The same, onwards."""
-        found: list[Line] = []
-        for n in range(line.n + 1, min(line.n + reach, len(self))):
-            other = self.line(n)
-            if other.source == line.source:
-                found.append(other)
-                if len(found) == most:
-                    break
-        return found
+        return self._same_process(line, range(line.n + 1, min(line.n + reach, len(self))), most)
+
+    def _same_process(self, line: Line, numbers: range, most: int) -> list[Line]:
+        others = (other for n in numbers if (other := self.line(n)).source == line.source)
+        return list(islice(others, most))
 
     def time_near(self, n: int) -> float | None:
         """When a line was printed: its own time, or that of the nearest line before it, or else after it."""

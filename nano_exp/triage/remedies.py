@@ -11,17 +11,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nano_exp.triage.knobs import Knobs
-from nano_exp.triage.signs import Found
+from nano_exp.triage.signs import Reading
 from nano_exp.triage.vocabulary import causes
 
-Remedy = Callable[[Knobs, Found, str], str]
+Remedy = Callable[[Knobs, Reading, str], str]
 REMEDIES: dict[str, Remedy] = {}
 
 
 def remedy(*names: str) -> Callable[[Remedy], Remedy]:
     """Register what to type against causes whose row has no remedy.
 
-    A function of the knobs, of what was found, and of the phase.
+    A function of the knobs, of what the sign read, and of the phase.
     """
 
     def register(function: Remedy) -> Remedy:
@@ -31,13 +31,13 @@ def remedy(*names: str) -> Callable[[Remedy], Remedy]:
     return register
 
 
-def of(cause: str, config: Mapping[str, Any], found: Found, phase: str, node: str = "") -> str:
+def of(cause: str, config: Mapping[str, Any], reading: Reading, phase: str, node: str = "") -> str:
     """The remedy, one line; where a node is to blame, how to avoid it comes first."""
     template = causes()[cause].remedy
     if template is None:
-        remedy = REMEDIES[cause](Knobs(config), found, phase)
+        remedy = REMEDIES[cause](Knobs(config), reading, phase)
     else:
-        fields = {"subject": found.subject, "logs": Knobs(config).logs()}
+        fields = {"subject": reading.subject, "logs": Knobs(config).logs()}
         remedy = _PLACE.sub(lambda place: fields[place[1]] or place[2] or "", template)
     if node and causes()[cause].blames_node:
         return f"hydra.launcher.exclude={node}; {remedy}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from nano_exp.triage.knobs import Knobs
 from nano_exp.triage.remedies import either, remedy
-from nano_exp.triage.signs import Found
+from nano_exp.triage.signs import Reading
 
 # --- GPU memory -----------------------------------------------------------------------------------------------------
 
 
 @remedy("cuda_oom")
-def cuda_oom(knobs: Knobs, found: Found, phase: str) -> str:
+def cuda_oom(knobs: Knobs, reading: Reading, phase: str) -> str:
     if phase == "conversion":
         return conversion(knobs)
     if phase == "generation":
@@ -89,10 +89,10 @@ def logprob_chunks(knobs: Knobs) -> str:
     """Logits of 1024 tokens at a time; Megatron must then defer their conversion to fp32."""
     if knobs.get("policy.logprob_chunk_size"):
         return ""
-    said = knobs.set("policy.logprob_chunk_size", 1024)
+    overrides = knobs.set("policy.logprob_chunk_size", 1024)
     if knobs.backend == "megatron_cfg" and not knobs.get("policy.megatron_cfg.defer_fp32_logits"):
-        said += " " + knobs.set("policy.megatron_cfg.defer_fp32_logits", True)
-    return said
+        overrides += " " + knobs.set("policy.megatron_cfg.defer_fp32_logits", True)
+    return overrides
 
 
 def offload(knobs: Knobs) -> str:
@@ -113,11 +113,11 @@ def more_shards(knobs: Knobs) -> str:
     tp, key = knobs.tensor_parallel, knobs.tensor_parallel_key
     if not key or tp * 2 > knobs.gpus_per_node or knobs.gpus % (tp * 2 * knobs.other_parallel):
         return ""
-    said = knobs.set(key, tp * 2)
+    overrides = knobs.set(key, tp * 2)
     size, logprob = knobs.whole("policy.train_micro_batch_size"), knobs.whole("policy.logprob_batch_size")
     if tp * 2 >= 4 and size and logprob and size != logprob:
-        said += " " + knobs.set("policy.logprob_batch_size", size)
-    return said
+        overrides += " " + knobs.set("policy.logprob_batch_size", size)
+    return overrides
 
 
 def shorter(knobs: Knobs) -> str:
@@ -176,28 +176,28 @@ def larger_share(knobs: Knobs) -> str:
 
 
 @remedy("vllm_mamba_blocks")
-def mamba_blocks(knobs: Knobs, found: Found, phase: str) -> str:
+def mamba_blocks(knobs: Knobs, reading: Reading, phase: str) -> str:
     """Each sequence holds one block of Mamba state, so the blocks are the limit."""
-    blocks = int(found.subject) if found.subject.isdecimal() else None
+    blocks = int(reading.subject) if reading.subject.isdecimal() else None
     return either(fewer_sequences(knobs, blocks), larger_share(knobs), wider_vllm(knobs))
 
 
 @remedy("vllm_no_kv_cache")
-def no_kv_cache(knobs: Knobs, found: Found, phase: str) -> str:
-    fits = int(found.subject) if found.subject.isdecimal() else 0
+def no_kv_cache(knobs: Knobs, reading: Reading, phase: str) -> str:
+    fits = int(reading.subject) if reading.subject.isdecimal() else 0
     short = knobs.set(f"{_VLLM}.max_model_len", fits) if fits >= 256 else ""
     return either(larger_share(knobs), wider_vllm(knobs), short)
 
 
 @remedy("vllm_dead")
-def vllm_dead(knobs: Knobs, found: Found, phase: str) -> str:
+def vllm_dead(knobs: Knobs, reading: Reading, phase: str) -> str:
     return either(f"read the lines of EngineCore before its end{knobs.logs()}", generation_share(knobs))
 
 
 @remedy("tool_parser")
-def tool_parser(knobs: Knobs, found: Found, phase: str) -> str:
-    own = knobs.get(f"{_VLLM}.tool_parser_plugin")
+def tool_parser(knobs: Knobs, reading: Reading, phase: str) -> str:
+    plugin = knobs.get(f"{_VLLM}.tool_parser_plugin")
     name = knobs.set(f"{_VLLM}.tool_parser_plugin", "/path/to/parser.py")
-    if own:
-        return f"{own} must import in this vLLM and register the parser: {name} names another"
+    if plugin:
+        return f"{plugin} must import in this vLLM and register the parser: {name} names another"
     return f"{name} with a file that imports in this vLLM (the one of August 2025 does not: vllm-project/vllm#42065)"

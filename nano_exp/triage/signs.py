@@ -21,7 +21,7 @@ from nano_exp.triage.vocabulary import Fault, Pattern, causes
 
 
 @dataclass(frozen=True)
-class Found:
+class Reading:
     """What a sign read in the log.
 
     Parameters
@@ -49,8 +49,8 @@ class Case:
     setup_done: bool = False
 
 
-LineCheck = Callable[[Line, Stream], Found | None]
-FinalCheck = Callable[[Raised, Case], Found | None]
+LineCheck = Callable[[Line, Stream], Reading | None]
+FinalCheck = Callable[[Raised, Case], Reading | None]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def final_sign(cause: str, *kinds: str) -> Callable[[FinalCheck], FinalCheck]:
     return register
 
 
-def at(line: Line, stream: Stream, detail: str = "", **more: Any) -> Found:
+def at(line: Line, stream: Stream, detail: str = "", **more: Any) -> Reading:
     """A finding with the phase, rank and address of the traceback that ends in this line, if one does."""
     functions: list[str] = []
     call, rank, ip, words = "", line.rank, "", 0
@@ -116,7 +116,7 @@ def at(line: Line, stream: Stream, detail: str = "", **more: Any) -> Found:
             words += 1  # a message of several lines stands below the frames, what is above them is another's
             if words > 3 or functions:
                 break
-    return Found(detail, **{"phase": phases.of(functions, call, line.who), "rank": rank, "node": ip, **more})
+    return Reading(detail, **{"phase": phases.of(functions, call, line.who), "rank": rank, "node": ip, **more})
 
 
 @cache
@@ -129,7 +129,7 @@ def line_signs() -> Sequence[LineSign]:
 def _by_pattern(row: Pattern) -> LineCheck:
     compiled = re.compile(row.pattern)
 
-    def check(line: Line, stream: Stream) -> Found | None:
+    def check(line: Line, stream: Stream) -> Reading | None:
         match = compiled.search(line.text)
         if match is None:
             return None

@@ -6,20 +6,20 @@ import re
 
 from nano_exp.triage import phases
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import Case, Found, at, exception, final_sign, line_sign, survived
+from nano_exp.triage.signs import Case, Reading, at, exception, final_sign, line_sign, survived
 from nano_exp.triage.tracebacks import Raised
 
 # --- host memory ----------------------------------------------------------------------------------------------------
 
 
 @line_sign("host_oom", "CPUAllocator", "alloc_cpu")
-def cpu_allocator(line: Line, stream: Stream) -> Found | None:
+def cpu_allocator(line: Line, stream: Stream) -> Reading | None:
     """PyTorch cannot allocate host memory."""
     error = exception(line, stream)
     size = re.search(r"you tried to allocate (\d{1,18}) bytes", line.text)
     if error is None or size is None:
         return None
-    return Found(f"PyTorch asked for {int(size[1]) / 2**30:.1f} GiB")
+    return Reading(f"PyTorch asked for {int(size[1]) / 2**30:.1f} GiB")
 
 
 _NO_THREAD = re.compile(
@@ -29,12 +29,12 @@ _NO_THREAD = re.compile(
 
 
 @line_sign("node_limits", "Too many open files", "start new thread", "pthread_create failed", "temporarily unavailable")
-def node_limits(line: Line, stream: Stream) -> Found | None:
+def node_limits(line: Line, stream: Stream) -> Reading | None:
     """EMFILE and ENFILE, as Python and Ray's C++ say them; no further thread or process."""
     if _NO_THREAD.search(line.text):
         return at(line, stream, "no further process", subject="nproc")
-    said = exception(line, stream) is not None or line.level in ("ERROR", "CRITICAL")
-    if "Too many open files" not in line.text or survived(line) or not said:
+    is_error = exception(line, stream) is not None or line.level in ("ERROR", "CRITICAL")
+    if "Too many open files" not in line.text or survived(line) or not is_error:
         return None
     return at(line, stream, "too many open files", subject="nofile")
 
@@ -43,7 +43,7 @@ def node_limits(line: Line, stream: Stream) -> Found | None:
 
 
 @line_sign("ray_worker_lost", "died unexpectedly before finishing", "worker died or was killed while executing")
-def worker_vanished(line: Line, stream: Stream) -> Found | None:
+def worker_vanished(line: Line, stream: Stream) -> Reading | None:
     """An actor's process ended. Ray lists what it might have been (OOM killer, SIGSEGV): that list is no evidence."""
     if not re.search(r"(?:Actor\w*Error|WorkerCrashedError): |^A worker died or was killed", line.text):
         return None
@@ -57,19 +57,19 @@ def worker_vanished(line: Line, stream: Stream) -> Found | None:
             rank = None if match[1] != "0" else int(match[2])
         elif key == "ip":
             ip = value.strip()
-    return Found(name, node=ip, rank=rank, phase=phases.of((), "", name))
+    return Reading(name, node=ip, rank=rank, phase=phases.of((), "", name))
 
 
 @final_sign("ray_resources", "ResourceInsufficientError", "TimeoutError")
-def resources(error: Raised, case: Case) -> Found | None:
+def resources(error: Raised, case: Case) -> Reading | None:
     if error.kind == "TimeoutError" and "placement groups" not in error.message:
         return None
     head = error.message.split("\n", 1)[0]
-    return Found("" if head.startswith("Maximum number of retries") else head, phase="setup")
+    return Reading("" if head.startswith("Maximum number of retries") else head, phase="setup")
 
 
 @line_sign("ray_resources", "Not enough")
-def not_enough(line: Line, _stream: Stream) -> Found | None:
+def not_enough(line: Line, _stream: Stream) -> Reading | None:
     """NeMo RL prints it at each of its tries: virtual_cluster.py; the last one says only that it gave up."""
     match = re.match(
         r"^(?:\S*ResourceInsufficientError: )?Not enough (GPUs|CPUs) available\. "
@@ -78,8 +78,8 @@ def not_enough(line: Line, _stream: Stream) -> Found | None:
     )
     if match is None:
         alive = re.match(r"^(?:AssertionError: )?(Not enough alive Ray nodes[^:]*)", line.text)
-        return Found(alive[1], phase="setup") if alive else None
-    return Found(
+        return Reading(alive[1], phase="setup") if alive else None
+    return Reading(
         f"{match[2]} {match[1]} asked for, {match[3]} there",
         phase="setup",
         subject=match[1],
@@ -103,7 +103,7 @@ _OURS = re.compile(r"Ray is trying|^nano-exp: port ")
     "No available ports",
     "used by other components",
 )
-def port(line: Line, stream: Stream) -> Found | None:
+def port(line: Line, stream: Stream) -> Reading | None:
     ours = re.search(
         r"Errno 98\]|ZMQError: Address already in use|code: -98, name: EADDRINUSE|[Pp]ort \d+ is already in use|"
         r"Ray is trying to start at \S+, but is already running|^nano-exp: port \d+ of |"
@@ -113,15 +113,15 @@ def port(line: Line, stream: Stream) -> Found | None:
     )
     if ours is None or (line.level == "" and exception(line, stream) is None and not _OURS.search(line.text)):
         return None
-    found = _PORT.search(line.text)
-    return at(line, stream, f"port {found[1]}" if found else "", subject=found[1] if found else "")
+    match = _PORT.search(line.text)
+    return at(line, stream, f"port {match[1]}" if match else "", subject=match[1] if match else "")
 
 
 # --- NeMo Gym -------------------------------------------------------------------------------------------------------
 
 
 @line_sign("gym_server", "Cannot connect to host")
-def gym_server_gone(line: Line, stream: Stream) -> Found | None:
+def gym_server_gone(line: Line, stream: Stream) -> Reading | None:
     """Gym's servers and its client talk over HTTP between the run's own nodes."""
     error = exception(line, stream)
     match = re.match(r"Cannot connect to host ([\w.-]+:\d+) ", error[1]) if error else None

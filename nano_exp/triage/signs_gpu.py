@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import Found, at, exception, line_sign, survived
+from nano_exp.triage.signs import Reading, at, exception, line_sign, survived
 
 _TRIED = re.compile(r"Tried to allocate ([\d.]+ [KMGT]iB)")
 _FREE_ON_START = re.compile(r"Free memory on device.*?\(([\d.]+)/([\d.]+) GiB\) on startup is less than desired")
@@ -13,7 +13,7 @@ _PEER = re.compile(r"closed by remote peer|Connection reset by peer|Broken pipe"
 
 
 @line_sign("cuda_oom", "out of memory", "OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
-def cuda_out_of_memory(line: Line, stream: Stream) -> Found | None:
+def cuda_out_of_memory(line: Line, stream: Stream) -> Reading | None:
     """torch.OutOfMemoryError, CUDA's own error 2, cuBLAS without a workspace; not host memory, not a warning."""
     error = exception(line, stream)
     if error is None or survived(line):
@@ -25,35 +25,35 @@ def cuda_out_of_memory(line: Line, stream: Stream) -> Found | None:
     by_vllm = kind in ("RuntimeError", "ValueError") and "CUDA out of memory" in message[:200]
     if not (by_torch or by_cuda or by_cublas or by_vllm):
         return None
-    tried = _TRIED.search(message)
-    return at(line, stream, f"tried to allocate {tried[1]}" if tried else "")
+    request = _TRIED.search(message)
+    return at(line, stream, f"tried to allocate {request[1]}" if request else "")
 
 
 @line_sign("cuda_oom", "on startup is less than desired")
-def vllm_finds_the_gpu_full(line: Line, stream: Stream) -> Found | None:
+def vllm_finds_the_gpu_full(line: Line, stream: Stream) -> Reading | None:
     error = exception(line, stream)
     match = _FREE_ON_START.search(error[1]) if error else None
     if match is None:
         return None
-    return Found(f"vLLM found {match[1]} of {match[2]} GiB free and wants more", phase="generation")
+    return Reading(f"vLLM found {match[1]} of {match[2]} GiB free and wants more", phase="generation")
 
 
 @line_sign("vllm_mamba_blocks", "Mamba cache blocks")
-def mamba_blocks(line: Line, stream: Stream) -> Found | None:
+def mamba_blocks(line: Line, stream: Stream) -> Reading | None:
     match = re.search(r"max_num_seqs \((\d{1,9})\) exceeds available Mamba cache blocks \((\d{1,9})\)", line.text)
     if match is None or not (line.who or exception(line, stream)):
         return None
-    return Found(f"{match[1]} sequences, {match[2]} blocks", phase="generation", subject=match[2])
+    return Reading(f"{match[1]} sequences, {match[2]} blocks", phase="generation", subject=match[2])
 
 
 @line_sign("vllm_no_kv_cache", "No available memory for the cache blocks", "KV cache is needed")
-def no_kv_cache(line: Line, stream: Stream) -> Found | None:
+def no_kv_cache(line: Line, stream: Stream) -> Reading | None:
     if exception(line, stream) is None:
         return None
     length = re.search(r"max seq(?:uence)? len\w* \((\d{1,9})\)", line.text)
     fits = re.search(r"estimated maximum model length is (\d{1,9})", line.text)
     detail = f"one sequence of {length[1]} tokens does not fit" if length else ""
-    return Found(detail, phase="generation", subject=fits[1] if fits else "")
+    return Reading(detail, phase="generation", subject=fits[1] if fits else "")
 
 
 #: Xid numbers (NVIDIA's "XID errors" table) that are the hardware's: cause and words.
@@ -76,14 +76,14 @@ XIDS = {
 
 
 @line_sign("gpu_lost", "Xid (", any_level=True)
-def xid(line: Line, _stream: Stream) -> Found | None:
+def xid(line: Line, _stream: Stream) -> Reading | None:
     """The kernel's report. Xids of a program's own faults (13, 31, 43, 45) are left to the program's message."""
     match = re.search(r"NVRM: Xid \((?:PCI:)?([\w:.]+)\): (\d{1,4})\b", line.text)
     if match is None or int(match[2]) not in XIDS:
         return None
     cause, words = XIDS[int(match[2])]
     host = re.match(r"^(?:\[[^\]]*\] )?\w{3} +\d+ \d\d:\d\d:\d\d ([\w.-]+) kernel:", line.text)
-    return Found(f"Xid {match[2]}, {words}, at {match[1]}", node=host[1] if host else "", cause=cause)
+    return Reading(f"Xid {match[2]}, {words}, at {match[1]}", node=host[1] if host else "", cause=cause)
 
 
 #: A CUDA error's words -> cause. Out of memory has its own sign.
@@ -111,7 +111,7 @@ CUDA_ERRORS = (
 
 
 @line_sign("cuda_error", *(words for words, _ in CUDA_ERRORS))
-def cuda_error(line: Line, stream: Stream) -> Found | None:
+def cuda_error(line: Line, stream: Stream) -> Reading | None:
     error = exception(line, stream)
     if error is None or survived(line):
         return None
@@ -125,7 +125,7 @@ def cuda_error(line: Line, stream: Stream) -> Found | None:
 
 
 @line_sign("nccl_timeout", "Watchdog caught collective operation timeout")
-def watchdog(line: Line, _stream: Stream) -> Found | None:
+def watchdog(line: Line, _stream: Stream) -> Reading | None:
     """PyTorch's watchdog: some rank did not come to a collective."""
     if "ProcessGroupNCCL" not in line.shown and "DistBackendError" not in line.text:
         return None
@@ -133,11 +133,11 @@ def watchdog(line: Line, _stream: Stream) -> Found | None:
     after = re.search(r"ran for (\d{1,12}) milliseconds", line.text)
     rank = re.search(r"\[Rank (\d{1,9})\]", line.text)
     detail = f"{what[1]} after {int(after[1]) // 1000} s" if what and after else ""
-    return Found(detail, rank=int(rank[1]) if rank else None)
+    return Reading(detail, rank=int(rank[1]) if rank else None)
 
 
 @line_sign("nccl_error", "ncclSystemError", "ncclInternalError", "ncclInvalidUsage", "ncclUnhandledCudaError")
-def nccl_error(line: Line, stream: Stream) -> Found | None:
+def nccl_error(line: Line, stream: Stream) -> Reading | None:
     """The second line of a DistBackendError; the lines after it say "Last error:" and what it was."""
     match = re.match(r"^(nccl\w+Error|ncclInvalidUsage): ", line.text)
     if match is None:

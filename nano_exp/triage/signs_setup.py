@@ -6,7 +6,7 @@ import re
 
 from nano_exp.triage import phases
 from nano_exp.triage.loglines import Line, Stream
-from nano_exp.triage.signs import Case, Found, at, exception, final_sign, line_sign, survived
+from nano_exp.triage.signs import Case, Reading, at, exception, final_sign, line_sign, survived
 from nano_exp.triage.tracebacks import Raised
 
 _PATH = re.compile(r"""['"]((?:/|\.{0,2}/|[\w.-]+/)[^'"]*|[^'"/]+\.\w{1,8})['"]""")
@@ -21,7 +21,7 @@ def _path(message: str) -> str:
 
 
 @line_sign("disk_full", "No space left on device", "OutOfDiskError")
-def no_space(line: Line, stream: Stream) -> Found | None:
+def no_space(line: Line, stream: Stream) -> Reading | None:
     """ENOSPC. Ray's early warning ("over 95% full") is none."""
     if survived(line):
         return None
@@ -39,7 +39,7 @@ def _of_a_program(line: Line) -> bool:
 
 
 @line_sign("quota", "Disk quota exceeded")
-def quota(line: Line, stream: Stream) -> Found | None:
+def quota(line: Line, stream: Stream) -> Reading | None:
     if exception(line, stream) is None and not line.text.endswith("Disk quota exceeded"):
         return None
     path = _path(line.text)
@@ -54,7 +54,7 @@ def quota(line: Line, stream: Stream) -> Found | None:
     "Transport endpoint is not connected",
     "Cannot send after transport endpoint shutdown",
 )
-def stale(line: Line, stream: Stream) -> Found | None:
+def stale(line: Line, stream: Stream) -> Reading | None:
     if exception(line, stream) is None or survived(line):
         return None
     path = _path(line.text)
@@ -75,40 +75,40 @@ def _repo(line: Line, stream: Stream) -> str:
 
 
 @line_sign("model_gated", "GatedRepoError", "gated repo", "Access to model")
-def gated(line: Line, stream: Stream) -> Found | None:
+def gated(line: Line, stream: Stream) -> Reading | None:
     match = re.search(r"Access to model (\S+) is restricted", line.text)
     if exception(line, stream) is None and match is None and not line.text.startswith(("You are trying", "Cannot acc")):
         return None
     repo = match[1] if match else _repo(line, stream)
-    return Found(repo, phase="setup", subject=repo)
+    return Reading(repo, phase="setup", subject=repo)
 
 
 @line_sign(
     "model_missing", "RepositoryNotFoundError", "is not a valid model identifier", "does not appear to have a file"
 )
-def model_not_found(line: Line, stream: Stream) -> Found | None:
+def model_not_found(line: Line, stream: Stream) -> Reading | None:
     error = exception(line, stream)
     if error is None:
         return None
     match = _NOT_A_MODEL.match(error[1])
     repo = match[1] if match else _repo(line, stream)
-    return Found(repo, phase="setup", subject=repo)
+    return Reading(repo, phase="setup", subject=repo)
 
 
 @line_sign("model_missing", "Error no file named")
-def model_without_weights(line: Line, stream: Stream) -> Found | None:
+def model_without_weights(line: Line, stream: Stream) -> Reading | None:
     error = exception(line, stream)
     match = re.match(r"Error no file named .* found in directory (\S+?)\.?$", error[1]) if error else None
-    return Found(f"no weights in {match[1]}", phase="setup", subject=match[1]) if match else None
+    return Reading(f"no weights in {match[1]}", phase="setup", subject=match[1]) if match else None
 
 
 @line_sign(
     "model_missing", "LocalEntryNotFoundError", "couldn't connect to 'https://huggingface.co'", "OfflineModeIsEnabled"
 )
-def model_not_in_cache(line: Line, stream: Stream) -> Found | None:
+def model_not_in_cache(line: Line, stream: Stream) -> Reading | None:
     if exception(line, stream) is None:
         return None
-    return Found("not in HF_HOME, and the hub is out of reach", phase="setup", subject="offline")
+    return Reading("not in HF_HOME, and the hub is out of reach", phase="setup", subject="offline")
 
 
 @line_sign(
@@ -121,7 +121,7 @@ def model_not_in_cache(line: Line, stream: Stream) -> Found | None:
     "Invalid credentials in Authorization header",
     "API key must be 40 characters",
 )
-def token(line: Line, stream: Stream) -> Found | None:
+def token(line: Line, stream: Stream) -> Reading | None:
     """Hugging Face or W&B say no. A 401 for an unknown or gated repository is those causes' own."""
     if exception(line, stream) is None and not line.text.startswith(("wandb: ERROR", "Invalid user token")):
         return None
@@ -130,7 +130,7 @@ def token(line: Line, stream: Stream) -> Found | None:
         return None
     wandb = "wandb" in line.text or "api_key" in line.text or "API key" in line.text
     name = "WANDB_API_KEY" if wandb else "HF_TOKEN"
-    return Found(name, phase="setup", subject=name)
+    return Reading(name, phase="setup", subject=name)
 
 
 # --- servers outside ------------------------------------------------------------------------------------------------
@@ -147,29 +147,29 @@ def _host(text: str) -> str:
 
 
 @line_sign("wandb_unreachable", "CommError", "Run initialization has timed out")
-def wandb_start(line: Line, stream: Stream) -> Found | None:
+def wandb_start(line: Line, stream: Stream) -> Reading | None:
     """wandb.init got no answer, or a refusal: a key or an entity that may not write there."""
     error = exception(line, stream)
     if error is None:
         return None
     if "error 429" in error[1]:
-        return Found("W&B", subject="api.wandb.ai", cause="rate_limited")
+        return Reading("W&B", subject="api.wandb.ai", cause="rate_limited")
     if "error 401" in error[1]:
-        return Found("WANDB_API_KEY", phase="setup", subject="WANDB_API_KEY", cause="token_invalid")
+        return Reading("WANDB_API_KEY", phase="setup", subject="WANDB_API_KEY", cause="token_invalid")
     if _REFUSED.search(error[1]):
-        return Found(error[1].partition(": {")[0], phase="setup", cause="wandb_refused")
-    return Found(error[1].partition(". Please")[0], phase="setup")
+        return Reading(error[1].partition(": {")[0], phase="setup", cause="wandb_refused")
+    return Reading(error[1].partition(". Please")[0], phase="setup")
 
 
 @line_sign("wandb_service", "ServicePollForTokenError", "WandbService", "start wandb-core")
-def wandb_service(line: Line, stream: Stream) -> Found | None:
+def wandb_service(line: Line, stream: Stream) -> Reading | None:
     """wandb-core, the process that W&B starts beside each program, gave no port in time or went away."""
     error = exception(line, stream)
-    return Found(error[1], phase="setup") if error else None
+    return Reading(error[1], phase="setup") if error else None
 
 
 @line_sign("rate_limited", "429", "Too Many Requests", "RateLimitError")
-def rate_limited(line: Line, stream: Stream) -> Found | None:
+def rate_limited(line: Line, stream: Stream) -> Reading | None:
     """Hugging Face's hub, or a judge's API, refuses more requests; what was tried again and went on is none."""
     error = exception(line, stream)
     if error is None or survived(line):
@@ -192,7 +192,7 @@ def rate_limited(line: Line, stream: Stream) -> Found | None:
     "ConnectTimeout",
     "Network is unreachable",
 )
-def network(line: Line, stream: Stream) -> Found | None:
+def network(line: Line, stream: Stream) -> Reading | None:
     """No route, no name, no answer, or a server's own error (HTTP 5xx)."""
     error = exception(line, stream)
     if error is None or survived(line):
@@ -207,22 +207,22 @@ def network(line: Line, stream: Stream) -> Found | None:
 
 
 @line_sign("tool_parser", "tool call parser", "ool parser", "toolcall_parser", "tool_parser")
-def tool_parser(line: Line, stream: Stream) -> Found | None:
+def tool_parser(line: Line, stream: Stream) -> Reading | None:
     """vLLM does not know the parser's name, or its file does not import (vllm-project/vllm#42065)."""
     text = line.text
     if match := re.search(r"KeyError: ['\"]+(?:invalid tool call parser: |Tool parser ')([\w.-]+)", text):
-        return Found(f"{match[1]} is not registered", phase="setup", subject=match[1])
+        return Reading(f"{match[1]} is not registered", phase="setup", subject=match[1])
     if match := re.search(r"Failed to load module '?([\w./-]*parser[\w./-]*)'? from", text):
         why = next((x.text for x in stream.after(line, 40, reach=120) if re.match(r"^\w*Error: ", x.text)), "")
-        return Found(why or match[1], phase="setup", subject=match[1])
+        return Reading(why or match[1], phase="setup", subject=match[1])
     error = exception(line, stream)
     if error is None:
         return None
     in_parser = any(re.search(r'File "[^"]*tool_?call_?parser[^"]*\.py"', x.text) for x in stream.before(line, 12))
     if error[0] in ("ModuleNotFoundError", "ImportError") and "vllm" in error[1] and in_parser:
-        return Found(error[1], phase="setup")
+        return Reading(error[1], phase="setup")
     if error[0] == "FileNotFoundError" and re.search(r"parser\w*\.py", error[1]):
-        return Found(_path(error[1]), phase="setup", subject=_path(error[1]))
+        return Reading(_path(error[1]), phase="setup", subject=_path(error[1]))
     return None
 
 
@@ -230,7 +230,7 @@ def tool_parser(line: Line, stream: Stream) -> Found | None:
 
 
 @final_sign("config_refused", "ValidationError")
-def refused_by_types(error: Raised, case: Case) -> Found | None:
+def refused_by_types(error: Raised, case: Case) -> Reading | None:
     """pydantic: "1 validation error for MasterConfig", then a key and its fault for each."""
     head, *rest = error.message.split("\n")
     if "validation error" not in head:
@@ -238,7 +238,7 @@ def refused_by_types(error: Raised, case: Case) -> Found | None:
     keys = [text.strip() for text in rest if re.match(r"^[A-Za-z_][\w.\[\]-]*$", text)]
     faults = [text.split(" [type=", 1)[0].strip() for text in rest if " [type=" in text]
     detail = "; ".join(f"{k}: {f}" for k, f in zip(keys, faults, strict=False)) or head
-    return Found(detail, phase="setup", subject=keys[0] if keys else "")
+    return Reading(detail, phase="setup", subject=keys[0] if keys else "")
 
 
 @final_sign(
@@ -246,12 +246,12 @@ def refused_by_types(error: Raised, case: Case) -> Found | None:
     "ConfigAttributeError", "ConfigKeyError", "MissingMandatoryValue", "InterpolationKeyError",
     "ConfigCompositionException", "OverrideParseException",
 )  # fmt: skip
-def refused_by_omegaconf(error: Raised, case: Case) -> Found | None:
-    return Found(error.message.split("\n", 1)[0], phase="setup")
+def refused_by_omegaconf(error: Raised, case: Case) -> Reading | None:
+    return Reading(error.message.split("\n", 1)[0], phase="setup")
 
 
 @final_sign("config_refused", "AssertionError", "ValueError", "NotImplementedError", "KeyError")
-def refused_by_a_rule(error: Raised, case: Case) -> Found | None:
+def refused_by_a_rule(error: Raised, case: Case) -> Reading | None:
     """One of NeMo RL's own checks: raised in its files, with words. After set-up only assertions (batch sizes)."""
     if "/nemo_rl/" not in error.file or "/environments/" in error.file or not error.message.strip():
         return None
@@ -260,37 +260,37 @@ def refused_by_a_rule(error: Raised, case: Case) -> Found | None:
     message = error.message.split("\n", 1)[0]
     if error.kind == "KeyError":
         message = f"the key {message} is missing"
-    return Found(message, phase=phases.of(error.functions, error.call) or "setup")
+    return Reading(message, phase=phases.of(error.functions, error.call) or "setup")
 
 
 @final_sign("data_missing", "DatasetNotFoundError", "DataFilesNotFoundError", "EmptyDatasetError")
-def dataset_not_found(error: Raised, case: Case) -> Found | None:
-    return Found(error.message.split("\n", 1)[0], phase="data")
+def dataset_not_found(error: Raised, case: Case) -> Reading | None:
+    return Reading(error.message.split("\n", 1)[0], phase="data")
 
 
 @final_sign("file_missing", "FileNotFoundError")
-def file_not_found(error: Raised, case: Case) -> Found | None:
+def file_not_found(error: Raised, case: Case) -> Reading | None:
     path = _path(error.message)
     phase = phases.of(error.functions, error.call)
     if path.endswith(DATA) or "data file" in error.message or phase == "data":
-        return Found(path or error.message.split("\n", 1)[0], phase="data", subject=path, cause="data_missing")
-    return Found(path or error.message.split("\n", 1)[0], phase=phase, subject=path)
+        return Reading(path or error.message.split("\n", 1)[0], phase="data", subject=path, cause="data_missing")
+    return Reading(path or error.message.split("\n", 1)[0], phase=phase, subject=path)
 
 
 @final_sign("permission", "PermissionError")
-def permission(error: Raised, case: Case) -> Found | None:
+def permission(error: Raised, case: Case) -> Reading | None:
     path = _path(error.message)
-    return Found(path, phase=phases.of(error.functions, error.call), subject=path)
+    return Reading(path, phase=phases.of(error.functions, error.call), subject=path)
 
 
 @final_sign("permission", "OSError")
-def read_only(error: Raised, case: Case) -> Found | None:
+def read_only(error: Raised, case: Case) -> Reading | None:
     if "Read-only file system" not in error.message:
         return None
-    return Found(f"{_path(error.message)} is read-only", phase=phases.of(error.functions, error.call))
+    return Reading(f"{_path(error.message)} is read-only", phase=phases.of(error.functions, error.call))
 
 
 @final_sign("import_error", "ModuleNotFoundError", "ImportError")
-def not_importable(error: Raised, case: Case) -> Found | None:
+def not_importable(error: Raised, case: Case) -> Reading | None:
     name = re.search(r"No module named '([\w.]+)'", error.message)
-    return Found(error.message.split("\n", 1)[0], phase="setup", subject=name[1] if name else "")
+    return Reading(error.message.split("\n", 1)[0], phase="setup", subject=name[1] if name else "")

@@ -48,15 +48,15 @@ def expand_nodes(text: str) -> tuple[str, ...]:
     """Slurm's short list of nodes, whole: "a[01-03,7]-x,b" -> a01-x a02-x a03-x a7-x b. What is no list gives ()."""
     if not text or text.lower() in ("none assigned", "(null)", "n/a", "none"):
         return ()
-    found: list[str] = []
+    names: list[str] = []
     for item in _split(text):
         parts = re.split(r"\[([^\[\]]*)\]", item)
         choices = [_range(part) if i % 2 else [part] for i, part in enumerate(parts)]
         for words in product(*choices):
-            found.append("".join(words))
-            if len(found) >= MAX_NODES:
-                return tuple(found)
-    return tuple(name for name in found if name)
+            names.append("".join(words))
+            if len(names) >= MAX_NODES:
+                return tuple(names)
+    return tuple(name for name in names if name)
 
 
 def _split(text: str) -> list[str]:

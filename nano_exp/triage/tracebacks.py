@@ -102,8 +102,8 @@ def read(stream: Stream, start: int) -> Raised | None:
                 break
             continue
         kind, message = match[1].rpartition(".")[2], match[3] or ""
-        if found := CALL.search(message):
-            call = found[1]
+        if calls := CALL.search(message):
+            call = calls[1]
             if at := CALL_AT.search(message):
                 ip = at[1]
             if of := REPR_RANK.search(message):
@@ -174,8 +174,8 @@ def final(stream: Stream, headers: list[int]) -> Raised | None:
             last_driver = last_driver or raised
             if raised.uncaught:
                 return _with_cause(stream, headers, raised)
-    found = last_driver or last_any
-    return _with_cause(stream, headers, found) if found else None
+    last = last_driver or last_any
+    return _with_cause(stream, headers, last) if last else None
 
 
 def _with_cause(stream: Stream, headers: list[int], raised: Raised, depth: int = 0) -> Raised:

@@ -72,7 +72,7 @@ def well_formed(found: Diagnosis) -> None:
     assert len(found.lines) <= 8
     assert "\n" not in found.title + found.remedy
     assert not found.bad_node or found.fault == "infrastructure"
-    assert json.loads(found.to_json())["lines"] == list(found.lines)
+    assert json.loads(json.dumps(found.as_dict()))["lines"] == list(found.lines)
 
 
 def test_every_cause_has_a_case() -> None:

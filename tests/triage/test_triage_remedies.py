@@ -15,20 +15,20 @@ from nano_exp.compose import compose, conf_tree
 from nano_exp.triage import causes, remedies
 from nano_exp.triage.knobs import Knobs
 from nano_exp.triage.remedies_memory import smaller_divisor
-from nano_exp.triage.signs import Found
+from nano_exp.triage.signs import Reading
 from nano_exp.triage.vocabulary import PHASES
 
 # Megatron with and without recomputation, and DTensor with everything in host memory already.
 RECIPES = [("nano_9b", "1n8g"), ("nano_12b", "1n8g"), ("nano_12b", "2n8g")]
 LAUNCHER = {field.name for field in dataclasses.fields(SlurmQueueConf)}
 FOUND = [
-    Found(),
-    Found("Ray's memory monitor", subject="512"),
-    Found("Bus error", subject="CPUs"),
-    Found("no kernel image", subject="25001"),
-    Found(subject="WANDB_API_KEY"),
-    Found(subject="offline"),
-    Found(subject="/tmp/x"),
+    Reading(),
+    Reading("Ray's memory monitor", subject="512"),
+    Reading("Bus error", subject="CPUs"),
+    Reading("no kernel image", subject="25001"),
+    Reading(subject="WANDB_API_KEY"),
+    Reading(subject="offline"),
+    Reading(subject="/tmp/x"),
 ]
 
 
@@ -77,7 +77,7 @@ def test_nothing_that_the_config_already_has(recipe: tuple[list[str], dict[str, 
     knobs = Knobs(config)
     for cause in causes():
         for phase in PHASES:
-            for key, value in overrides_in(remedies.of(cause, config, Found(), phase)):
+            for key, value in overrides_in(remedies.of(cause, config, Reading(), phase)):
                 now = knobs.get(key.removeprefix("++"))
                 assert now is None or str(now).lower() != value.lower(), (cause, phase, key, value)
 
@@ -87,7 +87,7 @@ def test_only_the_backend_that_trains_is_named(recipe: tuple[list[str], dict[str
     other = {"megatron_cfg": "policy.dtensor_cfg.", "dtensor_cfg": "policy.megatron_cfg."}[Knobs(config).backend]
     for cause in causes():
         for phase in PHASES:
-            assert other not in remedies.of(cause, config, Found(), phase)
+            assert other not in remedies.of(cause, config, Reading(), phase)
 
 
 def policy(**more: Any) -> dict[str, Any]:
@@ -102,17 +102,17 @@ def policy(**more: Any) -> dict[str, Any]:
 
 def test_tokens_of_a_packed_batch_never_fall_below_one_sequence() -> None:
     packing = {"enabled": True, "train_mb_tokens": 3000, "logprob_mb_tokens": 2048}
-    said = remedies.of("cuda_oom", policy(sequence_packing=packing, max_total_sequence_length=2048), Found(), "train")
+    said = remedies.of("cuda_oom", policy(sequence_packing=packing, max_total_sequence_length=2048), Reading(), "train")
     assert "policy.sequence_packing.train_mb_tokens=2048" in said
     packing["train_mb_tokens"] = 2048
-    said = remedies.of("cuda_oom", policy(sequence_packing=packing, max_total_sequence_length=2048), Found(), "train")
+    said = remedies.of("cuda_oom", policy(sequence_packing=packing, max_total_sequence_length=2048), Reading(), "train")
     assert "mb_tokens" not in said
 
 
 def test_doubled_tensor_parallel_keeps_the_two_batches_equal() -> None:
     megatron = {"enabled": True, "activation_checkpointing": True, "tensor_model_parallel_size": 2}
     config = policy(megatron_cfg=megatron, train_micro_batch_size=1, logprob_batch_size=4)
-    said = remedies.of("cuda_oom", config, Found(), "train")
+    said = remedies.of("cuda_oom", config, Reading(), "train")
     assert "policy.megatron_cfg.tensor_model_parallel_size=4 policy.logprob_batch_size=1" in said
 
 
@@ -122,5 +122,5 @@ def test_a_smaller_micro_batch_divides_what_the_larger_divided(size: int, less: 
 
 
 def test_a_bad_node_is_left_out_first() -> None:
-    assert remedies.of("gpu_lost", {}, Found(), "train", "gpu08").startswith("hydra.launcher.exclude=gpu08; ")
-    assert "exclude" not in remedies.of("cuda_oom", {}, Found(), "train", "gpu08")
+    assert remedies.of("gpu_lost", {}, Reading(), "train", "gpu08").startswith("hydra.launcher.exclude=gpu08; ")
+    assert "exclude" not in remedies.of("cuda_oom", {}, Reading(), "train", "gpu08")

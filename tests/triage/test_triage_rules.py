@@ -15,7 +15,7 @@ from test_triage_corpus import CASES, evidence, expected, well_formed
 from nano_exp import files
 from nano_exp.triage import Evidence, SlurmRecord, causes, diagnose, remedies
 from nano_exp.triage.loglines import Stream, parse
-from nano_exp.triage.signs import FINAL_SIGNS, LINE_SIGNS, Found, line_signs
+from nano_exp.triage.signs import FINAL_SIGNS, LINE_SIGNS, Reading, line_signs
 from nano_exp.triage.slurm_record import expand_nodes
 from nano_exp.triage.tracebacks import final
 from nano_exp.triage.vocabulary import FLAGS, TABLE, Fault
@@ -202,7 +202,7 @@ def test_no_secret_leaves_the_log() -> None:
     token = "hf_" + "abcdefghijklmnopqrstuvwxyz0123"
     err = f'{FRAME}RuntimeError: cannot log in with {token} at "x"\n'
     for text in (err, f"{FRAME}OSError: [Errno 28] No space left on device: '/x/{token}'\n"):
-        assert token not in diagnose(Evidence(stderr=text, exit_code=1)).to_json()
+        assert token not in str(diagnose(Evidence(stderr=text, exit_code=1)).as_dict())
 
 
 # --- the vocabulary -------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_every_cause_has_one_remedy_a_row_or_a_function() -> None:
     assert rows | set(remedies.REMEDIES) == set(causes())
     assert not rows & set(remedies.REMEDIES)
     for name in causes():
-        said = remedies.of(name, {}, Found(), "unknown")
+        said = remedies.of(name, {}, Reading(), "unknown")
         assert isinstance(said, str) and "{" not in said, name
 
 
@@ -231,9 +231,9 @@ def test_every_row_of_the_table_says_what_it_can_and_nothing_else() -> None:
 
 
 def test_a_template_says_what_the_sign_read_or_words_in_its_place() -> None:
-    assert remedies.of("permission", {}, Found(subject="/x"), "unknown").startswith("`ls -ld /x` on")
-    assert remedies.of("permission", {}, Found(), "unknown").startswith("`ls -ld PATH` on")
-    assert remedies.of("unknown", {"run": {"name": "n", "id": "r1"}}, Found(), "unknown").endswith(
+    assert remedies.of("permission", {}, Reading(subject="/x"), "unknown").startswith("`ls -ld /x` on")
+    assert remedies.of("permission", {}, Reading(), "unknown").startswith("`ls -ld PATH` on")
+    assert remedies.of("unknown", {"run": {"name": "n", "id": "r1"}}, Reading(), "unknown").endswith(
         "logs n/r1 --stream err`"
     )
 
