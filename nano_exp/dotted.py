@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -133,6 +133,6 @@ def flat(
     return leaves, inner
 
 
-def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each leaf, as `flat` has them."""
-    yield from flat(config)[0].items()
+def leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of each leaf, as `flat` has them."""
+    return flat(config)[0]

@@ -34,9 +34,9 @@ def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[s
         credentials.refuse_overrides(overrides)  # first: what follows shows the override
     except UserError as refusal:
         return refusal
-    found = next(diagnose(config_loader, overrides), None)
-    if found is not None:
-        return found
+    mistake = next(diagnose(config_loader, overrides), None)
+    if mistake is not None:
+        return mistake
     text = " ".join(str(error).split())
     if text.startswith("Ambiguous value for argument"):
         swept = text.split(" 1. To use it")[0].removeprefix("Ambiguous value for argument ").strip("'")
@@ -45,8 +45,8 @@ def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[s
     if text.startswith("Error merging override "):  # a typed setting of Hydra's own: it names no key
         override = text.removeprefix("Error merging override ")
         cause = str(error.__cause__ or "").splitlines()
-        said = cause[0] if cause else "it does not take that"
-        return UserError(override, said, f"leave {override.partition('=')[0]}=... out")
+        why = cause[0] if cause else "it does not take that"
+        return UserError(override, why, f"leave {override.partition('=')[0]}=... out")
     key = getattr(error, "full_key", None)
     if key:
         return UserError(
@@ -90,11 +90,11 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
                 yield UserError(str(override.input_line), why, f"{group}={_value(override)}")
         if group in groups and not override.is_delete():
             yield from _bad_options(config_loader, group, override)
-    chosen = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]
-    yield from _no_data(chosen)
+    of_groups = [o for o in parsed if o.key_or_group in groups and not o.is_delete()]
+    yield from _no_data(of_groups)
     adviser = Adviser(
         config_loader,
-        [f"{o.key_or_group}={choices_of(o)[0]}" for o in chosen if not o.key_or_group.startswith("hydra")],
+        [f"{o.key_or_group}={choices_of(o)[0]}" for o in of_groups if not o.key_or_group.startswith("hydra")],
     )
     if adviser.cfg is None:
         return
@@ -107,21 +107,21 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
                 "Hydra's own settings, the launcher's among them, are those of a whole launch: they cannot be swept",
                 f"one launch for each value: {key}=...",
             )
-        if key in groups or (hydra and any(o.key_or_group.startswith("hydra/") for o in chosen)):
+        if key in groups or (hydra and any(o.key_or_group.startswith("hydra/") for o in of_groups)):
             continue  # the keys of another launcher or sweeper are not looked up
         yield from _bad_key(adviser, override)
 
 
 def _bad_key(adviser: Adviser, override: Override) -> Iterator[UserError]:
     key, text = override.key_or_group, str(override.input_line)
-    there = adviser.at(key)
+    present = adviser.at(key)
     if override.is_delete():
         yield from _bad_deletion(adviser, override)
-    elif key in adviser.keys and override.is_add() and not isinstance(there, dict):
+    elif key in adviser.keys and override.is_add() and not isinstance(present, dict):
         yield UserError(text, "+ adds a key, and the config has this one", f"{key}={_value(override)}")
-    elif key in adviser.keys and isinstance(there, dict) and not _is_section(override):
+    elif key in adviser.keys and isinstance(present, dict) and not _is_section(override):
         yield _no_section(adviser, override)
-    elif key in adviser.keys and isinstance(there, dict) and not (override.is_add() or override.is_force_add()):
+    elif key in adviser.keys and isinstance(present, dict) and not (override.is_add() or override.is_force_add()):
         yield from _bad_mapping(adviser, override)
     elif key in adviser.keys or override.is_add() or override.is_force_add():
         return
@@ -138,13 +138,13 @@ def _is_section(override: Override) -> bool:
 
 def _no_section(adviser: Adviser, override: Override) -> UserError:
     key, value = override.key_or_group, _value(override)
-    found = adviser.instead(key, value) if key in MEANT else Suggestion()
+    suggestion = adviser.instead(key, value) if key in MEANT else Suggestion()
     names = list(adviser.at(key))
-    shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+    names_shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
     return UserError(
         str(override.input_line),
-        f"{key} is a section, and its keys are set one by one: {shown or 'it has none yet'}",
-        found.fix or f"{key if names else f'+{key}'}.<name>=<its value>, or leave {override.input_line} out",
+        f"{key} is a section, and its keys are set one by one: {names_shown or 'it has none yet'}",
+        suggestion.fix or f"{key if names else f'+{key}'}.<name>=<its value>, or leave {override.input_line} out",
     )
 
 
@@ -178,12 +178,12 @@ def _bad_deletion(adviser: Adviser, override: Override) -> Iterator[UserError]:
 
 def all_groups(config_loader: ConfigLoader, parent: str = "") -> set[str]:
     """Every config group of the tree (`model`, `hydra/launcher`, ...)."""
-    found: set[str] = set()
+    groups: set[str] = set()
     for name in config_loader.list_groups(parent):
         group = f"{parent}/{name}" if parent else name
-        found.add(group)
-        found |= all_groups(config_loader, group)
-    return found
+        groups.add(group)
+        groups |= all_groups(config_loader, group)
+    return groups
 
 
 def _torn(overrides: Sequence[str]) -> Iterator[UserError]:
@@ -271,7 +271,7 @@ def _shown(group: str, options: Sequence[str]) -> list[str]:
 
 def _bad_options(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
     options = _options(config_loader, group)
-    shown = _shown(group, options)
+    available = _shown(group, options)
     for value in choices_of(override):
         if isinstance(value, list) and group != "sweeps":  # the launcher has its own words for those
             yield _several_options(group, override, value)
@@ -281,7 +281,7 @@ def _bad_options(config_loader: ConfigLoader, group: str, override: Override) ->
             or value in options
             or (group == "recipe" and recipe_file.is_path(value))
         ):
-            yield _no_option(group, str(value), shown)
+            yield _no_option(group, str(value), available)
 
 
 def _several_options(group: str, override: Override, values: Sequence[Any]) -> UserError:
@@ -290,47 +290,47 @@ def _several_options(group: str, override: Override, values: Sequence[Any]) -> U
     return UserError(str(override.input_line), f"a run has one {group}", fix or f"leave {override.input_line} out")
 
 
-def _no_option(group: str, choice: str, shown: Sequence[str]) -> UserError:
-    """For an option that a group lacks. `shown`: those that it has."""
-    found = f"{group}={choice}"
+def _no_option(group: str, choice: str, available: Sequence[str]) -> UserError:
+    """For an option that a group lacks. `available`: those that it has."""
+    setting = f"{group}={choice}"
     if group == "model" and (option := _models().get(choice.lower())):
         why = f"model= takes a name of {CONF_DIR / 'model'}, and {choice} is the weights of {option}"
-        return UserError(found, why, f"model={option}")
-    near = nearest(choice, shown)
-    short = short_for(choice, shown, anywhere=True)
+        return UserError(setting, why, f"model={option}")
+    near = nearest(choice, available)
+    short = short_for(choice, available, anywhere=True)
     near = near or ([short] if short else [])
-    why = f"{group} has no option '{choice}'; it has: {', '.join(shown) or 'none'}"
+    why = f"{group} has no option '{choice}'; it has: {', '.join(available) or 'none'}"
     if group == "cluster" and (shape := re.fullmatch(r"(\d+)n(\d+)g", choice)):
         nodes, gpus = shape.groups()
         why += f"; a file {CONF_DIR / group / choice}.yaml with `num_nodes: {nodes}` and `gpus_per_node: {gpus}` is one"
     if near:
-        return UserError(found, why, " or ".join(f"{group}={name}" for name in near))
+        return UserError(setting, why, " or ".join(f"{group}={name}" for name in near))
     if group == "site" and re.fullmatch(r"\w[\w-]*", choice):
         sites = CONF_DIR / "site"
         return UserError(
-            found,
-            f"there is no {sites / choice}.yaml; the sites are: {', '.join(shown)}",
+            setting,
+            f"there is no {sites / choice}.yaml; the sites are: {', '.join(available)}",
             f"cp {sites}/default.yaml {sites}/{choice}.yaml, and fill in what your cluster needs",
         )
     if group == "model" and "/" in choice:
         why += "; other weights of one of these architectures are policy.model_name=..."
-    return UserError(found, why, f"one of these: {', '.join(f'{group}={name}' for name in shown)}")
+    return UserError(setting, why, f"one of these: {', '.join(f'{group}={name}' for name in available)}")
 
 
 def _models() -> dict[str, str]:
     """What a model is called on Hugging Face, in lower case, with and without its owner -> the option of conf/model."""
-    found: dict[str, str] = {}
+    model_options: dict[str, str] = {}
     for path in sorted((CONF_DIR / "model").glob("*.yaml")):
         name = str((files.read_yaml(path).get("model") or {}).get("hf_id") or "").lower()
-        found |= {name: path.stem, name.rpartition("/")[2]: path.stem} if name else {}
-    return found
+        model_options |= {name: path.stem, name.rpartition("/")[2]: path.stem} if name else {}
+    return model_options
 
 
-def _no_data(chosen: Sequence[Override]) -> Iterator[UserError]:
+def _no_data(overrides: Sequence[Override]) -> Iterator[UserError]:
     """A model of the user's own whose file does not say what it trains on."""
-    if any(override.key_or_group in ("data", "recipe") for override in chosen):
+    if any(override.key_or_group in ("data", "recipe") for override in overrides):
         return
-    for model in [value for o in chosen if o.key_or_group == "model" for value in choices_of(o)]:
+    for model in [value for o in overrides if o.key_or_group == "model" for value in choices_of(o)]:
         if not nearest_recipe.has_data(str(model)):
             yield UserError(
                 f"model={model} and no data=",
@@ -354,16 +354,16 @@ def _value(override: Override) -> str:
 
 def _unknown_key(adviser: Adviser, override: Override) -> UserError:
     key, value = override.key_or_group, _value(override)
-    found = adviser.instead(key, value)
+    suggestion = adviser.instead(key, value)
     above = key.rpartition(".")[0]
     words = ["the config has no such key"]
     if above in adviser.keys and not isinstance(adviser.at(above), dict):
         words.append(f"and {above} is a value, which holds no keys")
-    elif found.refused:
-        words.append(f"and {found.refused}, which may be meant, does not take {value}")
-    elif not found.fix and (there := adviser.there(key)):
-        words.append(there)
+    elif suggestion.refused:
+        words.append(f"and {suggestion.refused}, which may be meant, does not take {value}")
+    elif not suggestion.fix and (section_keys := adviser.there(key)):
+        words.append(section_keys)
     lookup = f"--cfg job --package {above}" if isinstance(adviser.at(above), dict) and above else "--cfg job"
     return UserError(
-        f"{key}={value}", "; ".join(words), found.fix or f"leave it out (the command with {lookup} shows the keys)"
+        f"{key}={value}", "; ".join(words), suggestion.fix or f"leave it out (the command with {lookup} shows the keys)"
     )

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_exp import synonyms
 from nano_exp.compose import compose, conf_tree
 from nano_exp.compose import nearest as nearest_recipe
-from nano_exp.dotted import Config, flatten
+from nano_exp.dotted import Config, leaves
 from nano_exp.errors import UserError, nearest, short_for
 from nano_exp.overrides import Override
 
@@ -67,17 +67,17 @@ class Adviser:
         are those that a user has in mind.
         """
         try:
-            found = conf_tree.plain(self._loader, self._choices)
+            cfg = conf_tree.plain(self._loader, self._choices)
         except (HydraException, OmegaConfBaseException):
             return None
-        chosen = dict(found.hydra.runtime.choices)
+        options = dict(cfg.hydra.runtime.choices)
         clusters = [
-            c for m, c in compose.recipes(str(chosen["nemo_rl"])) if m == nearest_recipe.source(str(chosen["model"]))
+            c for m, c in compose.recipes(str(options["nemo_rl"])) if m == nearest_recipe.source(str(options["model"]))
         ]
-        if found.nemo_rl.recipe is None and clusters:
+        if cfg.nemo_rl.recipe is None and clusters:
             self._choices = [*self._choices, f"cluster={clusters[0]}"]
             return conf_tree.plain(self._loader, self._choices)
-        return found
+        return cfg
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Adviser:
     @cached_property
     def keys(self) -> frozenset[str]:
         """Its dotted keys, inner ones too."""
-        return frozenset(_with_parents(key for key, _ in flatten(self.config)))
+        return frozenset(_with_parents(leaves(self.config)))
 
     @cached_property
     def theirs(self) -> frozenset[str]:
@@ -98,8 +98,12 @@ class Adviser:
             engine, version = self.config["engine"]["name"], str(self.config["nemo_rl"]["version"])
         except (KeyError, TypeError):
             return frozenset()
-        found = known.load(version) if engine == "nemo_rl" else None
-        return frozenset(name for name in found.names if "[" not in name and "*" not in name) if found else frozenset()
+        nemo_rl_keys = known.load(version) if engine == "nemo_rl" else None
+        return (
+            frozenset(name for name in nemo_rl_keys.names if "[" not in name and "*" not in name)
+            if nemo_rl_keys
+            else frozenset()
+        )
 
     def at(self, key: str) -> Any:
         """What stands at a dotted key, as plain data; None where nothing does."""
@@ -152,20 +156,20 @@ class Adviser:
         groups = {group for group in self._loader.list_groups("") if group != "hydra"}
         names = {k for k in self.keys | self.theirs if k.startswith("hydra.") == hydra and k != key} | groups
         refused = ""
-        meant = synonyms.meant(key)
+        synonym = synonyms.meant(key)
         for candidates, says in (
             (nearest(key, names), ""),
             (_sections(key, names), ""),
-            (meant.keys if meant else (), meant.says if meant else ""),
+            (synonym.keys if synonym else (), synonym.says if synonym else ""),
             (_same_leaf(key, names), ""),
         ):
-            there = [name for name in candidates if name in names]
-            good = [text for name in there if self.works(text := self._typed(name, value))]
+            present = [name for name in candidates if name in names]
+            good = [text for name in present if self.works(text := self._typed(name, value))]
             if good:
-                return Suggestion(tuple(good[:MOST]), says if len(good) > 1 or len(there) == 1 else "")
-            refused = refused or next((name for name in there if name in self.keys and name in candidates), "")
-        if meant is not None and not meant.keys:
-            return Suggestion(says=meant.says)
+                return Suggestion(tuple(good[:MOST]), says if len(good) > 1 or len(present) == 1 else "")
+            refused = refused or next((name for name in present if name in self.keys and name in candidates), "")
+        if synonym is not None and not synonym.keys:
+            return Suggestion(says=synonym.says)
         return Suggestion(refused=refused)
 
     def _typed(self, key: str, value: str) -> str:
@@ -182,11 +186,11 @@ class Adviser:
 
 
 def _with_parents(keys: Iterable[str]) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for key in keys:
         parts = key.split(".")
-        found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-    return found
+        names.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+    return names
 
 
 def _sections(key: str, names: Iterable[str]) -> list[str]:

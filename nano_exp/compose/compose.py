@@ -48,13 +48,13 @@ def without_launch(cfg: DictConfig) -> DictConfig:
     UserError: the (model, cluster) pair has no published recipe
     """
     choices = dict(cfg.hydra.runtime.choices)
-    kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")])
-    OmegaConf.set_struct(kept, True)
-    _require_named_recipe(kept, choices.get("recipe"), str(choices.get("nemo_rl")))
+    training_cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")])
+    OmegaConf.set_struct(training_cfg, True)
+    _require_named_recipe(training_cfg, choices.get("recipe"), str(choices.get("nemo_rl")))
     _require_layout(choices)
     model = str(choices.get("model")) if _is_typed(cfg, "model") else None
-    require_recipe(kept, model, str(choices.get("cluster")), str(choices.get("nemo_rl")))
-    return kept
+    require_recipe(training_cfg, model, str(choices.get("cluster")), str(choices.get("nemo_rl")))
+    return training_cfg
 
 
 def _require_layout(choices: Mapping[str, Any]) -> None:
@@ -76,8 +76,8 @@ def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:
     """The (model, cluster) pairs that have a recipe at a version of conf/nemo_rl, sorted."""
     models = {p.stem for p in (conf_dir / "model").glob("*.yaml")}
     clusters = {p.stem for p in (conf_dir / "cluster").glob("*.yaml")}
-    found = {p.stem for p in (conf_dir / "nemo_rl" / version).glob("*.yaml")}
-    return sorted((m, c) for m in models for c in clusters if f"{m}_{c}" in found)
+    pairs = {p.stem for p in (conf_dir / "nemo_rl" / version).glob("*.yaml")}
+    return sorted((m, c) for m in models for c in clusters if f"{m}_{c}" in pairs)
 
 
 def _require_named_recipe(cfg: DictConfig, name: str | None, version: str) -> None:
@@ -102,11 +102,11 @@ def require_recipe(cfg: DictConfig, model: str | None, cluster: str, version: st
         return
     if model is None:
         models = sorted(p.stem for p in (CONF_DIR / "model").glob("*.yaml"))
-        there = [(m, cluster) for m in models if nearest.has_recipe(version, m, cluster)]
+        published = [(m, cluster) for m in models if nearest.has_recipe(version, m, cluster)]
         raise UserError(
             f"cluster={cluster} and no model=",
-            "without model= it is the tiny model, which has no recipe of that shape",
-            f"one of these: {', '.join(_typed(there or recipes(version)))}",
+            "without model= the tiny model is trained, and it has no recipe for that cluster",
+            f"one of these: {', '.join(_typed(published or recipes(version)))}",
         )
     why, fix = _without_recipe(model, cluster, version)
     raise UserError(f"model={model} with cluster={cluster} has no recipe in {CONF_DIR}/nemo_rl/{version}", why, fix)
@@ -114,10 +114,10 @@ def require_recipe(cfg: DictConfig, model: str | None, cluster: str, version: st
 
 def _without_recipe(model: str, cluster: str, version: str) -> tuple[str, str]:
     """Why a model has no recipe on a cluster, not even a near one, and what has."""
-    there = _typed((model, c) for m, c in recipes(version) if m == nearest.source(model))
-    if there:
+    published = _typed((model, c) for m, c in recipes(version) if m == nearest.source(model))
+    if published:
         is_local = "it needs a Slurm cluster" if cluster == "local" else "no recipe of that shape is published"
-        return is_local, " or ".join(there)
+        return is_local, " or ".join(published)
     others = [v for v in versions.options(CONF_DIR / "nemo_rl") if nearest.has_recipe(v, model, cluster)]
     if others:
         return "that version has no recipe of this model", " or ".join(f"nemo_rl={other}" for other in others)
@@ -161,13 +161,13 @@ def point(overrides: Sequence[str], whole: DictConfig) -> Point:
     ------
     UserError: the (model, cluster) pair has no published recipe
     """
-    chosen = {
+    choices = {
         group: option
         for group, option in whole.hydra.runtime.choices.items()
         if axes.of_the_run(group) and "@" not in group
     }
     recipe = nearest.note(whole.hydra.runtime.choices)
-    return Point(tuple(overrides), without_launch(whole), (recipe,) if recipe else (), chosen)
+    return Point(tuple(overrides), without_launch(whole), (recipe,) if recipe else (), choices)
 
 
 #: What Hydra and OmegaConf raise where they do not expect what was typed.

@@ -46,8 +46,8 @@ def at_hand() -> Iterator[ConfigLoader]:
     if GlobalHydra.instance().is_initialized():
         yield GlobalHydra.instance().config_loader()
         return
-    with loader() as made:
-        yield made
+    with loader() as config_loader:
+        yield config_loader
 
 
 def plain(config_loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:

@@ -72,9 +72,9 @@ class Family:
         plain = conf_tree.raw(self._cfg)
         credentials.refuse(plain)
         launcher_settings.require(plain)
-        found = freeze.resolve(self._cfg)
-        credentials.refuse(found)
-        return found
+        config = freeze.resolve(self._cfg)
+        credentials.refuse(config)
+        return config
 
     def changes(self, values: Sequence[Override]) -> dict[Keys, Any]:
         """What is different with these values, one for each key of the family.
@@ -85,8 +85,8 @@ class Family:
         """
         assert self.resolved  # before the first value is set
         hydra_internals.set_values(self._cfg, values)
-        found: dict[Keys, Any] = {path: hydra_internals.text_of(node) for path, node in self._nodes.items()}
-        return found | {path: hydra_internals.resolved(node) for path, node in self._reading.items()}
+        plain: dict[Keys, Any] = {path: hydra_internals.text_of(node) for path, node in self._nodes.items()}
+        return plain | {path: hydra_internals.resolved(node) for path, node in self._reading.items()}
 
 
 class NotPlain(Exception):
@@ -97,7 +97,7 @@ def _reading(cfg: DictConfig, changed: set[Keys]) -> dict[Keys, Any]:
     """The interpolations that may read one of the changed paths, directly or through others."""
     waiting = hydra_internals.interpolations(cfg)
     reads = {path: resolvers.reads(str(hydra_internals.text_of(node))) for path, node in waiting.items()}
-    found: dict[Keys, Any] = {}
+    reading: dict[Keys, Any] = {}
     new = set(changed)
     while new:
         changed = changed | new
@@ -105,9 +105,9 @@ def _reading(cfg: DictConfig, changed: set[Keys]) -> dict[Keys, Any]:
         for path in [
             p for p in waiting if reads[p] is None or any(_related(r, c) for r in reads[p] or () for c in changed)
         ]:
-            found[path] = waiting.pop(path)
+            reading[path] = waiting.pop(path)
             new.add(path)
-    return found
+    return reading
 
 
 def _related(one: Sequence[Any], other: Sequence[Any]) -> bool:
@@ -146,15 +146,15 @@ def compose_points(
     for texts in overrides:
         shape = tuple(swept.get(text, text) for text in texts)
         family = families.get(shape)
-        made: Point | Sibling | None = None
+        next_point: Point | Sibling | None = None
         if family is not None:
-            made = _sibling(family, texts, [parsed[text] for text in texts if text in swept])
-        if made is None:
-            made = compose.compose_point(config_loader, texts)
+            next_point = _sibling(family, texts, [parsed[text] for text in texts if text in swept])
+        if next_point is None:
+            next_point = compose.compose_point(config_loader, texts)
             if len(overrides) > 1 and shape not in families:
                 places = [i for i, text in enumerate(texts) if text in swept]
-                families[shape] = _family(config_loader, made, [parsed[text] for text in texts], places)
-        points.append(made)
+                families[shape] = _family(config_loader, next_point, [parsed[text] for text in texts], places)
+        points.append(next_point)
     return points
 
 
@@ -165,7 +165,7 @@ def _parse(config_loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> d
 
 
 def _family(config_loader: ConfigLoader, first: Point, overrides: list[Override], places: list[int]) -> Family | None:
-    """None where the order of the overrides matters, or a key is no plain node."""
+    """None where the order of the overrides matters, or a key is not a plain node."""
     if not places or any(o.is_add() or o.is_delete() for o in overrides[places[0] :]):
         return None
     keys = {

@@ -71,8 +71,8 @@ def identified(
     launcher_settings.require(resolved)
     _require_results(resolved)
     config = with_values(resolved, _absolute(resolved, launch_folder))
-    kept = tuple(o for o in overrides if not _of_the_launch(o))
-    return Frozen(_name(config), identity.digest(config), kept, config, choices)
+    of_the_run = tuple(o for o in overrides if not _of_the_launch(o))
+    return Frozen(_name(config), identity.digest(config), of_the_run, config, choices)
 
 
 def _require_results(config: Mapping[str, Any]) -> None:
@@ -111,19 +111,19 @@ def _broken(error: OmegaConfBaseException, cfg: DictConfig) -> UserError:
     )
     first = str(error).splitlines()[0]
     if isinstance(error, InterpolationKeyError):
-        wanted = first.split("'")[1] if "'" in first else text
-        known = [k for k, _ in dotted.flatten(raw(cfg))]
-        near = nearest(wanted, known)
-        fix = " or ".join(f"'{key}={text.replace(wanted, name)}'" for name in near)
-        fix = fix or f"++{wanted}=<its value>, or a plain value for {key}"
-        return UserError(f"{key} is {text}", f"there is no key '{wanted}' to take the value from", fix)
+        name_typed = first.split("'")[1] if "'" in first else text
+        known = list(dotted.leaves(raw(cfg)))
+        near = nearest(name_typed, known)
+        fix = " or ".join(f"'{key}={text.replace(name_typed, name)}'" for name in near)
+        fix = fix or f"++{name_typed}=<its value>, or a plain value for {key}"
+        return UserError(f"{key} is {text}", f"there is no key '{name_typed}' to take the value from", fix)
     if isinstance(error, InterpolationResolutionError):
-        zero = _zero(text, dict(dotted.flatten(raw(cfg)))) if "ZeroDivision" in first else None
+        zero = _zero(text, dotted.leaves(raw(cfg))) if "ZeroDivision" in first else None
         if zero is not None:
             return UserError(f"{zero}=0", f"{key} is divided by it", f"{zero}=<a number above 0>")
         for name in re.findall(_READS, text):
-            if found := _wrong_kind(raw(cfg), name, f"{key} is {text}"):
-                return found
+            if mistake := _wrong_kind(raw(cfg), name, f"{key} is {text}"):
+                return mistake
         return UserError(f"{key} is {text}", first, f"give {key} a plain value: {key}=...")
     return UserError(f"{key}: {first}", "its value cannot be computed", f"give {key} a plain value: {key}=...")
 
@@ -136,9 +136,9 @@ def _zero(text: str, values: Mapping[str, Any]) -> str | None:
     """The key with a plain 0 that an interpolation reads, itself or through others."""
     for name in re.findall(_READS, text):
         value = values.get(name)
-        found = name if value == 0 else _zero(value, values) if isinstance(value, str) else None
-        if found is not None:
-            return found
+        divisor = name if value == 0 else _zero(value, values) if isinstance(value, str) else None
+        if divisor is not None:
+            return divisor
     return None
 
 
@@ -200,16 +200,16 @@ _MODELS: tuple[Keys, ...] = (("policy", "model_name"), ("policy", "tokenizer", "
 
 def _absolute(config: Mapping[str, Any], folder: Path) -> dict[Keys, str]:
     """The paths that have to change to be absolute against the launch folder; `~` is the user's home."""
-    found = {path: absolute(str(value), folder) for path in _PATHS if (value := at(config, path))}
+    paths = {path: absolute(str(value), folder) for path in _PATHS if (value := at(config, path))}
     python = str(config["site"].get("python") or "")
     if "/" in python:  # a bare name is looked up on the node's PATH
-        found["site", "python"] = str(folder / Path(python).expanduser())
+        paths["site", "python"] = str(folder / Path(python).expanduser())
     # The embedded engine has its own model, whatever folders there are.
     for path in _MODELS if config["engine"].get("name") != "embedded" else ():
         value = at(config, path)
         if isinstance(value, str) and _is_folder(value, folder):
-            found[path] = absolute(value, folder)
-    return found
+            paths[path] = absolute(value, folder)
+    return paths
 
 
 # For the points of a launch these are asked a thousand times the same.
@@ -233,10 +233,10 @@ def place(frozen: Frozen, run_id: str) -> dict[str, Any]:
     config = frozen.config
     run_dir = f"{config['run']['results']}/{frozen.name}/{run_id}"
     changes: dict[Keys, Any] = {("run", "id"): run_id, ("run", "dir"): run_dir}
-    for section, key, own in (("checkpointing", "checkpoint_dir", "checkpoints"), ("logger", "log_dir", "logs")):
+    for section, key, subfolder in (("checkpointing", "checkpoint_dir", "checkpoints"), ("logger", "log_dir", "logs")):
         if section in config:
             parent = config[section].get(key)
-            changes[section, key] = f"{parent}/{frozen.name}/{run_id}" if parent else f"{run_dir}/{own}"
+            changes[section, key] = f"{parent}/{frozen.name}/{run_id}" if parent else f"{run_dir}/{subfolder}"
     if isinstance(config.get("logger"), dict):
         wandb = dict(config["logger"].get("wandb") or {})
         wandb["project"] = wandb.get("project") or "nano-exp"
@@ -255,8 +255,8 @@ _COMMON = ("model", "cluster", "nemo_rl", "engine", "sweeps")
 
 def title(frozen: Frozen, run_id: str) -> str:
     """A run's display name in W&B: what sets it apart, and its id."""
-    own = [o for o in frozen.overrides if Override.parse(o).key not in _COMMON]
-    return f"{short_title(own) or frozen.name} {run_id}"
+    distinct = [o for o in frozen.overrides if Override.parse(o).key not in _COMMON]
+    return f"{short_title(distinct) or frozen.name} {run_id}"
 
 
 def overrides_key(overrides: Sequence[str]) -> tuple[str, ...]:

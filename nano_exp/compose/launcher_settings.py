@@ -129,7 +129,7 @@ def require(config: Mapping[str, Any], whole: bool = True) -> None:
             for key, value in _values(config.get(section) or {}, section):
                 _require_value(key, value)
     for key in _always_read() if whole else ():
-        _require_kind(key, _there(config, key), READ.get(key, ANY))
+        _require_kind(key, _value_at(config, key), READ.get(key, ANY))
     if "wandb" in (config.get("logger") or {}):
         _require_kind("logger.wandb", config["logger"]["wandb"], VARIABLES)
 
@@ -139,7 +139,7 @@ def _always_read() -> tuple[str, ...]:
     return (*READ, *sorted(name for name in names() if name.split(".")[0] in _WHOLE_SECTIONS))
 
 
-def _there(config: Mapping[str, Any], key: str) -> Any:
+def _value_at(config: Mapping[str, Any], key: str) -> Any:
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
@@ -151,12 +151,12 @@ def _there(config: Mapping[str, Any], key: str) -> Any:
 @cache
 def names() -> frozenset[str]:
     """Every key of the launcher's own sections, as conf/ has them."""
-    found: set[str] = set()
+    settings: set[str] = set()
     for section, paths in OWN.items():
         for path in paths:
             content = files.read_yaml(CONF_DIR / f"{path}.yaml")
-            found.update(key for key, _ in _values(content[section] if path == "config" else content, section))
-    return frozenset(found)
+            settings.update(key for key, _ in _values(content[section] if path == "config" else content, section))
+    return frozenset(settings)
 
 
 def _require_section(config: Mapping[str, Any], section: str) -> None:
@@ -197,13 +197,13 @@ def _require_kind(key: str, value: Any, kind: Kind) -> None:
 
 def _unread(key: str, value: Any) -> UserError:
     section = key.rpartition(".")[0]
-    there = sorted(name for name in names() if name.rpartition(".")[0] == section)
-    meant = synonyms.meant(key)
-    likely = [*nearest(key, there), *(name for name in (meant.keys if meant else ()) if name in names())]
+    section_keys = sorted(name for name in names() if name.rpartition(".")[0] == section)
+    synonym = synonyms.meant(key)
+    likely = [*nearest(key, section_keys), *(name for name in (synonym.keys if synonym else ()) if name in names())]
     good = [name for name in dict.fromkeys(likely) if SETTINGS.get(name, ANY).fits(value)]
     return UserError(
         f"{key}={shown(value)}",
-        f"nothing reads it; {section} has {', '.join(name.rpartition('.')[2] for name in there)}",
+        f"nothing reads it; {section} has {', '.join(name.rpartition('.')[2] for name in section_keys)}",
         " or ".join(f"{name}={shown(value)}" for name in good) or f"leave {key} out",
     )
 

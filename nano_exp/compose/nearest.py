@@ -88,20 +88,20 @@ def _nearest(version: str, model: str, cluster: str) -> str | None:
     if shape is None:
         return None
     fitting = [
-        (there[0], -abs(there[1] - shape[1]), name)
+        (other_shape[0], -abs(other_shape[1] - shape[1]), name)
         for other in _options("cluster")
         if _file(f"nemo_rl/{version}/{(name := f'{model}_{other}')}") is not None
-        and (there := _shape(other)) is not None
-        and there[0] <= shape[0]
+        and (other_shape := _shape(other)) is not None
+        and other_shape[0] <= shape[0]
     ]
     return max(fitting)[2] if fitting else None
 
 
 def _shape(cluster: str) -> tuple[int, int] | None:
-    """Nodes and GPUs of each, as an option of conf/cluster has them; None where it has not both, or is no cluster's."""
-    given = _load(f"cluster/{cluster}")
-    section = given.get("cluster", given)
-    if not isinstance(section, Mapping) or (given.get("slurm") or {}).get("where") == "local":
+    """Nodes and GPUs of each, as an option of conf/cluster has them; None where it lacks one, or is not a cluster's."""
+    option = _load(f"cluster/{cluster}")
+    section = option.get("cluster", option)
+    if not isinstance(section, Mapping) or (option.get("slurm") or {}).get("where") == "local":
         return None
     nodes, gpus = section.get("num_nodes"), section.get("gpus_per_node")
     return (nodes, gpus) if isinstance(nodes, int) and isinstance(gpus, int) else None
@@ -132,7 +132,7 @@ def _load(option: str) -> dict[str, Any]:
     """An option as its file has it; {} where there is none that can be read: Hydra reads it too, and says so."""
     file = _file(option)
     try:
-        found = files.read_yaml(file) if file is not None else None
+        content = files.read_yaml(file) if file is not None else None
     except files.Damaged:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -44,17 +44,17 @@ def register(words: Sequence[str], conf: Path) -> None:
 
     Raises
     ------
-    UserError: a file that cannot be read, is none of GRPO's, or does not go with what is typed beside it
+    UserError: a file that cannot be read, is not a recipe of GRPO's, or does not go with what is typed beside it
     """
     named = [word for word in words if _chooses(word, _KEY)]
     if not named:
         return
     for typed in _paths(named):
         key = (typed, str(Path.cwd()), *_site(words))
-        there = _entered.get(key)
-        if there is None or there.stamp != _stamp([path for path, *_ in there.stamp]):
-            there = _entered[key] = _enter(typed, words, conf)
-        _refuse_layout(typed, there.lacking, words)
+        entry = _entered.get(key)
+        if entry is None or entry.stamp != _stamp([path for path, *_ in entry.stamp]):
+            entry = _entered[key] = _enter(typed, words, conf)
+        _refuse_layout(typed, entry.lacking, words)
 
 
 def _stamp(paths: Iterable[Path]) -> tuple[tuple[Path, int, int], ...]:
@@ -104,14 +104,14 @@ def _checkout(words: Sequence[str]) -> Path | None:
     """site.checkout, as the site and the command line say; it is asked for only where a path is not found without."""
     from hydra.core.global_hydra import GlobalHydra
 
-    own = _site(words)
+    site_words = _site(words)
     if GlobalHydra.instance().is_initialized():
         config_loader = GlobalHydra.instance().config_loader()
-        named = conf_tree.plain(config_loader, own).site.checkout
+        checkout = conf_tree.plain(config_loader, site_words).site.checkout
     else:
         with conf_tree.loader() as config_loader:
-            named = conf_tree.plain(config_loader, own).site.checkout
-    return Path(str(named)).expanduser().absolute() if named else None
+            checkout = conf_tree.plain(config_loader, site_words).site.checkout
+    return Path(str(checkout)).expanduser().absolute() if checkout else None
 
 
 def _chooses(word: str, group: str) -> bool:
@@ -144,22 +144,22 @@ def _enter(typed: str, words: Sequence[str], conf: Path) -> _Entered:
         if any(str(file).endswith(entry.files) for file in recipe.files) and ties.lacks(config, entry.key):
             OmegaConf.update(config, entry.key, entry.value, force_add=True)
     digest = hashlib.sha256("".join(f"{file}{sha}" for file, sha in recipe.files.items()).encode()).hexdigest()
-    own = f"own/{digest[:16]}"
+    file_option = f"own/{digest[:16]}"
     model, facts = _model_of(config, conf)
     adamw = files.read_yaml(conf / "optimizer" / "adamw.yaml")
     optimizer = {**adamw, **ties.knobs(config, adamw)}
     ties.tie(config, {"optimizer": optimizer, "model": facts}, entries.ties)
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
-    said = {"recipe": str(path), "recipe_files": {str(p): h for p, h in recipe.files.items()}}
-    whole = {"nemo_rl": said, "run": {"name": _name(path)}, **plain}
+    record = {"recipe": str(path), "recipe_files": {str(p): h for p, h in recipe.files.items()}}
+    whole = {"nemo_rl": record, "run": {"name": _name(path)}, **plain}
 
     full, bare = OmegaConf.create(whole), OmegaConf.create(without(whole, entries.data_keys))
     for data in [DATA, *sorted(p.stem for p in (conf / "data").glob("*.yaml"))]:
-        _option(f"nemo_rl/{own}/{data}", full if data == DATA else bare, "_global_")
-    _option(f"optimizer/{own}", OmegaConf.create(optimizer), "optimizer")
+        _option(f"nemo_rl/{file_option}/{data}", full if data == DATA else bare, "_global_")
+    _option(f"optimizer/{file_option}", OmegaConf.create(optimizer), "optimizer")
     if model is None:
-        _option(f"model/{own}", OmegaConf.create(facts), "model")
-    picks = {"nemo_rl@_global_": f"{own}/${{data}}", "optimizer": own, "model": model or own}
+        _option(f"model/{file_option}", OmegaConf.create(facts), "model")
+    picks = {"nemo_rl@_global_": f"{file_option}/${{data}}", "optimizer": file_option, "model": model or file_option}
     picks |= {"data": DATA, "cluster": CLUSTER}
     defaults = [{f"override /{group}": option} for group, option in picks.items()]
     _option(f"{_KEY}/{typed}", OmegaConf.create({"defaults": defaults}), "_global_")
@@ -174,12 +174,12 @@ def _option(name: str, node: Any, package: str) -> None:
 
 def without(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """A copy without these dotted keys."""
-    found = copy.deepcopy(dict(config))
+    copied = copy.deepcopy(dict(config))
     for key in keys:
         *path, leaf = key.split(".")
-        if isinstance(node := at(found, tuple(path)), dict):
+        if isinstance(node := at(copied, tuple(path)), dict):
             node.pop(leaf, None)
-    return found
+    return copied
 
 
 def _model_of(config: Any, conf: Path) -> tuple[str | None, dict[str, Any]]:
@@ -211,18 +211,18 @@ def _refuse_content(path: Path, config: Any) -> None:
 
     missing = [section for section in ("grpo", "policy", "checkpointing", "logger", "cluster") if section not in config]
     if missing:
-        there = ", ".join(str(key) for key in config) or "nothing"
+        sections = ", ".join(str(key) for key in config) or "nothing"
         raise UserError(
-            f"recipe={path} has no section {', '.join(missing)} (it has: {there})",
+            f"recipe={path} has no section {', '.join(missing)} (it has: {sections})",
             "a GRPO recipe of NeMo RL has them, its parents' included",
             "begin it with `defaults: examples/configs/grpo_math_1B.yaml`, or name another file",
         )
-    taken = [key for key in (*LAUNCHER_KEYS, "hydra", "sweep") if key in config]
-    if taken:
+    launcher_sections = [key for key in (*LAUNCHER_KEYS, "hydra", "sweep") if key in config]
+    if launcher_sections:
         raise UserError(
-            f"recipe={path} has a section {', '.join(taken)}",
+            f"recipe={path} has a section {', '.join(launcher_sections)}",
             "that section belongs to this launcher, not to NeMo RL",
-            f"take it out of the file and type it: {taken[0]}...=",
+            f"take it out of the file and type it: {launcher_sections[0]}...=",
         )
 
 

@@ -37,10 +37,10 @@ def reads(text: str) -> list[list[str]] | None:
     -------
     None where the text does not tell: relative or computed keys, resolvers that look elsewhere
     """
-    found = _OPENING.findall(text)
-    if len(found) != text.count("${") or any(end == ":" and name not in PURE for name, end in found):
+    openings = _OPENING.findall(text)
+    if len(openings) != text.count("${") or any(end == ":" and name not in PURE for name, end in openings):
         return None
-    return [hydra_internals.split_key(name) for name, end in found if end == "}"]
+    return [hydra_internals.split_key(name) for name, end in openings if end == "}"]
 
 
 def register(cached: bool = True) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nano_exp.compose.freeze import Frozen
-from nano_exp.dotted import Config, flatten
+from nano_exp.dotted import Config, leaves
 from nano_exp.errors import UserError, nearest
 
 DEFAULT_METRIC = "validation/accuracy"
@@ -66,7 +66,7 @@ class Constraint:
             return bool(_value(self.tree, config))
         except _Unknown as error:
             key = str(error)
-            near = nearest(key, [k for k, _ in flatten(config)])
+            near = nearest(key, list(leaves(config)))
             raise self._error(
                 f"a point's config has no key {key}",
                 f"{near[0]} in its place, in sweep.constraints"
@@ -108,43 +108,43 @@ def read(section: Mapping[str, Any] | None) -> Sweep:
 
     Raises
     ------
-    UserError: something that is no constraint, or an expression with more than constraints may have
+    UserError: something that is not a constraint, or an expression with more than constraints may have
     """
-    given = dict(section or {})
-    listed = given.get("constraints") or []
-    if not isinstance(listed, Sequence) or isinstance(listed, str):
+    settings = dict(section or {})
+    constraints = settings.get("constraints") or []
+    if not isinstance(constraints, Sequence) or isinstance(constraints, str):
         raise UserError(
-            f"sweep.constraints={listed!r}",
-            "it is a list",
+            f"sweep.constraints={constraints!r}",
+            "constraints are given as a list",
             "sweep.constraints=[{require: 'grpo.seed > 1', because: 'a reason'}]",
         )
-    return Sweep(tuple(_constraint(one) for one in listed), str(given.get("metric") or DEFAULT_METRIC))
+    return Sweep(tuple(_constraint(one) for one in constraints), str(settings.get("metric") or DEFAULT_METRIC))
 
 
-def _constraint(given: Any) -> Constraint:
-    if not isinstance(given, Mapping) or set(given) != {"require", "because"}:
+def _constraint(entry: Any) -> Constraint:
+    if not isinstance(entry, Mapping) or set(entry) != {"require", "because"}:
         raise UserError(
-            f"sweep.constraints has {given!r}",
+            f"sweep.constraints has {entry!r}",
             "a constraint has exactly two parts, require (an expression of keys) and because (why)",
             "{require: grpo.num_prompts_per_step % 8 == 0, because: whole batches}",
         )
-    text = " ".join(str(given["require"]).split())
+    text = " ".join(str(entry["require"]).split())
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError) as error:
         raise UserError(
             f"the constraint {text}",
             f"it is not an expression: {error}",
-            "an expression such as grpo.num_prompts_per_step % 8 == 0",
+            "write an expression, such as grpo.num_prompts_per_step % 8 == 0",
         ) from error
     for node in ast.walk(tree):
         if not isinstance(node, _ALLOWED):
             raise UserError(
                 f"the constraint {text}",
-                f"{ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__} is more than it may have",
-                "keys, numbers, texts, + - * / // %, comparisons, and, or, not, in, get(key, value)",
+                f"{ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__} has no place in one",
+                "use only keys, numbers, texts, + - * / // %, comparisons, and, or, not, in, get(key, value)",
             )
-    return Constraint(text, str(given["because"]), tree)
+    return Constraint(text, str(entry["because"]), tree)
 
 
 _ALLOWED = (
@@ -227,26 +227,26 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
     return read.get(key)
 
 
-def split(wanted: Sequence[Frozen], constraints: Sequence[Constraint]) -> tuple[list[Frozen], list[Skipped]]:
+def split(points: Sequence[Frozen], constraints: Sequence[Constraint]) -> tuple[list[Frozen], list[Skipped]]:
     """Points to launch, and points to skip with the first constraint that each breaks.
 
     Raises
     ------
     UserError: a constraint that cannot be computed, or none is left
     """
-    kept: list[Frozen] = []
+    allowed: list[Frozen] = []
     skipped: list[Skipped] = []
-    for frozen in wanted:
+    for frozen in points:
         broken = next((c for c in constraints if not c.holds(frozen.config)), None)
         if broken is None:
-            kept.append(frozen)
+            allowed.append(frozen)
         else:
             skipped.append(Skipped(frozen, broken))
-    if skipped and not kept:
+    if skipped and not allowed:
         first = skipped[0].broken
         raise UserError(
             f"none of the {len(skipped)} points keeps the sweep's constraints (first broken: {first.require})",
             first.because,
             "other values for its keys, or sweep.constraints=[] to launch them all the same",
         )
-    return kept, skipped
+    return allowed, skipped

@@ -152,7 +152,7 @@ def of_config(config: Mapping[str, Any], *, mean_length: int | None = None, mode
     if shape.world is None:
         raise UserError(
             "the config does not say which GPUs train",
-            "generation, a reward model or teachers take GPUs of their own, and no number is left that is known",
+            "generation, a reward model or teachers take GPUs of their own, so it is not known how many are left",
             "policy.generation.colocated.enabled=true; nano-exp check with the same words says which keys are at odds",
         )
     return Job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from nano_exp.dotted import Config, flatten
+from nano_exp.dotted import Config, leaves
 
 _OWN = "policy.generation.colocated.resources"
 
@@ -54,8 +54,8 @@ def _separate(config: Config, nodes: int | None) -> int | None:
 
 
 def _reward_model(config: Config) -> tuple[int, int]:
-    leaves = flatten(config.section("data").values)
-    if not any(value == "reward_model" and f".{key}".endswith(".env_name") for key, value in leaves):
+    data = leaves(config.section("data").values)
+    if not any(value == "reward_model" and f".{key}".endswith(".env_name") for key, value in data.items()):
         return 0, 0
     resources = config.section("env.reward_model.resources")
     return _size(resources.get("num_nodes")), _size(resources.get("gpus_per_node"))

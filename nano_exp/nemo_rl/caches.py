@@ -89,8 +89,8 @@ class Environments:
         return {path.name: self._whole(path) for path in _folders(self.folder)}
 
     def lacks(self, whole: Collection[str]) -> list[str]:
-        there = {name.rpartition(".")[2] for name in whole}
-        return [f"the environment of {worker}" for worker in self.workers if worker not in there]
+        workers_there = {name.rpartition(".")[2] for name in whole}
+        return [f"the environment of {worker}" for worker in self.workers if worker not in workers_there]
 
     def busy(self, name: str) -> bool:
         path = self.folder / name
@@ -140,15 +140,17 @@ class Conversion:
         return True  # its last file is there
 
     def entries(self) -> dict[str, bool]:
-        made = self.path / ITERATION
-        return {self.name: (made / LAST_FILE).is_file()} if made.exists() else {}
+        iteration = self.path / ITERATION
+        return {self.name: (iteration / LAST_FILE).is_file()} if iteration.exists() else {}
 
     def lacks(self, whole: Collection[str]) -> list[str]:
         return [] if self.name in whole and not self.again else [self.what]
 
     def busy(self, name: str) -> bool:
-        made = self.path / ITERATION
-        return not (made / LAST_FILE).is_file() and _changed_within([made, *_files(made)], SILENT_S[ITERATION])
+        iteration = self.path / ITERATION
+        return not (iteration / LAST_FILE).is_file() and _changed_within(
+            [iteration, *_files(iteration)], SILENT_S[ITERATION]
+        )
 
     def mend(self, name: str) -> str:
         aside = self.path.with_name(f"{self.path.name}.torn-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -176,8 +178,8 @@ def of(config: Config, environ: Mapping[str, str]) -> list[Cache]:
             env[name] = str(Path(str(site[key])).expanduser().absolute())
     for name, value in (site.get("env") or {}).items():
         env[str(name)] = "" if value is None else str(value)
-    found = (_environments(config, env, contained), _conversion(config, env, contained))
-    return [cache for cache in found if cache is not None]
+    caches = (_environments(config, env, contained), _conversion(config, env, contained))
+    return [cache for cache in caches if cache is not None]
 
 
 def cold(caches: Collection[Cache]) -> list[str]:

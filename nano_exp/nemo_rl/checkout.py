@@ -43,32 +43,32 @@ def refuse_other_version(checkout: Path, wanted: str) -> None:
     ----------
     wanted: "v0.7.0", or "v0.6.0+<commit>" for a branch that was imported: its commit has to be the checkout's
     """
-    said = read_checkout(checkout)
+    installed = read_checkout(checkout)
     version, _, commit = wanted.removeprefix("v").partition("+")
-    same = not said.version or not version or said.version == version
-    if same and not (commit and said.commit and not said.commit.startswith(commit)):
+    same = not installed.version or not version or installed.version == version
+    if same and not (commit and installed.commit and not installed.commit.startswith(commit)):
         return
-    found = f"NeMo RL {said.version}" + (f" at {said.commit[:12]}" if commit and said.commit else "")
-    known = _option_of(said)
-    branch = " --as main" if f"v{said.version}" in map(versions.version_of, versions.options()) else ""
+    release = f"NeMo RL {installed.version}" + (f" at {installed.commit[:12]}" if commit and installed.commit else "")
+    known = _option_of(installed)
+    branch = " --as main" if f"v{installed.version}" in map(versions.version_of, versions.options()) else ""
     make = f"nano-exp recipes import {checkout}{branch} --write, which makes it"
     raise UserError(
-        f"site.checkout={checkout} is {found}",
+        f"site.checkout={checkout} is {release}",
         f"this config was made for {wanted}: keys and defaults differ between versions",
         (f"nemo_rl={known}, which is" if known else make)
         + f" that version; or check out {wanted} there, or name another folder: site.checkout=/path/to/RL",
     )
 
 
-def _option_of(said: Checkout) -> str | None:
+def _option_of(installed: Checkout) -> str | None:
     """The option of the group nemo_rl that was written from a checkout; a branch has its release's number, so commits
     count where both are known."""
-    for chosen in reversed(versions.options()):
-        version = versions.version_of(chosen)
+    for option in reversed(versions.options()):
+        version = versions.version_of(option)
         known = versions.known(version)
-        same = version.removeprefix("v").partition("+")[0] == said.version
-        if same and (known is None or not known.commit or not said.commit or known.commit == said.commit):
-            return chosen
+        same = version.removeprefix("v").partition("+")[0] == installed.version
+        if same and (known is None or not known.commit or not installed.commit or known.commit == installed.commit):
+            return option
     return None
 
 
@@ -81,9 +81,9 @@ def parser_plugin(config: Mapping[str, Any]) -> Path | None:
     """
     generation = config["policy"].get("generation") or {}
     vllm = generation.get("vllm_cfg") or {}
-    wanted = (vllm.get("http_server_serving_chat_kwargs") or {}).get("tool_parser")
+    parser = (vllm.get("http_server_serving_chat_kwargs") or {}).get("tool_parser")
     gym = (config.get("env") or {}).get("should_use_nemo_gym")
-    if not gym or generation.get("backend") != "vllm" or wanted != PARSER_NAME or vllm.get("tool_parser_plugin"):
+    if not gym or generation.get("backend") != "vllm" or parser != PARSER_NAME or vllm.get("tool_parser_plugin"):
         return None
     model = str(config["policy"]["model_name"])
     hf_home = (config.get("site") or {}).get("hf_home")

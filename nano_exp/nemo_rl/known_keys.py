@@ -31,11 +31,11 @@ class KnownKeys:
     @cached_property
     def names(self) -> frozenset[str]:
         """Every known key, inner ones too, without what recipes carry and GRPO does not read."""
-        found: set[str] = set()
+        names: set[str] = set()
         for key in (*self.raw.keys, *(self.raw.recipe_keys - self.raw.unread)):
             parts = key.split(".")
-            found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-        return frozenset(found)
+            names.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+        return frozenset(names)
 
     @cached_property
     def _open(self) -> frozenset[str]:

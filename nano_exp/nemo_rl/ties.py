@@ -41,13 +41,13 @@ def tie(config: DictConfig, context: Mapping[str, Any], ties: Sequence[Tie]) -> 
 
 
 def _tie_one(config: DictConfig, key: str, texts: Sequence[str]) -> None:
-    own = value_of(config, key)
-    if own is _ABSENT or own is None:
+    value = value_of(config, key)
+    if value is _ABSENT or value is None:
         return
     written = _raw(config, key)
     for text in texts:
         OmegaConf.update(config, key, text)
-        if repr(value_of(config, key)) == repr(own):
+        if repr(value_of(config, key)) == repr(value):
             return
     OmegaConf.update(config, key, written)
 
@@ -59,20 +59,22 @@ def knobs(config: DictConfig, default: Mapping[str, Any]) -> dict[str, Any]:
     """
     megatron = bool(value_of(config, "policy.megatron_cfg.enabled") is True)
     order = ("policy.megatron_cfg.optimizer", "policy.optimizer.kwargs")
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for knob, names in _KNOBS.items():
         pairs = list(zip(order, names, strict=True))
         for section, name in pairs if megatron else reversed(pairs):
             value = _knob(config, section, name)
             if value is not _ABSENT and value is not None:
-                found[knob] = value
+                values[knob] = value
                 break
-    own = {knob: value for knob, value in found.items() if knob != "min_lr" and repr(default.get(knob)) != repr(value)}
-    floor = value_of(OmegaConf.create({"optimizer": {**default, **own}}), "optimizer.min_lr")
-    if "min_lr" in found and repr(floor) != repr(found["min_lr"]):
-        same = repr(found.get("lr")) == repr(found["min_lr"])
-        own["min_lr"] = "${optimizer.lr}" if same else found["min_lr"]
-    return own
+    changed = {
+        knob: value for knob, value in values.items() if knob != "min_lr" and repr(default.get(knob)) != repr(value)
+    }
+    floor = value_of(OmegaConf.create({"optimizer": {**default, **changed}}), "optimizer.min_lr")
+    if "min_lr" in values and repr(floor) != repr(values["min_lr"]):
+        same = repr(values.get("lr")) == repr(values["min_lr"])
+        changed["min_lr"] = "${optimizer.lr}" if same else values["min_lr"]
+    return changed
 
 
 def _knob(config: DictConfig, section: str, name: str | tuple[str, ...] | None) -> Any:

@@ -94,7 +94,7 @@ def _read(path: Path, read: dict[Path, str], children: Children) -> dict[str, An
         raise UserError(
             f"no recipe {path}{named}" if isinstance(error, FileNotFoundError) else f"{path}{named}: {error.strerror}",
             "a recipe is a YAML file, with all the parents that its `defaults:` name",
-            f"correct the path in {children[-1]}; one inside NeMo RL's checkout needs site.checkout=/path/to/RL"
+            f"edit the path in {children[-1]}; one inside NeMo RL's checkout needs site.checkout=/path/to/RL"
             if children
             else "recipe=/path/to/a/recipe.yaml",
         ) from error
@@ -102,7 +102,7 @@ def _read(path: Path, read: dict[Path, str], children: Children) -> dict[str, An
         raise UserError(
             f"{path}{named} is not YAML: {' '.join(str(error).split())}",
             "it cannot be read",
-            f"correct that line of {path}",
+            f"edit that line of {path}",
         ) from error
     if not isinstance(value, dict):
         raise UserError(
@@ -151,11 +151,11 @@ def _loader() -> Any:
         yaml_constructors = rules.yaml_constructors
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
+            keys = set()
             for key, _ in node.value:
-                if key.value in seen and key.tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
+                if key.value in keys and key.tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
                     raise yaml.constructor.ConstructorError(None, None, f"key {key.value} twice", key.start_mark)
-                seen.add(key.value) if isinstance(key.value, str) else None
+                keys.add(key.value) if isinstance(key.value, str) else None
             return super().construct_mapping(node, deep=deep)
 
     return Loader

@@ -75,7 +75,7 @@ def order(version: str) -> tuple[int, ...]:
     """A version by which two compare: (0, 7, 0) of "v0.7.0".
 
     A branch counts as newer than all: one that was imported ("v0.6.0+7ea279ab1234": it calls itself what the release
-    before it was called), and any name that is no number ("main").
+    before it was called), and any name that is not a number ("main").
     """
     match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
     return tuple(int(part or 0) for part in match.groups()) if match and "+" not in version else NEWEST
@@ -106,15 +106,15 @@ def options(folder: Path = FOLDER) -> list[str]:
     return sorted((path.parent.name for path in folder.glob(f"*/{KEYS_FILE}")), key=age)
 
 
-def age(chosen: str) -> tuple[bool, list[int], str]:
+def age(option: str) -> tuple[bool, list[int], str]:
     """A sort key of options: v0_6 before v0_10 before main."""
-    release = re.fullmatch(r"v(\d+)_(\d+)", chosen)
-    return (release is None, [int(n) for n in release.groups()] if release else [], chosen)
+    release = re.fullmatch(r"v(\d+)_(\d+)", option)
+    return (release is None, [int(n) for n in release.groups()] if release else [], option)
 
 
-def version_of(chosen: str, folder: Path = FOLDER) -> str:
+def version_of(option: str, folder: Path = FOLDER) -> str:
     """The version ("v0.7.0") of an option ("v0_7")."""
-    return str(files.read_yaml(folder / f"{chosen}.yaml")["version"])
+    return str(files.read_yaml(folder / f"{option}.yaml")["version"])
 
 
 @cache

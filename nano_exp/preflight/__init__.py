@@ -2,8 +2,9 @@
 
     examine(wanted, facts, ignore) -> Report        every rule over every point; `wording` shows it
 
-Each rule is a small function in a module for its topic, registered by `registry.rule` under its own name. To add one,
-write it there and its passing and failing example in tests/preflight. Rules get a `View` (a frozen config, and the
+Settings that exclude each other are rows of the table in `exclusions`. Each other rule is a small function in a module
+for its topic, registered by `registry.rule` under its own name. To add one, write it there and its passing and failing
+example in tests/preflight. Rules get a `View` (a frozen config, and the
 numbers derived from it) with `Facts` (files, environment, what Slurm said) and change nothing.
 """
 
@@ -15,19 +16,21 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     validation,
     cluster,
     layout_findings,
+    exclusions,
     policy,
     vllm,
     late,
     loss,
     megatron,
-    dtensor,
     keys,
     number_values,
     generation,
     tools,
     wandb_names,
     engine_refusals,
-    place,
+    partitions,
+    accounts,
+    folders,
     shared_caches,
     memory,
 )

@@ -48,7 +48,7 @@ class Nodes:
 
     def gpu_count(self, kind: str = "") -> int:
         """GPUs of a node, of one type where that is named."""
-        return sum(count for own, count in self.gpus if kind in ("", own))
+        return sum(count for gpu_type, count in self.gpus if kind in ("", gpu_type))
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,16 @@ def part(nodes: Iterable[Nodes], partition: str, gpus: int, kind: str = "") -> G
     ----------
     partition: one or several with commas; "" for the default one
     """
-    named = partition.split(",") if partition else []
-    there = [n for n in nodes if (n.partition in named if named else n.default) and n.gpu_count(kind) >= max(gpus, 1)]
-    if not there:
+    partitions = partition.split(",") if partition else []
+    fitting = [
+        n
+        for n in nodes
+        if (n.partition in partitions if partitions else n.default) and n.gpu_count(kind) >= max(gpus, 1)
+    ]
+    if not fitting:
         return None
     return GpuPart(
-        min(n.cpus // n.gpu_count() for n in there), min(n.mib // n.gpu_count() if n.mib > 1 else 0 for n in there)
+        min(n.cpus // n.gpu_count() for n in fitting), min(n.mib // n.gpu_count() if n.mib > 1 else 0 for n in fitting)
     )
 
 
@@ -144,13 +148,13 @@ def _number(text: str) -> int | None:
 
 def parse_gpus(text: str) -> tuple[tuple[str, int], ...]:
     """`gpu:h100:8(S:0-1),lustre:1` -> (("h100", 8),); `gpu:4` -> (("", 4),); `(null)` -> ()."""
-    found = re.findall(r"(?:^|,)gpu(?::([^:,()]+))?:(\d+)(?=[,(]|$)", text)
-    return tuple((kind.lower(), int(count)) for kind, count in found)
+    entries = re.findall(r"(?:^|,)gpu(?::([^:,()]+))?:(\d+)(?=[,(]|$)", text)
+    return tuple((kind.lower(), int(count)) for kind, count in entries)
 
 
 def parse_nodes(text: str) -> tuple[Nodes, ...]:
     """Lines of `sinfo -h -e -o SINFO`; those that are something else are left out."""
-    found = []
+    rows = []
     for line in text.splitlines():
         parts = line.split("|")
         if len(parts) != 10 or not parts[4].isdigit():
@@ -158,7 +162,7 @@ def parse_nodes(text: str) -> tuple[Nodes, ...]:
         name, up, limit, size, count, cpus, gres, state, sharing, mib = (part.strip() for part in parts)
         largest = _number(size.rpartition("-")[2])
         cores, memory = (int(re.sub(r"\D.*", "", text) or 0) for text in (cpus, mib))  # `64+` where nodes differ
-        found.append(
+        rows.append(
             Nodes(
                 name.rstrip("*"),
                 name.endswith("*"),
@@ -174,7 +178,7 @@ def parse_nodes(text: str) -> tuple[Nodes, ...]:
                 memory,
             )
         )
-    return tuple(found)
+    return tuple(rows)
 
 
 def parse_settings(text: str) -> dict[str, str]:
@@ -185,14 +189,14 @@ def parse_settings(text: str) -> dict[str, str]:
 
 def parse_associations(text: str) -> tuple[Association, ...]:
     """Lines of `sacctmgr -nP show assoc format=ASSOCIATIONS`."""
-    found = []
+    associations = []
     for line in text.splitlines():
         parts = line.split("|")
         if len(parts) == 5 and parts[0]:
             account, partition, qos, submit, wall = parts
             names = tuple(name for name in qos.split(",") if name)
-            found.append(Association(account, partition, names, _number(submit), parse_minutes(wall)))
-    return tuple(found)
+            associations.append(Association(account, partition, names, _number(submit), parse_minutes(wall)))
+    return tuple(associations)
 
 
 def parse_qos(text: str) -> tuple[Qos, ...]:
@@ -203,20 +207,22 @@ def parse_qos(text: str) -> tuple[Qos, ...]:
 
 def parse_most_mib(text: str) -> dict[str, int]:
     """MaxMemPerNode in lines of `scontrol -o show partition`: `PartitionName=gpu ... MaxMemPerNode=1900000`."""
-    found = (dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines())
+    records = (dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines())
     return {
         fields["PartitionName"]: int(fields["MaxMemPerNode"])
-        for fields in found
+        for fields in records
         if "PartitionName" in fields and fields.get("MaxMemPerNode", "").isdigit()
     }
 
 
-def parse_test_only(code: int, said: str) -> Estimate:
+def parse_test_only(code: int, stderr: str) -> Estimate:
     """Exit code and stderr of `sbatch --test-only`."""
     if code != 0:
-        lines = [re.sub(r"^(sbatch: )?((error|fatal|allocation failure): )?", "", s).strip() for s in said.splitlines()]
+        lines = [
+            re.sub(r"^(sbatch: )?((error|fatal|allocation failure): )?", "", s).strip() for s in stderr.splitlines()
+        ]
         return Estimate("; ".join(dict.fromkeys(line for line in lines if line)) or f"exit code {code}", None)
-    match = re.search(r"to start at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", said)
+    match = re.search(r"to start at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", stderr)
     try:
         return Estimate("", time.mktime(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S")) if match else None)
     except (ValueError, OverflowError):

@@ -17,25 +17,25 @@ from nano_exp.store import axes
 _CHOOSE = ("model", "cluster", "nemo_rl")
 
 
-def of(wanted: Sequence[Frozen], report: Report, facts: Facts) -> frozenset[Finding]:
+def of(points: Sequence[Frozen], report: Report, facts: Facts) -> frozenset[Finding]:
     """The warnings of a report that the recipes of its points have as they are published, in this very form."""
     warnings = [group for group in report.warnings if not RULES[group.finding.rule].place]
     first: dict[tuple[str, ...], Frozen] = {}
-    for frozen in (wanted[index] for group in warnings for index in group.points):
+    for frozen in (points[index] for group in warnings for index in group.points):
         if not frozen.choices.get("recipe"):  # a recipe file is the user's own
             first.setdefault(tuple(str(frozen.choices.get(group)) for group in _CHOOSE), frozen)
     names = {group.finding.rule for group in warnings}
-    found: set[Finding] = set()
-    for chosen, frozen in first.items():
-        view = View(_published(chosen, frozen), (), facts)
-        found |= set(findings(view, [RULES[name] for name in names if applies(RULES[name], view)]))
-    return frozenset(found)
+    published: set[Finding] = set()
+    for choices, frozen in first.items():
+        view = View(_published(choices, frozen), (), facts)
+        published |= set(findings(view, [RULES[name] for name in names if applies(RULES[name], view)]))
+    return frozenset(published)
 
 
-def _published(chosen: tuple[str, ...], frozen: Frozen) -> dict[str, object]:
+def _published(choices: tuple[str, ...], frozen: Frozen) -> dict[str, object]:
     """The resolved config of a published recipe; a point that changes nothing is that."""
     if not any(axes.of_the_run(key) and key not in _CHOOSE for key in axes.typed(frozen.overrides)):
         return frozen.config
-    words = [f"{group}={option}" for group, option in zip(_CHOOSE, chosen, strict=True)]
+    words = [f"{group}={option}" for group, option in zip(_CHOOSE, choices, strict=True)]
     with conf_tree.at_hand() as config_loader:
         return freeze.resolve(compose.compose(config_loader, words))

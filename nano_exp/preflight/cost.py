@@ -37,12 +37,9 @@ class Kept:
 def checkpoints(c: View) -> Kept | None:
     """What a run's checkpoints take at their most; None where it saves none or its model's size is not known.
 
-    keep_top_k ones, the newest, and the one being written (utils/checkpoint.py, remove_old_checkpoints), which is also
-    the place of one that a kill cuts off: the next attempt removes that before it saves. LoRA saves less.
-
-
     keep_top_k ones, the newest (after v0.7.0 as many as ft_keep_latest_k says), and the one being written
-    (utils/checkpoint.py, remove_old_checkpoints). LoRA saves less.
+    (utils/checkpoint.py, remove_old_checkpoints), which is also the place of one that a kill cuts off: the next attempt
+    removes that before it saves. LoRA saves less.
     """
     parameters, period = c.known_model.get("total_parameters"), c.number("checkpointing.save_period")
     if not c.on("checkpointing.enabled") or type(parameters) is not int or not (c.megatron or c.dtensor):
@@ -127,15 +124,15 @@ class Cost:
 
     def lines(self) -> list[str]:
         """For people, each saying what it counts; empty where nothing is known."""
-        found = []
+        lines = []
         if self.gpu_hours is not None and self.largest_gpu_hours is not None:
-            said = self._both(f"{_hours(self.largest_gpu_hours)} GPU-hours", _hours(self.gpu_hours))
-            found.append(f"one allocation each, to its time limit: {said}")
+            hours = self._both(f"{_hours(self.largest_gpu_hours)} GPU-hours", _hours(self.gpu_hours))
+            lines.append(f"one allocation each, to its time limit: {hours}")
             if self.attempts > 1:
-                found.append(
+                lines.append(
                     f"a run with steps left goes on in another one, up to {self.attempts} (slurm.max_attempts)"
                 )
-        return [*found, *self._disk()]
+        return [*lines, *self._disk()]
 
     def _disk(self) -> list[str]:
         parts = []
@@ -172,15 +169,15 @@ def gigabytes(size: float) -> str:
 def cost(views: Sequence[View], parameters: Mapping[str, Any]) -> Cost:
     """What runs of these configs cost at most."""
     hours = [h for c in views if c.on_slurm and (h := gpu_hours(c.config, parameters)) is not None]
-    kept = [k.most for c in views if (k := checkpoints(c)) is not None]
-    logged = [found for c in views if (found := rollouts(c)) is not None]
+    checkpoint_bytes = [k.most for c in views if (k := checkpoints(c)) is not None]
+    logged = [one for c in views if (one := rollouts(c)) is not None]
     ends = [one.most for one in logged if one.most is not None]
     return Cost(
         len(views),
         sum(hours) if hours else None,
         max(hours, default=None),
-        sum(kept) if kept else None,
-        max(kept, default=None),
+        sum(checkpoint_bytes) if checkpoint_bytes else None,
+        max(checkpoint_bytes, default=None),
         sum(ends) if ends else None,
         max(ends, default=None),
         max((one.step for one in logged), default=None),

@@ -5,35 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nano_exp.layout.divisors import divisor
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 
 
-@rule(1)
-def batch_multiplier(c: View) -> Iterator[Found]:
-    """More prompts than a step trains on are drawn only for dynamic sampling."""
-    if not c.on("grpo.use_dynamic_sampling") and c.get("grpo.batch_multiplier", 1) != 1:
-        yield Found(
-            ("grpo.batch_multiplier", "grpo.use_dynamic_sampling"),
-            "the prompts that batch_multiplier adds are what dynamic sampling chooses from; without it NeMo RL stops",
-            "grpo.batch_multiplier=1, or grpo.use_dynamic_sampling=true",
-        )
-
-
 @rule(2, versions=">=v0.6.0")
-def prompts_per_dataloader(c: View) -> Iterator[Found]:
+def prompts_per_dataloader(c: View) -> Iterator[Mistake]:
     """Several data loaders share a step's prompts equally."""
     if not c.on("data.use_multiple_dataloader"):
         return
     if not c.has("data.custom_dataloader"):
-        yield Found(
+        yield Mistake(
             ("data.use_multiple_dataloader",),
             "NeMo RL reads data.custom_dataloader, the function that draws from the loaders in turn, without a default",
             "++data.custom_dataloader=examples.custom_dataloader.custom_dataloader.example_custom_dataloader",
         )
     share, multiplier = c.number("data.num_prompts_per_dataloader"), c.get("grpo.batch_multiplier", 1)
     if share is None or share < 1:
-        yield Found(
+        yield Mistake(
             ("data.use_multiple_dataloader", "data.num_prompts_per_dataloader"),
             "each data loader has to be told how many of a step's prompts it gives",
             "data.num_prompts_per_dataloader=N, a divisor of grpo.num_prompts_per_step",
@@ -41,7 +30,7 @@ def prompts_per_dataloader(c: View) -> Iterator[Found]:
     elif c.prompts is not None and isinstance(multiplier, int | float):
         drawn, each = int(c.prompts * multiplier), int(share * multiplier)
         if each < 1 or drawn % each:
-            yield Found(
+            yield Mistake(
                 ("data.num_prompts_per_dataloader", "grpo.num_prompts_per_step", "grpo.batch_multiplier"),
                 f"{drawn} prompts of a step are not a whole number of shares of {each}",
                 f"data.num_prompts_per_dataloader={divisor(c.prompts, share)}",
@@ -49,12 +38,12 @@ def prompts_per_dataloader(c: View) -> Iterator[Found]:
 
 
 @rule(3)
-def validation_data(c: View) -> Iterator[Found]:
+def validation_data(c: View) -> Iterator[Mistake]:
     """A validation needs data to validate on."""
     if not c.validates or _validation_data(c):
         return
     keys = ("grpo.val_period", "grpo.val_at_start", "grpo.val_at_end", "data.validation")
-    yield Found(
+    yield Mistake(
         tuple(key for key in keys if c.has(key)),
         "validation is on and there is no data set for it, neither named nor split from the training set",
         "data.validation={...} as data.train has it, or ++data.train.split_validation_size=0.05, or grpo.val_period=0 "
@@ -75,10 +64,10 @@ def _validation_data(c: View) -> bool:
 
 
 @rule(4)
-def force_on_policy_batch(c: View) -> Iterator[Found]:
+def force_on_policy_batch(c: View) -> Iterator[Mistake]:
     """A ratio forced to 1 allows one optimizer update a rollout."""
     if c.on("loss_fn.force_on_policy_ratio") and c.rollout is not None and c.gbs is not None and c.rollout != c.gbs:
-        yield Found(
+        yield Mistake(
             (
                 "loss_fn.force_on_policy_ratio",
                 "policy.train_global_batch_size",
@@ -90,121 +79,33 @@ def force_on_policy_batch(c: View) -> Iterator[Found]:
         )
 
 
-@rule(5, versions=">=v0.6.0")
-def penalty_without_reference(c: View) -> Iterator[Found]:
-    """The KL penalty needs the reference policy's log probabilities."""
-    penalty = c.get("loss_fn.reference_policy_kl_penalty", 0)
-    if c.on("grpo.skip_reference_policy_logprobs_calculation") and penalty != 0:
-        yield Found(
-            ("grpo.skip_reference_policy_logprobs_calculation", "loss_fn.reference_policy_kl_penalty"),
-            "the penalty is computed from the log probabilities that are skipped",
-            "loss_fn.reference_policy_kl_penalty=0, or grpo.skip_reference_policy_logprobs_calculation=false",
-        )
-
-
-@rule(9)
-def fp8_correction(c: View) -> Iterator[Found]:
-    """vLLM in FP8 generates with other weights than those trained, which has to be corrected for."""
-    if not c.vllm or c.get("policy.generation.vllm_cfg.precision") != "fp8":
-        return
-    if not c.on("loss_fn.use_importance_sampling_correction"):
-        yield Found(
-            ("policy.generation.vllm_cfg.precision", "loss_fn.use_importance_sampling_correction"),
-            "samples of an FP8 policy are off-policy; NeMo RL stops without the correction",
-            "loss_fn.use_importance_sampling_correction=true, or policy.generation.vllm_cfg.precision=bfloat16",
-        )
-
-
-@rule(9)
-def fp8_kv_cache(c: View) -> Iterator[Found]:
-    """An FP8 KV cache goes with FP8 weights, Megatron without pipelining, and the synchronous engine."""
-    key = "policy.generation.vllm_cfg.kv_cache_dtype"
-    if not c.vllm or not str(c.get(key) or "").startswith("fp8"):
-        return
-    fix = f"{key}=auto"
-    for other, bad, why, instead in (
-        (
-            "policy.generation.vllm_cfg.precision",
-            c.get("policy.generation.vllm_cfg.precision") != "fp8",
-            "it is only for FP8 weights",
-            "fp8",
-        ),
-        ("policy.dtensor_cfg.enabled", c.dtensor, "its scales are computed by Megatron's worker alone", "false"),
-        (
-            "policy.generation.vllm_cfg.async_engine",
-            c.async_engine,
-            "its scales are not sent to the asynchronous engine",
-            "false",
-        ),
-        (
-            "policy.megatron_cfg.pipeline_model_parallel_size",
-            c.megatron and (c.pp or 1) > 1,
-            "its scales are not gathered over pipeline stages",
-            "1",
-        ),
-    ):
-        if bad:
-            yield Found((key, other), why, f"{fix}, or {other}={instead}")
-
-
-def _always_async(c: View) -> bool:
-    """From v0.8 on "Megatron Inference always uses its async engine" (grpo.py, async_grpo_train), colocated too; so
-    does Dynamo, which is newer than v0.7.0. On the training GPUs "only [...] for the Megatron generation backend"."""
-    return c.version >= (0, 8, 0) and c.get("policy.generation.backend") in ("megatron", "dynamo")
-
-
 @rule(10)
-def gym_needs_server(c: View) -> Iterator[Found]:
+def gym_needs_server(c: View) -> Iterator[Mistake]:
     """NeMo Gym talks to the model over HTTP."""
     if not c.gym:
         return
-    own = c.engine_section
-    if own != "vllm_cfg" and c.version < (0, 7, 0):
+    section = c.engine_section
+    if section != "vllm_cfg" and c.version < (0, 7, 0):
         # "In order to use NeMo-Gym, you must use vllm generation backend" (grpo.py)
-        yield Found(
+        yield Mistake(
             ("env.should_use_nemo_gym", "policy.generation.backend"),
             "before v0.7.0 NeMo Gym works with vLLM alone",
             "policy.generation.backend=vllm",
         )
         return
-    if _always_async(c):
+    if c.always_async:
         return  # and a server
     # NeMo RL's script turns both on for vLLM, whatever is written (environments/nemo_gym.py, setup_nemo_gym_config).
-    written = "; NeMo RL turns it on, so that another config is run than is written" if own == "vllm_cfg" else ""
+    written = "; NeMo RL turns it on, so that another config is run than is written" if section == "vllm_cfg" else ""
     for name in ("async_engine", "expose_http_server"):
-        key = f"policy.generation.{own}.{name}"
+        key = f"policy.generation.{section}.{name}"
         if not c.on(key):
-            yield Found(
+            yield Mistake(
                 ("env.should_use_nemo_gym", key),
                 "Gym's agents send their requests to the generation engine's HTTP server, which the asynchronous "
                 f"engine has{written}",
                 f"++{key}=true",
                 severity="warning" if written else "error",
-            )
-
-
-@rule(11)
-def async_grpo(c: View) -> Iterator[Found]:
-    """Asynchronous GRPO generates beside the training, with samples of an older policy."""
-    if not c.on("grpo.async_grpo.enabled"):
-        return
-    own = c.engine_section
-    for key, good, why in (
-        (f"policy.generation.{own}.async_engine", True, "trajectories are collected from the asynchronous engine"),
-        ("loss_fn.use_importance_sampling_correction", True, "samples of an older policy need the correction"),
-        ("policy.generation.colocated.enabled", False, "generation goes on while the policy trains: GPUs of its own"),
-        ("grpo.use_dynamic_sampling", False, "asynchronous GRPO does not have it"),
-        ("grpo.reward_scaling.enabled", False, "asynchronous GRPO does not have it"),
-        ("grpo.reward_shaping.enabled", False, "asynchronous GRPO does not have it"),
-        ("data.use_multiple_dataloader", False, "asynchronous GRPO does not have it"),
-    ):
-        dynamos = key.endswith("colocated.enabled") and own == "dynamo_cfg"
-        if key.startswith("policy.generation.") and _always_async(c) and not dynamos:
-            continue
-        value = c.colocated if key.endswith("colocated.enabled") else c.on(key)
-        if value is not good:
-            yield Found(
-                ("grpo.async_grpo.enabled", key), why, f"{key}={str(good).lower()}, or grpo.async_grpo.enabled=false"
             )
 
 
@@ -222,7 +123,7 @@ def validation_metrics(c: View) -> tuple[str, ...]:
 
 
 @rule(12)
-def checkpoint_metric(c: View) -> Iterator[Found]:
+def checkpoint_metric(c: View) -> Iterator[Mistake]:
     """Checkpoints are ranked by a metric of training or of validation (a warning where nothing validates).
 
     `elif metric_name not in metrics_source: raise ValueError(f"Metric {metric_name} not found in {prefix} metrics")`;
@@ -238,21 +139,21 @@ def checkpoint_metric(c: View) -> Iterator[Found]:
         bare = str(name).removeprefix("val_").removeprefix("train_")
         if where == "val:" and not c.gym and bare not in validation_metrics(c):
             bare = "accuracy"
-        yield Found(
+        yield Mistake(
             (key,),
             "it says neither train: nor val:, which NeMo RL asserts at the first save, after the first steps",
             f"{key}={where}{bare}, or {key}=null (the newest are kept)",
         )
     elif str(name).startswith("val:") and not c.validates:
-        yield Found(
+        yield Mistake(
             (key, "grpo.val_period"),
             "nothing validates, so no checkpoint has this metric: NeMo RL warns at each save, ranks none, and keeps "
             "the newest",
             f"{key}=null, or grpo.val_period=N",
             severity="warning",
         )
-    elif str(name).startswith("val:") and not c.gym and str(name)[4:] not in validation_metrics(c):
-        yield Found(
+    elif str(name).startswith("val:") and not c.gym and str(name)[4:] not in VALIDATION_METRICS:
+        yield Mistake(
             (key,),
             "a validation without NeMo Gym measures accuracy (the mean reward) and avg_length alone: NeMo RL stops at "
             "the first save after one, hours into the run",
@@ -261,14 +162,14 @@ def checkpoint_metric(c: View) -> Iterator[Found]:
 
 
 @rule(12, severity="warning")
-def metric_between_validations(c: View) -> Iterator[Found]:
+def metric_between_validations(c: View) -> Iterator[Mistake]:
     """A checkpoint between validations has no validation metric, so it is not among the best."""
     save, validate = c.number("checkpointing.save_period"), c.number("grpo.val_period")
     name = str(c.get("checkpointing.metric_name") or "")
     if not c.on("checkpointing.enabled") or not name.startswith("val:") or not save or not validate:
         return
     if save > 0 and validate > 0 and save % validate:
-        yield Found(
+        yield Mistake(
             ("checkpointing.metric_name", "checkpointing.save_period", "grpo.val_period"),
             f"validation metrics exist on steps that {validate} divides, and saves are at those that {save} divides: "
             "a checkpoint saved at another step ranks below all others, and is removed before them",
@@ -277,16 +178,16 @@ def metric_between_validations(c: View) -> Iterator[Found]:
 
 
 @rule(13)
-def checkpointing_keys(c: View) -> Iterator[Found]:
+def checkpointing_keys(c: View) -> Iterator[Mistake]:
     """Some of checkpointing's keys are read without a default."""
-    wanted = ["keep_top_k", "checkpoint_must_save_by"]
+    names = ["keep_top_k", "checkpoint_must_save_by"]
     if c.version >= (0, 6, 0):
-        wanted.insert(1, "save_optimizer")
-    for name in wanted:
+        names.insert(1, "save_optimizer")
+    for name in names:
         key = f"checkpointing.{name}"
         if not c.has(key):
             value = {"keep_top_k": "3", "save_optimizer": "true"}.get(name, "null")
-            yield Found((), "NeMo RL reads it without a default and stops", f"++{key}={value}", f"{key} is missing")
+            yield Mistake((), "NeMo RL reads it without a default and stops", f"++{key}={value}", f"{key} is missing")
 
 
 #: checkpoint_must_save_by as it is read: `days, hours, minutes, seconds = map(int, time_string.split(":"))`.
@@ -294,7 +195,7 @@ SAVE_BY = "checkpointing.checkpoint_must_save_by"
 
 
 @rule()
-def checkpoint_times(c: View) -> Iterator[Found]:
+def checkpoint_times(c: View) -> Iterator[Mistake]:
     """Checkpoints are saved every so many steps, and by a time that is written DD:HH:MM:SS.
 
     `(total_steps + 1) % master_config.checkpointing["save_period"]` (grpo.py), computed whether or not checkpointing is
@@ -304,14 +205,14 @@ def checkpoint_times(c: View) -> Iterator[Found]:
     if c.number(key) == 0 and c.number("grpo.max_num_steps") != 1:
         period = c.number("grpo.val_period") or 10
         off = "" if c.get("checkpointing.enabled") is False else ", with checkpointing.enabled=false to save nothing"
-        yield Found(
+        yield Mistake(
             (key, "checkpointing.enabled"),
             "found out at the end of the first step: the step's number is divided by it, with checkpointing off too",
             f"{key}={period if period > 0 else 10}{off}",
         )
     often = "checkpointing.ft_save_period"
     if c.version >= (0, 8, 0) and c.number(often) == 0:
-        yield Found(
+        yield Mistake(
             (often,),
             "found out at the end of the first step: the step's number is divided by it",
             f"{often}=null, or {often}=N",
@@ -320,7 +221,7 @@ def checkpoint_times(c: View) -> Iterator[Found]:
     if (isinstance(value, str) and not _is_duration(value)) or type(value) is int:
         missing = 3 - str(value).count(":")
         longer = f"{'00:' * missing}{value}" if isinstance(value, str) and 0 < missing < 3 else ""
-        yield Found(
+        yield Mistake(
             (SAVE_BY,),
             "found out when training begins, with all models loaded: NeMo RL reads it as days:hours:minutes:seconds, "
             "all four",
@@ -336,7 +237,7 @@ def _is_duration(value: str) -> bool:
 
 
 @rule()
-def validation_batches(c: View) -> Iterator[Found]:
+def validation_batches(c: View) -> Iterator[Mistake]:
     """A validation has at least one batch.
 
     `max_batches = max_val_samples // val_batch_size` (grpo.py, validate, all versions). Without a sample
@@ -346,7 +247,7 @@ def validation_batches(c: View) -> Iterator[Found]:
     if c.gym or not c.validates or samples is None or batch is None or batch < 1 or samples >= batch:
         return
     smaller = f", or grpo.val_batch_size={samples}" if samples > 0 else ", or grpo.val_period=0"
-    yield Found(
+    yield Mistake(
         ("grpo.max_val_samples", "grpo.val_batch_size"),
         "max_val_samples // val_batch_size comes to 0: nothing is generated, and every validation reports an accuracy "
         "of 0.0, by which checkpoints are ranked too",

@@ -19,7 +19,7 @@ class Finding:
     keys: the dotted keys involved, each with its value as text
     cause: why it cannot work, or what it does instead
     fix: what to type
-    said: what was found, where that is no key of the config
+    subject: what was found, where that is no key of the config
     """
 
     rule: str
@@ -27,9 +27,9 @@ class Finding:
     keys: tuple[tuple[str, str], ...]
     cause: str
     fix: str
-    said: str = ""
+    subject: str = ""
 
     @property
     def found(self) -> str:
         """What was found, with the values."""
-        return self.said or ", ".join(f"{key}={value}" for key, value in self.keys)
+        return self.subject or ", ".join(f"{key}={value}" for key, value in self.keys)

@@ -72,15 +72,15 @@ def ways(fix: str) -> list[Way]:
     return [Way(text, _overrides(text), joint) for text, joint in zip(texts, joints, strict=True)]
 
 
-def _joined(found: Sequence[Way]) -> str:
-    return "".join(f"{way.joint if number else ''}{way.text}" for number, way in enumerate(found))
+def _joined(alternatives: Sequence[Way]) -> str:
+    return "".join(f"{way.joint if number else ''}{way.text}" for number, way in enumerate(alternatives))
 
 
 def _overrides(text: str) -> tuple[str, ...]:
-    found = _OVERRIDE.findall(re.sub(r" \([^)]*\)", "", text))
-    if any(_TO_FILL_IN.search(word) for word in found):
+    words = _OVERRIDE.findall(re.sub(r" \([^)]*\)", "", text))
+    if any(_TO_FILL_IN.search(word) for word in words):
         return ()
-    return tuple(" ".join(shlex.split(word)) for word in found)  # as the shell hands it on
+    return tuple(" ".join(shlex.split(word)) for word in words)  # as the shell hands it on
 
 
 def key_of(override: str) -> str:
@@ -90,8 +90,8 @@ def key_of(override: str) -> str:
 
 def typed_with(overrides: Sequence[str], more: Sequence[str], instead: Iterable[str] = ()) -> list[str]:
     """What one types to have `more` too: it takes the place of what was typed of the same keys, and of `instead`."""
-    own = {key_of(word) for word in more} | set(instead)
-    return [*(word for word in overrides if key_of(word) not in own), *more]
+    replaced_keys = {key_of(word) for word in more} | set(instead)
+    return [*(word for word in overrides if key_of(word) not in replaced_keys), *more]
 
 
 Identity = tuple[str, tuple[str, ...] | str]
@@ -99,7 +99,7 @@ Identity = tuple[str, tuple[str, ...] | str]
 
 def identity(finding: Finding) -> Identity:
     """What makes two findings the same one with other values."""
-    return finding.rule, tuple(key for key, _ in finding.keys) or finding.said
+    return finding.rule, tuple(key for key, _ in finding.keys) or finding.subject
 
 
 def replaced(finding: Finding) -> frozenset[str]:
@@ -111,11 +111,11 @@ def replaced(finding: Finding) -> frozenset[str]:
 class Judged:
     """What preflight says of a point with a fix."""
 
-    found: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
 
     @cached_property
     def all(self) -> frozenset[Identity]:
-        return frozenset(map(identity, self.found))
+        return frozenset(map(identity, self.findings))
 
     @cached_property
     def errors(self) -> frozenset[Identity]:
@@ -124,7 +124,7 @@ class Judged:
 
     @cached_property
     def of_the_config(self) -> tuple[Finding, ...]:
-        return tuple(f for f in self.found if f.severity == "error" and not RULES[f.rule].place)
+        return tuple(f for f in self.findings if f.severity == "error" and not RULES[f.rule].place)
 
 
 class Bench:
@@ -159,11 +159,11 @@ class Bench:
             cfg = copy.deepcopy(self.point.cfg)
             parser = OverridesParser.create(config_loader=self.loader)
             hydra_internals.set_values(cfg, parser.parse_overrides(list(more)))
-            made = Point(tuple(words), cfg)
+            point = Point(tuple(words), cfg)
         else:
-            made = auto.compose_point(self.loader, words)
+            point = auto.compose_point(self.loader, words)
             facts = replace(facts, parameters=self._parameters(words))
-        frozen = freeze.freeze(made, self.folder)
+        frozen = freeze.freeze(point, self.folder)
         view = View(frozen.config, frozen.overrides, facts)
         return Judged(tuple(findings(view, rules_of(view))))
 
@@ -184,7 +184,7 @@ class Bench:
 
 def true_fixes(
     report: Report,
-    wanted: Sequence[Frozen],
+    points: Sequence[Frozen],
     facts: Facts,
     folder: Path,
     shown_short: frozenset[Finding] = frozenset(),
@@ -196,36 +196,36 @@ def true_fixes(
     folder: the launch folder
     shown_short: findings that are shown without their fix
     """
-    tried = [group for group in report.groups if group.finding not in shown_short]
-    if not any(way.overrides for group in tried for way in ways(group.finding.fix)):
+    to_try = [group for group in report.groups if group.finding not in shown_short]
+    if not any(way.overrides for group in to_try for way in ways(group.finding.fix)):
         return report
     with conf_tree.at_hand() as loader:
         benches: dict[int, Bench] = {}
 
         def bench(index: int) -> Bench:
-            return benches.setdefault(index, Bench(loader, wanted[index], facts, folder))
+            return benches.setdefault(index, Bench(loader, points[index], facts, folder))
 
-        made = []
+        groups = []
         for group in report.groups:
             if group.finding in shown_short:
-                made.append(group)
+                groups.append(group)
                 continue
             on = [bench(index) for index in dict.fromkeys((group.points[0], group.points[-1]))]
-            spent = sum(one.trials for one in benches.values())
-            made.append(_tried(group, on, MOST_TRIALS - spent))
-    return replace(report, groups=tuple(made))
+            trials = sum(one.trials for one in benches.values())
+            groups.append(_with_true_fix(group, on, MOST_TRIALS - trials))
+    return replace(report, groups=tuple(groups))
 
 
-def _tried(group: Group, on: Sequence[Bench], budget: int) -> Group:
+def _with_true_fix(group: Group, on: Sequence[Bench], budget: int) -> Group:
     """A group with the alternatives of its fix that are true, or with others that are."""
     offered = ways(group.finding.fix)
-    if RULES[group.finding.rule].asked or not any(way.overrides for way in offered):
+    if RULES[group.finding.rule].of_slurm or not any(way.overrides for way in offered):
         return group
     case = _Case(group.finding, on, budget + sum(one.trials for one in on))
     if not case.stands:
         return group  # it does not come from what was typed alone: there is nothing to try it on
-    found = [(way, case.mended(way) if way.overrides else way) for way in offered]
-    true = [made for _, made in found if made is not None]
+    outcomes = [(way, case.mended(way) if way.overrides else way) for way in offered]
+    true = [mended for _, mended in outcomes if mended is not None]
     if true == offered:
         return group
     if not any(way.overrides for way in true):
@@ -304,19 +304,19 @@ class _Case:
         first, before = self.on[0], self.before[0]
         others = before.of_the_config if before is not None else ()
         known = frozenset(map(identity, others))
-        tried = [self.as_typed(way.overrides) for way in offered if way.overrides]
+        candidates = [self.as_typed(way.overrides) for way in offered if way.overrides]
         for _ in range(DEEPEST - 1):
             longer = []
-            for overrides in tried:
+            for overrides in candidates:
                 after = first.judge(overrides, self.instead) if self._left else None
-                brought = [f for f in (after.of_the_config if after else ()) if identity(f) not in known]
+                new_findings = [f for f in (after.of_the_config if after else ()) if identity(f) not in known]
                 keys = set(map(key_of, overrides))
-                for more in self._typed_of(brought):
+                for more in self._typed_of(new_findings):
                     if not keys & set(map(key_of, more)):
                         longer.append((*overrides, *more))
                         if self.passes(longer[-1]):
                             yield _as_way(longer[-1])
-            tried = longer
+            candidates = longer
         for more in self._typed_of(finding for finding in others if finding != self.finding):
             if self.passes(more):
                 yield _as_way(more)

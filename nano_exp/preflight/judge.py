@@ -15,5 +15,5 @@ def of_key(frozen: Frozen, key: str) -> bool:
     """Whether one of the rules about keys has something to say of it."""
     view = View(frozen.config, frozen.overrides)
     rules = [RULES[name] for name in _OF_KEYS if RULES[name].engine == view.engine and RULES[name].holds(view.version)]
-    found = findings(view, rules)
-    return any(key in dict(one.keys) or one.said.startswith(f"{key}=") for one in found)
+    about_keys = findings(view, rules)
+    return any(key in dict(one.keys) or one.subject.startswith(f"{key}=") for one in about_keys)

@@ -8,7 +8,7 @@ from typing import Any
 from nano_exp import synonyms
 from nano_exp.compose import launcher_settings
 from nano_exp.nemo_rl.known_keys import FREE, KnownKeys
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 from nano_exp.text import as_typed
 
@@ -37,7 +37,7 @@ PASSED_ON = {"policy.megatron_cfg.optimizer": "Megatron's OptimizerConfig"}
 
 
 @rule(instead=True)
-def unknown_key(c: View) -> Iterator[Found]:
+def unknown_key(c: View) -> Iterator[Mistake]:
     """A key that neither the version's types nor its recipes have is not read (a warning where `+` asked for it).
 
     Nor is one that recipes carry and GRPO does not read, an evaluation's for instance: in a recipe it does no harm,
@@ -48,27 +48,27 @@ def unknown_key(c: View) -> Iterator[Found]:
         return
     for key in known.unknown(tuple(key for key in c.leaves if not key.startswith("logger.wandb."))):
         typed = c.how_typed(key)
-        meant = _meant(c, known, key) if typed is not None or key not in known.raw.unread else ()
-        shown = " or ".join(f"{name}={as_typed(c.get(key))}" for name in meant)
+        likely = _likely_keys(c, known, key) if typed is not None or key not in known.raw.unread else ()
+        suggestion = " or ".join(f"{name}={as_typed(c.get(key))}" for name in likely)
         if key in known.raw.unread:
             if typed is not None:
-                yield Found(
+                yield Mistake(
                     (key,),
                     f"recipes of NeMo RL {known.raw.version} carry this key, and GRPO does not read it: the run would "
                     "be the same without it",
-                    f"{shown} instead (NeMo RL reads it), or leave it out" if shown else "leave it out",
+                    f"{suggestion} instead (NeMo RL reads it), or leave it out" if suggestion else "leave it out",
                 )
             continue
         reader = next((reader for section, reader in PASSED_ON.items() if key.startswith(f"{section}.")), "")
         then = f"passed on to {reader}, which stops at what it does not know" if reader else "ignored, silently"
-        yield Found(
+        yield Mistake(
             (key,),
             f"NeMo RL {known.raw.version} has no such key, neither in its types nor in its recipes: it would be {then}",
-            (shown or "leave it out") + ("" if typed else f", or ++{key}=... to have it all the same"),
-            severity="warning" if typed and not meant else "error",
+            (suggestion or "leave it out") + ("" if typed else f", or ++{key}=... to have it all the same"),
+            severity="warning" if typed and not likely else "error",
         )
     for key, name in _misspelt(c, known):
-        yield Found(
+        yield Mistake(
             (key,),
             f"{key.rpartition('.')[0]} takes any key, and NeMo RL {known.raw.version} has {name} there, which is very "
             "near: a slip would be handed on to what does not know it, or be ignored",
@@ -80,25 +80,25 @@ def unknown_key(c: View) -> Iterator[Found]:
 _FEW = 3
 
 
-def _meant(c: View, known: KnownKeys, key: str) -> tuple[str, ...]:
+def _likely_keys(c: View, known: KnownKeys, key: str) -> tuple[str, ...]:
     """What is likely meant by a key that is not read: keys that take its value, each as it would be typed here."""
     passed_on = any(key.startswith(f"{section}.") for section in PASSED_ON)
-    meant = None if passed_on else synonyms.meant(key)
+    synonym = None if passed_on else synonyms.meant(key)
     section, leaf = key.partition(".")[0], key.rpartition(".")[2]
     same = [k for k in c.leaves if k.startswith(f"{section}.") and k.endswith(f".{leaf}") and k in known.names]
-    for names in (known.near(key), meant.keys if meant else (), same if len(same) <= _FEW else ()):
-        if found := tuple(filter(None, (_as_typed(c, known, name, c.get(key)) for name in names))):
-            return found
+    for names in (known.near(key), synonym.keys if synonym else (), same if len(same) <= _FEW else ()):
+        if typable := tuple(filter(None, (_as_typed(c, known, name, c.get(key)) for name in names))):
+            return typable
     return ()
 
 
 def _as_typed(c: View, known: KnownKeys, name: str, value: Any) -> str:
     """How a key is typed here, the launcher's own ones too; empty where it is none or does not take the value."""
-    own = name in launcher_settings.SETTINGS and name.split(".")[0] in c.config
-    check = launcher_settings.SETTINGS[name].fits if own else known.checks.get(name)
-    if not (own or known.knows(name)) or not (check is None or check(value)):
+    is_launchers = name in launcher_settings.SETTINGS and name.split(".")[0] in c.config
+    check = launcher_settings.SETTINGS[name].fits if is_launchers else known.checks.get(name)
+    if not (is_launchers or known.knows(name)) or not (check is None or check(value)):
         return ""
-    return name if own or c.has(name) else f"++{name}"
+    return name if is_launchers or c.has(name) else f"++{name}"
 
 
 def _misspelt(c: View, known: KnownKeys) -> Iterator[tuple[str, str]]:
@@ -111,7 +111,7 @@ def _misspelt(c: View, known: KnownKeys) -> Iterator[tuple[str, str]]:
 
 
 @rule()
-def value_type(c: View) -> Iterator[Found]:
+def value_type(c: View) -> Iterator[Mistake]:
     """A value has the type that NeMo RL declares (it checks that from v0.7.0 on; before, typed ones are warned of)."""
     known = _known(c)
     if known is None:
@@ -133,7 +133,7 @@ def value_type(c: View) -> Iterator[Found]:
         hint = ""
         if isinstance(value, str):
             hint = f" (a text that looks like a number is one: {key}=1.0e-6 without quotes)" if _numeric(value) else ""
-        yield Found(
+        yield Mistake(
             (key,),
             f"NeMo RL {known.raw.version} declares it as {known.types(key)}{hint}",
             launcher_settings.instead(key, value, launcher_settings.Kind(known.types(key), checks[key])),
@@ -155,7 +155,7 @@ def _numeric(value: str) -> bool:
 
 
 @rule(versions=">=v0.7.0")
-def required_keys(c: View) -> Iterator[Found]:
+def required_keys(c: View) -> Iterator[Mistake]:
     """A key that the types require is there."""
     known = _known(c)
     if known is None:
@@ -169,7 +169,7 @@ def required_keys(c: View) -> Iterator[Found]:
             c.vllm and key.startswith("policy.generation.")
         ):
             continue  # an optional section that is not there asks for nothing; vLLM's are rule 24's
-        yield Found(
+        yield Mistake(
             (),
             f"NeMo RL {known.raw.version} requires it in {parent or 'the config'} ({known.types(key)})",
             f"++{key}=...",
@@ -261,7 +261,7 @@ IDLE: tuple[Idle, ...] = (
 
 
 @rule(severity="warning")
-def no_effect(c: View) -> Iterator[Found]:
+def no_effect(c: View) -> Iterator[Mistake]:
     """A key that was typed does something in this config."""
     for key in c.typed:
         for section, read, idle, why, instead in IDLE:
@@ -269,6 +269,6 @@ def no_effect(c: View) -> Iterator[Found]:
                 emptied = key == section and not c.get(section, True)
                 if emptied or (key.endswith(".enabled") and c.get(key) is False):
                     break  # that is how a section is switched off
-                said = "" if c.has(key) and key not in c.inner else f"{key}=..."
-                yield Found((key,) if not said else (), f"it does nothing: {why}", instead, said)
+                subject = "" if c.has(key) and key not in c.inner else f"{key}=..."
+                yield Mistake((key,) if not subject else (), f"it does nothing: {why}", instead, subject)
                 break

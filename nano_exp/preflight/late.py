@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from nano_exp.layout.case import LATE, PADDING, ROUND
 from nano_exp.layout.divisors import next_multiple
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 
 LENGTH = "policy.max_total_sequence_length"
 
 
 @rule(30, severity="warning")
-def packing_room(c: View) -> Iterator[Found]:
+def packing_room(c: View) -> Iterator[Mistake]:
     """A micro batch that is packed, or dynamic, has room for the longest sequence.
 
     Dynamic batching pads a sequence to sequence_length_round, but never beyond the batch's own width, and then has
@@ -37,7 +37,7 @@ def packing_room(c: View) -> Iterator[Found]:
         key = f"policy.{kind}.{name}"
         room = c.number(key)
         if room is not None and room < padded:
-            yield Found(
+            yield Mistake(
                 (key, LENGTH),
                 f"found out when such a sequence comes, hours into the run: one may have {padded} tokens with its "
                 f"padding, and a micro batch holds {room}",
@@ -46,7 +46,7 @@ def packing_room(c: View) -> Iterator[Found]:
 
 
 @rule()
-def dynamic_sampling_batches(c: View) -> Iterator[Found]:
+def dynamic_sampling_batches(c: View) -> Iterator[Mistake]:
     """Dynamic sampling may generate at least one batch a step.
 
     `assert dynamic_sampling_max_gen_batches > 0` (grpo.py, dynamic_sampling, all versions), which is only reached by a
@@ -56,14 +56,14 @@ def dynamic_sampling_batches(c: View) -> Iterator[Found]:
     if not c.on("grpo.use_dynamic_sampling"):
         return
     if not c.has(key):
-        yield Found(
+        yield Mistake(
             ("grpo.use_dynamic_sampling",),
             f"{LATE}NeMo RL reads {key} without a default, at the first step that has too few prompts whose rewards "
             "differ",
             f"++{key}=10",
         )
     elif (limit := c.number(key)) is not None and limit < 1:
-        yield Found(
+        yield Mistake(
             (key, "grpo.use_dynamic_sampling"),
             f"{LATE}NeMo RL asserts that it is above 0 at the first step that has too few prompts whose rewards differ",
             f"{key}=10",
@@ -74,7 +74,7 @@ REWARD_PENALTIES = ("duplicated_reasoning", "empty_final_answer", "unwanted_toke
 
 
 @rule(versions=">=v0.8.0")
-def reward_penalties_need_gym(c: View) -> Iterator[Found]:
+def reward_penalties_need_gym(c: View) -> Iterator[Mistake]:
     """Rewards that a penalty zeroes are NeMo Gym's, and unwanted tokens are named.
 
     _raise_if_reward_penalties_enabled_without_nemo_gym, and RewardPenaltyConfig's own check (grpo.py).
@@ -84,24 +84,8 @@ def reward_penalties_need_gym(c: View) -> Iterator[Found]:
         if not c.on(key):
             continue
         if not c.gym:
-            yield Found((key,), "it is found in what NeMo Gym's rollouts report; NeMo RL stops", f"{key}=false")
+            yield Mistake((key,), "it is found in what NeMo Gym's rollouts report; NeMo RL stops", f"{key}=false")
         elif name == "unwanted_tokens" and not c.get("reward_penalties.token_ids.unwanted"):
-            yield Found(
+            yield Mistake(
                 (key,), "which tokens are unwanted is not said", "++reward_penalties.token_ids.unwanted=[ID,...]"
-            )
-
-
-@rule(versions=">=v0.7.0")
-def penalties_need_gym(c: View) -> Iterator[Found]:
-    """Penalties for invalid tool calls and malformed thinking are given by what NeMo Gym reports.
-
-    `assert _should_use_nemo_gym(master_config)` in _resolve_message_level_advantage_penalties (grpo.py).
-    """
-    for name in ("invalid_tool_call_advantage", "malformed_thinking_advantage"):
-        key = f"grpo.{name}"
-        if not c.gym and c.get(key) is not None:
-            yield Found(
-                (key, "env.should_use_nemo_gym"),
-                f"{LATE}which messages are invalid is known from NeMo Gym alone, and NeMo RL asserts that it is used",
-                f"{key}=null",
             )

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from nano_exp.layout import case, rules, rules_model
 from nano_exp.layout.case import Problem
 from nano_exp.preflight import vllm
-from nano_exp.preflight.registry import Check, Found, Rule, add, rule
+from nano_exp.preflight.registry import Check, Mistake, Rule, add, rule
 from nano_exp.preflight.view import View
 
 
-def _found(problem: Problem) -> Found:
-    return Found(problem.keys, problem.why, problem.fix, severity=problem.severity)
+def _as_mistake(problem: Problem) -> Mistake:
+    return Mistake(problem.keys, problem.why, problem.fix, severity=problem.severity)
 
 
 def _check(one: case.Rule) -> Check:
-    return lambda c: map(_found, one.check(c.case)) if c.case is not None else ()
+    return lambda c: map(_as_mistake, one.check(c.case)) if c.case is not None else ()
 
 
 for _one in rules.RULES.values():
@@ -24,7 +24,7 @@ for _one in rules.RULES.values():
 
 
 @rule()
-def heads_and_engines(c: View) -> Iterator[Found]:
+def heads_and_engines(c: View) -> Iterator[Mistake]:
     """vLLM's tensor parallel ranks share heads, groups and columns equally."""
     a = c.architecture
     if not c.vllm or c.vtp is None or a is None:
@@ -32,4 +32,4 @@ def heads_and_engines(c: View) -> Iterator[Found]:
     # vLLM copies key and value heads where there are fewer than ranks.
     parts = [(a.heads, "attention heads"), (a.intermediate, "columns of the MLP")]
     parts += [(a.groups, "Mamba groups"), (a.mamba_heads, "Mamba heads")] if a.hybrid else []
-    yield from map(_found, rules_model.unequal(a.name, vllm.TP, c.vtp, lambda _: parts, "ranks of an engine"))
+    yield from map(_as_mistake, rules_model.unequal(a.name, vllm.TP, c.vtp, lambda _: parts, "ranks of an engine"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from nano_exp.errors import nearest
 from nano_exp.layout.case import LATE
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 
 LOSS = "loss_fn."
@@ -127,7 +127,7 @@ def _names_are_read(c: View) -> bool:
 
 
 @rule()
-def known_names(c: View) -> Iterator[Found]:
+def known_names(c: View) -> Iterator[Mistake]:
     """A setting that chooses by name has a name that this version knows."""
     if not _names_are_read(c):
         return
@@ -137,7 +137,7 @@ def known_names(c: View) -> Iterator[Found]:
             continue
         known = tuple(name for since, more in names.since.items() if c.version >= since for name in more)
         if known and (value.lower() if names.lower else value) not in known:
-            yield Found(
+            yield Mistake(
                 (names.key,),
                 f"{names.late}{c.release} knows {', '.join(known)}; others end at `{names.source}`",
                 f"{names.key}={names.synonyms.get(value.lower()) or _near(value.lower(), known, known[0])}",
@@ -179,9 +179,9 @@ def _datasets(c: View) -> Iterator[tuple[str, Any]]:
         return
     for part in ("train", "validation"):
         key = f"data.{part}"
-        listed = c.get(key)
+        entries = c.get(key)
         one = c.section(key)
-        for entry in listed if isinstance(listed, list) else [one] if one else []:
+        for entry in entries if isinstance(entries, list) else [one] if one else []:
             if not isinstance(entry, dict):
                 continue
             if "dataset_name" in entry:
@@ -191,7 +191,7 @@ def _datasets(c: View) -> Iterator[tuple[str, Any]]:
 
 
 @rule()
-def known_datasets(c: View) -> Iterator[Found]:
+def known_datasets(c: View) -> Iterator[Mistake]:
     """A data set is one that this version has, a file's, or (from v0.7.0 on) a class's dotted path."""
     if not _names_are_read(c):
         return
@@ -200,7 +200,7 @@ def known_datasets(c: View) -> Iterator[Found]:
         if name in known or ("." in name and c.version >= (0, 7, 0)):
             continue
         near = _near(name, known, "")
-        yield Found(
+        yield Mistake(
             (key,),
             f'NeMo RL stops at `raise ValueError(f"Unsupported {{dataset_name=}}. ...")`; {c.release} has '
             + ", ".join(sorted(known)),
@@ -209,7 +209,7 @@ def known_datasets(c: View) -> Iterator[Found]:
 
 
 @rule()
-def loss_options(c: View) -> Iterator[Found]:
+def loss_options(c: View) -> Iterator[Mistake]:
     """The loss's options fit each other: clipping, CISPO, sequence level ratios, truncated importance sampling.
 
     The assertions of ClippedPGLossFn.__init__ (algorithms/loss/loss_functions.py, before v0.6.0
@@ -218,7 +218,7 @@ def loss_options(c: View) -> Iterator[Found]:
     by_token = c.get(TOKEN, True if c.version >= (0, 7, 0) else None)
     if c.on(SEQUENCE) and by_token is True:
         # assert self.loss_type == LossType.SEQUENCE_LEVEL
-        yield Found(
+        yield Mistake(
             (SEQUENCE, TOKEN),
             "ratios of whole sequences (GSPO) go with a loss of whole sequences; NeMo RL stops when it makes the loss",
             f"{TOKEN}=false, or {SEQUENCE}=false",
@@ -229,7 +229,7 @@ def loss_options(c: View) -> Iterator[Found]:
     dual = c.get(DUAL)
     if not cispo and isinstance(dual, int | float) and not isinstance(dual, bool) and not dual > 1:
         # assert self.ratio_clip_c > 1, "ratio_clip_c must exceed 1 representing a lower bound of the ratios ..."
-        yield Found(
+        yield Mistake(
             (DUAL,),
             f"{LATE}dual clipping bounds the ratio by it from above, so the loss asserts that it exceeds 1",
             f"{DUAL}=3, or {DUAL}=null (no dual clipping)",
@@ -237,7 +237,7 @@ def loss_options(c: View) -> Iterator[Found]:
     yield from _truncation(c)
 
 
-def _cispo(c: View) -> Iterator[Found]:
+def _cispo(c: View) -> Iterator[Mistake]:
     """`assert not self.disable_ppo_ratio`, and four more."""
     for key, bad, good, why in (
         (NO_RATIO, c.on(NO_RATIO), "false", "it weighs by the ratio that this removes"),
@@ -247,12 +247,12 @@ def _cispo(c: View) -> Iterator[Found]:
         (TOKEN, c.get(TOKEN) is False, "true", "its loss is the mean over tokens"),
     ):
         if bad:
-            yield Found(
+            yield Mistake(
                 (CISPO, key), f"CISPO does not go with it: {why}; NeMo RL stops", f"{key}={good}, or {CISPO}=false"
             )
 
 
-def _truncation(c: View) -> Iterator[Found]:
+def _truncation(c: View) -> Iterator[Mistake]:
     """Truncated importance sampling: switched on by its ratio, from v0.7.0 on by its type."""
     by_type = c.version >= (0, 7, 0)
     switch, off = (TYPE, f"{TYPE}=null") if by_type else (RATIO, f"{RATIO}=null")
@@ -261,14 +261,14 @@ def _truncation(c: View) -> Iterator[Found]:
     kind, ratio, least = c.get(TYPE), c.get(RATIO), c.get(RATIO_MIN)
     if not c.get(CORRECTION):
         # assert self.use_importance_sampling_correction
-        yield Found(
+        yield Mistake(
             (switch, CORRECTION),
             "what is truncated are the weights of the importance sampling correction; NeMo RL stops without it",
             f"{CORRECTION}=true, or {off}",
         )
     if ratio is None or (isinstance(ratio, int | float) and not ratio > 0):
         # assert self.truncated_importance_sampling_ratio is not None and self.truncated_importance_sampling_ratio > 0
-        yield Found(
+        yield Mistake(
             tuple(dict.fromkeys((switch, RATIO))),
             "the upper bound of the weights is above 0; NeMo RL stops when it makes the loss",
             f"++{RATIO}=2, or {off}",
@@ -277,14 +277,14 @@ def _truncation(c: View) -> Iterator[Found]:
         return
     if kind is None:
         # assert self.truncated_importance_sampling_type in ("tis", "icepop", "seq-mask-tis")
-        yield Found(
+        yield Mistake(
             (RATIO,),
             f"from v0.6.0 on {TYPE} says what happens beyond the ratio; v0.6 stops without it",
             f"++{TYPE}=tis, or {off}",
         )
     elif kind in ("icepop", "seq-mask-tis") and least is None:
         # v0.7: assert self.truncated_importance_sampling_ratio_min is not None; v0.6 compares weights to None
-        yield Found(
+        yield Mistake(
             (TYPE,),
             ("NeMo RL stops when it makes the loss: " if by_type else LATE)
             + f"{kind} keeps what lies between two bounds, and the lower one, {RATIO_MIN}, is not set",
@@ -292,12 +292,12 @@ def _truncation(c: View) -> Iterator[Found]:
         )
     elif by_type and _above(least, ratio):
         # assert self.truncated_importance_sampling_ratio_min <= self.truncated_importance_sampling_ratio
-        yield Found(
+        yield Mistake(
             (RATIO_MIN, RATIO), "the lower bound is above the upper one; NeMo RL stops", f"{RATIO_MIN}={ratio} or less"
         )
     if kind == "seq-mask-tis" and c.on(SEQUENCE):
         # assert not self.sequence_level_importance_ratios
-        yield Found(
+        yield Mistake(
             (TYPE, SEQUENCE),
             "seq-mask-tis corrects by tokens and masks whole sequences, so ratios are those of tokens; NeMo RL stops",
             f"{SEQUENCE}=false, or {TYPE}=tis",
@@ -309,13 +309,13 @@ def _above(low: Any, high: Any) -> bool:
 
 
 @rule()
-def keys_of_switches(c: View) -> Iterator[Found]:
+def keys_of_switches(c: View) -> Iterator[Mistake]:
     """FP8 training and SGLang have keys that are read without a default."""
     if c.megatron and c.on(f"{FP8}.enabled"):
         # raise KeyError(f"Missing key in fp8_cfg: {e}")  (models/megatron/setup.py, before v0.6.0 the worker)
         for name, value in (("fp8", "e4m3"), ("fp8_recipe", "blockwise"), ("fp8_param", "false")):
             if not c.has(f"{FP8}.{name}"):
-                yield Found(
+                yield Mistake(
                     (f"{FP8}.enabled",),
                     f"Megatron's workers read {FP8}.{name} without a default and stop",
                     f"++{FP8}.{name}={value}, or {FP8}.enabled=false",
@@ -323,7 +323,7 @@ def keys_of_switches(c: View) -> Iterator[Found]:
     cfg = "policy.generation.sglang_cfg"
     if c.get(BACKEND) == "sglang" and c.version >= (0, 6, 0) and not c.section(cfg) and c.get(cfg) != {}:
         # if "model_path" not in generation_config["sglang_cfg"]  (grpo.py, setup)
-        yield Found(
+        yield Mistake(
             (BACKEND,),
             f"NeMo RL reads {cfg}, which is not there, and stops",
             f"{BACKEND}=vllm, or ++{cfg}={{...}} as examples/configs/grpo_math_1B_sglang.yaml has it",

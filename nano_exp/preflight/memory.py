@@ -10,23 +10,23 @@ from nano_exp.planner import gpus, host_memory, judge
 from nano_exp.planner.phase_memory import GENERATION, SHARE
 from nano_exp.planner.ranges import GIB
 from nano_exp.preflight import generation, vllm
-from nano_exp.preflight.place import gib, gpu_types, host_mib
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.place_facts import gib, gpu_types, host_mib
+from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 
 
 @rule()
-def memory_fits(c: View) -> Iterator[Found]:
+def memory_fits(c: View) -> Iterator[Mistake]:
     """By the planner's estimate it fits the site's GPU, else the partition's, else an 80 GB H100 (tight: a warning)."""
     try:
         name = str(c.site.get("gpu") or "") or _of_partition(c) or gpus.DEFAULT
         verdict = judge(c.config, name)
     except UserError as error:
         if c.site.get("gpu") and str(c.site["gpu"]) in error.found:
-            yield Found((), error.why, error.fix, error.found, severity="warning")
+            yield Mistake((), error.why, error.fix, error.found, severity="warning")
         return  # what else it refuses, other rules say
     if verdict.klass in ("no", "tight"):
-        yield Found(
+        yield Mistake(
             tuple(key for key in _keys(c, verdict.phase) if c.has(key)),
             f"by the planner's estimate for {name}, {verdict.why}",
             verdict.fix or "another parallelism= or more GPUs: `nano-exp plan` lists the layouts that fit",
@@ -35,7 +35,7 @@ def memory_fits(c: View) -> Iterator[Found]:
 
 
 @rule(place=True)
-def host_memory_fits(c: View) -> Iterator[Found]:
+def host_memory_fits(c: View) -> Iterator[Mistake]:
     """By the planner's estimate a node's host memory is enough: what is offloaded and asleep (tight: a warning)."""
     mib = host_mib(c)
     if not mib:
@@ -56,7 +56,7 @@ def host_memory_fits(c: View) -> Iterator[Found]:
         if phase.klass == "no"
         else f"is expected to need {size.expected / GIB:,.0f} GiB (up to {size.high / GIB:,.0f})"
     )
-    yield Found(
+    yield Mistake(
         tuple(
             key
             for key in ("policy.dtensor_cfg.cpu_offload", "cluster.gpus_per_node", "cluster.num_nodes")
@@ -89,5 +89,5 @@ def _keys(c: View, phase: str) -> tuple[str, ...]:
 
 def _of_partition(c: View) -> str:
     """The GPU that a partition with one kind has; "" where there are several, or Slurm does not say."""
-    known = {found.name for kind in gpu_types(c) if (found := gpus.of_type(kind)) is not None}
+    known = {gpu.name for kind in gpu_types(c) if (gpu := gpus.of_type(kind)) is not None}
     return known.pop() if len(known) == 1 else ""

@@ -1,4 +1,4 @@
-"""Numbers that are none: NeMo RL types them as numbers and checks few of them before they are used."""
+"""Numbers that cannot be computed with: NeMo RL declares them as numbers and checks few of them before it uses them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.registry import ANY_ENGINE, Mistake, rule
 from nano_exp.preflight.view import View
 
 #: Each counts something of which a run has at least one.
@@ -22,30 +22,30 @@ AT_LEAST_ONE = (
 )
 
 
-@rule(engine="any engine")
-def at_least_one(c: View) -> Iterator[Found]:
+@rule(engine=ANY_ENGINE)
+def at_least_one(c: View) -> Iterator[Mistake]:
     """Steps, prompts, generations, batch sizes, lengths and nodes are counted from 1, and a model has a name."""
     for key in AT_LEAST_ONE:
         count = c.number(key)
         if count is not None and count < 1:
-            yield Found(
+            yield Mistake(
                 (key,), "a run has at least one of them: with less it ends at once, or divides by it", f"{key}=1"
             )
     if c.get("policy.model_name") == "":
-        yield Found(("policy.model_name",), "there is no model without a name", "leave it out: model= sets it")
+        yield Mistake(("policy.model_name",), "the model is found by its name", "leave it out: model= sets it")
 
 
-@rule(engine="any engine")
-def finite_numbers(c: View) -> Iterator[Found]:
+@rule(engine=ANY_ENGINE)
+def finite_numbers(c: View) -> Iterator[Mistake]:
     """No number is nan or infinite."""
     knobs = {f"optimizer.{name}": value for name, value in c.launcher("optimizer").items() if _endless(value)}
     for name, value in {key: value for key, value in knobs.items() if key in c.typed}.items() or knobs.items():
-        yield Found((), NO_NUMBER, f"{name}=<a number>", f"{name}={value}")
+        yield Mistake((), NO_NUMBER, f"{name}=<a number>", f"{name}={value}")
     if knobs:
         return  # what is derived from them is not the user's
     for key, value in c.leaves.items():
         if _endless(value):
-            yield Found((key,), NO_NUMBER, f"{key}=<a number>")
+            yield Mistake((key,), NO_NUMBER, f"{key}=<a number>")
 
 
 NO_NUMBER = "what is computed with it is not a number: the weights become nan at the first step"
@@ -68,7 +68,7 @@ KNOBS = {"adam_eps": "eps"}
 
 
 @rule()
-def optimizer_ranges(c: View) -> Iterator[Found]:
+def optimizer_ranges(c: View) -> Iterator[Mistake]:
     """The optimizer's numbers are ones that it trains with: a learning rate above 0, moments below 1, and so on.
 
     torch.optim.AdamW raises ("Invalid learning rate: ..."), Megatron's trains backwards, or nothing at a rate of 0, and
@@ -84,16 +84,16 @@ def optimizer_ranges(c: View) -> Iterator[Found]:
             bad_rate = bad_rate or name == "lr"
             key = f"{section}.{name}"
             typed = _knob(c, KNOBS.get(name, name), key)
-            yield Found(
+            yield Mistake(
                 (key,), f"a model cannot be trained with it: it has to be {words}", f"{typed}=<a number {words}>"
             )
     betas = c.get(f"{DTENSOR_OPTIMIZER}.betas")
     if c.dtensor and isinstance(betas, list) and not all(_number(beta) and 0 <= beta < 1 for beta in betas):
         key = f"{DTENSOR_OPTIMIZER}.betas"
-        yield Found((key,), "both are at least 0 and below 1", f"'{_knob(c, 'betas', key)}=[0.9,0.999]'")
+        yield Mistake((key,), "both are at least 0 and below 1", f"'{_knob(c, 'betas', key)}=[0.9,0.999]'")
     low, high = c.get(f"{MEGATRON_OPTIMIZER}.min_lr"), c.get(f"{MEGATRON_OPTIMIZER}.lr")
     if c.megatron and _number(low) and _number(high) and low > high > 0:
-        yield Found(
+        yield Mistake(
             (f"{MEGATRON_OPTIMIZER}.min_lr", f"{MEGATRON_OPTIMIZER}.lr"),
             "Megatron's schedule ends at min_lr and asserts that it is not above lr",
             f"{_knob(c, 'min_lr', f'{MEGATRON_OPTIMIZER}.min_lr')}={high:g}",

@@ -1,5 +1,5 @@
-"""The rules by name. A rule is a function that yields `Found`; its name is the function's, its summary the docstring's
-first line."""
+"""The rules by name. A rule is a function that yields each `Mistake`; its name is the function's, its summary the
+docstring's first line."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Found:
+class Mistake:
     """What a rule yields: `Finding` without what the rule itself knows.
 
     Parameters
     ----------
-    keys: the dotted keys involved, whose values are shown; for a rule that concerns none, `said` says what was found
+    keys: the dotted keys involved, whose values are shown; for a rule that concerns none, `subject` says what was found
     severity: other than the rule's own, where that depends on the values
     """
 
     keys: tuple[str, ...]
     cause: str
     fix: str
-    said: str = ""
+    subject: str = ""
     severity: Severity | None = None
 
 
-Check = Callable[["View"], Iterable[Found]]
+Check = Callable[["View"], Iterable[Mistake]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Rule:
     versions: the NeMo RL versions where it holds, as ">=v0.6.0", "<v0.6.0" or both with a comma; "" for all
     place: whether it is about the machine and not about the config (`ignore=[place]` skips all of those)
     engine: the engine whose configs it judges
-    asked: whether its verdict is Slurm's on this very launch, so that another config cannot be judged without asking
+    of_slurm: whether its verdict is Slurm's on this very launch, so that another config cannot be judged without asking
     instead: whether its fix is typed instead of the key that was found, and not beside it
     """
 
@@ -58,7 +58,7 @@ class Rule:
     check: Check
     place: bool = False
     engine: str = "nemo_rl"
-    asked: bool = False
+    of_slurm: bool = False
     instead: bool = False
 
     def holds(self, version: tuple[int, ...]) -> bool:
@@ -67,9 +67,10 @@ class Rule:
 
     def findings(self, view: View) -> Iterator[Finding]:
         """What the rule says of a config."""
-        for found in self.check(view):
-            keys = tuple((key, as_typed(view.value(key))) for key in found.keys)
-            yield Finding(self.name, found.severity or self.severity, keys, found.cause, found.fix, found.said)
+        for mistake in self.check(view):
+            keys = tuple((key, as_typed(view.value(key))) for key in mistake.keys)
+            severity = mistake.severity or self.severity
+            yield Finding(self.name, severity, keys, mistake.cause, mistake.fix, mistake.subject)
 
 
 RULES: dict[str, Rule] = {}
@@ -80,6 +81,9 @@ RENAMED = {"heads_on_dtensor_v1": "heads_on_dtensor"}
 #: Not a rule's name: all rules about the machine.
 PLACE = "place"
 
+#: In the place of an engine: a rule about every one.
+ANY_ENGINE = "any engine"
+
 
 def rule(
     number: int | None = None,
@@ -88,7 +92,7 @@ def rule(
     versions: str = "",
     place: bool = False,
     engine: str = "nemo_rl",
-    asked: bool = False,
+    of_slurm: bool = False,
     instead: bool = False,
 ) -> Callable[[Check], Check]:
     """Register a rule under its function's name."""
@@ -97,7 +101,7 @@ def rule(
         summary = (check.__doc__ or "").strip().splitlines()[0]
         topic = check.__module__.rpartition(".")[2]
         name = check.__name__
-        add(Rule(name, summary, severity, number, versions, topic, check, place, engine, asked, instead))
+        add(Rule(name, summary, severity, number, versions, topic, check, place, engine, of_slurm, instead))
         return check
 
     return register

@@ -9,12 +9,12 @@ from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError, nearest
 from nano_exp.preflight import cost as costs
 from nano_exp.preflight import shared_caches, tokens
+from nano_exp.preflight.accounts import start_line
 from nano_exp.preflight.cost import Cost
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
 from nano_exp.preflight.memory import not_checked
-from nano_exp.preflight.place import ANY, start_line
-from nano_exp.preflight.registry import PLACE, RENAMED, RULES, Rule
+from nano_exp.preflight.registry import ANY_ENGINE, PLACE, RENAMED, RULES, Rule
 from nano_exp.preflight.view import View
 
 
@@ -63,14 +63,14 @@ class Report:
         return [group for group in self.groups if group.finding.severity == "warning"]
 
 
-def ignored(wanted: Sequence[Frozen]) -> tuple[str, ...]:
+def ignored(points: Sequence[Frozen]) -> tuple[str, ...]:
     """The rules that `ignore=` names, for the whole launch.
 
     Raises
     ------
     UserError: no list of names, a name that no rule has, or points that do not agree
     """
-    values = [frozen.config.get("ignore") or [] for frozen in wanted]
+    values = [frozen.config.get("ignore") or [] for frozen in points]
     value = [values[0]] if values and isinstance(values[0], str) else values[0] if values else []
     if any(other != values[0] for other in values):
         raise UserError("ignore differs between points", "it applies to the whole launch", "'ignore=[one,another]'")
@@ -91,7 +91,7 @@ def ignored(wanted: Sequence[Frozen]) -> tuple[str, ...]:
 
 def applies(rule: Rule, view: View) -> bool:
     """Whether a rule is about the engine and the NeMo RL version of a config."""
-    return rule.engine in (view.engine, ANY) and rule.holds(view.version)
+    return rule.engine in (view.engine, ANY_ENGINE) and rule.holds(view.version)
 
 
 def rules_of(view: View) -> list[Rule]:
@@ -101,45 +101,45 @@ def rules_of(view: View) -> list[Rule]:
 
 def findings(view: View, rules: Iterable[Rule]) -> list[Finding]:
     """What these rules say of one config."""
-    found = [finding for rule in rules for finding in rule.findings(view)]
+    of_config = [finding for rule in rules for finding in rule.findings(view)]
     if view.facts.elsewhere:
-        found = [replace(f, severity="warning") if RULES[f.rule].place else f for f in found]
-    return found
+        of_config = [replace(f, severity="warning") if RULES[f.rule].place else f for f in of_config]
+    return of_config
 
 
-def examine(wanted: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) -> Report:
+def examine(points: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) -> Report:
     """Every rule that holds for a point's engine and version, over every point.
 
     Parameters
     ----------
     ignore: rules, or `place`, whose findings do not count
     """
-    views = [View(frozen.config, frozen.overrides, facts) for frozen in wanted]
-    chosen: dict[tuple[str, tuple[int, ...]], list[Rule]] = {}
-    seen: dict[Finding, list[int]] = {}
+    views = [View(frozen.config, frozen.overrides, facts) for frozen in points]
+    rules_by_kind: dict[tuple[str, tuple[int, ...]], list[Rule]] = {}
+    points_of: dict[Finding, list[int]] = {}
     for index, view in enumerate(views):
         kind = (view.engine, view.version)
-        if kind not in chosen:
-            chosen[kind] = rules_of(view)
-        for finding in findings(view, chosen[kind]):
-            where = seen.setdefault(finding, [])
+        if kind not in rules_by_kind:
+            rules_by_kind[kind] = rules_of(view)
+        for finding in findings(view, rules_by_kind[kind]):
+            where = points_of.setdefault(finding, [])
             if not where or where[-1] != index:
                 where.append(index)
     order = {name: number for number, name in enumerate(RULES)}
     groups = sorted(
-        (Group(finding, tuple(where)) for finding, where in seen.items()),
+        (Group(finding, tuple(where)) for finding, where in points_of.items()),
         key=lambda g: (g.finding.severity, order[g.finding.rule], g.points),
     )
     silent = facts.answers.silent if facts.answers is not None else ()
     return Report(
-        tuple(frozen.overrides for frozen in wanted),
+        tuple(frozen.overrides for frozen in points),
         tuple(g for g in groups if not _ignored(g, ignore)),
         tuple(g for g in groups if _ignored(g, ignore)),
         (*silent, *not_checked(views)),
         start_line(facts.answers.test) if facts.answers is not None else "",
         costs.cost(views, facts.parameters),
-        tuple(tokens.lines([frozen.config for frozen in wanted], facts.environ, facts.env_names)),
-        tuple(shared_caches.lines([frozen.config for frozen in wanted], facts.environ)),
+        tuple(tokens.lines([frozen.config for frozen in points], facts.environ, facts.env_names)),
+        tuple(shared_caches.lines([frozen.config for frozen in points], facts.environ)),
     )
 
 

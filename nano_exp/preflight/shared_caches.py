@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nano_exp.nemo_rl import caches
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 
 REBUILD = "NRL_FORCE_REBUILD_VENVS"
@@ -15,13 +15,13 @@ REBUILD = "NRL_FORCE_REBUILD_VENVS"
 def cold(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> list[list[str]]:
     """What each run would have to make before it trains, in words; each folder is looked at once."""
     known: dict[tuple[caches.Cache, ...], list[str]] = {}
-    found = []
+    missing_caches = []
     for config in configs:
         shared = tuple(caches.of(config, environ))
         if shared not in known:
             known[shared] = caches.cold(shared)
-        found.append(known[shared])
-    return found
+        missing_caches.append(known[shared])
+    return missing_caches
 
 
 def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> list[str]:
@@ -34,7 +34,7 @@ def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> l
 
 
 @rule(place=True)
-def rebuilt_environments(c: View) -> Iterator[Found]:
+def rebuilt_environments(c: View) -> Iterator[Mistake]:
     """No run removes the workers' environments under others that use them.
 
     `shutil.rmtree(venv_path)` (utils/venvs.py create_local_venv), at each start, whoever else runs.
@@ -43,7 +43,7 @@ def rebuilt_environments(c: View) -> Iterator[Found]:
     if str(value).lower() != "true":
         return
     runs = sum(c.facts.new.values())
-    yield Found(
+    yield Mistake(
         (),
         "each run removes the environments of its workers when it starts, and others that train with them die of it",
         f"+site.env.{REBUILD}=false; to have them made anew, remove their folder while no run uses it",

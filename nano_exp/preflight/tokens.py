@@ -17,16 +17,16 @@ def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str], file
     file_names: what env.yaml gives beside it
     """
     have = {**dict.fromkeys(file_names, "in env.yaml"), **{name: value for name, value in environ.items() if value}}
-    found = []
+    tokens = []
     if any((config.get("engine") or {}).get("name") == "nemo_rl" for config in configs):
         private = "gated and private models and data can be fetched"
         public = "not set: the hub gives public models and data alone, at a lower rate"
-        found.append(f"HF_TOKEN is {f'set: {private}' if have.get('HF_TOKEN') else public}")
+        tokens.append(f"HF_TOKEN is {f'set: {private}' if have.get('HF_TOKEN') else public}")
     modes = list(dict.fromkeys(mode for config in configs if (mode := trackers.wandb_mode(config, have))))
     if modes:
         key = "set" if have.get("WANDB_API_KEY") else "not set"
-        found.append(f"WANDB_API_KEY is {key}: {', '.join(_recorded(mode, environ) for mode in modes)}")
-    return found
+        tokens.append(f"WANDB_API_KEY is {key}: {', '.join(_recorded(mode, environ) for mode in modes)}")
+    return tokens
 
 
 def _recorded(mode: str, environ: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from nano_exp.engines import entry
 from nano_exp.nemo_rl.checkout import PARSER_NAME, PARSER_PATTERN
 from nano_exp.preflight.facts import ModelFiles
 from nano_exp.preflight.finding import Severity
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 
 CHAT = "policy.generation.vllm_cfg.http_server_serving_chat_kwargs"
@@ -30,13 +30,13 @@ def _files(c: View) -> ModelFiles | None:
 
 
 @rule()
-def tool_parser_on(c: View) -> Iterator[Found]:
+def tool_parser_on(c: View) -> Iterator[Mistake]:
     """vLLM is told to read tool calls, and by which parser."""
-    own = c.model.get("tool_parser") or {}
-    if not c.gym or not c.vllm or not own:
+    parser = c.model.get("tool_parser") or {}
+    if not c.gym or not c.vllm or not parser:
         return
     if not c.on(f"{CHAT}.enable_auto_tools"):
-        yield Found(
+        yield Mistake(
             (f"{CHAT}.enable_auto_tools",) if c.has(f"{CHAT}.enable_auto_tools") else (),
             "tool calls stay text that no agent acts on, and rewards stay at zero",
             f"++{CHAT}.enable_auto_tools=true",
@@ -44,23 +44,23 @@ def tool_parser_on(c: View) -> Iterator[Found]:
         )
     name = c.get(f"{CHAT}.tool_parser")
     if not name:
-        yield Found(
+        yield Mistake(
             (),
             "vLLM does not know how this model writes its tool calls",
-            f"++{CHAT}.tool_parser={own.get('name')}",
+            f"++{CHAT}.tool_parser={parser.get('name')}",
             f"{CHAT}.tool_parser is not set",
         )
-    elif own.get("name") and name != own["name"]:
-        yield Found(
+    elif parser.get("name") and name != parser["name"]:
+        yield Mistake(
             (f"{CHAT}.tool_parser",),
-            f"{c.model.get('name')} writes its tool calls for {own['name']}",
-            f"{CHAT}.tool_parser={own['name']}",
+            f"{c.model.get('name')} writes its tool calls for {parser['name']}",
+            f"{CHAT}.tool_parser={parser['name']}",
             severity="warning",
         )
 
 
 @rule(place=True, severity="warning")
-def model_there(c: View) -> Iterator[Found]:
+def model_there(c: View) -> Iterator[Mistake]:
     """The model's weights are where the nodes look for them, or the nodes can download them.
 
     An error where site.network is false; nothing is said where it is true.
@@ -71,7 +71,7 @@ def model_there(c: View) -> Iterator[Found]:
         return  # a folder may be a container's
     severity: Severity = "error" if network is False else "warning"
     if home and not c.facts.is_dir(str(home)):
-        yield Found(
+        yield Mistake(
             (),
             "there is no such folder on this host: models, data sets and conversions are looked for in it",
             f"mkdir -p {home}, on a file system that every node sees; or site.hf_home=/where/it/is",
@@ -82,7 +82,7 @@ def model_there(c: View) -> Iterator[Found]:
     files = _files(c)
     if files is not None and not files.weights:
         where = home or "HF_HOME"
-        yield Found(
+        yield Mistake(
             ("policy.model_name",),
             f"its weights are not in {where} on this host"
             + (", and this site's nodes have no network" if network is False else ": every node would download them"),
@@ -92,14 +92,14 @@ def model_there(c: View) -> Iterator[Found]:
 
 
 @rule(place=True)
-def tool_parser_file(c: View) -> Iterator[Found]:
+def tool_parser_file(c: View) -> Iterator[Mistake]:
     """The parser's file is where vLLM will look for it."""
     if not c.gym or not c.vllm or c.get(f"{CHAT}.tool_parser") != PARSER_NAME:
         return
     plugin = c.get(PLUGIN)
     if plugin:
         if not _contained(c) and not c.facts.is_file(str(plugin)):
-            yield Found(
+            yield Mistake(
                 (PLUGIN,),
                 "there is no such file on this host",
                 f"{PLUGIN}=/path/to/parser.py, or null for the one in the model's snapshot",
@@ -108,14 +108,14 @@ def tool_parser_file(c: View) -> Iterator[Found]:
     files = _files(c)
     model = c.get("policy.model_name")
     if files is None or files.folder is None:
-        yield Found(
+        yield Mistake(
             ("policy.model_name",),
             f"vLLM has the parser {PARSER_NAME} from a file of the model's snapshot, and the snapshot is not in "
             f"{c.site.get('hf_home') or 'HF_HOME'} on this host",
             f"hf download {model} with HF_HOME={c.site.get('hf_home') or '...'}, or site.hf_home=/where/it/is",
         )
     elif not files.parsers:
-        yield Found(
+        yield Mistake(
             ("policy.model_name",),
             f"vLLM has the parser {PARSER_NAME} from a file of the model, and {files.folder} has no {PARSER_PATTERN}",
             f"download {model} with all its files, or ++{PLUGIN}=/path/to/parser.py",
@@ -133,7 +133,7 @@ _EDITED = re.compile(r"enable_thinking\s*=\s*false", re.IGNORECASE)
 
 
 @rule(severity="warning")
-def thinking_off(c: View) -> Iterator[Found]:
+def thinking_off(c: View) -> Iterator[Mistake]:
     """Nano v2 calls tools without thinking: by the template's argument, or by a template edited so."""
     if not c.gym or (c.model.get("tool_parser") or {}).get("name") != PARSER_NAME:
         return
@@ -142,14 +142,14 @@ def thinking_off(c: View) -> Iterator[Found]:
     if template is not None and _EDITED.search(template):
         return
     if c.get(THINKING) is not False:
-        yield Found(
+        yield Mistake(
             (THINKING,) if c.has(THINKING) else (),
             "the model thinks before each call: rollouts grow to the length limit and are cut before they call",
             f"++{THINKING}=false",
             "" if c.has(THINKING) else f"{THINKING} is not set",
         )
     elif template is not None and not _READS_ARGUMENT.search(template):
-        yield Found(
+        yield Mistake(
             (THINKING,),
             f"the chat template in {files.folder if files else 'the snapshot'} does not read that argument: the model "
             "thinks before each call",
@@ -158,37 +158,15 @@ def thinking_off(c: View) -> Iterator[Found]:
         )
 
 
-@rule()
-def gym_validation_samples(c: View) -> Iterator[Found]:
-    """NeMo Gym validates on its whole validation file."""
-    if c.gym and c.get("grpo.max_val_samples") is not None:
-        yield Found(
-            ("grpo.max_val_samples", "env.should_use_nemo_gym"),
-            "run_grpo_nemo_gym.py takes the whole validation file and stops when a number is set",
-            "grpo.max_val_samples=null",
-        )
-
-
-@rule(severity="warning", versions="<v0.6.0")
-def gym_overlong_filtering(c: View) -> Iterator[Found]:
-    """Filtering of overlong answers was seen to crash with NeMo Gym."""
-    if c.gym and c.on("grpo.overlong_filtering"):
-        yield Found(
-            ("grpo.overlong_filtering", "env.should_use_nemo_gym"),
-            "Gym's rollouts do not say which answers were cut, and the filter was seen to crash on that",
-            "grpo.overlong_filtering=false",
-        )
-
-
 @rule(place=True)
-def gym_paths(c: View) -> Iterator[Found]:
+def gym_paths(c: View) -> Iterator[Mistake]:
     """The configs that NeMo Gym is pointed to are in the checkout."""
     checkout, paths = c.site.get("checkout"), c.get("env.nemo_gym.config_paths")
     if not c.gym or not checkout or not isinstance(paths, list) or not c.facts.is_dir(str(checkout)):
         return
     gym = Path(str(checkout)) / GYM
     if not c.facts.is_dir(str(gym)):
-        yield Found(
+        yield Mistake(
             (),
             "NeMo Gym is a submodule, and this checkout does not have it",
             f"git -C {checkout} submodule update --init --recursive",
@@ -197,7 +175,7 @@ def gym_paths(c: View) -> Iterator[Found]:
         return
     for path in paths:
         if not any(c.facts.is_file(str(base / str(path))) for base in (gym, Path(str(checkout)))):
-            yield Found(
+            yield Mistake(
                 (),
                 f"there is no such file in {gym}",
                 "env.nemo_gym.config_paths=[...] with paths of NeMo Gym's checkout",
@@ -206,7 +184,7 @@ def gym_paths(c: View) -> Iterator[Found]:
 
 
 @rule(place=True)
-def data_files(c: View) -> Iterator[Found]:
+def data_files(c: View) -> Iterator[Mistake]:
     """Data sets that are named by a file are there."""
     checkout = c.site.get("checkout")
     if not checkout or _contained(c) or not c.facts.is_dir(str(checkout)):
@@ -214,7 +192,7 @@ def data_files(c: View) -> Iterator[Found]:
     for key in DATA:
         path = c.get(key)
         if isinstance(path, str) and path and not c.facts.is_file(str(Path(str(checkout)) / path)):
-            yield Found(
+            yield Mistake(
                 (key,),
                 f"there is no such file (relative paths are taken from {checkout})",
                 f"{key}=/path/to/data.jsonl; NeMo Gym's own data are made by its ng_prepare_data",

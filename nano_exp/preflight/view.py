@@ -88,8 +88,8 @@ class View:
 
     def launcher(self, section: str) -> Mapping[str, Any]:
         """One of the launcher's sections; empty where there is none."""
-        found = self.config.get(section)
-        return found if isinstance(found, dict) else {}
+        values = self.config.get(section)
+        return values if isinstance(values, dict) else {}
 
     @cached_property
     def site(self) -> Mapping[str, Any]:
@@ -114,6 +114,11 @@ class View:
         known = self.known_model
         folder = str(self.get("policy.model_name") or "").startswith(("/", ".", "~"))
         return self.launcher("model") if folder and not known.get("model_type") else known
+
+    @property
+    def model_type(self) -> Any:
+        """The model's kind, as its config.json names it."""
+        return self.model.get("model_type")
 
     @cached_property
     def typed(self) -> dict[str, str]:
@@ -212,7 +217,7 @@ class View:
 
     @cached_property
     def case(self) -> Case | None:
-        """What the rules of layouts judge; None where no backend trains, or a size is no number: other rules say so."""
+        """What the rules of layouts judge; None where no backend trains, or a size is not a number (other rules)."""
         backend = layouts.backend_of(self.config)
         if backend is None or not layouts.is_counted(self.config, backend):
             return None
@@ -249,14 +254,25 @@ class View:
     @cached_property
     def async_engine(self) -> bool:
         """Whether the generation backend in use runs asynchronously; vLLM always does for NeMo Gym."""
-        own = self.engine_section
-        return (self.gym and own == "vllm_cfg") or self.on(f"policy.generation.{own}.async_engine")
+        section = self.engine_section
+        return (self.gym and section == "vllm_cfg") or self.on(f"policy.generation.{section}.async_engine")
 
     @cached_property
     def engine_section(self) -> str:
         """The generation backend's own section of policy.generation."""
         backend = self.get("policy.generation.backend", "vllm")
         return "mcore_generation_config" if backend == "megatron" else f"{backend}_cfg"
+
+    @cached_property
+    def always_async(self) -> bool:
+        """From v0.8 on "Megatron Inference always uses its async engine" (grpo.py, async_grpo_train), colocated too; so
+        does Dynamo, which is newer than v0.7.0."""
+        return self.version >= (0, 8, 0) and self.get("policy.generation.backend") in ("megatron", "dynamo")
+
+    @property
+    def may_be_colocated_async(self) -> bool:
+        """Whether async GRPO may generate on the training GPUs: "only [...] for the Megatron generation backend"."""
+        return self.always_async and self.engine_section != "dynamo_cfg"
 
     @cached_property
     def vtp(self) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nano_exp.layout.divisors import divisor
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View, product
 
 CFG = "policy.generation.vllm_cfg"
@@ -15,44 +15,33 @@ FILLED_IN = (f"{CFG}.skip_tokenizer_init", f"{CFG}.tool_parser_plugin")
 
 
 @rule(20)
-def engines_divide_gpus(c: View) -> Iterator[Found]:
+def engines_divide_gpus(c: View) -> Iterator[Mistake]:
     """The GPUs that generate are cut into vLLM engines of equal size."""
     size = product(c.vtp, c.vpp)
     if not c.vllm or size is None or c.generating is None or c.generating % size == 0:
         return
     fit = divisor(c.generating, c.vtp or 1)
-    yield Found(
+    yield Mistake(
         (TP, PP, "cluster.num_nodes", "cluster.gpus_per_node"),
         f"{c.generating} GPUs generate, which is not a whole number of engines of {c.vtp} x {c.vpp} = {size} GPUs",
         f"{TP}={fit} {PP}=1",
     )
 
 
-@rule(21)
-def pipeline_needs_async(c: View) -> Iterator[Found]:
-    """Pipeline parallel generation needs the asynchronous engine."""
-    if c.vllm and (c.vpp or 1) > 1 and not c.async_engine:
-        yield Found(
-            (PP, f"{CFG}.async_engine"),
-            "only the asynchronous engine runs pipeline stages",
-            f"{CFG}.async_engine=true, or {PP}=1",
-        )
-
-
 @rule(22)
-def expert_engines(c: View) -> Iterator[Found]:
+def expert_engines(c: View) -> Iterator[Mistake]:
     """vLLM's expert parallel size is a multiple of its tensor parallel size."""
     ep = c.number(EP)
     if not c.vllm or ep is None or ep <= 1 or c.vtp is None:
         return
     if ep % c.vtp:
-        yield Found(
+        yield Mistake(
             (EP, TP),
             "vLLM's expert parallel size is its data parallel times its tensor parallel size",
             f"{EP}={max(1, ep // c.vtp) * c.vtp}, or {TP}={divisor(ep, c.vtp)}",
         )
     elif ep != c.vtp and c.async_engine:
-        yield Found(
+        yield Mistake(
             (EP, TP, f"{CFG}.async_engine"),
             "experts over several engines need data parallel inside vLLM, which the asynchronous engine does not have",
             f"{CFG}.async_engine=false, or {EP}={c.vtp}",
@@ -66,37 +55,39 @@ def _out_of_range(value: object, low: float, high: float | None) -> bool:
 
 
 @rule(23)
-def sampling_range(c: View) -> Iterator[Found]:
+def sampling_range(c: View) -> Iterator[Mistake]:
     """top_p is above 0 and at most 1; top_k is null, -1 or at least 1."""
     if not c.vllm:
         return
     top_p, top_k = c.get("policy.generation.top_p"), c.get("policy.generation.top_k")
     if _out_of_range(top_p, 0, 1):
-        yield Found(
-            ("policy.generation.top_p",), "it is a probability, above 0", "policy.generation.top_p=1.0 (no filtering)"
+        yield Mistake(
+            ("policy.generation.top_p",),
+            "it is a probability: above 0 and at most 1",
+            "policy.generation.top_p=1.0 (no filtering)",
         )
     if type(top_k) is int and top_k < 1 and top_k != -1:
-        yield Found(
+        yield Mistake(
             ("policy.generation.top_k",),
-            "so many tokens are left to choose from, at least 1",
+            "it is how many tokens are left to choose from, so at least 1",
             "policy.generation.top_k=null (no filtering)",
         )
 
 
 @rule(23, versions="<v0.6.0")
-def sampling_is_unfiltered(c: View) -> Iterator[Found]:
+def sampling_is_unfiltered(c: View) -> Iterator[Mistake]:
     """Before v0.6.0 log probabilities of filtered sampling are not had from vLLM."""
     if not c.vllm:
         return
     top_p, top_k = c.get("policy.generation.top_p"), c.get("policy.generation.top_k")
     if isinstance(top_p, int | float) and 0 < top_p < 0.99:
-        yield Found(
+        yield Mistake(
             ("policy.generation.top_p",),
             "this version's vLLM returns no log probabilities after filtering: 0.99 or more counts as no filtering",
             "policy.generation.top_p=1.0, or nemo_rl=v0_7",
         )
     if type(top_k) is int and 1 <= top_k < 8000:
-        yield Found(
+        yield Mistake(
             ("policy.generation.top_k",),
             "this version's vLLM returns no log probabilities after filtering: 8000 or more counts as no filtering",
             "policy.generation.top_k=null, or nemo_rl=v0_7",
@@ -104,20 +95,20 @@ def sampling_is_unfiltered(c: View) -> Iterator[Found]:
 
 
 @rule(24)
-def vllm_keys(c: View) -> Iterator[Found]:
+def vllm_keys(c: View) -> Iterator[Mistake]:
     """The keys that the vLLM backend reads without a default."""
     known = c.facts.keys(c.release)
     if not c.vllm or known is None:
         return
     for key in known.required("policy.generation", "VllmConfig"):
         if not c.has(key) and key not in FILLED_IN and c.has(key.rpartition(".")[0]):
-            yield Found(
+            yield Mistake(
                 (), "the vLLM backend reads it without a default and stops", f"++{key}=...", f"{key} is missing"
             )
 
 
 @rule(25)
-def engines_inside_nodes(c: View) -> Iterator[Found]:
+def engines_inside_nodes(c: View) -> Iterator[Mistake]:
     """An engine's GPUs are those of one node, so engines divide a node's GPUs."""
     # One that is larger than a node gets a placement group over nodes (vllm_generation.py 177, v0.7.0): slow, and good.
     size = product(c.vtp, c.vpp)
@@ -127,14 +118,14 @@ def engines_inside_nodes(c: View) -> Iterator[Found]:
     if c.generating % size:
         return  # engines_divide_gpus says it
     if size > gpus:
-        yield Found(
+        yield Mistake(
             (TP, PP, "cluster.gpus_per_node"),
             f"an engine of {size} GPUs spans nodes of {gpus}: every token crosses the network between them",
             f"{TP}={divisor(gpus, c.vtp or 1)} {PP}=1",
             severity="warning",
         )
     elif gpus % size:
-        yield Found(
+        yield Mistake(
             (TP, PP, "cluster.gpus_per_node"),
             f"a node has {gpus} GPUs to generate with, which is not a whole number of engines of {size}; "
             "worker groups are cut inside a node",

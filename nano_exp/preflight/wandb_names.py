@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nano_exp.errors import nearest
-from nano_exp.preflight.registry import Found, rule
+from nano_exp.preflight.registry import ANY_ENGINE, Mistake, rule
 from nano_exp.preflight.view import View
 
-ANY = "any engine"
 CFG = "logger.wandb"
-#: wandb.init's parameters, but for `config` and `dir`, which the engine gives, and `settings`, which is no plain data.
+#: wandb.init's parameters, but for `config` and `dir`, which the engine gives, and `settings`, which is not plain data.
 PARAMETERS = (
     *("entity", "project", "id", "name", "notes", "tags", "config_exclude_keys", "config_include_keys", "group"),
     *("allow_val_change", "job_type", "mode", "force", "reinit", "resume", "resume_from", "fork_from", "save_code"),
@@ -32,8 +31,8 @@ def _reads(c: View) -> bool:
     return c.on("logger.wandb_enabled")
 
 
-@rule(engine=ANY)
-def wandb_names(c: View) -> Iterator[Found]:
+@rule(engine=ANY_ENGINE)
+def wandb_names(c: View) -> Iterator[Mistake]:
     """W&B takes the project, the id and the other names: their length and characters."""
     if not _reads(c):
         return
@@ -49,21 +48,21 @@ def wandb_names(c: View) -> Iterator[Found]:
         bad = sorted(set(value) & set(refused))
         if bad:
             shorter = "".join("-" if character in bad else character for character in value)
-            yield Found(
+            yield Mistake(
                 (key,),
                 f"W&B refuses the characters {' '.join(refused)} in it when the run starts",
                 f"{key}={shorter.strip('-')[:LONGEST_NAME] or 'nano-exp'}",
             )
         elif len(value) > LONGEST_NAME:
-            yield Found(
+            yield Mistake(
                 (key,),
                 f"it has {len(value)} characters, and W&B takes {LONGEST_NAME} at most",
                 f"{key}={value[:LONGEST_NAME]}",
             )
 
 
-@rule(engine=ANY)
-def wandb_tags(c: View) -> Iterator[Found]:
+@rule(engine=ANY_ENGINE)
+def wandb_tags(c: View) -> Iterator[Mistake]:
     """Tags are a list of texts with 1 to 64 characters each."""
     if not _reads(c):
         return
@@ -71,7 +70,7 @@ def wandb_tags(c: View) -> Iterator[Found]:
         if value is None:
             continue
         if not isinstance(value, list):
-            yield Found(
+            yield Mistake(
                 (),
                 "tags are a list: each letter of a text would become a tag",
                 f"'{key}=[{value}]'",
@@ -80,20 +79,20 @@ def wandb_tags(c: View) -> Iterator[Found]:
             continue
         for tag in value:
             if not 1 <= len(str(tag)) <= LONGEST_TAG:
-                yield Found(
+                yield Mistake(
                     (),
                     f"W&B takes 1 to {LONGEST_TAG} characters in a tag and stops the run at its start for others",
-                    f"'{key}=[{_listed([str(tag)[:LONGEST_TAG] for tag in value if str(tag)])}]'",
+                    f"'{key}=[{_in_words([str(tag)[:LONGEST_TAG] for tag in value if str(tag)])}]'",
                     f"{key} has a tag of {len(str(tag))} characters" + (f": {str(tag)[:20]}..." if tag else ""),
                 )
 
 
-def _listed(words: Sequence[str]) -> str:
+def _in_words(words: Sequence[str]) -> str:
     return ",".join(words)
 
 
-@rule(engine=ANY)
-def wandb_settings(c: View) -> Iterator[Found]:
+@rule(engine=ANY_ENGINE)
+def wandb_settings(c: View) -> Iterator[Mistake]:
     """What else stands in logger.wandb is a parameter of wandb.init, with a value that it knows."""
     if not _reads(c):
         return
@@ -101,14 +100,14 @@ def wandb_settings(c: View) -> Iterator[Found]:
         key = f"{CFG}.{name}"
         if name not in PARAMETERS:
             near = nearest(str(name), PARAMETERS, n=1)
-            yield Found(
+            yield Mistake(
                 (key,) if c.has(key) else (),
                 "logger.wandb is passed whole to wandb.init, which has no such parameter: the run stops at its start",
                 f"{CFG}.{near[0]}=... (the nearest that it has), or leave {key} out" if near else f"leave {key} out",
                 "" if key in c.leaves else f"{key}=...",
             )
         elif (known := {"mode": MODES, "resume": RESUMES}.get(str(name))) and not _one_of(value, known):
-            yield Found(
+            yield Mistake(
                 (key,), f"W&B knows {', '.join(known)}", f"{key}={(nearest(str(value), known, n=1) or known)[0]}"
             )
 

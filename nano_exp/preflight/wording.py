@@ -26,37 +26,37 @@ class Refusal(UserError):
         self.report = report
 
     def __str__(self) -> str:
-        shown = groups(self.report, self.report.errors)
+        errors = groups(self.report, self.report.errors)
         names = ",".join(dict.fromkeys(group.finding.rule for group in self.report.errors))
-        return f"{shown}\nnothing was submitted. To launch all the same, at your own risk: 'ignore=[{names}]'"
+        return f"{errors}\nnothing was submitted. To launch all the same, at your own risk: 'ignore=[{names}]'"
 
 
-def groups(report: Report, chosen: list[Group]) -> str:
+def groups(report: Report, shown_groups: list[Group]) -> str:
     """Findings one below the other, those of one rule together."""
     by_rule: dict[str, list[Group]] = {}
-    for group in chosen:
+    for group in shown_groups:
         by_rule.setdefault(group.finding.rule, []).append(group)
     return "\n".join(_rule(report, name, found) for name, found in by_rule.items())
 
 
-def _rule(report: Report, name: str, found: list[Group]) -> str:
-    points = {index for group in found for index in group.points}
+def _rule(report: Report, name: str, of_rule: list[Group]) -> str:
+    points = {index for group in of_rule for index in group.points}
     lines, forms = [], Counter[tuple[str, ...]]()
-    for group in found:
+    for group in of_rule:
         about = tuple(key for key, _ in group.finding.keys)
         forms[about] += 1
         if forms[about] > MAX_FORMS:
             continue
         finding = group.finding
         lines += [f"{finding.severity}: {finding.found}", f"  why: {finding.cause}", f"  fix: {finding.fix}"]
-        if len(found) > 1 and len(report.points) > 1:
+        if len(of_rule) > 1 and len(report.points) > 1:
             lines.append(f"  in: {_points(report, group.points)}")
     more = sum(max(count - MAX_FORMS, 0) for count in forms.values())
     if more:
         lines.append(f"  ... and {more} more like {'it' if len(forms) == 1 else 'these'}, with other values")
     where = f"; {len(points)} of {len(report.points)} points" if len(report.points) > 1 else ""
-    if where and len(found) == 1:
-        where += f": {_points(report, found[0].points)}"
+    if where and len(of_rule) == 1:
+        where += f": {_points(report, of_rule[0].points)}"
     return "\n".join([*lines, f"  rule: {name}{where}"])
 
 
@@ -65,9 +65,9 @@ def _points(report: Report, indices: tuple[int, ...]) -> str:
     if len(indices) == len(report.points):
         return "all"
     shared = axes.shared(report.points)
-    shown = [" ".join(o for o in report.points[index] if o not in shared) or "the defaults" for index in indices[:2]]
-    rest = len(indices) - len(shown)
-    return " | ".join(shown) + (f" | and {rest} more" if rest else "")
+    distinct = [" ".join(o for o in report.points[index] if o not in shared) or "the defaults" for index in indices[:2]]
+    rest = len(indices) - len(distinct)
+    return " | ".join(distinct) + (f" | and {rest} more" if rest else "")
 
 
 def warnings(report: Report, published: Collection[Finding] = ()) -> str:
@@ -77,8 +77,8 @@ def warnings(report: Report, published: Collection[Finding] = ()) -> str:
     ----------
     published: those that are told in a line: the recipe has them as it is published
     """
-    own = [group for group in report.warnings if group.finding not in published]
-    parts = [groups(report, own)] if own else []
+    unpublished = [group for group in report.warnings if group.finding not in published]
+    parts = [groups(report, unpublished)] if unpublished else []
     parts += [
         f"as published: {group.finding.found} ({group.finding.rule}; nano-exp check says why)"
         for group in report.warnings
@@ -98,8 +98,8 @@ def summary(report: Report) -> str:
     return f"preflight: {points}, {_count(report.errors, 'error')}, {_count(report.warnings, 'warning')}"
 
 
-def _count(found: list[Group], word: str) -> str:
-    rules = len({group.finding.rule for group in found})
+def _count(counted: list[Group], word: str) -> str:
+    rules = len({group.finding.rule for group in counted})
     return f"{rules or 'no'} {word}{'s' if rules != 1 else ''}"
 
 
@@ -113,7 +113,7 @@ def as_text(report: Report) -> str:
 def as_json(report: Report) -> str:
     """The whole report for scripts; GPU-hours are those of one allocation a run, sizes are in bytes."""
 
-    def shown(group: Group, ignored: bool) -> dict[str, Any]:
+    def as_row(group: Group, ignored: bool) -> dict[str, Any]:
         finding = group.finding
         rule = RULES[finding.rule]
         return {
@@ -134,8 +134,8 @@ def as_json(report: Report) -> str:
         {
             "points": [list(overrides) for overrides in report.points],
             "findings": [
-                *(shown(group, False) for group in report.groups),
-                *(shown(group, True) for group in report.ignored),
+                *(as_row(group, False) for group in report.groups),
+                *(as_row(group, True) for group in report.ignored),
             ],
             "errors": len(report.errors),
             "warnings": len(report.warnings),

@@ -91,16 +91,16 @@ def read(path: Path, conf: Path, name: str | None = None, weights: str | None = 
 
 def write(added: Added, conf: Path) -> Path:
     """Write the file. Returns where."""
-    there = conf / "model" / f"{added.name}.yaml"
-    files.write_text(there, added.text)
-    return there
+    file = conf / "model" / f"{added.name}.yaml"
+    files.write_text(file, added.text)
+    return file
 
 
 def _published(conf: Path) -> dict[str, Mapping[str, Any]]:
     """The models with published recipes at any version, and their facts; without the tiny one, which has no weights."""
     models = {model for version in versions.options(conf / "nemo_rl") for model, _ in compose.recipes(version, conf)}
     facts = {model: files.read_yaml(conf / "model" / f"{model}.yaml")["model"] for model in sorted(models)}
-    return {model: found for model, found in facts.items() if found.get("hf_id")}
+    return {model: fact for model, fact in facts.items() if fact.get("hf_id")}
 
 
 def _most_alike(a: Architecture, known: Mapping[str, Mapping[str, Any]]) -> str:
@@ -129,8 +129,8 @@ def _option(name: str) -> str:
 
 def _hub_name(file: Path) -> str | None:
     """owner/name of a file in the hub's cache: .../models--owner--name/snapshots/<hash>/config.json."""
-    found = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/", str(file))
-    return "/".join(found.groups()) if found else None
+    match = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/", str(file))
+    return "/".join(match.groups()) if match else None
 
 
 def _weights(file: Path, values: Mapping[str, Any], path: Path) -> str:
@@ -138,11 +138,11 @@ def _weights(file: Path, values: Mapping[str, Any], path: Path) -> str:
         return hub
     if any(file.parent.glob("*.safetensors")):
         return str(file.parent)
-    said = str(values.get("_name_or_path") or "")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", said):
-        return said
+    name = str(values.get("_name_or_path") or "")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return name
     raise UserError(
         f"{file} does not say which weights it is of",
-        f"there is no .safetensors beside it, and its _name_or_path is {said or 'not there'}",
+        f"there is no .safetensors beside it, and its _name_or_path is {name or 'not there'}",
         f"nano-exp model add {path} --weights owner/name (on the hub), or --weights /folder/with/the/weights",
     )

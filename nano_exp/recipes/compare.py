@@ -101,54 +101,55 @@ def _type(key: Key) -> str:
     return " ".join(words).replace(" ,", ",")
 
 
-def as_text(found: Comparison) -> str:
+def as_text(comparison: Comparison) -> str:
     """For people: what recipes lost and gained, then values, then keys."""
-    lines = [f"{found.old} -> {found.new}"]
-    for word, pairs in (("no longer has", found.lost), ("adds", found.gained)):
-        lines += [f"  {found.new} {word} recipes for: {', '.join(pairs)}"] if pairs else []
-    lines += ["", f"values of the {found.shared} recipes that both have: {len(found.values)} changed"]
-    for change in found.values:
-        where = "all" if len(change.recipes) == found.shared else ", ".join(change.recipes)
-        lines.append(f"  {change.key}: {_shown(change.old)} -> {_shown(change.new)}  [{where}]")
-    for word, keys in (("added", found.added), ("removed", found.removed)):
+    lines = [f"{comparison.old} -> {comparison.new}"]
+    for word, pairs in (("no longer has", comparison.lost), ("adds", comparison.gained)):
+        lines += [f"  {comparison.new} {word} recipes for: {', '.join(pairs)}"] if pairs else []
+    lines += ["", f"values of the {comparison.shared} recipes that both have: {len(comparison.values)} changed"]
+    for change in comparison.values:
+        where = "all" if len(change.recipes) == comparison.shared else ", ".join(change.recipes)
+        lines.append(f"  {change.key}: {_as_json_text(change.old)} -> {_as_json_text(change.new)}  [{where}]")
+    for word, keys in (("added", comparison.added), ("removed", comparison.removed)):
         lines += ["", f"known keys {word}: {len(keys)}"]
         lines += [f"  {key}" for key in _tops(keys)]
-    lines += ["", f"keys with another type: {len(found.retyped)}"]
-    lines += [f"  {key}: {a} -> {b}" for key, (a, b) in found.retyped.items()]
+    lines += ["", f"keys with another type: {len(comparison.retyped)}"]
+    lines += [f"  {key}: {a} -> {b}" for key, (a, b) in comparison.retyped.items()]
     return "\n".join(lines)
 
 
-def _shown(value: Any) -> str:
+def _as_json_text(value: Any) -> str:
     return ABSENT if value == ABSENT else json.dumps(value)
 
 
 def _tops(keys: tuple[str, ...]) -> list[str]:
     """Keys whose section is not among them, with the number of those below each."""
-    there = set(keys)
+    all_keys = set(keys)
     below: dict[str, int] = {}
     for key in keys:
         parts = key.split(".")
-        above = next((p for n in range(1, len(parts)) if (p := ".".join(parts[:n])) in there), None)
+        above = next((p for n in range(1, len(parts)) if (p := ".".join(parts[:n])) in all_keys), None)
         below[above or key] = below.get(above or key, -1 if above is None else 0) + 1
     return [f"{key}  (with {count} below it)" if count else key for key, count in sorted(below.items())]
 
 
-def as_json(found: Comparison) -> str:
+def as_json(comparison: Comparison) -> str:
     def value(v: Any) -> dict[str, Any]:
         return {"present": False} if v == ABSENT else {"present": True, "value": v}
 
     return json.dumps(
         {
-            "from": found.old,
-            "to": found.new,
-            "recipes": {"removed": found.lost, "added": found.gained, "compared": found.shared},
+            "from": comparison.old,
+            "to": comparison.new,
+            "recipes": {"removed": comparison.lost, "added": comparison.gained, "compared": comparison.shared},
             "values": [
-                {"key": c.key, "from": value(c.old), "to": value(c.new), "recipes": c.recipes} for c in found.values
+                {"key": c.key, "from": value(c.old), "to": value(c.new), "recipes": c.recipes}
+                for c in comparison.values
             ],
             "keys": {
-                "removed": found.removed,
-                "added": found.added,
-                "retyped": {key: {"from": a, "to": b} for key, (a, b) in found.retyped.items()},
+                "removed": comparison.removed,
+                "added": comparison.added,
+                "retyped": {key: {"from": a, "to": b} for key, (a, b) in comparison.retyped.items()},
             },
         },
         indent=1,

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from nano_exp import dotted, files
 from nano_exp.compose import compose, conf_tree, freeze, resolvers
 from nano_exp.compose import recipe_file as own_recipe
-from nano_exp.dotted import flatten
+from nano_exp.dotted import leaves
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import published, ties, upstream, versions
 from nano_exp.nemo_rl.checkout import read_checkout
@@ -66,22 +66,22 @@ def read(checkout: Path, name: str | None = None, conf: Path = conf_tree.CONF_DI
     if name is not None and (not re.fullmatch(r"[a-z]\w*", name) or re.fullmatch(r"v\d+_\d+|data", name)):
         raise UserError(
             f"--as {name}",
-            "it becomes an option of the group nemo_rl: a small letter, then letters, digits or _; v0_7 and its like "
-            "are releases', `data` is taken",
+            "it becomes an option of the group nemo_rl: a small letter, then letters, digits or _; names such as v0_7 "
+            "belong to releases, and `data` is taken",
             "--as main",
         )
     resolvers.register()
-    said = read_checkout(checkout)
-    if said.version is None:
+    release = read_checkout(checkout)
+    if release.version is None:
         raise UserError(
             f"{checkout} does not say its version",
             "nemo_rl/package_info.py, which has it, is missing or not as expected",
             "name the folder of a NeMo RL checkout: nano-exp recipes import /path/to/RL",
         )
-    version = f"v{said.version}"
+    version = f"v{release.version}"
     if name is not None:
-        version += f"+{said.commit[:12] if said.commit else name}"
-    work = _Work(checkout, name or option(version), version, said.commit, conf, published.read())
+        version += f"+{release.commit[:12] if release.commit else name}"
+    work = _Work(checkout, name or option(version), version, release.commit, conf, published.read())
     return work.imported()
 
 
@@ -89,9 +89,9 @@ class _Work:
     """One import."""
 
     def __init__(
-        self, checkout: Path, chosen: str, version: str, commit: str | None, conf: Path, entries: published.Table
+        self, checkout: Path, option: str, version: str, commit: str | None, conf: Path, entries: published.Table
     ) -> None:
-        self.checkout, self.option, self.version, self.commit, self.table = checkout, chosen, version, commit, entries
+        self.checkout, self.option, self.version, self.commit, self.table = checkout, option, version, commit, entries
         self.conf = conf
         self.optimizer = files.read_yaml(conf / "optimizer" / "adamw.yaml")
         self.old_paths = versions.order(version.partition("+")[0]) < _OWN_FOLDERS_SINCE  # a fork of an old one too
@@ -102,7 +102,7 @@ class _Work:
         for name, file in self.table.bases.items():
             recipe = self.load(file)
             if recipe is not None:
-                bases[recipe.path.resolve()] = (name, self.own(recipe, file, None))
+                bases[recipe.path.resolve()] = (name, self.values_of(recipe, file, None))
                 texts[self.folder / "base" / f"{name}.yaml"] = self.text(file, [], bases[recipe.path.resolve()][1])
         values = {}
         for pair in (*self.table.pairs, *self.table.same_as, *self.table.recipes):
@@ -117,16 +117,18 @@ class _Work:
                 parents = [f"/nemo_rl/{self.option}/{self.table.same_as[pair]}@_global_"]
                 texts[self.folder / f"{pair}.yaml"] = self.text(file, parents, {})
                 continue
-            parents, own = self.changes(recipe, bases, self.own(recipe, file, self.table.model_of(pair)))
+            parents, changed = self.changes(recipe, bases, self.values_of(recipe, file, self.table.model_of(pair)))
             named = pair in self.table.recipes
             head = {"nemo_rl": {"recipe": file}, **({"run": {"name": pair}} if named else {})}
-            texts[self.folder / ("recipes" if named else "") / f"{pair}.yaml"] = self.text(file, parents, head | own)
+            texts[self.folder / ("recipes" if named else "") / f"{pair}.yaml"] = self.text(
+                file, parents, head | changed
+            )
         for name, file in self.table.data.items():
             recipe = self.load(file)
             if recipe is not None:
                 model = next((self.table.model_of(p) for p, f in self.table.pairs.items() if f == file), None)
-                own = self.own(recipe, file, model, kept=self.table.data_keys)
-                texts[Path("nemo_rl", "data", self.option, f"{name}.yaml")] = self.text(file, [], own)
+                values = self.values_of(recipe, file, model, only=self.table.data_keys)
+                texts[Path("nemo_rl", "data", self.option, f"{name}.yaml")] = self.text(file, [], values)
         if not values:
             raise UserError(
                 f"{self.checkout} has none of the recipes of nano_exp/nemo_rl/table.yaml",
@@ -134,8 +136,8 @@ class _Work:
                 "check out NeMo RL v0.5.0 or later there",
             )
         texts[Path("nemo_rl", f"{self.option}.yaml")] = self.head()
-        found = key_lists.collect(self.checkout, self.version, self.commit, self.old_paths)
-        texts[self.folder / KEYS_FILE] = key_lists.dump(found)
+        key_list = key_lists.collect(self.checkout, self.version, self.commit, self.old_paths)
+        texts[self.folder / KEYS_FILE] = key_lists.dump(key_list)
         return Imported(self.option, self.version, self.commit, texts, values)
 
     @property
@@ -146,10 +148,10 @@ class _Work:
         path = self.checkout / file
         return upstream.load(path, self.old_paths) if path.is_file() else None
 
-    def own(
-        self, recipe: upstream.Recipe, file: str, model: str | None, kept: tuple[str, ...] | None = None
+    def values_of(
+        self, recipe: upstream.Recipe, file: str, model: str | None, only: tuple[str, ...] | None = None
     ) -> dict[str, Any]:
-        """A recipe's values as this project writes them; with `kept`, of those keys alone."""
+        """A recipe's values as this project writes them; with `only`, of those keys alone."""
         config = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(recipe.config, resolve=False)))
         for key in self.table.own_keys:
             if ties.has(config, key):
@@ -160,8 +162,8 @@ class _Work:
         knobs = ties.knobs(config, self.optimizer)
         ties.tie(config, {"optimizer": {**self.optimizer, **knobs}, "model": facts}, self.table.ties)
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
-        if kept is not None:
-            return _only(plain, kept)
+        if only is not None:
+            return _only(plain, only)
         plain = own_recipe.without(plain, (*self.table.data_keys, *self.table.cluster_keys))
         return {"optimizer": knobs, **plain} if knobs else plain
 
@@ -174,15 +176,15 @@ class _Work:
         return ties.lacks(config, entry.key)
 
     def changes(
-        self, recipe: upstream.Recipe, bases: Mapping[Path, tuple[str, dict[str, Any]]], own: dict[str, Any]
+        self, recipe: upstream.Recipe, bases: Mapping[Path, tuple[str, dict[str, Any]]], values: dict[str, Any]
     ) -> tuple[list[str], dict[str, Any]]:
         """The base that a recipe stands on and what it changes there; no base where it takes keys away."""
         for path, (name, base) in bases.items():
             if path in recipe.files:
-                changed = _difference(base, own)
+                changed = _difference(base, values)
                 if changed is not None:
                     return [f"/nemo_rl/{self.option}/base/{name}@_global_", "_self_"], changed
-        return [], own
+        return [], values
 
     def text(self, file: str, parents: list[str], values: dict[str, Any]) -> str:
         lines = [
@@ -225,7 +227,7 @@ def write(imported: Imported, conf: Path) -> None:
 
 def before(imported: Imported, conf: Path) -> str | None:
     """The option to compare with: the newest one before it."""
-    older = [chosen for chosen in options(conf / "nemo_rl") if age(chosen) < age(imported.option)]
+    older = [option for option in options(conf / "nemo_rl") if age(option) < age(imported.option)]
     return older[-1] if older else None
 
 
@@ -245,52 +247,52 @@ def refuse_another_commit(imported: Imported, conf: Path) -> None:
         written = files.read_yaml(conf / "nemo_rl" / f"{imported.option}.yaml")
     except FileNotFoundError:
         return
-    there = written.get("commit")
+    commit = written.get("commit")
     same = written.get("version") == imported.version and "+" not in imported.version
-    if not same or not there or there == imported.commit:
+    if not same or not commit or commit == imported.commit:
         return
     place, beside = f"{conf}/nemo_rl/{imported.option}", "keep it beside the release: --as main (any name)"
     if imported.commit is None:
         raise UserError(
             f"this checkout calls itself {imported.version} and has no .git that says its commit",
-            f"{place} is of commit {there[:12]}; a branch calls itself by the release before it, so this may be one",
+            f"{place} is of commit {commit[:12]}; a branch calls itself by the release before it, so this may be one",
             beside,
         )
     raise UserError(
         f"this checkout is at {imported.commit[:12]} and calls itself {imported.version}",
-        f"{place} is of that version's commit {there[:12]}, which this is not",
+        f"{place} is of that version's commit {commit[:12]}, which this is not",
         f"git checkout {imported.version} there, or {beside}",
     )
 
 
-def pairs(conf: Path, chosen: str) -> list[str]:
+def pairs(conf: Path, option: str) -> list[str]:
     """The pairs and names with a recipe file of NeMo RL's at an option; the tiny run's are none."""
     entries = published.read()
-    folder = conf / "nemo_rl" / chosen
+    folder = conf / "nemo_rl" / option
     here = [pair for pair in (*entries.pairs, *entries.same_as) if (folder / f"{pair}.yaml").is_file()]
     return here + [name for name in entries.recipes if (folder / "recipes" / f"{name}.yaml").is_file()]
 
 
-def composed(conf: Path, chosen: str) -> dict[str, dict[str, Any]]:
+def composed(conf: Path, option: str) -> dict[str, dict[str, Any]]:
     """Pair -> dotted key -> value of what NeMo RL would get, before a run's own folders are put in."""
-    found = {}
+    configs = {}
     with conf_tree.loader(conf) as config_loader:
-        for pair in pairs(conf, chosen):
-            point = [*published.read().words(pair), f"nemo_rl={chosen}"]
+        for pair in pairs(conf, option):
+            point = [*published.read().words(pair), f"nemo_rl={option}"]
             config = freeze.resolve(compose.compose(config_loader, point))
-            found[pair] = dict(flatten(run_config.engine_config(config)))
-    return found
+            configs[pair] = leaves(run_config.engine_config(config))
+    return configs
 
 
-def not_upstreams(imported: Imported, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def not_upstreams(imported: Imported, configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Where what composes is not what upstream resolves, but for what the table declares; one line each."""
     entries = published.read()
     lines = []
-    for pair, wanted in imported.recipes.items():
+    for pair, recipe in imported.recipes.items():
         declared = {*entries.own_keys, *(a.key for a in entries.additions if entries.file_of(pair) in a.files)}
-        theirs = dict(flatten(wanted))
-        for key in sorted(theirs.keys() | found[pair].keys()):
-            a, b = theirs.get(key, _ABSENT), found[pair].get(key, _ABSENT)
+        theirs = leaves(recipe)
+        for key in sorted(theirs.keys() | configs[pair].keys()):
+            a, b = theirs.get(key, _ABSENT), configs[pair].get(key, _ABSENT)
             if repr(a) != repr(b) and key not in declared:
                 lines.append(f"{pair}: {key}: upstream {a!r}, composed {b!r}")
     return lines
@@ -300,12 +302,12 @@ def _cluster(pair: str) -> str:
     return pair.rpartition("_")[2]
 
 
-def _difference(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What merging over `base` gives `own`; None where a key would have to go away."""
+def _difference(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What merging over `base` gives `values`; None where a key would have to go away."""
     changed: dict[str, Any] = {}
-    if any(key not in own for key in base):
+    if any(key not in values for key in base):
         return None
-    for key, value in own.items():
+    for key, value in values.items():
         if key in base and isinstance(value, dict) and isinstance(base[key], dict):
             below = _difference(base[key], value)
             if below is None:
@@ -318,11 +320,11 @@ def _difference(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, An
 
 
 def _only(config: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    section: dict[str, Any] = {}
     for key in keys:
         node: Any = config
         for part in key.split("."):
             node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
         if node is not _ABSENT:
-            dotted.set_dotted(found, key, node)
-    return found
+            dotted.set_dotted(section, key, node)
+    return section

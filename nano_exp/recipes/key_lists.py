@@ -79,17 +79,17 @@ def unread(checkout: Path, typed: Mapping[str, Mapping[str, Any]], carried: Iter
 
 def _words_of(checkout: Path) -> Collection[str]:
     """Every word of the Python files that a GRPO run may execute."""
-    found: set[str] = set()
+    words: set[str] = set()
     for pattern in READERS:
         for path in checkout.glob(pattern):
             for file in path.rglob("*.py") if path.is_dir() else [path]:
                 if not OTHERS.search(str(file.relative_to(checkout))):
-                    found.update(re.findall(r"\w+", file.read_text(errors="replace")))
-    return found
+                    words.update(re.findall(r"\w+", file.read_text(errors="replace")))
+    return words
 
 
 def _grpo(path: Path, old_paths: bool) -> dict[str, Any]:
-    """A recipe's values; {} for a file that is none of GRPO's (other algorithms, evaluation, unreadable)."""
+    """A recipe's values; {} for a file that is not a recipe of GRPO's (other algorithms, evaluation, unreadable)."""
     try:
         config = upstream.load(path, old_paths).config
         if "grpo" not in config or "policy" not in config:
@@ -99,14 +99,14 @@ def _grpo(path: Path, old_paths: bool) -> dict[str, Any]:
         return {}
 
 
-def dump(found: Mapping[str, Any]) -> str:
+def dump(key_list: Mapping[str, Any]) -> str:
     """keys.json's text: one line for each key, so that two versions compare line by line."""
 
     def one(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
 
-    lines = ["{", f' "version": {one(found["version"])},', f' "commit": {one(found["commit"])},', ' "keys": {']
-    lines += [",\n".join(f"  {one(key)}: {one(entry)}" for key, entry in found["keys"].items()), " },"]
-    lines += [' "recipe_keys": [', ",\n".join(f"  {one(key)}" for key in found["recipe_keys"]), " ],"]
-    lines += [' "unread": [', ",\n".join(f"  {one(key)}" for key in found["unread"]), " ]", "}", ""]
+    lines = ["{", f' "version": {one(key_list["version"])},', f' "commit": {one(key_list["commit"])},', ' "keys": {']
+    lines += [",\n".join(f"  {one(key)}: {one(entry)}" for key, entry in key_list["keys"].items()), " },"]
+    lines += [' "recipe_keys": [', ",\n".join(f"  {one(key)}" for key in key_list["recipe_keys"]), " ],"]
+    lines += [' "unread": [', ",\n".join(f"  {one(key)}" for key in key_list["unread"]), " ]", "}", ""]
     return "\n".join(lines)

@@ -28,15 +28,15 @@ class Listed:
 
 def listed(conf: Path) -> list[Listed]:
     """Every recipe of every version in conf/nemo_rl, by what is typed."""
-    found: dict[str, Listed] = {}
+    rows: dict[str, Listed] = {}
     for version in versions.options(conf / "nemo_rl"):
         folder = conf / "nemo_rl" / version
-        there = {f"model={m} cluster={c}": folder / f"{m}_{c}.yaml" for m, c in compose.recipes(version, conf)}
-        there |= {f"recipe={path.stem}": path for path in sorted((folder / "recipes").glob("*.yaml"))}
-        for words, path in there.items():
-            before = found[words].versions if words in found else ()
-            found[words] = Listed(words, _file(path), (*before, version))
-    return sorted(found.values(), key=lambda one: one.words)
+        files = {f"model={m} cluster={c}": folder / f"{m}_{c}.yaml" for m, c in compose.recipes(version, conf)}
+        files |= {f"recipe={path.stem}": path for path in sorted((folder / "recipes").glob("*.yaml"))}
+        for words, path in files.items():
+            before = rows[words].versions if words in rows else ()
+            rows[words] = Listed(words, _file(path), (*before, version))
+    return sorted(rows.values(), key=lambda one: one.words)
 
 
 def _file(path: Path) -> str:

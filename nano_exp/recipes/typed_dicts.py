@@ -2,6 +2,9 @@
 
 The types are TypedDicts and pydantic models, below `nemo_rl.algorithms.grpo.MasterConfig`; what a generation backend
 adds below policy.generation is in types of its own, which MasterConfig does not mention.
+
+griffe would follow imports for it (some 60 lines of this), after reading the whole package and not the files that are
+named; what an annotation allows, what is required, and pydantic's defaults would stay here.
 """
 
 from __future__ import annotations
@@ -74,34 +77,34 @@ def read(checkout: Path) -> dict[str, dict[str, Any]]:
     """
     source = Source(checkout)
     try:
-        found: dict[str, dict[str, Any]] = {}
-        source.walk("", *ROOT, found, "", ())
-        if f"{GENERATION}.backend" in found:
+        keys: dict[str, dict[str, Any]] = {}
+        source.walk("", *ROOT, keys, "", ())
+        if f"{GENERATION}.backend" in keys:
             for backend in BACKENDS:
-                _add_backend(source, backend, found)
+                _add_backend(source, backend, keys)
     except Unreadable as error:
         raise UserError(
             f"{checkout}: {error}",
             "the known keys are read from the types that NeMo RL declares there",
             "name a checkout of NeMo RL v0.5.0 or later; a later one may need a change in recipes/typed_dicts.py",
         ) from error
-    return dict(sorted(found.items()))
+    return dict(sorted(keys.items()))
 
 
-def _add_backend(source: Source, backend: tuple[str, str], found: dict[str, dict[str, Any]]) -> None:
+def _add_backend(source: Source, backend: tuple[str, str], keys: dict[str, dict[str, Any]]) -> None:
     module, name = backend
     if source.file(module) is None:
         return
     below: dict[str, dict[str, Any]] = {}
     source.walk(GENERATION, module, name, below, "", ())
     for key, entry in below.items():
-        if key in found and "backend_only" not in found[key]:
-            found[key]["declared_in"] = sorted({*found[key]["declared_in"], *entry["declared_in"]})
-        elif key in found:
-            _merge(found[key], entry)
-            found[key]["backend_only"] = sorted({*found[key]["backend_only"], name})
+        if key in keys and "backend_only" not in keys[key]:
+            keys[key]["declared_in"] = sorted({*keys[key]["declared_in"], *entry["declared_in"]})
+        elif key in keys:
+            _merge(keys[key], entry)
+            keys[key]["backend_only"] = sorted({*keys[key]["backend_only"], name})
         else:
-            found[key] = {**entry, "backend_only": [name]}
+            keys[key] = {**entry, "backend_only": [name]}
 
 
 def _merge(entry: dict[str, Any], other: dict[str, Any]) -> None:
@@ -127,7 +130,7 @@ class Source:
         if name not in self._modules:
             path = self.file(name)
             if path is None:
-                raise Unreadable(f"there is no module {name}")
+                raise Unreadable(f"it has no module {name}")
             try:
                 self._modules[name] = Module(name, ast.parse(path.read_text()), path.name == "__init__.py")
             except (OSError, SyntaxError, ValueError) as error:
@@ -151,10 +154,10 @@ class Source:
 
     def fields(self, module: str, name: str) -> list[Field]:
         """A class's fields, its bases' first; a field declared again replaces the earlier one."""
-        found = self.resolve(module, name)
-        if found is None or not isinstance(cls := found[1], ast.ClassDef):
+        definition = self.resolve(module, name)
+        if definition is None or not isinstance(cls := definition[1], ast.ClassDef):
             raise Unreadable(f"{module} has no class {name}")
-        here = found[0]
+        here = definition[0]
         fields: dict[str, Field] = {}
         for base in cls.bases:
             if isinstance(base, ast.Name) and self._is_class(here.name, base.id):
@@ -177,16 +180,16 @@ class Source:
         return list(fields.values())
 
     def _is_class(self, module: str, name: str) -> bool:
-        found = self.resolve(module, name)
-        return found is not None and isinstance(found[1], ast.ClassDef)
+        definition = self.resolve(module, name)
+        return definition is not None and isinstance(definition[1], ast.ClassDef)
 
     def is_typed_dict(self, module: str, cls: ast.ClassDef) -> bool:
         """Whether a class is a TypedDict by one of its bases; the others here are pydantic's."""
         for base in cls.bases:
             if _head(base) == "TypedDict":
                 return True
-            found = self.resolve(module, base.id) if isinstance(base, ast.Name) else None
-            if found and isinstance(found[1], ast.ClassDef) and self.is_typed_dict(found[0].name, found[1]):
+            parent = self.resolve(module, base.id) if isinstance(base, ast.Name) else None
+            if parent and isinstance(parent[1], ast.ClassDef) and self.is_typed_dict(parent[0].name, parent[1]):
                 return True
         return False
 
@@ -195,8 +198,8 @@ class Source:
         for base in cls.bases:
             if _head(base) in ("TypedDict", "BaseModel"):
                 return True
-            found = self.resolve(module, base.id) if isinstance(base, ast.Name) else None
-            if found and isinstance(found[1], ast.ClassDef) and self._is_mapping(found[0].name, found[1]):
+            parent = self.resolve(module, base.id) if isinstance(base, ast.Name) else None
+            if parent and isinstance(parent[1], ast.ClassDef) and self._is_mapping(parent[0].name, parent[1]):
                 return True
         return False
 
@@ -228,10 +231,10 @@ class Source:
             value = self.kind(args[0], module) if args else _ANY
             below = tuple((f"[]{suffix}", m, c) for suffix, m, c in value.classes)
             return Kind((f"list[{_element(value)}]",), False, value.open, below)
-        found = self.resolve(module, annotation.id) if isinstance(annotation, ast.Name) else None
-        if found is None:
+        definition = self.resolve(module, annotation.id) if isinstance(annotation, ast.Name) else None
+        if definition is None:
             return Kind((ast.unparse(annotation),), False, False, ())
-        here, target = found
+        here, target = definition
         if isinstance(target, ast.ClassDef):
             if self._is_mapping(here.name, target):
                 return Kind(("mapping",), False, False, (("", here.name, target.name),))
@@ -243,11 +246,11 @@ class Source:
         prefix: str,
         module: str,
         name: str,
-        found: dict[str, dict[str, Any]],
+        keys: dict[str, dict[str, Any]],
         note: str,
         above: tuple[tuple[str, str], ...],
     ) -> None:
-        """Add the keys of a class, and of the classes below it, to `found`."""
+        """Add the keys of a class, and of the classes below it, to `keys`."""
         if (module, name) in above:  # a type that holds itself
             return
         for field in self.fields(module, name):
@@ -262,10 +265,10 @@ class Source:
             }
             if not field.required and field.default is not None:
                 entry["default"] = _literal(field.default)
-            if key in found:
-                _merge(found[key], entry)
+            if key in keys:
+                _merge(keys[key], entry)
             else:
-                found[key] = entry
+                keys[key] = entry
             for suffix, below_module, below_name in kind.classes:
                 several = len([c for c in kind.classes if c[0] == suffix]) > 1
                 several = several and suffix == ""
@@ -273,7 +276,7 @@ class Source:
                     key + suffix,
                     below_module,
                     below_name,
-                    found,
+                    keys,
                     _ALTERNATIVE if several else "",
                     (*above, (module, name)),
                 )

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from nano_exp.dotted import flatten
+from nano_exp.dotted import leaves
 
 #: Keys (with all below them) that do not make another run, with the reason.
 LEFT_OUT: dict[str, str] = {
@@ -91,7 +91,7 @@ def _canonical(value: Any) -> Any:
 
 def content(config: Mapping[str, Any]) -> dict[str, Any]:
     """The dotted keys and values that the identity is made of, in canonical form."""
-    return {key: _canonical(value) for key, value in flatten(config) if counts(key)}
+    return {key: _canonical(value) for key, value in leaves(config).items() if counts(key)}
 
 
 def digest(config: Mapping[str, Any]) -> str:

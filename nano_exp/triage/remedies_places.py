@@ -236,5 +236,5 @@ def time_limit(knobs: Knobs, reading: Reading, phase: str) -> str:
 def node_setup(knobs: Knobs, reading: Reading, phase: str) -> str:
     allowed = "end it with `|| true` where it may fail"
     if reading.subject == "site.setup":
-        return f"correct that line of site.setup, site.modules or hydra.launcher.setup, or {allowed}"
-    return f"correct the line of site.node_setup that failed, or {allowed}; of several nodes, nodes/ has the log"
+        return f"edit that line of site.setup, site.modules or hydra.launcher.setup, or {allowed}"
+    return f"edit the line of site.node_setup that failed, or {allowed}; of several nodes, nodes/ has the log"

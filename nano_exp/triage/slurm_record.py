@@ -45,7 +45,7 @@ class SlurmRecord:
 
 
 def expand_nodes(text: str) -> tuple[str, ...]:
-    """Slurm's short list of nodes, whole: "a[01-03,7]-x,b" -> a01-x a02-x a03-x a7-x b. What is no list gives ()."""
+    """Slurm's short list of nodes, whole: "a[01-03,7]-x,b" -> a01-x a02-x a03-x a7-x b. Anything else gives ()."""
     if not text or text.lower() in ("none assigned", "(null)", "n/a", "none"):
         return ()
     names: list[str] = []

@@ -24,8 +24,8 @@ import pytest
 from core_case import LAUNCH, config_loader
 from hydra.core.global_hydra import GlobalHydra
 
+from nano_exp import dotted
 from nano_exp.compose import compose, conf_tree, launcher_settings
-from nano_exp.dotted import flatten
 from nano_exp.synonyms import MEANT
 
 EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "16"))
@@ -200,7 +200,7 @@ def assert_passes(base: Sequence[str], instead: Sequence[str], said: Said) -> No
 def leaves(base: tuple[str, ...]) -> dict[str, str]:
     """Plain keys of a composed config with the values that they have, as typed."""
     config = conf_tree.raw(compose.compose(config_loader(), list(base)))
-    plain = {key: value for key, value in flatten(config) if isinstance(value, bool | int | float)}
+    plain = {key: value for key, value in dotted.leaves(config).items() if isinstance(value, bool | int | float)}
     return {
         key: launcher_settings.shown(value)
         for key, value in plain.items()
@@ -273,7 +273,7 @@ def targets() -> list[tuple[tuple[str, ...], str]]:
     keys = []
     for base in (NINE, ()):
         config = conf_tree.raw(compose.compose(config_loader(), list(base)))
-        parts = [key.split(".") for key, _ in flatten(config)]
+        parts = [key.split(".") for key in dotted.leaves(config)]
         every = {".".join(part[: i + 1]) for part in parts for i in range(len(part))}
         own = [key for key in every if key.split(".")[0] in launcher_settings.OWN or key.count(".") == 0]
         keys += [(base, key) for key in (*sorted(every), *sorted(own) * 3)]

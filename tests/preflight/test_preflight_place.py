@@ -14,9 +14,10 @@ from nano_exp import slurm
 from nano_exp.launch import gather
 from nano_exp.nemo_rl import versions
 from nano_exp.preflight import answers
+from nano_exp.preflight.accounts import start_line
 from nano_exp.preflight.answers import Answers, Association, Estimate, Nodes, Qos
 from nano_exp.preflight.facts import Facts, FileSystem, file_system
-from nano_exp.preflight.place import gpu_gb, start_line
+from nano_exp.preflight.place_facts import gpu_gb
 
 # --- parsers, on answers recorded from Slurm 22.05 (the mini cluster) and from the manuals' forms --------------------
 

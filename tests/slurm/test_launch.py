@@ -28,7 +28,7 @@ from launching import (
 from minicluster_tool import MiniCluster
 
 from nano_exp import dotted, slurm
-from nano_exp.dotted import flatten
+from nano_exp.dotted import leaves as leaves_of
 from nano_exp.store import runs, trackers
 from nano_exp.store.run_config import LAUNCHER_KEYS
 
@@ -156,7 +156,7 @@ def test_a_sweep_of_2_x_3_is_one_array_of_six_configs(lab: Lab) -> None:
     assert sorted(lab.job(run) for run in found) == [f"{array}_{task}" for task in range(6)]
     for run in found:
         assert_executed_once(run)
-    leaves = [dict(flatten(engine_yaml(run))) for run in found]
+    leaves = [leaves_of(engine_yaml(run)) for run in found]
     points = {(y["grpo.seed"], y["policy.megatron_cfg.optimizer.lr"]) for y in leaves}
     assert points == {(seed, lr) for seed in (1, 2) for lr in (1e-6, 5e-6, 1e-5)}
     differ = {key for y in leaves for key in y if y[key] != leaves[0][key]}
