@@ -20,6 +20,7 @@ test: $(VENV)/.dev  ## install, then all tests; says what it skips for want of r
 faults: $(VENV)/.dev  ## inject every fault on a real Slurm and tell what became of the runs (root and Slurm)
 	$(BIN)/python tests/slurm/faults.py $(ARGS)
 	$(BIN)/python -m pytest -q tests/sync/test_sync.py -k kill  # W&B and metrics.jsonl after kills, key by key
+	$(BIN)/python -m pytest -q -s tests/job/test_cache_lock.py -k sixteen  # runs that start at once on empty caches
 
 bench: $(VENV)/.dev  ## launches timed beside stock hydra-submitit-launcher (root and Slurm; ARGS=--stub: neither)
 	$(BIN)/python tests/bench/bench.py $(ARGS)

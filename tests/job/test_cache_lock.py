@@ -93,7 +93,12 @@ def test_sixteen_runs_on_empty_caches_all_train(tmp_path: Path, checkout: Path, 
         shared |= {"STANDIN_VENVS": str(VENVS), "PATH": f"{uv.parent}:{os.environ['PATH']}"}
     together = [start_attempt(launch.dir, 0, "--task", str(task), **shared) for task in range(16)]
     said = [process.communicate(timeout=limit(300))[0] for process in together]
-    assert [process.returncode for process in together] == [0] * 16, said
+    failed = sum(process.returncode != 0 for process in together)
+    stood = sum("which makes" in words for words in said)
+    print(
+        f"\n16 runs at once on empty caches: {16 - failed} trained, {failed} failed; {stood} waited for who made them"
+    )
+    assert not failed, said
     makers = [words for words in said if "this run makes" in words]
     waited = [words for words in said if re.search(r"waiting for run r\w+ \(process .*, which makes", words)]
     assert len(makers) == 1 and makers[0] not in waited
