@@ -13,9 +13,9 @@ help:  ## this list
 run: $(VENV)/.embedded  ## install, then train a tiny Nemotron-H on this CPU and show what it learned (ARGS="seed...": overrides)
 	@$(BIN)/python launch.py $(ARGS)
 
-# Two processes; one of them has all that needs Slurm (tests/conftest.py).
+# Three processes for two cores: two of them begin with what needs Slurm, which waits a lot (tests/conftest.py).
 test: $(VENV)/.dev  ## install, then all tests; says what it skips for want of root or Slurm
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile $(ARGS)
 
 faults: $(VENV)/.dev  ## inject every fault on a real Slurm and tell what became of the runs (root and Slurm)
 	$(BIN)/python tests/slurm/faults.py $(ARGS)

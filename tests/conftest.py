@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,40 @@ with_caches()
 os.environ.pop("WANDB_API_KEY", None)
 
 
+#: Slurm's tests are two scopes, each with a cluster of its own in its process. These files have all that starts Ray, of
+#: which this machine's nodes see each other's.
+WITH_RAY = ("tests/slurm/test_launch.py", "tests/slurm/test_nodes.py")
+
+
 class _FilesAndSlurm(LoadFileScheduling):
-    """A file's tests in one process, and all of Slurm's in one too: they share a cluster."""
+    """A file's tests in one process, and those of Slurm in two: they share a cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/slurm" if nodeid.startswith("tests/slurm/") else super()._split_scope(nodeid)
+        file = super()._split_scope(nodeid)
+        if not file.startswith("tests/slurm/"):
+            return file
+        return "tests/slurm with Ray" if file in WITH_RAY else "tests/slurm"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
     """What `--dist loadfile` means here."""
-    return _FilesAndSlurm(config, log) if config.getoption("dist") == "loadfile" else None
+    if config.getoption("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return _FilesAndSlurm(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In xdist's processes: Slurm's first, which wait more than they work, then the files with most tests."""
+    if not hasattr(config, "workerinput"):
+        return
+    many = Counter(item.path for item in items)
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        file = item.nodeid.partition("::")[0]
+        return (0 if file in WITH_RAY else 1, 0) if file.startswith("tests/slurm/") else (2, -many[item.path])
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

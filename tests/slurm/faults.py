@@ -22,12 +22,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launching import HOLD, SITE, SMALL, Lab, at, engine_yaml, metrics, setting
+from launching import HOLD, SITE, SMALL, Lab, at, engine_yaml, metrics, no_ray_beside, setting
 from minicluster_tool import MiniCluster, brought_up
 from pace import limit, slowness
 from standin_caches import with_caches
@@ -309,6 +309,11 @@ RAY = (
 @fault("Ray worker killed, two nodes", wish=RAY)
 def ray_worker(lab: Lab) -> None:
     """The second node's raylet: without it the run cannot go on, and both nodes end."""
+    with no_ray_beside(alone=False):
+        kill_second_raylet(lab)
+
+
+def kill_second_raylet(lab: Lab) -> None:
     lab.launch(*RAY, SLOW)
     (run,) = lab.runs()
     lab.wait_step(run, 2)
@@ -499,8 +504,9 @@ def undisturbed(cluster: MiniCluster, folder: Path) -> dict[str, Any]:
     try:
         other_ports = "engine.ports={gcs: 9920, client: 9921, dashboard: 8275, workers: [11001, 12000]}"
         for wish in ((*RUN, "grpo.seed=42,43"), EMBEDDED, (*RAY, other_ports)):  # one after the other: two are heavy
-            lab.launch(*wish)
-            wait_done(lab)
+            with no_ray_beside(alone=False) if wish[: len(RAY)] == RAY else nullcontext():
+                lab.launch(*wish)
+                wait_done(lab)
         return {run.id: metrics(run) for run in lab.runs()}
     finally:
         lab.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -235,6 +237,18 @@ class Lab:
                 for name in ("attempt.log", "stderr.log"):
                     lines += [f"---- {path.relative_to(self.folder)}/{name}", files.tail(path / name, 2000)]
         return "\n".join([*lines, "---- squeue", self.cluster.run("squeue", check=False).stdout])
+
+
+@contextmanager
+def no_ray_beside(alone: bool = True) -> Iterator[None]:
+    """Alone: no test of this machine has Ray while the block runs. Otherwise: Ray may run in it, as in others.
+
+    The nodes of all mini clusters show this machine's processes, and a run of NeMo RL on one node refuses to start
+    where it sees somebody else's Ray.
+    """
+    with (Path(tempfile.gettempdir()) / "nano-exp-tests-ray.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 @contextmanager

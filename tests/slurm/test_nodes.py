@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import MiniCluster
-from launching import STANDIN, Lab, assert_executed_once, kinds, setting
+from launching import STANDIN, Lab, assert_executed_once, kinds, no_ray_beside, setting
 from minicluster_tool import TOOL
 from pace import limit
 
@@ -44,9 +44,10 @@ SHARED = (
 
 
 @pytest.fixture
-def lab(minicluster: MiniCluster, tmp_path: Path) -> Lab:
+def lab(minicluster: MiniCluster, tmp_path: Path) -> Iterator[Lab]:
     pytest.importorskip("ray")
-    return Lab(minicluster, tmp_path)
+    with no_ray_beside(alone=False):
+        yield Lab(minicluster, tmp_path)
 
 
 def attempt_dir(run: runs.Run) -> Path:
