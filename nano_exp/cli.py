@@ -56,8 +56,8 @@ class _Parser(argparse.ArgumentParser):
         return "\n".join(line.rstrip() for line in out if line.strip() or not line) + "\n"
 
 
-def parser() -> _Parser:
-    """The command line."""
+def parser(only: str | None = None) -> _Parser:
+    """The command line, or the part of it that has one command: all of them take as long to make as a short one."""
     main_parser = _Parser()
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
@@ -67,6 +67,8 @@ def parser() -> _Parser:
         help=f"folder of the runs (default: ${RESULTS_ENV} or ./results)",
     )
     for name, title in COMMANDS.items():
+        if only not in (None, name):
+            continue
         importlib.import_module(f"nano_exp.commands.{name}").add(main_parser.commands, where)
         main_parser.groups.setdefault(title, []).append(name)
     return main_parser
@@ -74,9 +76,10 @@ def parser() -> _Parser:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """argparse takes a list of names on one side of an option only; here they may stand on both."""
-    main_parser = parser()
     words = _joined(list(sys.argv[1:] if argv is None else argv))
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next (nano-exp completion)
+    completes = "_ARGCOMPLETE" in os.environ
+    main_parser = parser(words[0] if words and words[0] in COMMANDS and not completes else None)
+    if completes:  # a shell asks what may come next (nano-exp completion)
         import argcomplete
 
         argcomplete.autocomplete(main_parser)
