@@ -173,10 +173,26 @@ class Before:
     def __init__(self, results: Path, lookup: QueueLookup) -> None:
         self.results, self._lookup = results, lookup
         self.of = functools.cache(self._of)
+        self.canary = functools.cache(self._canary)
+
+    def _canary(self, launch: str) -> str:
+        return _canary_words(self.results, launch)
 
     def _of(self, launch: str) -> list[Open]:
         waits = predecessors.known(runs.launch_dir(self.results, launch))
         return predecessors.unfinished(self.results, waits, self._lookup)
+
+
+def _canary_words(results: Path, launch: str) -> str:
+    """A launch's canary with its job, and how far it is."""
+    job = runs.canary_job(results, launch)
+    folders = [
+        run for name in runs.folders(runs.launch_dir(results, launch) / runs.CANARY) for run in runs.folders(name)
+    ]
+    tried = runs.attempts(folders[0]) if folders else []
+    end = tried[-1].end if tried else None
+    how = "came through" if end and end.get("kind") == "done" else str(end.get("kind")) if end else "started"
+    return f"its launch's canary ({f'job {job}, ' if job else ''}{how if tried else 'not started'})"
 
 
 def _waiting(line: Line, facts: Facts, now: State, before: Before, word: str) -> Line:
@@ -191,7 +207,7 @@ def _waiting(line: Line, facts: Facts, now: State, before: Before, word: str) ->
     waits_for = before.of(launch) if sent.data.get("after") else []
     never = [one for one in waits_for if not one.comes]
     if not waits_for:
-        other = "its launch's canary" if sent.data.get("canary") else "another job"
+        other = before.canary(launch) if sent.data.get("canary") else "another job"
         return dataclasses.replace(line, why=f"waits for {other}") if waits and now.why == "Dependency" else line
     listed = predecessors.listed(waits_for)
     first = next((one.wait.run for one in never if one.wait.run), "")

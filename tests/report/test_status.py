@@ -402,7 +402,15 @@ def test_a_dependency_says_what_it_waits_for_and_what_brings_it_on(results: Path
 def test_an_array_that_waits_for_its_canary_says_so(results: Path) -> None:
     folder = make_run(results, run="r0", record={"max_steps": 10})
     runs.record_event(folder, "submit", launch="L", array=0, task=0, after_attempt=0, canary=True)
-    assert line(results, f"12_0|PENDING|{JOB}|Dependency").why == "waits for its launch's canary"
+    waiting = f"12_0|PENDING|{JOB}|Dependency"
+    assert line(results, waiting).why == "waits for its launch's canary (not started)"
+    runs.record_job(results, "L", runs.CANARY, "11")
+    canary = make_run(runs.launch_dir(results, "L") / runs.CANARY, run="r0-canary")
+    made = make_attempt(canary, 1, Owner("11", 0, "node1", 7, 1.0))
+    assert line(results, waiting).why == "waits for its launch's canary (job 11, started)"
+    for kind, said in (("failed", "failed"), ("done", "came through")):
+        files.write_json(made / "end.json", {"kind": kind})
+        assert line(results, waiting).why == f"waits for its launch's canary (job 11, {said})"
 
 
 def test_runs_that_ended_and_recorded_wandb_offline_are_to_be_sent_until_they_were(results: Path) -> None:
