@@ -354,8 +354,19 @@ def test_another_ray_on_the_host_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert found == {77: "10.0.0.1:6379"}
     config = make_config(tmp_path)
     monkeypatch.setattr(engine, "ray_addresses", lambda: found)
-    with pytest.raises(UserError, match="raylet 77"):
-        engine.command(config, make_context(config, tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for job, allocation, fix in (
+        ("", None, "slurm.parallel_local=1"),
+        ("12", "share", "the same launch with site.allocation=node"),
+        ("12", "node", "hydra.launcher.exclude="),
+    ):
+        if job:
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+        put(config, "site.allocation", allocation)
+        with pytest.raises(UserError, match="raylet 77") as refused:
+            engine.command(config, make_context(config, tmp_path))
+        assert fix in refused.value.fix and "kill 77" in refused.value.fix
+    monkeypatch.delenv("SLURM_JOB_ID")
     put(config, "site.env", {"RAY_ADDRESS": "10.0.0.1:6379"})
     command = engine.command(config, make_context(config, tmp_path))
     assert command.env["RAY_ADDRESS"] == "10.0.0.1:6379"

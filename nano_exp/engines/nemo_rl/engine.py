@@ -103,7 +103,7 @@ def command(config: Config, ctx: Context) -> Command:
         return Command(argv, env, cwd, open_files=OPEN_FILES, scratch=scratch)
 
     if env.get("RAY_ADDRESS", "local") == "local":
-        _refuse_other_ray(ray_addresses())
+        _refuse_other_ray(ray_addresses(), config, ctx, env)
     try:
         ray_tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -287,11 +287,18 @@ def ray_addresses(proc: Path = Path("/proc")) -> dict[int, str]:
     return addresses
 
 
-def _refuse_other_ray(addresses: Mapping[int, str]) -> None:
-    if addresses:
-        pid, address = next(iter(addresses.items()))
-        raise UserError(
-            f"another Ray runs on this host (raylet {pid}, address {address})",
-            "NeMo RL's memory report looks for Ray by its processes and stops with an error when it finds two",
-            "end it if it is a leftover, or have the node alone: site.allocation=node",
-        )
+def _refuse_other_ray(addresses: Mapping[int, str], config: Config, ctx: Context, env: Environment) -> None:
+    if not addresses:
+        return
+    pid, address = next(iter(addresses.items()))
+    if "SLURM_JOB_ID" not in env:
+        fix = "one run at a time on this machine: slurm.parallel_local=1, when the other has ended"
+    elif section(config, "site").get("allocation") != "node":
+        fix = "the same launch with site.allocation=node, which has its nodes alone"
+    else:
+        fix = f"another node: nano-exp retry {ctx.run_dir.name} hydra.launcher.exclude={os.uname().nodename}"
+    raise UserError(
+        f"another Ray runs on this host (raylet {pid}, address {address})",
+        "NeMo RL's memory report looks for Ray by its processes and stops with an error when it finds two",
+        f"{fix}; or kill {pid}, if it is a leftover of yours",
+    )
