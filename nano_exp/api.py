@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -12,6 +13,9 @@ from nano_exp.errors import UserError
 from nano_exp.index.cache import Cache
 from nano_exp.report import status
 from nano_exp.report.status import Line
+from nano_exp.results import Results
+from nano_exp.results import load as results_load
+from nano_exp.results.ranking import Ranking, rank
 from nano_exp.store import axes, metrics_file, runs
 from nano_exp.store.queue_lookup import QueueLookup
 
@@ -52,6 +56,13 @@ class Run:
         for row in metrics_file.read(self.dir):
             rows.setdefault(row["step"], {}).update(row)
         return [rows[step] for step in sorted(rows)]
+
+    def frame(self) -> Any:
+        """`metrics()` as a data frame of pandas, its index the step; or of polars, where pandas is not installed.
+
+        Raises UserError where neither is.
+        """
+        return frame(self.metrics(), "step")
 
     def log(self, name: str = "stdout.log") -> str:
         """A log of the newest attempt (stdout.log, stderr.log, attempt.log); empty where there is none yet."""
@@ -110,8 +121,62 @@ class Runs(Sequence[Run]):
             rows.append({**typed, **run.line.point, **fields})
         return rows
 
+    def frame(self) -> Any:
+        """`table()` as a data frame of pandas or polars. Raises UserError where neither is installed."""
+        return frame(self.table())
+
+    def results(self, seeds: str = results_load.SEED) -> Results:
+        """These runs as `nano-exp compare` and `report` see them: points with axes, seeds grouped, costs.
+
+        Parameters
+        ----------
+        seeds: the axis that repeats a point, by its key or its name in a table
+
+        Raises
+        ------
+        UserError: there is no such axis
+        """
+        store = self[0].dir.parent.parent if len(self) else Path()
+        return results_load.of_lines(store, (), [run.line for run in self], seeds, self.slurm_error)
+
+    def compare(
+        self, by: str = "reward", at: str = "steps", seeds: str = results_load.SEED, lowest: bool | None = None
+    ) -> Ranking:
+        """What `nano-exp compare` prints: `.standings`, the best point first. Raises UserError as that does.
+
+        Parameters
+        ----------
+        by: reward, validation, loss, ..., or any metric's name
+        at: equal steps, tokens, gpu-hours or time; `gpu-hours=50`: at so much a run
+        lowest: whether less is better; None: as the metric's name says
+        """
+        return rank(self.results(seeds), by, at, lowest)
+
     def __repr__(self) -> str:
         return f"<{len(self)} runs>"
+
+
+def frame(rows: Sequence[Mapping[str, Any]], index: str | None = None) -> Any:
+    """Rows as a data frame of pandas, or else of polars, which has no index.
+
+    Raises
+    ------
+    UserError: neither is installed
+    """
+    if find_spec("pandas"):
+        import pandas
+
+        made = pandas.DataFrame.from_records(list(rows))
+        return made.set_index(index) if index and len(made) else made
+    if find_spec("polars"):
+        import polars
+
+        return polars.DataFrame(list(rows), infer_schema_length=None, strict=False)
+    raise UserError(
+        "a data frame without pandas and without polars",
+        "neither is installed here; the rows themselves are plain dictionaries: table(), metrics()",
+        "pip install pandas",
+    )
 
 
 def load(path: str | PathLike[str] = "results") -> Runs:
@@ -139,4 +204,4 @@ def _is_run(folder: Path) -> bool:
     return (folder / "run.json").is_file() or (folder / "events").is_dir()
 
 
-__all__ = ["Run", "Runs", "UserError", "load"]
+__all__ = ["Run", "Runs", "UserError", "frame", "load"]

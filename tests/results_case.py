@@ -115,6 +115,7 @@ class Story:
         self.now = BEGAN + 60.0 * (place + 1)  # the queue
         self.attempts = 0
         self.rows: list[dict[str, Any]] = []
+        self.dice = random.Random(f"loss {point}")
 
     def tell(self, how: str) -> None:
         part = self.steps / 100
@@ -176,7 +177,7 @@ class Story:
             "step": step,
             "time": self.now,
             "train/reward": reward,
-            "train/loss": math.nan if diverged else 0.05 - 0.0001 * step,
+            "train/loss": math.nan if diverged else (0.05 - 0.0001 * step) * (1 + self.dice.gauss(0, 0.1)),
             "train/kl_penalty": 0.001 * step * lr / 1e-6,
             "train/global_valid_toks": 1000.0 * group,
             "train/mean_gen_tokens_per_sample": 200.0 + step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -9,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import results_case
 from core_case import ROOT, dead_process, environment, make_attempt, make_run
 from pace import limit
 
 import nano_exp
+from nano_exp import api
 from nano_exp.errors import UserError
 
 
@@ -86,20 +89,71 @@ def test_no_runs_are_an_error_with_the_place(tmp_path: Path) -> None:
     assert str(tmp_path / "nothing") in caught.value.found
 
 
-def test_the_documented_example_runs_without_pandas(results: Path) -> None:
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL))
-    code += "\nimport sys\nassert not {'pandas', 'torch', 'wandb', 'hydra'} & set(sys.modules)\n"
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+
+
+def test_the_documented_basics_run_without_pandas(tmp_path: Path) -> None:
+    results_case.make(tmp_path)
+    code = "\n".join(blocks()[:4])
+    code += "\nimport sys\nassert not {'pandas', 'polars', 'torch', 'wandb', 'hydra'} & set(sys.modules)\n"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=results.parent,
-        env=environment(),
+        cwd=tmp_path,
+        env=environment(PATH=f"{results_case.commands(tmp_path)}:/usr/bin:/bin"),
         capture_output=True,
         text=True,
         timeout=limit(60),
     )
     assert done.returncode == 0, done.stderr
-    assert "r1 done  2/2 0.30" in done.stdout
-    assert "r1 ['model=nano_12b'] 8" in done.stdout
-    assert "[(1, 0.1), (2, 0.3" in done.stdout
-    assert "[(2, 0.5)]" in done.stdout
-    assert "[(1e-06, 0.2), (5e-06, 0.3" in done.stdout
+    said = done.stdout.splitlines()
+    assert said[0].startswith("r000000000f failed out of GPU memory in training 30/100 0.4")
+    assert said[1].startswith("r0000000018 lost")
+    assert said[2].startswith(
+        "r000000000c {'grpo.num_generations_per_prompt': 16, 'grpo.seed': 44, 'optimizer.lr': 3e-06} 16"
+    )
+    assert "(100, 0.6" in said[3]
+    assert "[(1e-06, 0.4" in said[5]
+    assert said[6] == "('grpo.num_generations_per_prompt', 'optimizer.lr') {'model': 'nano_12b', 'cluster': '1n8g'}"
+    assert "num_generations_per_prompt=16 lr=1e-6 (42, 43, 44) ['done', 'done', 'done']" in said
+    assert "{'grpo.num_generations_per_prompt': 16, 'optimizer.lr': 3e-06} 0.57" in done.stdout
+
+
+def test_the_whole_page_runs_with_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed: pip install pandas")
+    pytest.importorskip("matplotlib").use("Agg")
+    results_case.make(tmp_path)
+    monkeypatch.setenv("PATH", results_case.commands(tmp_path), prepend=":")
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(blocks()), "docs/api.md", "exec"), {})
+    assert "mean       std  count" in capsys.readouterr().out
+    written, shown = (tmp_path / "validation.png").read_bytes(), ROOT / "docs" / "pictures" / "validation.png"
+    assert written.startswith(b"\x89PNG")
+    assert len(written) == pytest.approx(shown.stat().st_size, rel=0.5), "the page shows this picture"
+
+
+def test_points_and_a_ranking_of_chosen_runs_are_those_of_the_command(tmp_path: Path) -> None:
+    results_case.make(tmp_path, steps=10)
+    runs = nano_exp.load(tmp_path / "results" / "lr_sweep")
+    assert [point.seeds for point in runs.results().points] == [(42, 43, 44)] * 8
+    assert len(runs.results(seeds="lr").points) == 6
+    assert len(runs.where("done").compare().standings) == 8
+    assert len(runs[:3].compare().standings) == 1
+    with pytest.raises(UserError, match="--seeds lrr"):
+        runs.results(seeds="lrr")
+
+
+def test_frames_are_of_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results_case.make(tmp_path, steps=10)
+    runs = nano_exp.load(tmp_path / "results" / "lr_sweep")
+    have = {name for name in ("pandas", "polars") if importlib.util.find_spec(name)}
+    for name in have:
+        monkeypatch.setattr(api, "find_spec", lambda wanted, name=name: wanted == name)
+        assert type(runs.frame()).__module__.startswith(name)
+        assert len(runs[0].frame()) == 10
+        assert "validation/accuracy" in runs[0].frame().columns
+    monkeypatch.setattr(api, "find_spec", lambda wanted: None)
+    with pytest.raises(UserError, match="without pandas and without polars"):
+        runs.frame()

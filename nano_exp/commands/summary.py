@@ -20,6 +20,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     summary.add_argument(
         "--seeds", default="grpo.seed", metavar="KEY", help="runs that differ in it alone are one point"
     )
+    summary.add_argument("--cost", action="store_true", help="what each run took and wasted, the most wasted first")
     summary.add_argument("--json", action="store_true", help="the same for scripts")
     summary.set_defaults(run=_summary)
 
@@ -30,6 +31,10 @@ def _summary(given: argparse.Namespace) -> int:
     from nano_exp.terminal import progress_line
 
     with progress_line.waiting("reading the runs ..."):
-        made = outlook.look(load_results(folder(given), given.what, given.seeds), given.by)
+        found = load_results(folder(given), given.what, given.seeds)
+        if given.cost and not given.json:
+            print(outlook.cost_table(found, text.terminal_width()))
+            return 0
+        made = outlook.look(found, given.by)
     print(outlook.as_json(made) if given.json else outlook.words(made, text.terminal_width()))
     return 0

@@ -46,12 +46,24 @@ def load_results(
     asked = asked or QueueLookup()
     moment = time.time() if now is None else now
     lines = status.look(Cache(store), names, asked, moment)
+    return of_lines(store, names, lines, seed_key, asked.error, moment, accounting)
+
+
+def of_lines(
+    store: Path,
+    names: Sequence[str],
+    lines: Sequence[Line],
+    seed_key: str = SEED,
+    slurm_error: str = "",
+    now: float | None = None,
+    accounting: bool = True,
+) -> Results:
+    """The same of runs that status has looked at already."""
     points = _points(lines)
     seed_key = _seed(seed_key, points)
     gpus = spells.gpus_of(store)
-    taken = _spells(lines, gpus, moment, accounting and not asked.error)
+    taken = _spells(lines, gpus, time.time() if now is None else now, accounting and not slurm_error)
     found = [_run(line, point, seed_key, own) for line, point, own in zip(lines, points, taken, strict=True)]
-    keys = tuple(dict.fromkeys(key for run in found for key in run.axes))
     grouped: dict[tuple[str, ...], list[Run]] = {}
     for run in found:
         place = (run.name, *(f"{key}={axes.as_typed(value)}" for key, value in run.axes.items()))
@@ -60,10 +72,10 @@ def load_results(
         tuple(names),
         tuple(found),
         tuple(Point(same[0].name, same[0].axes, tuple(same)) for same in grouped.values()),
-        keys,
+        tuple(dict.fromkeys(key for run in found for key in run.axes)),
         seed_key,
         axes.typed(axes.shared([line.overrides for line in lines])),
-        asked.error,
+        slurm_error,
     )
 
 

@@ -20,6 +20,7 @@ from nano_exp.results.model import Results, Run
 from nano_exp.results.ranking import Ranking, rank, short_name
 from nano_exp.results.ranking_table import number
 from nano_exp.results.spent import Cost
+from nano_exp.terminal import grid
 
 #: States in which a run goes on by itself.
 GOES_ON = ("running", "pending")
@@ -171,6 +172,33 @@ def words(made: Outlook, width: int | None = None) -> str:
     return "\n".join([head, *(line for label, said in lines for line in _lines(label, said, width))])
 
 
+def cost_table(results: Results, width: int | None = None) -> str:
+    """What each run took, those that wasted most first; GPU-hours, or hours of machine time where no GPUs are known."""
+    found = sorted(results.runs, key=lambda run: -run.cost.wasted)
+    costs = [run.cost for run in found]
+    on_gpus = any(cost.gpu_hours is not None for cost in costs)
+
+    def said(cost: Cost, word: str) -> str:
+        amount = getattr(cost, f"{word}_gpu_hours") if on_gpus else getattr(cost, word) / 3600
+        return hours(amount) if amount else "-"
+
+    columns = {
+        "run": [run.id for run in found],
+        "state": [run.state for run in found],
+        "attempts": [str(len(run.spells)) for run in found],
+        "GPU-h" if on_gpus else "hours": [hours(c.gpu_hours if on_gpus else c.seconds / 3600) for c in costs],
+        "useful": [said(cost, "useful") for cost in costs],
+        "failed": [said(cost, "failed") for cost in costs],
+        "again": [said(cost, "repeated") for cost in costs],
+        "set-up": [said(cost, "requeued") for cost in costs],
+    }
+    if any(cost.energy_j is not None for cost in costs):
+        columns["kWh"] = ["-" if c.energy_j is None else f"{c.energy_j / 3.6e6:.1f}" for c in costs]
+    points = [run.line.point for run in found]
+    made = grid.grid(columns, points, width, ("attempts", "state"), before="attempts")
+    return grid.text(made, [""] * len(found)) + f"\n\nin all: {_spent(spent.total(costs))}"
+
+
 def _lines(label: str, said: str, width: int | None) -> list[str]:
     first = f"  {label:12}"
     if not width:
@@ -259,12 +287,14 @@ def as_json(made: Outlook) -> str:
             "p_over_second": ranking.ahead.p if ranking.ahead else None,
         }
     cost = made.cost
+    per_run = {run.id: _plain(run.cost) for run in made.results.runs}
     whole = {
         "names": list(made.results.names),
         "runs": len(made.results.runs),
         "states": made.counts,
         "best": best,
-        "spent": {**vars(cost), "useful_gpu_hours": cost.useful_gpu_hours, "wasted_gpu_hours": cost.wasted_gpu_hours},
+        "spent": _plain(cost),
+        "spent_by_run": per_run,
         "left": {
             "runs": len(made.left),
             "steps": sum(one.steps for one in made.left),
@@ -277,3 +307,7 @@ def as_json(made: Outlook) -> str:
         "slurm_error": made.results.slurm_error or None,
     }
     return json.dumps(whole, indent=1)
+
+
+def _plain(cost: Cost) -> dict[str, Any]:
+    return {**vars(cost), "useful_gpu_hours": cost.useful_gpu_hours, "wasted_gpu_hours": cost.wasted_gpu_hours}

@@ -30,7 +30,7 @@ class Measured:
     best: the best mean of so many values in a row
     step: of the last value
     cost: what the run had taken by that step, in the budget's unit; None where nothing says
-    counts: whether it reached the budget, or is done: others are not compared
+    counts: whether it reached the budget, or is done, and was finite there: others are not compared
     """
 
     run: Run
@@ -134,11 +134,12 @@ def rank(results: Results, by: str = "reward", at: str = "steps", lowest: bool |
     word, asked = _cost(at)
     series = {run.dir: run.metrics.series(metric) for run in results.runs}
     costs = {run.dir: run.metrics.until(word) for run in results.runs}
+    logged = {place: sorted({*one.steps, *one.nonfinite} & costs[place].keys()) for place, one in series.items()}
     compared = [run for run in results.runs if any(step in costs[run.dir] for step in series[run.dir].steps)]
     if not compared:
         raise _nothing(results, metric, word, any(len(one) for one in series.values()))
     highest = not (_less(metric) if lowest is None else lowest)
-    budget = asked if asked is not None else _common(compared, series, costs)
+    budget = asked if asked is not None else _common(compared, logged, costs)
     standings, unranked = [], []
     for point in results.points:
         found = [_measured(run, series[run.dir], costs[run.dir], budget, highest) for run in point.runs]
@@ -206,9 +207,9 @@ def _nothing(results: Results, metric: str, at: str, measured: bool) -> UserErro
     return UserError(f"--at {at}: nothing is known of it for these runs", why, "--at time or --at steps")
 
 
-def _common(compared: Sequence[Run], series: Mapping[Path, Series], costs: Mapping[Path, dict[int, float]]) -> float:
+def _common(compared: Sequence[Run], logged: Mapping[Path, list[int]], costs: Mapping[Path, dict[int, float]]) -> float:
     """What all runs that are done have taken at their last value; where none is done, those that go on; else all."""
-    far = {run.dir: max(costs[run.dir][s] for s in series[run.dir].steps if s in costs[run.dir]) for run in compared}
+    far = {run.dir: max(costs[run.dir][step] for step in logged[run.dir]) for run in compared}
     for states in (("done",), ("running", "pending", "stopped", "unknown")):
         of_state = [far[run.dir] for run in compared if run.state in states]
         if of_state:
@@ -224,9 +225,10 @@ def _measured(run: Run, whole: Series, costs: dict[int, float], budget: float, h
     cut = whole.up_to(max(within))
     window = math.ceil(len(cut) / LAST_PART)
     means = [fmean(cut.values[i : i + window]) for i in range(len(cut) - window + 1)]
-    reached = max((cost for step, cost in costs.items()), default=0.0) >= budget * (1 - 1e-9)
+    reached = run.state == "done" or max(costs.values(), default=0.0) >= budget * (1 - 1e-9)
+    broken = [step for step in whole.nonfinite if step > cut.steps[-1] and costs.get(step, math.inf) <= budget]
     best = max(means) if highest else min(means)
-    return Measured(run, means[-1], best, cut.steps[-1], costs.get(cut.steps[-1]), reached or run.state == "done")
+    return Measured(run, means[-1], best, cut.steps[-1], costs.get(cut.steps[-1]), reached and not broken)
 
 
 def short_name(metric: str) -> str:

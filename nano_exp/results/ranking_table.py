@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from nano_exp import text
 from nano_exp.report.table import hours
 from nano_exp.results import certainty
 from nano_exp.results.curves import COSTS
+from nano_exp.results.model import Run
 from nano_exp.results.ranking import Measured, Ranking, Standing, short_name
 from nano_exp.store import axes
 from nano_exp.store.axes import Value
@@ -76,16 +77,25 @@ def _table(ranking: Ranking, width: int | None) -> str:
         columns.pop("GPU-h")
     points = [one.point.axes for one in found]
     made = grid.grid(columns, points, width, ("time", "best", "GPU-h"), before="seeds")
-    return grid.text(made, [_short(one) for one in found], "not counted")
+    return grid.text(made, [_short(one, ranking.metric) for one in found], "not counted")
 
 
 def _seeds(one: Standing) -> str:
     return str(len(one.measured)) if not one.short else f"{len(one.measured)} of {len(one.point.runs)}"
 
 
-def _short(one: Standing) -> str:
-    """The runs that do not count, and their states."""
-    return ", ".join(f"{run.id} {run.state} at step {run.metrics.last_step}" for run in one.short)
+def _short(one: Standing, metric: str) -> str:
+    """The runs that do not count, and why."""
+    return ", ".join(f"{run.id} {_why(run, metric)}" for run in one.short)
+
+
+def _why(run: Run, metric: str) -> str:
+    series = run.metrics.series(metric)
+    last = series.steps[-1] if series.steps else 0
+    broken = next((step for step in series.nonfinite if step > last), None)
+    if broken is not None:
+        return f"{run.state}, not finite from step {broken} on"
+    return f"{run.state} at step {run.metrics.last_step}"
 
 
 def number(value: float) -> str:
@@ -105,8 +115,8 @@ def notes(ranking: Ranking) -> list[str]:
     """How sure the order is, what the columns are, what was left out."""
     found = [*_certainty(ranking), _columns(ranking)]
     if ranking.unranked:
-        listed = "; ".join(f"{point.label} ({_states(point.runs)})" for point in ranking.unranked)
-        found.append(f"not so far yet, and not ranked: {listed}")
+        listed = "; ".join(f"{point.label} ({_whys(point.runs, ranking.metric)})" for point in ranking.unranked)
+        found.append(f"not ranked: {listed}")
     if not any(run.state == "done" for run in ranking.results.runs):
         found.append("no run is done: this may change")
     for what, counts in (
@@ -161,11 +171,9 @@ def _columns(ranking: Ranking) -> str:
     return said
 
 
-def _states(runs: Sequence[Any]) -> str:
-    counts: dict[str, int] = {}
-    for run in runs:
-        counts[run.state] = counts.get(run.state, 0) + 1
-    return ", ".join(f"{count} {state}" for state, count in counts.items())
+def _whys(runs: Sequence[Run], metric: str) -> str:
+    counts = Counter(_why(run, metric) for run in runs)
+    return ", ".join(f"{count} {why}" for why, count in counts.items())
 
 
 # --- for other programs ---------------------------------------------------------------------------------------------

@@ -82,8 +82,10 @@ def test_without_scipy_the_order_is_there_and_what_to_install(found: Results, mo
 
 def test_less_is_better_of_a_loss_and_what_is_not_finite_is_told(found: Results) -> None:
     made = rank(found, by="loss")
-    assert (made.metric, made.highest, made.budget) == ("train/loss", False, 59)
+    assert (made.metric, made.highest, made.budget) == ("train/loss", False, 100)
     assert sum(made.nonfinite.values()) == 41 + 41 + 11
+    assert [point.axes[LR] for point in made.unranked] == [3e-5], "what diverged has no value at step 100"
+    assert "(2 done, not finite from step 60 on, 1 lost, not finite from step 60 on)" in ranking_table.words(made)
     assert "were NaN or infinite, and are left out" in ranking_table.words(made)
     assert rank(found, by="loss", lowest=False).highest
 
