@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import unicodedata
@@ -71,6 +72,20 @@ def short_title(overrides: Sequence[str]) -> str:
 def as_typed(value: object) -> str:
     """A value as one would type it: null, true, [1, 2], words without quotes."""
     return value if isinstance(value, str) and value else json.dumps(value, default=str)
+
+
+_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)")
+#: What Ray and vLLM put before the lines of their processes; NeMo RL's driver prints without one.
+FROM_WORKER = re.compile(
+    r"^\s{0,2}\(((?:raylet|autoscaler|gcs_server)\b[^()]{0,80}"
+    r"|(?:[^()]|\([^()]{0,80}\)){0,120}?\bpid=[^()]{0,80})\)[ \t]?"
+)
+
+
+def plain(raw: str) -> str:
+    """A line of a log without colours, its end, and what a progress bar left before a carriage return."""
+    line = _ANSI.sub("", raw) if "\x1b" in raw else raw
+    return line.rstrip("\r\n \t").rpartition("\r")[2]
 
 
 Say = Callable[[str], None]

@@ -19,16 +19,12 @@ import re
 from dataclasses import dataclass
 from itertools import islice
 
+from nano_exp.text import FROM_WORKER, plain
+
 #: Longer lines are cut in the middle before any pattern sees them.
 MAX_LINE = 4000
 
-_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)")
 _LABEL = re.compile(r"^ {0,3}\d{1,4}: ")
-#: What Ray and vLLM put before the lines of their processes; NeMo RL's driver prints without one.
-FROM_WORKER = re.compile(
-    r"^\s{0,2}\(((?:raylet|autoscaler|gcs_server)\b[^()]{0,80}"
-    r"|(?:[^()]|\([^()]{0,80}\)){0,120}?\bpid=[^()]{0,80})\)[ \t]?"
-)
 _PID = re.compile(r"\bpid=(\w+)")
 _IP = re.compile(r"\bip=([\w.:-]+)")
 _RANK = re.compile(r"\[rank=?(\d+)\]|\brank=(\d+)\b")
@@ -99,10 +95,7 @@ def clean(raw: str) -> str:
     """Without colours, without what a progress bar left before a carriage return, and not endless."""
     if len(raw) > MAX_LINE:
         raw = raw[: MAX_LINE - 1000] + " ... " + raw[-900:]
-    if "\x1b" in raw:
-        raw = _ANSI.sub("", raw)
-    raw = raw.rstrip("\r\n \t")
-    return raw.rpartition("\r")[2] if "\r" in raw else raw
+    return plain(raw)
 
 
 def parse(n: int, raw: str) -> Line:

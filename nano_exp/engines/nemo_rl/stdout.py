@@ -24,13 +24,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from nano_exp.triage.loglines import FROM_WORKER
+from nano_exp.text import FROM_WORKER, plain
 
 Row = dict[str, Any]
 Notice = Literal["async_error", "timeout", "max_steps", "threshold"]
 
 _NUMBER = r"([-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|nan|inf))"
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LOG_DIR = re.compile(r"📊 Using log directory: .*?(exp_\d+)/?")
 _EPOCH = re.compile(r"={10,} Epoch (\d+)/(\d+) ={10,}")
 _STEP = re.compile(r"={10,} Step (\d+)/(\d+) ={10,}")
@@ -122,7 +121,7 @@ class Reader:
     def feed(self, raw: str) -> Iterator[Row]:
         """Take a line; rows for metrics.jsonl come as soon as their last line was taken."""
         # A progress bar ends its text with \r and leaves the next line glued behind it.
-        line = _ANSI.sub("", raw).rstrip("\r\n").rpartition("\r")[2]
+        line = plain(raw)
         if not line.strip() or FROM_WORKER.match(line):
             return
         if self._validation_step is not None:
