@@ -10,6 +10,7 @@ from typing import Any
 from nano_exp import files, synonyms
 from nano_exp.compose.conf_tree import CONF_DIR
 from nano_exp.errors import UserError, nearest
+from nano_exp.store.phase import LABELS
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 TEXTS = Kind("a list of texts", _list_of(_is_text))
 NUMBERS = Kind("two numbers", _list_of(_is_number, 2))
 PORTS = Kind("two ports, the lowest and the highest", _list_of(lambda port: type(port) is int, 2))
+PATIENCE = Kind(
+    "auto, a number of minutes, or 0 or null for none",
+    lambda value: value is None or value == "auto" or (_is_number(value) and value >= 0),
+)
 SECTION = Kind("a section of keys", lambda value: isinstance(value, Mapping))
 VARIABLES = Kind("a section of names and values, or null", lambda value: value is None or isinstance(value, Mapping))
 #: What has its own reader, with words of its own.
@@ -89,6 +94,8 @@ SETTINGS: dict[str, Kind] = {
     **{"site.container.mounts": TEXTS, "site.container.flags": TEXTS},
     **{"engine.name": TEXT, "engine.ray_address": TEXT_OR_NULL, "engine.dashboard": SWITCH, "engine.ports": SECTION},
     **{f"engine.{key}": POSITIVE for key in ("setup_margin_min", "save_margin_min", "join_deadline_s")},
+    "engine.patience_min": SECTION,
+    **{f"engine.patience_min.{phase}": PATIENCE for phase in LABELS},
     **{f"engine.ports.{key}": COUNT for key in ("gcs", "client", "dashboard")},
     "engine.ports.workers": PORTS,
 }

@@ -67,6 +67,27 @@ class Command:
     scratch: tuple[Path, ...] = ()
 
 
+class Phases(Protocol):
+    """In which phase a run is, for its watchdog and for those who look.
+
+    Attributes
+    ----------
+    moves: how often it got on within its training loop: a step was finished, or a batch
+    starved: whether it waits for data that cannot come
+    """
+
+    moves: int
+
+    @property
+    def starved(self) -> bool: ...
+
+    def feed(self, line: str) -> None:
+        """Take a line of the engine's stdout."""
+
+    def now(self) -> str:
+        """A key of store.phase.LABELS."""
+
+
 class Mistake(UserError):
     """One thing in a config that an engine cannot run.
 
@@ -114,6 +135,9 @@ class Engine(Protocol):
 
     def checkpoint_folder(self, config: dict[str, Any], ctx: Context) -> Path:
         """Where this run's step_N lie (engines.checkpoints)."""
+
+    def phases(self, config: dict[str, Any], ctx: Context) -> Phases | None:
+        """What tells the attempt's phase, made before the engine starts; None for an engine whose steps alone count."""
 
     def last_step(self, config: dict[str, Any], ctx: Context) -> int:
         """The last finished step that survives this attempt's end: that of the newest whole checkpoint, or 0."""

@@ -60,10 +60,11 @@ def write(
     token = f"NX_TOKEN={secrets.token_hex(8)}"  # not exported before the set-up: what has it is what node.sh started
     path = folder / "node.sh"
     path.write_text(text.replace("set -u\n", f"set -u\n{token}\n", 1))
-    shutil.copyfile(entry.TEMPLATES / "ray_node.py", folder / "ray_node.py")
+    for name in ("ray_node.py", "stacks.py", "ray_logs.py"):
+        shutil.copyfile(entry.TEMPLATES / name, folder / name)
     # There from the start, so that a node that opens them again sees what another wrote: a shared file system may
     # remember for a minute that a file is not there.
-    for name in ("head", "end"):
+    for name in ("head", "end", "stacks", "keep"):
         (folder / name).write_text("")
     phases = {"allocation": allocation_start, "attempt": time.time()}
     (attempt_dir / "phases.json").write_text(json.dumps(phases) + "\n")

@@ -108,11 +108,20 @@ def find(launch: Path, array: int | str, task: int | None) -> Order:
 def execute(order: Order, stop: Stop) -> int:
     """Claim and execute one run, and have it go on where it should. Returns the exit code.
 
+    Without Slurm, which would start its job again, it is executed again here.
+
     Raises
     ------
     Refuse: the run is done, or another attempt has it
     UserError, Damaged, OSError: before the claim
     """
+    while (code := _execute_once(order, stop)) is None:
+        continue
+    return code
+
+
+def _execute_once(order: Order, stop: Stop) -> int | None:
+    """One attempt; None where the next one is to follow in this process."""
     run_dir = order.run_dir
     run = runs.load(run_dir)
     if "digest" not in run.record:
@@ -168,7 +177,7 @@ def execute(order: Order, stop: Stop) -> int:
         say(f"{end['kind']}" + (f": {end['why']}" if end.get("why") else ""))
         ending.write(run_dir, attempt_dir, end)
         if end["kind"] != "done" and _goes_on(ahead, end):
-            return 0
+            return 0 if owner.job is not None else None
         if not order.local:
             _tell_launch(order, config, end, say)
     if order.canary and end["kind"] != "done":
@@ -213,6 +222,8 @@ def _tell_launch(order: Order, config: dict[str, Any], end: dict[str, Any], say:
 
 def _goes_on(ahead: Ending, end: dict[str, Any]) -> bool:
     owner, stop = ahead.owner, ahead.stop
+    if owner.job is None and not ahead.goes_on and not stop.signal:
+        return requeue.here(ahead.run_dir, end, ahead.section, ahead.say)
     if owner.job is None or ahead.goes_on:
         return ahead.goes_on
     return requeue.go_on(ahead.run_dir, end, ahead.stopped, owner, stop, ahead.until, ahead.section, ahead.say)

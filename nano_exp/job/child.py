@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +20,9 @@ from typing import Any
 from nano_exp import engines
 from nano_exp.engines import Command, Context, Engine
 from nano_exp.errors import UserError
-from nano_exp.job import watchdog
+from nano_exp.job import stacks, watchdog
 from nano_exp.store import metrics_file, runs
+from nano_exp.store import phase as store_phase
 from nano_exp.text import Say
 
 #: Slurm's KillWait where nobody says otherwise: seconds from its SIGTERM to its SIGKILL.
@@ -32,6 +32,9 @@ OWN_END_S = 10.0
 POLL_S = 0.2
 #: How often files on the shared file system are looked at, seconds.
 LOOK_S = 1.0
+#: Phases of the training loop, and how long one of them has lasted before it is written down, seconds.
+LOOP = ("rollout", "step", "validation", "save")
+SHOWN_S = 10.0
 
 
 class Superseded(Exception):
@@ -94,10 +97,28 @@ class Ended:
 Follow = Callable[[Iterable[str | None]], Iterable[Mapping[str, Any]]]
 
 
+@dataclass(frozen=True)
+class Watched:
+    """How an engine is watched.
+
+    Parameters
+    ----------
+    rule: when it counts as stalled
+    phases: what tells where it is; None: its steps alone are watched
+    learn: called with what phases took, seconds: when the training loop has begun, and at the end
+    """
+
+    rule: watchdog.Rule
+    phases: engines.Phases | None = None
+    learn: Callable[[Mapping[str, float]], None] = lambda took: None
+
+
 def execute(
-    follow: Follow, command: Command, ctx: Context, stop: Stop, rule: watchdog.Rule, say: Say, notice: Notice
+    follow: Follow, command: Command, ctx: Context, stop: Stop, watched: Watched, say: Say, notice: Notice
 ) -> Ended:
     """Start the engine in its own process group, follow its metrics, pass a stop on, and wait for its end.
+
+    The command's `scratch` is left to the caller: Ray's logs are in it.
 
     Raises
     ------
@@ -127,13 +148,11 @@ def execute(
     follower = threading.Thread(target=_follow, args=(follow, paths["stdout"], ctx, ended), daemon=True)
     follower.start()
     try:
-        return _Watch(process, command, ctx, stop, rule, say, notice).wait()
+        return _Watch(process, command, ctx, stop, watched, say, notice).wait()
     finally:
         _kill_group(process)
         ended.set()
         follower.join(timeout=10)
-        for folder in command.scratch:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -163,27 +182,36 @@ class _Watch:
         command: Command,
         ctx: Context,
         stop: Stop,
-        rule: watchdog.Rule,
+        watched: Watched,
         say: Say,
         notice: Notice,
     ) -> None:
-        self.process, self.command, self.ctx, self.stop, self.rule, self.say = process, command, ctx, stop, rule, say
+        self.process, self.command, self.ctx, self.stop, self.watched, self.say = (
+            *(process, command, ctx, stop, watched, say),
+        )
         self.notice, self.noticed = notice, False
         self.kill_at: float | None = None
         self.began = time.time()
-        self.stall: watchdog.Stall | None = None
-        self.reported_step: int | None = None  # the step after which a stall was reported
+        self.dog = watchdog.Watchdog(watched.rule, self.began)
+        self.stall: watchdog.Stall | None = None  # the engine is ended for it
+        self.report: threading.Thread | None = None
+        self.shown: tuple[str, float] | None = None
+        self.taught: set[str] = set()  # phases whose durations were told
 
     def wait(self) -> Ended:
         looked = 0.0
-        while (code := self.process.poll()) is None:
-            self._pass_stop_on()
-            if time.monotonic() - looked >= LOOK_S:
-                looked = time.monotonic()
-                self._require_newest()
-                self._look()
-            time.sleep(POLL_S)
+        try:
+            while (code := self.process.poll()) is None:
+                self._pass_stop_on()
+                if time.monotonic() - looked >= LOOK_S:
+                    looked = time.monotonic()
+                    self._require_newest()
+                    self._look()
+                time.sleep(POLL_S)
+        finally:
+            self._teach()
         self._require_newest()
+        self._write_phase()
         self._notify()  # the same signal may have ended it first
         return Ended(code, self.stall)
 
@@ -197,6 +225,8 @@ class _Watch:
             why = signal.Signals(self.stop.signal).name if self.stop.signal else "stalled"
             self.say(f"{why}: asking the engine to end, at most {self.notice.grace_s:g} s")
             self.kill_at = time.monotonic() + self.notice.grace_s
+            if not self.stop.signal:
+                stacks.end(self.ctx, self.command)
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
         self._notify()
@@ -212,24 +242,59 @@ class _Watch:
             raise
 
     def _look(self) -> None:
+        if self.stop.signal or self.stall is not None or (self.report is not None and self.report.is_alive()):
+            return
         rows = metrics_file.read(self.ctx.run_dir, tail_bytes=64 * 1024)
         steps = [(int(r["step"]), t) for r in rows if "train/reward" in r and (t := _time(r)) >= self.began]
-        stall = watchdog.look(self.rule, steps, time.time())
-        if stall is None or self.reported_step == stall.step or self.stop.signal:
-            return
-        self.reported_step = stall.step
-        target = self.ctx.attempt_dir / f"stacks-after-step-{stall.step}.txt"
-        folders = [str(Path(self.command.argv[0]).parent), self.command.env.get("PATH", "")]
-        pids = watchdog.drivers(str(self.ctx.config_path)) or [self.process.pid]
+        phases = self.watched.phases
+        where = (phases.now(), phases.moves, phases.starved) if phases is not None else ("", 0, False)
+        stall = self.dog.look(where[0], steps, time.time(), *where[1:])
+        self._show()
+        if stall is not None:  # beside the wait: a signal that comes meanwhile has to be passed on
+            self.report = threading.Thread(target=self._report, args=(stall, where[:2]), daemon=True)
+            self.report.start()
+
+    def _report(self, stall: watchdog.Stall, where: tuple[str, int]) -> None:
+        """Say so, with the stacks; the engine is ended where it is time for that and it has not got on meanwhile."""
+        at = f"step-{stall.step}" if stall.phase == "step" else stall.phase
+        target = self.ctx.attempt_dir / f"stacks-{at}-{stall.number}.txt"
+        facts = {"attempt": self.ctx.number, **vars(stall), "stacks": str(target)}
         try:
-            how = watchdog.dump(pids, target, os.pathsep.join(folders))
+            how = stacks.dump(self.ctx, self.command, target)
             self.say(f"{stall}; stacks in {target.name} ({how})")
-            runs.record_event(self.ctx.run_dir, "stalled", attempt=self.ctx.number, **vars(stall), stacks=str(target))
+            runs.record_event(self.ctx.run_dir, "stalled", **facts)
         except (UserError, OSError) as error:  # a full disk: steps are not seen then, and the engine may well train
             self.say(f"{stall}; it could not be recorded: {error}")
             return
-        if self.rule.action == "restart":
+        phases = self.watched.phases
+        if self.dog.ends(stall) and (phases is None or (phases.now(), phases.moves) == where):
             self.stall = stall
+
+    def _show(self) -> None:
+        """Write down where the engine is, when that has changed. Steps, validations and saves that are over at once are
+        not worth a write each."""
+        phase, since = self.dog.phase, self.dog.since
+        before = self.shown[0] if self.shown else ""
+        if not phase or self.shown == (phase, since) or (phase == before and phase in ("step", "rollout")):
+            return
+        if before in LOOP and phase in LOOP and time.time() - since < SHOWN_S:
+            return
+        self.shown = (phase, since)
+        self._write_phase()
+        if before not in LOOP and phase in LOOP:
+            self._teach()
+
+    def _write_phase(self) -> None:
+        if self.dog.phase:
+            now = store_phase.Now(self.dog.phase, self.dog.since, self.dog.took)
+            with contextlib.suppress(UserError, OSError):
+                store_phase.write(self.ctx.attempt_dir, now)
+
+    def _teach(self) -> None:
+        """Tell what phases took that were not told yet."""
+        news = {phase: seconds for phase, seconds in self.dog.took.items() if phase not in self.taught}
+        self.taught |= news.keys()
+        self.watched.learn(news)
 
 
 def _time(row: dict[str, Any]) -> float:

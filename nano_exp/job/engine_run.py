@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nano_exp import engines, files, slurm
 from nano_exp.dotted import Config
-from nano_exp.engines import Context, nodes
+from nano_exp.engines import Command, Context, nodes
+from nano_exp.engines.templates import ray_logs
 from nano_exp.errors import UserError
 from nano_exp.job import (
     cache_lock,
@@ -27,7 +30,7 @@ from nano_exp.job.ending import Ending
 from nano_exp.nemo_rl import caches
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 from nano_exp.slurm import setup_lines
-from nano_exp.store import metrics_file, run_config, runs, trackers
+from nano_exp.store import metrics_file, phase, run_config, runs, trackers
 from nano_exp.store.runs import Owner
 from nano_exp.text import Say
 
@@ -67,7 +70,7 @@ def _train(
     run: runs.Run, config: dict[str, Any], attempt_dir: Path, ahead: Ending, hold: cache_lock.Hold
 ) -> dict[str, Any]:
     number, stop, say = ahead.number, ahead.stop, ahead.say
-    rule = watchdog.Rule.of(config["site"])
+    rule = watchdog.Rule.of(config, phase.longest(run.dir, config))
     engine = engines.get(config["engine"]["name"])
     earlier = [a.end for a in runs.attempts(run.dir) if a.end]
     _leave_wandb_offline(earlier, say)
@@ -103,37 +106,74 @@ def _train(
         killed = ending.describe("stopped", -signal.SIGKILL, engine.last_step(config, ctx), max_steps, stop.signal)
         ahead.announce(killed, grace_s / 4)
 
-    def follow(lines: Iterable[str | None]) -> Iterable[Mapping[str, Any]]:
-        return engine.follow(config, ctx, _heeded(lines, engine.trains, hold.whole))
+    phases = engine.phases(config, ctx)
 
-    with gpu_memory.recorded(attempt_dir, config):
-        ended = child.execute(follow, command, ctx, stop, rule, say, child.Notice(grace_s, announce))
-    last_step = engine.last_step(config, ctx)
-    with (attempt_dir / "stdout.log").open(errors="replace") as printed:
-        kind = engine.end_of(config, ended.code, last_step, finished_steps(run.dir), printed, bool(stop.signal))
-    if kind == "done":
-        hold.whole()
-    if ended.stall is not None and not stop.signal and kind != "done":
-        kind = "failed"
-    elif kind == "failed" and ahead.cut_off():  # its last words are those of processes that were being ended
-        kind = "stopped"
+    def heed(line: str) -> None:
+        if phases is not None:
+            phases.feed(line)
+        if engine.trains(line):
+            hold.whole()
+
+    def follow(lines: Iterable[str | None]) -> Iterable[Mapping[str, Any]]:
+        return engine.follow(config, ctx, _heeded(lines, heed))
+
+    watched = child.Watched(rule, phases, partial(phase.learn, run.dir, config))
+    with _removed(command.scratch):
+        with gpu_memory.recorded(attempt_dir, config):
+            ended = child.execute(follow, command, ctx, stop, watched, say, child.Notice(grace_s, announce))
+        last_step = engine.last_step(config, ctx)
+        with (attempt_dir / "stdout.log").open(errors="replace") as printed:
+            kind = engine.end_of(config, ended.code, last_step, finished_steps(run.dir), printed, bool(stop.signal))
+        if kind == "done":
+            hold.whole()
+        if ended.stall is not None and not stop.signal and kind != "done":
+            kind = "failed"
+        elif kind == "failed" and ahead.cut_off():  # its last words are those of processes that were being ended
+            kind = "stopped"
+        if kind == "failed":
+            _keep_ray_logs(command, attempt_dir, say)
     end = ending.describe(kind, ended.code, last_step, max_steps, stop.signal)
     end.update(setup_s=setup_seconds(run.dir, began), wandb=mode)
     if nonfinite := metrics_file.nonfinite(metrics_file.read(run.dir)):
         end.update(nonfinite=nonfinite, why="; ".join(filter(None, [end["why"], nonfinite])))
     if kind == "failed":
-        end.update(_failure(attempt_dir, config, end, ended.stall, say))
+        stalled = "" if ended.stall is None else _stalled(ended.stall, earlier)
+        end.update(_failure(attempt_dir, config, end, stalled, say))
+        if ended.stall is not None:
+            end["stalled"] = ended.stall.phase
     return end
 
 
-def _heeded(
-    lines: Iterable[str | None], trains: Callable[[str], bool], then: Callable[[], None]
-) -> Iterator[str | None]:
-    """The same lines; `then` is called, perhaps again, when one says that the engine's set-up is over."""
+def _heeded(lines: Iterable[str | None], heed: Callable[[str], None]) -> Iterator[str | None]:
+    """The same lines, each shown to `heed` before."""
     for line in lines:
-        if line is not None and trains(line):
-            then()
+        if line is not None:
+            heed(line)
         yield line
+
+
+@contextlib.contextmanager
+def _removed(folders: Iterable[Path]) -> Iterator[None]:
+    """What the engine's life ends with, removed after it."""
+    try:
+        yield
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_ray_logs(command: Command, attempt_dir: Path, say: Say) -> None:
+    """Ray's logs of an attempt that failed, before its folder is removed. With several nodes each node keeps its own
+    (templates/node.sh)."""
+    for folder in command.scratch:
+        target = attempt_dir / "ray-logs.tgz"
+        try:
+            kept = ray_logs.keep(folder, target, {**os.environ, **command.env})
+        except OSError as error:
+            say(f"Ray's logs are not kept: {error.strerror}")
+            continue
+        if kept:
+            say(f"{kept} of Ray's logs are kept in {target.name}")
 
 
 def without_setup(
@@ -142,14 +182,19 @@ def without_setup(
     """The end of an attempt whose batch script could not be set up; its engine is not started."""
     (attempt_dir / "stderr.log").write_text(setup.for_log(owner.host))
     end = {"kind": "failed", "why": f"site.setup: {setup}", "exit_code": setup.code or 1}
-    return {**end, "diagnosis": _failure(attempt_dir, config, end, None, say)["diagnosis"]}
+    return {**end, "diagnosis": _failure(attempt_dir, config, end, "", say)["diagnosis"]}
 
 
-def _failure(
-    attempt_dir: Path, config: dict[str, Any], end: dict[str, Any], stall: watchdog.Stall | None, say: Say
-) -> dict[str, Any]:
+def _stalled(stall: watchdog.Stall, earlier: list[Mapping[str, Any]]) -> str:
+    """The watchdog's words, and that the attempt before was ended at the same place."""
+    before = earlier[-1] if earlier else {}
+    again = f", as attempt {before.get('attempt')} was" if before.get("stalled") == stall.phase else ""
+    return f"{stall}{again}"
+
+
+def _failure(attempt_dir: Path, config: dict[str, Any], end: dict[str, Any], stalled: str, say: Say) -> dict[str, Any]:
     """Why it failed, for the end: the diagnosis, and the words of the node that ended first."""
-    diagnosis = postmortem.diagnose(attempt_dir, config, end["exit_code"], stalled=str(stall) if stall else "")
+    diagnosis = postmortem.diagnose(attempt_dir, config, end["exit_code"], stalled=stalled)
     failure = nodes.failure(attempt_dir)
     if failure is not None:
         say(str(failure))

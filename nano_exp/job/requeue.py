@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -107,7 +108,28 @@ def _decision(
     sent = run.last("submit")
     of_this = int(end["attempt"]) - int(sent.data.get("after_attempt") or 0 if sent else 0)
     tried = [replace(a, end=end) if a.number == end["attempt"] else a for a in runs.attempts(run_dir)]
-    return restart_policy.decide(end, stopped, saved_steps(run, tried), restart_policy.Limits.of(section), of_this)
+    limits, stalls = restart_policy.Limits.of(section), same_stalls(tried)
+    return restart_policy.decide(end, stopped, saved_steps(run, tried), limits, of_this, stalls)
+
+
+def same_stalls(tried: list[Attempt]) -> int:
+    """How many of the last attempts in a row were ended for a stall in the same phase."""
+    phases = [attempt.end.get("stalled") if attempt.end else None for attempt in reversed(tried)]
+    alike = itertools.takewhile(lambda phase: phase is not None and phase == phases[0], phases)
+    return sum(1 for _ in alike)
+
+
+def here(run_dir: Path, end: dict[str, Any], section: dict[str, Any], say: Say) -> bool:
+    """Whether a run without Slurm goes on at once, after a stall, in the same process."""
+    if not end.get("stalled"):
+        return False
+    decision = _decision(run_dir, end, "", section)
+    if decision.by:
+        _record(run_dir, end, decision, say)
+    elif decision.why:
+        say(f"not started again: {decision.why}")
+        runs.record_event(run_dir, "note", text=f"not started again: {decision.why}")
+    return bool(decision.by)
 
 
 def _record(run_dir: Path, end: dict[str, Any], decision: restart_policy.Decision, say: Say) -> None:

@@ -14,6 +14,10 @@ from nano_exp import slurm
 Stopped = Literal["", "time_limit", "preempted", "slurm", "cancelled"]
 
 
+#: So many attempts in a row that stall in one phase and save nothing are enough: the next would stall there too.
+SAME_STALLS = 2
+
+
 @dataclass(frozen=True)
 class Limits:
     """The `slurm` section's word on going on.
@@ -75,7 +79,12 @@ def meaning(known: slurm.Control | None, own_restarts: int, deadline: float | No
 
 
 def decide(
-    end: Mapping[str, Any], stopped: Stopped, saved: Sequence[int | None], limits: Limits, attempts: int
+    end: Mapping[str, Any],
+    stopped: Stopped,
+    saved: Sequence[int | None],
+    limits: Limits,
+    attempts: int,
+    same_stalls: int = 0,
 ) -> Decision:
     """Whether the run of an attempt in Slurm goes on.
 
@@ -84,6 +93,7 @@ def decide(
     end: its end: kind (done, stopped, failed, cancelled), and for a failure the diagnosis
     saved: for each attempt of the run, oldest first, this one included: how many new steps it saved; None: unknown
     attempts: how many of them belong to the newest submission
+    same_stalls: how many in a row, this one included, were ended for a stall in the same phase
     """
     kind = end.get("kind")
     diagnosis = end.get("diagnosis") or {}
@@ -108,6 +118,8 @@ def decide(
         if steps is None or steps > 0:
             break
         idle += 1
+    if min(idle, same_stalls) >= SAME_STALLS:
+        return Decision("", f"{same_stalls} attempts in a row stalled at the same place and saved no new step")
     if idle >= limits.idle:
         return Decision("", f"{idle} attempts in a row saved no new step (slurm.max_idle_attempts={limits.idle})")
     return Decision("attempt", why, str(diagnosis.get("bad_node") or ""))

@@ -47,6 +47,7 @@ LEFT_OUT: dict[str, str] = {
     "engine.ports": "port",
     "engine.dashboard": "tracking",
     "engine.join_deadline_s": "how long to wait for a node",
+    "engine.patience_min": "how long a phase may take before it counts as stalled",
     "logger": "tracking and output",
     "checkpointing.checkpoint_dir": "output",
     "checkpointing.checkpoint_must_save_by": "when to save before the time limit",

@@ -1,7 +1,7 @@
 """In which phase an attempt is, and how long each phase took: attempts/<n>/phase.json, and what runs learn of others.
 
-The attempt's watchdog writes it when the phase changes, not at every step. How long the phases of runs of one model,
-shape and backend took is gathered in one small file, results/.cache/phases-<key>.json, which may be deleted at any time.
+The attempt's watchdog writes it when the phase changes, not at every step. What the phases of runs of one model, shape
+and backend took is gathered in one small file, results/.cache/phases-<key>.json, which may be deleted at any time.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nano_exp.credentials import redact
+from nano_exp.store.phase import LABELS
 from nano_exp.triage import first_sign, phases, remedies, remedies_memory, remedies_places
 from nano_exp.triage.evidence import Evidence
 from nano_exp.triage.first_sign import Hit, Log
@@ -20,6 +21,8 @@ __all__ = ["Diagnosis", "diagnose", "remedies_memory", "remedies_places"]  # the
 #: Most lines that a diagnosis shows, and how long each may be.
 MAX_LINES = 8
 MAX_SHOWN = 300
+#: Causes whose title says all there is to say of the phase.
+WITHOUT_PHASE = ("cancelled", "preempted", "requeued", "stopped", "no_steps", "stalled", "data_used_up")
 #: Slurm's state -> the cause that Slurm alone knows.
 OUTSIDE = {
     "TIMEOUT": "time_limit",
@@ -94,9 +97,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if evidence.stalled and not outside:  # it was ended for that: what vanished then is no reason, what came before is
         hits = [hit for hit in hits if _before(hit, "stopped")]
         if not hits:
-            return _make(
-                "stalled", Reading(evidence.stalled), _driver_phase(logs), "", None, _tail(out.stream, 3), evidence
-            )
+            reading = Reading(evidence.stalled.removeprefix("stalled: "), subject=_patience(evidence.stalled))
+            return _make("stalled", reading, _driver_phase(logs), "", None, _tail(out.stream, 3), evidence)
     if evidence.full_disk and not outside and not any(_before(hit, "cancelled") for hit in hits):
         reading = Reading(evidence.full_disk, subject=evidence.full_disk)
         return _make("disk_full", reading, _driver_phase(logs), "", None, _tail(out.stream, 3), evidence)
@@ -106,6 +108,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if hit is not None:
         return _from_hit(hit, hits, evidence, logs)
     return _without_sign(evidence, logs)
+
+
+def _patience(stalled: str) -> str:
+    """The setting for a longer patience, from the watchdog's words."""
+    phase = next((phase for phase, label in LABELS.items() if f"stalled: {label}" in stalled), "")
+    return f"engine.patience_min.{phase}=MINUTES" if phase else ""
 
 
 def _without_weak(hits: list[Hit], logs: list[Log], case: Case) -> list[Hit]:
@@ -313,7 +321,7 @@ def _make(
     detail = " ".join(reading.detail.split())[:200] if reading.detail not in (node, known) else ""
     where = ", ".join(w for w in (f"rank {rank}" if rank is not None else "", known and f"node {known}") if w)
     title = cause.title
-    if PHASES[phase] and name not in ("cancelled", "preempted", "requeued", "stopped", "no_steps"):
+    if PHASES[phase] and name not in WITHOUT_PHASE:
         title += f" {PHASES[phase]}"
     title += f" ({where})" if where else ""
     title += f": {detail}" if detail else ""

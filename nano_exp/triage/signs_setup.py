@@ -10,6 +10,7 @@ from nano_exp.triage.signs import Case, Reading, at, exception, final_sign, line
 from nano_exp.triage.tracebacks import Raised
 
 _PATH = re.compile(r"""['"]((?:/|\.{0,2}/|[\w.-]+/)[^'"]*|[^'"/]+\.\w{1,8})['"]""")
+_STEP = re.compile(r"={10,} Step (\d{1,9})/\d+ ={10,}")
 #: Places on a node's own disk or memory: full there, another node will do.
 LOCAL = ("/tmp", "/dev/shm", "/var", "/run", "/local", "/scratch/local")
 DATA = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
@@ -18,6 +19,20 @@ DATA = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 def _path(message: str) -> str:
     match = _PATH.search(message)
     return match[1] if match else ""
+
+
+@line_sign("data_used_up", "Trajectory collection stopped")
+def data_used_up(line: Line, stream: Stream) -> Reading | None:
+    """Up to v0.7.0 the collector goes over the data once, and the trainer then looks into an empty buffer for ever
+    (async_utils/trajectory_collector.py 252-304, grpo.py 3680-3702). After the last step it stops as well."""
+    empty = [n for n in range(line.n + 1, len(stream)) if "Buffer empty or not enough groups" in stream.raw[n]]
+    if not empty or any("Training Results:" in raw for raw in stream.raw[empty[-1] :]):
+        return None
+    if any("Error in trajectory collection" in raw for raw in stream.raw[: line.n]):
+        return None
+    steps = [match for n in range(empty[-1], -1, -1) if (match := _STEP.search(stream.raw[n]))][:1]
+    finished = str(int(steps[0][1]) - 1) if steps else ""
+    return Reading(f"after step {finished}" if finished else "", subject=finished, phase="generation")
 
 
 @line_sign("disk_full", "No space left on device", "OutOfDiskError")

@@ -19,7 +19,7 @@ _CHAIN = ("The above exception was the direct cause", "During handling of the ab
 _NOT_MORE = (HEADER, *_CHAIN, "▶", "  ✓", "Exception ignored", "wandb", "slurmstepd:", "srun:", "Exception in thread")
 #: What Python prints above the traceback of a finalizer or of an atexit function.
 _AT_EXIT = ("Exception ignored", "Error in atexit")
-_SHUTDOWN = re.compile(r"(?:at|after) interpreter shutdown")
+_SHUTDOWN = re.compile(r"(?:at|after) interpreter shutdown|Python is likely shutting down|Python finalization")
 #: So many of a log's tracebacks are looked at, from its end.
 MOST = 200
 #: How far a traceback is followed, lines of all processes.

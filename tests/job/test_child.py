@@ -16,11 +16,17 @@ from pace import limit
 
 from nano_exp import files
 from nano_exp.engines import Command, Context
-from nano_exp.job import child, watchdog
-from nano_exp.store import runs
+from nano_exp.job import child, stacks, watchdog
+from nano_exp.store import phase, runs
 
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 NEVER = watchdog.Rule()
+
+
+@pytest.fixture(autouse=True)
+def looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "LOOK_S", 0.1)
+    monkeypatch.setattr(child, "POLL_S", 0.05)
 
 
 class FakeStop:
@@ -49,7 +55,7 @@ def execute(
         shell(script),
         ctx,
         stop,  # type: ignore[arg-type]
-        rule,
+        child.Watched(rule),
         said.append,
         notice or child.Notice(),
     )
@@ -104,25 +110,57 @@ def stalling(ctx: Context) -> None:
     (ctx.run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_a_stall_is_reported_once_with_stacks_and_left_alone(tmp_path: Path) -> None:
+def test_a_stall_is_reported_twice_with_stacks_and_left_alone(tmp_path: Path) -> None:
     ctx = context(tmp_path)
     stalling(ctx)
-    ended, said = execute(ctx, "sleep 3", FakeStop(), watchdog.Rule("report", 2.0, 0.5))
+    ended, said = execute(ctx, f": {ctx.config_path}; sleep 2.2", FakeStop(), watchdog.Rule("report", 2.0, 0.5))
     assert (ended.code, ended.stall) == (0, None)
-    (event,) = [e for e in runs.load(ctx.run_dir).events if e.kind == "stalled"]
-    assert event.data["step"] == 3
-    assert len(said) == 1
-    assert "no new step for" in said[0]
-    assert "sleep 3" in Path(event.data["stacks"]).read_text()
+    found = [e for e in runs.load(ctx.run_dir).events if e.kind == "stalled"]
+    assert [(e.data["step"], e.data["phase"], e.data["number"]) for e in found] == [(3, "step", 1), (3, "step", 2)]
+    assert ["no new step for" in line for line in said] == [True, True]
+    assert "sleep 2.2" in Path(found[0].data["stacks"]).read_text()
 
 
-def test_a_stall_ends_the_engine_where_the_site_says_restart(tmp_path: Path) -> None:
+def test_a_stall_ends_the_engine_after_two_reports(tmp_path: Path) -> None:
     ctx = context(tmp_path)
     stalling(ctx)
     ended, _ = execute(ctx, "exec sleep 60", FakeStop(), watchdog.Rule("restart", 2.0, 0.5))
     assert ended.code == -signal.SIGTERM
     assert ended.stall is not None
-    assert ended.stall.step == 3
+    assert (ended.stall.step, ended.stall.number) == (3, 3)
+    assert len(list(ctx.attempt_dir.glob("stacks-step-3-*.txt"))) == 3
+
+
+class InSetup:
+    """An engine that hangs while it starts vLLM."""
+
+    moves, starved = 0, False
+
+    def feed(self, line: str) -> None: ...
+
+    def now(self) -> str:
+        return "vllm"
+
+
+def test_a_hang_in_set_up_is_written_down_and_ended_with_the_last_words_of_python(tmp_path: Path) -> None:
+    ctx, told = context(tmp_path), []
+    code = "import time\ndef stuck():\n    time.sleep(60)\nstuck()"
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONFAULTHANDLER": "1"}
+    ended = child.execute(
+        lambda lines: (),
+        Command([sys.executable, "-c", code, str(ctx.config_path)], environ, Path("/")),
+        ctx,
+        FakeStop(),  # type: ignore[arg-type]
+        child.Watched(watchdog.Rule("restart", patience={"vllm": 0.5}), InSetup(), lambda took: told.append(took)),
+        lambda line: None,
+        child.Notice(),
+    )
+    assert ended.stall is not None and ended.stall.phase == "vllm"
+    now = phase.read(ctx.attempt_dir)
+    assert now is not None and (now.phase, now.label) == ("vllm", "starting vLLM")
+    assert told == [{}], "what hung is no measure of what it takes"
+    assert "in stuck" in (ctx.attempt_dir / "stderr.log").read_text()
+    assert ended.code == -signal.SIGABRT
 
 
 def test_a_stall_of_which_no_word_can_be_written_leaves_the_engine_alone(
@@ -133,13 +171,12 @@ def test_a_stall_of_which_no_word_can_be_written_leaves_the_engine_alone(
     def full(*_: object) -> str:
         raise files.unwritable(tmp_path, OSError(errno.ENOSPC, "No space left on device"))
 
-    monkeypatch.setattr(watchdog, "dump", full)
+    monkeypatch.setattr(stacks, "dump", full)
     ctx = context(tmp_path)
     stalling(ctx)
-    ended, said = execute(ctx, "sleep 2.5", FakeStop(), watchdog.Rule("restart", 2.0, 0.5))
+    ended, said = execute(ctx, "sleep 1.5", FakeStop(), watchdog.Rule("restart", 2.0, 0.5))
     assert (ended.code, ended.stall) == (0, None)
-    (line,) = said
-    assert "no new step for" in line and "the disk is full" in line
+    assert said and all("no new step for" in line and "the disk is full" in line for line in said)
 
 
 def test_the_warning_signals_of_a_job_do_not_reach_the_engine(tmp_path: Path) -> None:

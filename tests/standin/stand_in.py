@@ -310,6 +310,7 @@ class Trainer:
             raise ConnectionAbortedError("stand-in fault of an async run")
         noise = uniform(self.grpo["seed"], "train", total)
         self.skill += (1 - self.skill) * min(0.5, 2e4 * self.lr * (1 + noise / 2)) * (1 - 1 / group)
+        say("▶ Processing rewards...,")
         say("▶ Training policy...")
         return {
             "loss": math.nan if kind == "nan" else 0.05 * (1 - self.skill) + 0.01 * noise,
@@ -390,6 +391,15 @@ class Trainer:
         self.log({"total_step_time": seconds, **parts, "valid_tokens_per_sec_per_gpu": 1e3}, total, "timing/train")
 
 
+def begin(phase: str, log_dir: Path, line: str = "") -> None:
+    """A part of the set-up, which may hang: at the run's first start alone (STANDIN_HANG_ONCE) or always."""
+    if line:
+        say(f"\n{line}")
+    first = log_dir.name == "exp_001"
+    if os.environ.get("STANDIN_HANG") == phase or (os.environ.get("STANDIN_HANG_ONCE") == phase and first):
+        time.sleep(3600)
+
+
 def main(gym: bool) -> None:
     """What both scripts do; `gym` tells which one was started."""
     say(BANNER)
@@ -406,7 +416,11 @@ def main(gym: bool) -> None:
         say(f"sha256 of {name}: {hashlib.sha256(os.environ.get(name, '').encode()).hexdigest()}")
     say("Final config:")
     pprint.pprint(config)
+    begin("ray", log_dir)
     join_ray(config)
+    begin("data", log_dir, "▶ Setting up data...")
+    begin("cluster", log_dir, "▶ Setting up compute cluster...")
+    begin("vllm", log_dir, "▶ Setting up model and training...")
     make_shared(config)
     trainer = Trainer(config, log_dir)
     time.sleep(setting("SETUP_SECONDS", 0))
@@ -414,6 +428,7 @@ def main(gym: bool) -> None:
     say("\n" + "=" * 60)
     say(" " * 18 + "SETUP COMPLETE")
     say("=" * 60 + "\n")
+    begin("rollout", log_dir)
     try:
         trainer.train()
     except ConnectionAbortedError as error:  # the async trainer's way to end: it prints, and returns

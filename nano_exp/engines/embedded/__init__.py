@@ -105,6 +105,10 @@ def checkpoint_folder(config: dict[str, Any], ctx: Context) -> Path:
     return folder if folder.is_absolute() else ctx.run_dir / folder
 
 
+def phases(config: dict[str, Any], ctx: Context) -> None:
+    """None: its set-up takes seconds."""
+
+
 def last_step(config: dict[str, Any], ctx: Context) -> int:
     """The step of the newest checkpoint, or 0. A checkpoint being written (tmp_step_N) does not count."""
     return max(checkpoint.steps(checkpoint_folder(config, ctx)), default=0)

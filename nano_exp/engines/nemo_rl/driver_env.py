@@ -73,6 +73,7 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
     address = dotted.Config(config).get("engine.ray_address", "local")
     env["RAY_ADDRESS"] = str(address)
     env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base))
+    env.setdefault("PYTHONFAULTHANDLER", "1")  # what is ended for a stall says where it was (job/stacks.py)
     env["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # ray.sub 126: or each Ray worker builds its own environment
 
     env.setdefault("OMP_NUM_THREADS", str(_threads(config, base)))

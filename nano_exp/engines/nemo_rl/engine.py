@@ -16,6 +16,7 @@ from typing import Any, Literal
 from nano_exp import credentials, dotted, slurm
 from nano_exp.engines import Command, Context, checkpoints, entry, nodes
 from nano_exp.engines.nemo_rl import driver_env, metrics, program, stdout
+from nano_exp.engines.nemo_rl.phases import Phases
 from nano_exp.engines.nemo_rl.program import section
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
@@ -218,6 +219,11 @@ def follow(config: Config, ctx: Context, lines: Iterable[str | None]) -> Iterato
 def trains(line: str) -> bool:
     """Whether a line of stdout says that set-up is over."""
     return stdout.trains(line)
+
+
+def phases(config: Config, ctx: Context) -> Phases:
+    """What tells the attempt's phase."""
+    return Phases(config, ctx.attempt_dir, os.environ)
 
 
 def _from_checkout(config: Config, path: Any) -> Path:

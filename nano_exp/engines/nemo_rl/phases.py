@@ -4,7 +4,7 @@ Lines are those of v0.7.0 (examples/run_grpo.py, examples/nemo_gym/run_grpo_nemo
 nemo_rl/algorithms/grpo.py with its lines in brackets); v0.5.0, v0.6.0 and main print the same ones:
 
     (nothing yet)                        the driver's interpreter and imports; with `uv run`, its environment
-    Using log directory, Final config    the configuration is read; Ray comes next (one script prints one, one the other)
+    Using log directory, Final config    the configuration is read; Ray comes next (the two scripts end with one each)
     Setting up data..., Setting up envs...
     Setting up compute cluster...        [453] Ray's placement groups
     Setting up model and training...     [806] vLLM's workers, then the policy's; side by side where they have GPUs of

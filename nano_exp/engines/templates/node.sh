@@ -16,6 +16,7 @@ export NX_OTHERS
 nodes=$NX_ATTEMPT/nodes
 exec 3>&1 4>&2 >>"$nodes/$NX_HOST.log" 2>&1 </dev/null
 unset RAY_ADDRESS
+asked='' tick=0
 ulimit -n "$NX_OPEN_FILES" 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
 finish() {  # exit code
@@ -33,8 +34,26 @@ finish() {  # exit code
       kill -KILL "${pid%/environ}"
     done 2>/dev/null
   done
+  keep_logs
   rm -rf "$RAY_TMPDIR"
   exit "$1"
+}
+
+keep_logs() {  # Ray's logs of an attempt that failed or stalled, for at most 20 s
+  [ -s "$nodes/keep" ] || [ -s "$nodes/failed" ] || { read -r code <"$nodes/end" && [ "$code" != 0 ]; } || return
+  (engine_python "$nodes/ray_logs.py" "$RAY_TMPDIR" "$nodes/$NX_HOST.ray-logs.tgz" 3>&- 4>&-) &
+  keeper=$!
+  for round in $(seq 100); do
+    alive "$keeper" || return
+    sleep 0.2
+  done
+  kill -KILL "$keeper" 2>/dev/null
+}
+
+give_stacks() {  # the attempt asks by a new word in the file
+  read -r word <"$nodes/stacks" && [ "$word" != "$asked" ] || return
+  asked=$word
+  (engine_python "$nodes/stacks.py" "$nodes/$NX_HOST.stacks.$word.json" "$NX_ATTEMPT/nemo_rl.yaml" "$RAY_TMPDIR/ray/session_" 3>&- 4>&-) &
 }
 
 fail() {  # found, why, fix, [exit code]; the first node that fails says why
@@ -81,6 +100,7 @@ if [ "$NX_RANK" != 0 ]; then
   ray=$!
   while alive "$ray"; do
     driver_ended && finish 0
+    give_stacks
     sleep 0.5
   done
   sleep 1  # Ray's end may be seen before the driver's
@@ -94,6 +114,8 @@ engine_python "$nodes/ray_node.py" drive @DRIVER@ &
 driver=$!
 while alive "$driver"; do
   alive "$ray" || { kill -KILL "$driver" 2>/dev/null; ended "$ray" "Ray's head"; }
+  tick=$(((tick + 1) % 10))
+  [ "$tick" != 0 ] || give_stacks
   sleep 0.2
 done
 wait "$driver"

@@ -74,7 +74,7 @@ def keep(folder: Path, target: Path, environ: Mapping[str, str], most: int = MOS
                 except OSError:  # it was removed meanwhile
                     continue
                 if len(content) > room:
-                    break
+                    continue
                 about.size, about.mode = len(content), 0o600
                 archive.addfile(about, io.BytesIO(content))
                 kept, room = kept + 1, room - len(content)

@@ -102,7 +102,8 @@ def look(program: str | None, pid: int, until: float) -> dict[str, Any]:
 
 def collect(marks: Iterable[str]) -> list[dict[str, Any]]:
     pids = processes(marks)
-    wanted = [pid for pid in pids if (words := arguments(pid)) and _PYTHON.search(words) and not _NOT_OURS.search(words)]
+    said = {pid: arguments(pid) for pid in pids}
+    wanted = [pid for pid in pids if _PYTHON.search(said[pid]) and not _NOT_OURS.search(said[pid])]
     program, until = spy(pids), time.monotonic() + WHOLE_S
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(lambda pid: look(program, pid, until), (wanted or pids)[:MOST]))
