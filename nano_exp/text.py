@@ -81,6 +81,9 @@ FROM_WORKER = re.compile(
     r"|(?:[^()]|\([^()]{0,80}\)){0,120}?\bpid=[^()]{0,80})\)[ \t]?"
 )
 
+#: Lines that fill a log and say nothing: Ray's metrics agent, where it is not installed.
+NOISE = re.compile(r"Error fetching metrics from ")
+
 
 def plain(raw: str) -> str:
     """A line of a log without colours, its end, and what a progress bar left before a carriage return."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp.index import progress
-from nano_exp.store import runs, spells, state
+from nano_exp.store import phase, runs, spells, state
+from nano_exp.store.phase import Now as Phase
 from nano_exp.store.runs import Attempt, Event, Run
 
 #: Of run.json.
@@ -35,6 +36,7 @@ class Facts:
     newest: step, reward and validation accuracy
     job: the Slurm job of the newest submission, as far as it is known: the array's, for an array
     gpus: GPUs of one attempt, over all its nodes; None where nothing says
+    phase: where the newest attempt said that it is; None where it has ended, or said nothing
     """
 
     run: Run
@@ -44,6 +46,7 @@ class Facts:
     newest: progress.Newest = field(default_factory=progress.Newest)
     job: str | None = None
     gpus: int | None = None
+    phase: Phase | None = None
 
     @property
     def done(self) -> bool:
@@ -76,6 +79,8 @@ def read(run_dir: Path, launches: Launches) -> Facts:
     last = next((event.time for event in reversed(whole.events) if event.kind != "synced"), whole.created)
     facts = Facts(run, attempts, started, last, progress.newest(run_dir))
     facts.job = job(run, launches)
+    if attempts and attempts[-1].end is None:
+        facts.phase = phase.read(attempts[-1].dir)
     sent = state.submission(run)
     if sent is not None:
         facts.gpus = launches.gpus(sent.launch, sent.array)
@@ -119,12 +124,13 @@ def pack(facts: Facts) -> list[Any]:
         list(vars(facts.newest).values()),
         facts.job,
         facts.gpus,
+        [facts.phase.phase, facts.phase.since] if facts.phase else None,
     ]
 
 
 def unpack(run_dir: Path, packed: list[Any]) -> Facts:
     """The way back. Raises TypeError, ValueError or AttributeError on anything that `pack` did not make."""
-    record, events, damaged, tried, started, last, newest, job, gpus = packed
+    record, events, damaged, tried, started, last, newest, job, gpus, here = packed
     step, reward, accuracy, nonfinite = newest
     return Facts(
         Run(run_dir, record, [Event(*event) for event in events], damaged),
@@ -137,6 +143,7 @@ def unpack(run_dir: Path, packed: list[Any]) -> Facts:
         progress.Newest(step, reward, accuracy, tuple(nonfinite)),
         job,
         gpus,
+        Phase(*here) if here else None,
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nano_exp import files
-from nano_exp.store import metrics_file, runs
+from nano_exp.store import metrics_file, phase, runs
+from nano_exp.text import FROM_WORKER, NOISE, duration, plain
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class Sample:
     Parameters
     ----------
     rate: steps per second over the newest rows; None before there are two
-    saying: before the first step, the newest line of the engine's output (warm start, loading, ...)
+    saying: before the first step, the phase that the attempt is in and since when, and the newest line of the engine's
+        own output (warm start, loading, ...), without colours and without what its workers print
+    phase: where the attempt is, in words; empty while it trains, and where nothing says
     nonfinite: the last step's metrics that were NaN or infinite
     """
 
@@ -28,6 +32,7 @@ class Sample:
     accuracy: float | None = None
     rate: float | None = None
     saying: str = ""
+    phase: str = ""
     nonfinite: tuple[str, ...] = ()
 
 
@@ -104,19 +109,26 @@ def _last(lines: Sequence[bytes], key: str, accepts: Callable[[Row, str], bool] 
 def sample(run_dir: Path) -> Sample:
     """Where a run stands, and how quickly it goes on, by the last rows of metrics.jsonl."""
     now = newest(run_dir)
+    latest = run_dir / "attempts" / "latest"
+    here = None if (latest / "end.json").exists() else phase.read(latest)
     if not now.step:
-        return Sample(0, None, now.accuracy, None, _newest_line(run_dir))
+        since = f"{here.label}, {duration(time.time() - here.since)}" if here else ""
+        saying = "  ".join(filter(None, [since, _newest_line(run_dir)]))
+        return Sample(0, None, now.accuracy, None, saying, here.label if here else "")
     rows = metrics_file.read(run_dir, tail_bytes=64 * 1024)
     window = [r for r in rows if _is_there(r, "train/reward")][-20:]
     rate = None
     if len(window) > 1 and _time(window[-1]) > _time(window[0]):
         rate = (window[-1]["step"] - window[0]["step"]) / (_time(window[-1]) - _time(window[0]))
-    return Sample(now.step, now.reward, now.accuracy, rate, nonfinite=now.nonfinite)
+    label = here.label if here and here.phase != "step" else ""
+    return Sample(now.step, now.reward, now.accuracy, rate, phase=label, nonfinite=now.nonfinite)
 
 
 def _newest_line(run_dir: Path) -> str:
-    lines = files.tail(run_dir / "attempts" / "latest" / "stdout.log", window=4096).split("\n")[:-1]
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    """The newest of the engine's own lines: neither a worker's nor noise."""
+    lines = files.tail(run_dir / "attempts" / "latest" / "stdout.log", window=16 * 1024).split("\n")[:-1]
+    said = (plain(line).strip() for line in reversed(lines))
+    return next((line for line in said if line and not FROM_WORKER.match(line) and not NOISE.search(line)), "")
 
 
 def _time(row: Mapping[str, Any]) -> float:

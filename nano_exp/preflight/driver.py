@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from nano_exp.layout.divisors import divisor
 from nano_exp.preflight.registry import Mistake, rule
@@ -107,6 +108,50 @@ def gym_needs_server(c: View) -> Iterator[Mistake]:
                 f"++{key}=true",
                 severity="warning" if written else "error",
             )
+
+
+#: Prompts of data sets by name and split (their cards on Hugging Face).
+PROMPTS = {
+    ("OpenMathInstruct-2", "train_1M"): 1_000_000,
+    ("OpenMathInstruct-2", "train_2M"): 2_000_000,
+    ("OpenMathInstruct-2", "train_5M"): 5_000_000,
+}
+DEFAULT_SPLIT = {"OpenMathInstruct-2": "train_1M"}
+
+
+@rule(versions="<v0.8.0")
+def async_data_suffice(c: View) -> Iterator[Mistake]:
+    """Asynchronous GRPO ends by grpo.max_num_steps alone (a warning where the size of the data is not known).
+
+    Its collector goes over the data once, then stops; the trainer waits for the next step's trajectories for ever
+    (async_utils/trajectory_collector.py 252-304, grpo.py 3680-3702 at v0.7.0; grpo.max_num_epochs is not read).
+    """
+    steps, prompts = c.number("grpo.max_num_steps"), c.prompts
+    if not c.on("grpo.async_grpo.enabled") or not steps or not prompts:
+        return
+    known = _training_prompts(c)
+    if known is None:
+        needed = f"{steps} steps take {steps * prompts} prompts, and how many the training data have is not known here"
+        why = f"{needed}; asynchronous GRPO goes over them once, and then waits for more for ever"
+        fix = f"grpo.max_num_steps=N, at most the prompts divided by {prompts}"
+        yield Mistake(("grpo.async_grpo.enabled", "grpo.max_num_steps"), why, fix, severity="warning")
+    elif known // prompts < steps:
+        why = f"{known} prompts give {known // prompts} steps of {prompts}; asynchronous GRPO then waits for ever"
+        fix = f"grpo.max_num_steps={known // prompts}" if known >= prompts else f"grpo.num_prompts_per_step={known}"
+        yield Mistake(("grpo.async_grpo.enabled", "grpo.max_num_steps"), why, fix)
+
+
+def _training_prompts(c: View) -> int | None:
+    """How many prompts the training data have, as far as this host can tell."""
+    section = c.section("data.train") or c.section("data")  # v0.5.0 has one section for both
+    path = section.get("data_path") or c.get("data.train_jsonl_fpath")
+    if isinstance(path, str) and path.endswith(".jsonl"):
+        count = c.facts.lines(str(Path(str(c.site.get("checkout") or ".")) / path))
+        return None if count is None else count * max(int(section.get("repeat") or 1), 1)
+    name = str(section.get("dataset_name"))
+    count = PROMPTS.get((name, str(section.get("split") or DEFAULT_SPLIT.get(name))))
+    held_out = section.get("split_validation_size") or 0
+    return None if count is None else count - int(count * held_out if held_out < 1 else held_out)
 
 
 #: What `validate` returns without NeMo Gym: `val_metrics = {"accuracy": ..., "avg_length": ..., **additional}`, where

@@ -63,6 +63,7 @@ class Facts:
         self.model_files = cache(model_files)
         self.is_file = cache(lambda path: Path(path).is_file())
         self.is_dir = cache(lambda path: Path(path).is_dir())
+        self.lines = cache(lines)
         self.file_system = cache(file_system)
         self.disk_free = cache(disk_free)
         self.commit = cache(lambda checkout: nemo_rl_checkout.read_checkout(Path(checkout)).commit)
@@ -117,6 +118,21 @@ def file_system(path: str, mounts: str = "/proc/self/mounts") -> FileSystem | No
         if inside and (best is None or len(mount) >= len(best.mount)):
             best = FileSystem(mount, words[2])
     return best
+
+
+#: A larger file is not counted, bytes: a launch does not wait for that.
+COUNTED = 512 * 1024 * 1024
+
+
+def lines(path: str) -> int | None:
+    """How many lines a file has that are not empty; None where it is not there, or is too large to be read for that."""
+    try:
+        if Path(path).stat().st_size > COUNTED:
+            return None
+        with Path(path).open("rb") as file:
+            return sum(1 for line in file if line.strip())
+    except OSError:
+        return None
 
 
 def existing(path: str) -> Path:

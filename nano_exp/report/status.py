@@ -25,6 +25,7 @@ from nano_exp.report.next_step import advice, ending
 from nano_exp.slurm import reasons
 from nano_exp.store import axes, halt, predecessors, runs, state
 from nano_exp.store.axes import Value
+from nano_exp.store.phase import LABELS
 from nano_exp.store.predecessors import Open
 from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.state import State
@@ -41,9 +42,10 @@ class Line:
     gpu_hours: of all attempts so far, those that still run until now; None where nothing tells
     age_s: seconds since the newest thing that happened to the run
     cause, remedy: of the last attempt's failure: a key of triage.causes(), and what to type against it
-    stalled_s: for how long there was no new step when the watchdog looked last; None where it does not stall
+    stalled_s: for how long it got no further when the watchdog looked last; None where it does not stall
     next: what to type, or what happens by itself; may be empty
     unsent: whether it has ended, recorded W&B offline, and has steps that nano-exp sync has not sent
+    phase, phase_s: where a run that executes is (store.phase.LABELS), and for how long, seconds
     point: key -> value on each axis of the runs of its name, typed or not; empty where they have none
     """
 
@@ -70,6 +72,8 @@ class Line:
     dir: str
     damaged: list[str]
     unsent: bool = False
+    phase: str = ""
+    phase_s: float | None = None
 
 
 def lines(results: Path, words: Sequence[str], lookup: QueueLookup, now: float | None = None) -> list[Line]:
@@ -233,8 +237,11 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
         why = f"{now.why}; attempt {now.attempt} {end.get('kind')}: {diagnosis.get('title') or end.get('why')}"
     if now.kind == "running" and (waits := run.last("waiting")) and waits.data.get("attempt") == now.attempt:
         why = f"waits for {waits.data['what']}" if waits.data.get("what") else why
+    here = facts.phase if now.kind == "running" else None
     if stalled is not None:
-        why = f"stalled: no step after {newest.step} for {text.duration(stalled)} or longer"
+        why = _stalled_words(facts, stalled)
+    elif here is not None and here.phase != "step":
+        why = f"{here.label} for {text.duration(moment - here.since)}"
     why = ends.get(_job_key(facts, now), why) if ends else why
     why = "; ".join(filter(None, [why, _nonfinite(facts, now, end)]))
     again = run.last("requeue")
@@ -264,6 +271,8 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
         dir=str(run.dir),
         damaged=run.damaged,
         unsent=_unsent(facts, now, end),
+        phase=here.phase if here else "",
+        phase_s=moment - here.since if here and math.isfinite(here.since) else None,
     )
 
 
@@ -284,14 +293,23 @@ def _nonfinite(facts: Facts, now: State, end: Mapping[str, Any]) -> str:
 
 
 def _stalled(facts: Facts, now: State) -> float | None:
-    """Seconds without a step, where the running attempt's watchdog said so and no step came since."""
+    """Seconds, where the running attempt's watchdog said so, and it has got no further since."""
     event = facts.run.last("stalled")
     if now.kind != "running" or event is None or event.data.get("attempt") != now.attempt:
         return None
     step, seconds = event.data.get("step"), event.data.get("seconds")
     if not isinstance(step, int) or not isinstance(seconds, int | float) or step < facts.newest.step:
         return None
+    if facts.phase is not None and event.data.get("phase", facts.phase.phase) != facts.phase.phase:
+        return None
     return float(seconds) if math.isfinite(seconds) else None
+
+
+def _stalled_words(facts: Facts, seconds: float) -> str:
+    event = facts.run.last("stalled")
+    where = str(event.data.get("phase") or "step") if event is not None else "step"
+    what = f"no step after {facts.newest.step}" if where == "step" else LABELS.get(where, where)
+    return f"stalled: {what} for {text.duration(seconds)} or longer"
 
 
 def _gpu_hours(facts: Facts, now: State, moment: float) -> float | None:

@@ -25,6 +25,8 @@ def text(run_id: str, now: Sample, max_steps: int) -> str:
         parts.append(f"validation {now.accuracy:.3f}")
     if now.nonfinite:
         parts.append(f"{now.nonfinite[0]} is not finite")
+    if now.phase:
+        parts.append(now.phase)
     if now.rate:
         parts.append(f"{now.rate:.1f} steps/s" if now.rate >= 0.1 else f"{duration(1 / now.rate)} a step")
         parts.append(f"{duration((max_steps - now.step) / now.rate)} left")
@@ -88,7 +90,8 @@ def many(samples: Sequence[tuple[str, Sample, int]], done: int, total: int) -> s
     parts = [f"{done}/{total} ended"]
     for run_id, now, max_steps in samples[:4]:
         reward = f" reward {now.reward:.2f}" if now.reward is not None else ""
-        parts.append(f"{run_id} {now.step}/{max_steps}{reward}")
+        where = f" ({now.phase})" if now.phase else ""
+        parts.append(f"{run_id} {now.step}/{max_steps}{reward}{where}")
     if len(samples) > 4:
         parts.append(f"and {len(samples) - 4} more")
     return "  ".join(parts)

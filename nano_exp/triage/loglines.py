@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from itertools import islice
 
-from nano_exp.text import FROM_WORKER, plain
+from nano_exp.text import FROM_WORKER, NOISE, plain
 
 #: Longer lines are cut in the middle before any pattern sees them.
 MAX_LINE = 4000
@@ -40,8 +40,6 @@ _TORCH_RANK = re.compile(r"^\[(?:rank|default)(\d+)\]:[ \t]?")
 _LOGGING = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL):[\w.]+:")
 _STAMP = re.compile(r"\b\d{4}-(\d\d-\d\d)[T ](\d\d:\d\d:\d\d)")
 _LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL", "C": "CRITICAL"}
-#: Lines that fill a log and say nothing of an end: Ray's metrics agent, where it is not installed.
-_NOISE = re.compile(r"Error fetching metrics from ")
 _REPEATED = re.compile(r"\s*\[repeated \d+x across cluster\].*$")
 
 
@@ -77,7 +75,7 @@ class Line:
 
     @property
     def noise(self) -> bool:
-        return _NOISE.search(self.text) is not None
+        return NOISE.search(self.text) is not None
 
     @property
     def indented(self) -> bool:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nano_exp import text
 from nano_exp.index import progress
 from nano_exp.index.progress import Sample
+from nano_exp.store import phase
 from nano_exp.terminal import progress_line
 from nano_exp.terminal.progress_line import Live
 
@@ -64,6 +65,32 @@ def test_before_the_first_step_the_engines_newest_line_is_shown(tmp_path: Path) 
     (made / "stdout.log").write_text("loading\nwarm start 3/100\n\nhalf a li")
     write(folder, [{"step": 0, "time": 1.0, "validation/accuracy": 0.1}])
     assert progress_line.text("r1", progress.sample(folder), 10) == "r1  warm start 3/100"
+
+
+def test_before_the_first_step_the_phase_is_named_and_neither_workers_nor_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path)
+    made = make_attempt(folder, 1, dead_process())
+    (made.parent / "latest").symlink_to("1")
+    monkeypatch.setattr(progress.time, "time", lambda: 1150.0)
+    (made / "stdout.log").write_text(
+        "\x1b[1m  ✓ Ray cluster for policy initialized with 1 nodes\x1b[0m\n"
+        "\x1b[36m(VllmGenerationWorker pid=5417)\x1b[0m INFO 11-28 22:01:35 [model.py:555] Resolved\n"
+        "Error fetching metrics from 127.0.0.1:-1: Failed to parse: http://127.0.0.1:-1/metrics\n"
+    )
+    phase.write(made, phase.Now("vllm", 1000.0))
+    now = progress.sample(folder)
+    said = "r1  starting vLLM, 2 min 30 s  ✓ Ray cluster for policy initialized with 1 nodes"
+    assert progress_line.text("r1", now, 10) == said
+    assert progress_line.many([("r1", now, 10)], 2, 3) == "2/3 ended  r1 0/10 (starting vLLM)"
+    write(folder, [train(4)])
+    assert progress_line.text("r1", progress.sample(folder), 10) == "r1  step 4/10  reward 0.040  starting vLLM"
+    phase.write(made, phase.Now("step", 1000.0))
+    assert progress.sample(folder).phase == ""
+    phase.write(made, phase.Now("save", 1000.0))
+    (made / "end.json").write_text("{}")
+    assert progress.sample(folder).phase == "", "it is over"
 
 
 @pytest.mark.parametrize(

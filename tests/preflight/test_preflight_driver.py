@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from preflight_case import NINE, THIRTY_2, TWELVE, TWELVE_2, Case, assert_case, said
 
@@ -227,3 +229,28 @@ def test_from_v0_8_on_some_backends_are_always_asynchronous(rule: str, backend: 
     assert not said(rule, NINE, bad, "v0.8.0")
     if backend == "megatron":
         assert said(rule, NINE, bad, "v0.7.0")
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "severity", "fix"),
+    [
+        (TWELVE, ("grpo.max_num_steps=14844",), "error", "grpo.max_num_steps=14843"),
+        (TWELVE, ("grpo.max_num_steps=14843",), None, ""),
+        (TWELVE, ("grpo.max_num_steps=20", "++data.train.dataset_name=Mine"), "warning", "the prompts divided by 64"),
+        (NINE, ("grpo.max_num_steps=18", "data.train.data_path={data}"), "error", "grpo.max_num_steps=17"),
+        (NINE, ("grpo.max_num_steps=17", "data.train.data_path={data}"), None, ""),
+        (NINE, ("grpo.max_num_steps=18", "data.train.data_path={data}", "++data.train.repeat=2"), None, ""),
+        (NINE, ("grpo.max_num_steps=18", "data.train.data_path=/not/here.jsonl"), "warning", "grpo.max_num_steps=N"),
+    ],
+)  # fmt: skip
+def test_data_that_end_before_an_asynchronous_run_does(
+    tmp_path: Path, row: tuple[str, ...], more: tuple[str, ...], severity: str | None, fix: str
+) -> None:
+    (tmp_path / "train.jsonl").write_text('{"a": 1}\n' * 1129 + "\n")
+    size = "grpo.num_prompts_per_step=64"
+    overrides = [one.format(data=tmp_path / "train.jsonl") for one in (*ASYNC, size, *more)]
+    found = said("async_data_suffice", row, overrides)
+    assert [one.severity for one in found] == ([severity] if severity else [])
+    assert all(fix in one.fix for one in found)
+    assert said("async_data_suffice", row, overrides, "v0.8.0") == [], "it ends with an error there"
+    assert said("async_data_suffice", row, overrides[1:]) == [], "synchronous GRPO ends after its epochs"

@@ -17,7 +17,7 @@ from nano_exp import files
 from nano_exp.index import cache, overview
 from nano_exp.index.selection import folders
 from nano_exp.report import status
-from nano_exp.store import metrics_file, runs, state
+from nano_exp.store import metrics_file, phase, runs, state
 from nano_exp.store.runs import Owner
 
 NOW = 2e9
@@ -72,6 +72,11 @@ def without_its_record(folder: Path) -> None:
     (folder / "run.json").unlink(missing_ok=True)
 
 
+def _in_phase(folder: Path, name: str) -> None:
+    if (folder / "attempts" / "1").is_dir():
+        phase.write(folder / "attempts" / "1", phase.Now(name, NOW - 60.0))
+
+
 HAPPENINGS: dict[str, Callable[[Path], None]] = {
     "sent": sent,
     "job": job_written_down,
@@ -81,6 +86,8 @@ HAPPENINGS: dict[str, Callable[[Path], None]] = {
     "failed": ended({"kind": "failed", "why": "exit code 1", "diagnosis": DIAGNOSIS}),
     "done": ended({"kind": "done", "why": ""}),
     "stalled": told("stalled", attempt=1, seconds=600.0, step=1),
+    "set-up": lambda folder: _in_phase(folder, "vllm"),
+    "training": lambda folder: _in_phase(folder, "step"),
     "requeue": told("requeue", attempt=1, why="time limit"),
     "cancel": told("cancel", job="12_0"),
     "refused": told("refused", why="Invalid account"),
@@ -168,7 +175,7 @@ def test_whatever_changes_a_run_is_noticed(store: Path, counted: list[Path], nam
     counted.clear()
     HAPPENINGS[name](store / "name" / f"r{which}")
     shown(store)
-    if not (which == 2 and name in ("stopped", "failed", "done")):  # there is no attempt that could end
+    if not (which == 2 and name in ("stopped", "failed", "done", "set-up", "training")):  # no attempt yet
         assert counted == [store / "name" / f"r{which}"]
 
 

@@ -17,7 +17,7 @@ from nano_exp.report import status, table
 from nano_exp.report.next_step import ending
 from nano_exp.report.status import Line
 from nano_exp.slurm import Ended
-from nano_exp.store import metrics_file, predecessors, runs, state
+from nano_exp.store import metrics_file, phase, predecessors, runs, state
 from nano_exp.store.predecessors import Wait
 from nano_exp.store.runs import Owner
 
@@ -140,6 +140,23 @@ def test_a_run_that_waits_for_a_cache_says_for_whom_until_it_goes_on(results: Pa
     assert line(results, f"12_0|RUNNING|{JOB}|None").why == "waits for mcore that run r5 (job 12_1) makes"
     runs.record_event(folder, "waiting", attempt=1, what="")
     assert line(results, f"12_0|RUNNING|{JOB}|None").why == ""
+
+
+def test_a_run_that_executes_says_in_which_phase_it_is(results: Path) -> None:
+    folder = sent(results)
+    attempt, queue = tried(folder), Answer([f"12_0|RUNNING|{JOB}|None"])
+    phase.write(attempt, phase.Now("vllm", NOW - 90.0))
+    (found,) = status.lines(results, [], queue, now=NOW)
+    assert (found.why, found.phase, found.phase_s) == ("starting vLLM for 1 min 30 s", "vllm", 90.0)
+    runs.record_event(folder, "stalled", attempt=1, seconds=1800.0, step=0, phase="vllm", number=1)
+    (found,) = status.lines(results, [], queue, now=NOW)
+    assert (found.why, found.stalled_s) == ("stalled: starting vLLM for 30 min or longer", 1800.0)
+    phase.write(attempt, phase.Now("policy", NOW - 5.0))
+    (found,) = status.lines(results, [], queue, now=NOW)
+    assert (found.why, found.stalled_s) == ("loading the model for 5 s", None), "it has got on"
+    phase.write(attempt, phase.Now("step", NOW))
+    (found,) = status.lines(results, [], queue, now=NOW)
+    assert (found.why, found.phase) == ("", "step")
 
 
 def test_a_loss_that_is_not_finite_is_said_while_it_runs_and_when_it_is_done(results: Path) -> None:
