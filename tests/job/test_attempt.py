@@ -34,7 +34,7 @@ from pace import limit
 from nano_exp import dotted, files
 from nano_exp.errors import UserError
 from nano_exp.job import attempt as module
-from nano_exp.job import child, ending, engine_run
+from nano_exp.job import child, ending, engine_run, watchdog
 from nano_exp.job import claim as claiming
 from nano_exp.launch import executors, job_arrays
 from nano_exp.report import status
@@ -684,3 +684,41 @@ def test_a_checkpoint_that_a_kill_cut_off_is_removed_by_the_next_attempt(tmp_pat
     assert second.returncode == 0, second.stdout + second.stderr
     assert f"removed {torn}: a checkpoint that was cut off" in second.stdout
     assert not torn.exists() and (run / "checkpoints" / "step_4").is_dir()
+
+
+# --- hangs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["STANDIN_HANG_ONCE", "STANDIN_HANG"])
+def test_a_hang_in_set_up_is_reported_and_the_run_goes_on_in_its_next_attempt_unless_that_hangs_too(
+    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Without Slurm, in one process: report, report again, restart; the same hang once more is the end."""
+    monkeypatch.setattr(child, "LOOK_S", 0.1)
+    monkeypatch.setattr(watchdog, "TIMES", (1.0, 1.1, 1.2))
+    monkeypatch.setenv(variable, "cluster")
+    monkeypatch.setenv("STANDIN_STEP_SECONDS", "0.02")
+    launch = launched(tmp_path, checkout, "engine.patience_min.ray=0.04", where="local")
+    code = module.execute(module.find(launch.dir, 0, None), NeverStopped())  # type: ignore[arg-type]
+    run = run_of(launch)
+    ends = [attempt.end for attempt in runs.attempts(run)]
+    reports = [
+        (e.data["attempt"], e.data["phase"], e.data["number"]) for e in runs.load(run).events if e.kind == "stalled"
+    ]
+    assert reports[:3] == [(1, "ray", 1), (1, "ray", 2), (1, "ray", 3)]
+    first = run / "attempts" / "1"
+    assert sorted(path.name for path in first.glob("stacks-*")) == [f"stacks-ray-{n}.txt" for n in (1, 2, 3)]
+    assert "in begin" in (first / "stderr.log").read_text(), "the driver's own last words"
+    assert ends[0] is not None and (ends[0]["kind"], ends[0]["stalled"]) == ("failed", "ray")
+    assert ends[0]["diagnosis"]["cause"] == "stalled"
+    assert ends[0]["diagnosis"]["title"].startswith("stalled: starting Ray for ")
+    if variable == "STANDIN_HANG_ONCE":
+        assert (code, len(ends)) == (0, 2)
+        assert ends[1] is not None and ends[1]["kind"] == "done"
+        assert steps(run) == list(range(1, STEPS + 1))
+        return
+    assert (code != 0, len(ends)) == (True, 2)
+    assert ends[1] is not None and ends[1]["diagnosis"]["title"].endswith(", as attempt 1 was")
+    note = runs.load(run).last("note")
+    assert note is not None and "2 attempts in a row stalled at the same place" in note.data["text"]
+    assert state_of(run).kind == "failed"

@@ -105,6 +105,28 @@ def test_a_scancel_that_comes_meanwhile_is_heeded(tmp_path: Path, asked: Path) -
     assert "it was cancelled meanwhile" in said
 
 
+STALLED = {"kind": "failed", "diagnosis": {"fault": "infrastructure", "title": "stalled: starting vLLM"}}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "goes_on"),
+    [
+        ({"stalled": "vllm", "last_step": 0}, {"stalled": "vllm", "last_step": 0}, False),
+        ({"stalled": "vllm", "last_step": 0}, {"stalled": "rollout", "last_step": 0}, True),
+        ({"stalled": "step", "last_step": 0}, {"stalled": "step", "last_step": 5}, True),
+        ({"last_step": 0}, {"stalled": "step", "last_step": 0}, True),
+    ],
+    ids=["at the same place", "at another place", "with a step saved", "after another failure"],
+)
+def test_a_second_stall_at_the_same_place_without_progress_ends_it(
+    tmp_path: Path, asked: Path, before: dict[str, Any], now: dict[str, Any], goes_on: bool
+) -> None:
+    folder = run_with(tmp_path, {"from": 0, **STALLED, **before}, {"from": 0, **STALLED, **now})
+    going, said = again(folder, {"attempt": 2, **STALLED, **now})
+    assert going is goes_on
+    assert goes_on or "2 attempts in a row stalled at the same place and saved no new step" in said
+
+
 def test_three_attempts_that_saved_nothing_end_it(tmp_path: Path, asked: Path) -> None:
     ends = [{"from": 4, "kind": "stopped", "last_step": 4} for _ in range(3)]
     folder = run_with(tmp_path, *ends)
