@@ -60,7 +60,7 @@ def write(
     token = f"NX_TOKEN={secrets.token_hex(8)}"  # not exported before the set-up: what has it is what node.sh started
     path = folder / "node.sh"
     path.write_text(text.replace("set -u\n", f"set -u\n{token}\n", 1))
-    for name in ("ray_node.py", "stacks.py", "ray_logs.py"):
+    for name in ("ray_node.py", "node_stacks.py", "ray_logs.py"):
         shutil.copyfile(entry.TEMPLATES / name, folder / name)
     # There from the start, so that a node that opens them again sees what another wrote: a shared file system may
     # remember for a minute that a file is not there.

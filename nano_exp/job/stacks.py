@@ -72,7 +72,7 @@ class Process:
 
 
 def parse(whole: Any) -> list[Process]:
-    """What templates/stacks.py wrote; nothing for anything else."""
+    """What templates/node_stacks.py wrote; nothing for anything else."""
     try:
         return [
             Process(str(p["host"]), int(p["pid"]), str(p["words"]), str(p["stack"]), bool(p["python"]), str(p["why"]))
@@ -158,7 +158,7 @@ def _here(ctx: Context, command: Command) -> list[Process]:
     folders = [str(Path(command.argv[0]).parent), command.env.get("PATH", "")]
     try:
         subprocess.run(
-            [sys.executable, str(entry.TEMPLATES / "stacks.py"), str(out), *marks(ctx, command.env)],
+            [sys.executable, str(entry.TEMPLATES / "node_stacks.py"), str(out), *marks(ctx, command.env)],
             env={**os.environ, "PATH": os.pathsep.join(folders)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -215,10 +215,10 @@ def end(ctx: Context, command: Command) -> None:
 
 def _here_pids(ctx: Context, command: Command) -> list[int]:
     """Python processes of this attempt on this host, workers first."""
-    from nano_exp.engines.templates import stacks as on_node
+    from nano_exp.engines.templates import node_stacks
 
-    pids = on_node.processes(marks(ctx, command.env))
-    said = {pid: on_node.arguments(pid) for pid in pids}
+    pids = node_stacks.processes(marks(ctx, command.env))
+    said = {pid: node_stacks.arguments(pid) for pid in pids}
     workers = [pid for pid in pids if said[pid].startswith("ray::")]
     python = [pid for pid in pids if "python" in Path(said[pid].split(" ")[0]).name]
     return workers + [pid for pid in python if str(ctx.config_path) in said[pid]]

@@ -14,8 +14,7 @@ import pytest
 from core_case import wait_for
 
 from nano_exp.engines import Command, Context
-from nano_exp.engines.templates import ray_logs
-from nano_exp.engines.templates import stacks as on_node
+from nano_exp.engines.templates import node_stacks, ray_logs
 from nano_exp.job import stacks
 from nano_exp.job.stacks import Process
 
@@ -59,15 +58,15 @@ def tree(tmp_path: Path) -> tuple[Context, subprocess.Popen[bytes]]:
     ctx = context(tmp_path)
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     process = subprocess.Popen([sys.executable, "-c", code, str(ctx.config_path)], stdin=subprocess.PIPE)
-    wait_for(lambda: len(on_node.processes([str(ctx.config_path)])) == 2, "the driver and its child")
+    wait_for(lambda: len(node_stacks.processes([str(ctx.config_path)])) == 2, "the driver and its child")
     yield ctx, process
     process.communicate(b"\n")
 
 
 def test_the_processes_are_the_driver_and_all_below_it(tree: tuple[Context, subprocess.Popen[bytes]]) -> None:
     ctx, process = tree
-    assert on_node.processes([str(ctx.config_path)])[0] == process.pid
-    assert on_node.processes([str(ctx.config_path) + "x"]) == []
+    assert node_stacks.processes([str(ctx.config_path)])[0] == process.pid
+    assert node_stacks.processes([str(ctx.config_path) + "x"]) == []
     command = Command([sys.executable], {"PATH": "/usr/bin:/bin"}, Path("/"))
     how = stacks.dump(ctx, command, ctx.attempt_dir / "stacks.txt")
     text = (ctx.attempt_dir / "stacks.txt").read_text()
@@ -80,9 +79,9 @@ def test_py_spy_is_found_beside_the_interpreter_and_its_refusal_is_said(tmp_path
     spy = tmp_path / "py-spy"
     spy.write_text('#!/bin/sh\n[ "$3" = 1 ] || { echo "Permission Denied: ptrace" >&2; exit 1; }\necho "stack of $3"\n')
     spy.chmod(0o755)
-    assert on_node.stack(str(spy), 1, 5.0) == ("stack of 1", "")
-    assert on_node.stack(str(spy), 2, 5.0) == ("", "py-spy: Permission Denied: ptrace")
-    found = on_node.look(str(spy), os.getpid(), float("inf"))
+    assert node_stacks.stack(str(spy), 1, 5.0) == ("stack of 1", "")
+    assert node_stacks.stack(str(spy), 2, 5.0) == ("", "py-spy: Permission Denied: ptrace")
+    found = node_stacks.look(str(spy), os.getpid(), float("inf"))
     assert not found["python"] and f"thread {os.getpid()}" in found["stack"]
 
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from nano_exp import credentials, dotted, slurm
 from nano_exp.engines import Command, Context, checkpoints, entry, nodes
 from nano_exp.engines.nemo_rl import driver_env, metrics, program, stdout
-from nano_exp.engines.nemo_rl.phases import Phases
 from nano_exp.engines.nemo_rl.program import section
+from nano_exp.engines.nemo_rl.run_phase import Phases
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
 from nano_exp.text import dd_hh_mm_ss

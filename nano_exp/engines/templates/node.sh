@@ -53,7 +53,7 @@ keep_logs() {  # Ray's logs of an attempt that failed or stalled, for at most 20
 give_stacks() {  # the attempt asks by a new word in the file
   read -r word <"$nodes/stacks" && [ "$word" != "$asked" ] || return
   asked=$word
-  (engine_python "$nodes/stacks.py" "$nodes/$NX_HOST.stacks.$word.json" "$NX_ATTEMPT/nemo_rl.yaml" "$RAY_TMPDIR/ray/session_" 3>&- 4>&-) &
+  (engine_python "$nodes/node_stacks.py" "$nodes/$NX_HOST.stacks.$word.json" "$NX_ATTEMPT/nemo_rl.yaml" "$RAY_TMPDIR/ray/session_" 3>&- 4>&-) &
 }
 
 fail() {  # found, why, fix, [exit code]; the first node that fails says why

@@ -1,6 +1,6 @@
 """Keep Ray's logs of an attempt that failed or stalled: `python ray_logs.py RAY_TMPDIR OUT.tgz`, on each node.
 
-Imported by nothing of nano-exp: it may lie in a container that has Python and nothing else. Of each log the beginning
+Imports nothing of nano-exp: it may lie in a container that has Python and nothing else. Of each log the beginning
 and the end are kept, the newest logs first, up to a size in all. The values of variables that sound like secrets are
 taken out: NeMo RL hands its whole environment to Ray, which writes it into the logs of its workers' environments.
 """

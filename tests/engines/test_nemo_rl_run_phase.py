@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nano_exp.engines.nemo_rl.phases import Phases
+from nano_exp.engines.nemo_rl.run_phase import Phases
 
 CORPUS = Path(__file__).parents[1] / "triage" / "corpus"
 STEP = "=" * 25 + " Step {}/100 " + "=" * 25

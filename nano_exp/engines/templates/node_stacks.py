@@ -1,6 +1,6 @@
-"""The stacks of an attempt's processes on one node: `python stacks.py OUT MARK...`, run by node.sh or by the attempt.
+"""The stacks of an attempt's processes on one node: `python node_stacks.py OUT MARK...`, by node.sh or by the attempt.
 
-Imported by nothing of nano-exp: it may lie in a container that has Python and nothing else. Processes are those with a
+Imports nothing of nano-exp: it may lie in a container that has Python and nothing else. Processes are those with a
 MARK in their arguments (the driver's config, Ray's folder) and all below them. py-spy reads their Python stacks where
 it is installed and allowed to; otherwise the kernel's word on each thread is all there is. OUT is a JSON list.
 """
