@@ -49,9 +49,10 @@ def _compare(given: argparse.Namespace) -> int:
 
     with progress_line.waiting("reading the runs ..."):
         found = load_results(folder(given), given.what, given.seeds)
-    if len(given.what) == 2 == len(found.runs):
+        two = len(given.what) == 2 == len(found.runs)
+        made = None if two else rank(found, given.by, given.at, given.lowest)
+    if made is None:
         return _two(given, found)
-    made = rank(found, given.by, given.at, given.lowest)
     if given.csv:
         print(ranking_table.as_csv(made))
     elif given.json:

@@ -31,7 +31,7 @@ class Facts:
     ----------
     run: with what a table needs of its record and events
     attempts: their ends cut to END
-    started: attempt number -> unix time at which it began
+    started: attempt number -> unix time at which its allocation began, or itself where that is not known
     last: unix time of the newest event, or of the run's making
     newest: step, reward and validation accuracy
     job: the Slurm job of the newest submission, as far as it is known: the array's, for an array
@@ -67,15 +67,19 @@ def read(run_dir: Path, launches: Launches) -> Facts:
     whole = runs.load(run_dir)
     newest: dict[str, Event] = {}
     started: dict[int, float] = {}
+    waited: dict[int, float] = {}
     for event in whole.events:
         if event.kind == "start" and isinstance(event.data.get("attempt"), int):
-            started[event.data["attempt"]] = event.time
+            waited[event.data["attempt"]] = spells.lead(event)
+            started[event.data["attempt"]] = event.time - waited[event.data["attempt"]]
         if event.kind not in LEFT_OUT:
             newest.pop(event.kind, None)  # so that the order stays that of time
             newest[event.kind] = Event(event.time, event.kind, _cut_event(event.data))
     record = {key: whole.record[key] for key in RECORD if key in whole.record}
     run = Run(run_dir, record, list(newest.values()), whole.damaged)
-    attempts = [Attempt(a.number, a.dir, a.owner, _cut_end(a.end)) for a in runs.attempts(run_dir)]
+    attempts = [
+        Attempt(a.number, a.dir, a.owner, _cut_end(a.end, waited.get(a.number, 0.0))) for a in runs.attempts(run_dir)
+    ]
     last = next((event.time for event in reversed(whole.events) if event.kind != "synced"), whole.created)
     facts = Facts(run, attempts, started, last, progress.newest(run_dir))
     facts.job = job(run, launches)
@@ -98,11 +102,14 @@ def _cut_event(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**cut, "diagnosis": _cut(cut["diagnosis"], DIAGNOSIS)} if "diagnosis" in cut else cut
 
 
-def _cut_end(end: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _cut_end(end: Mapping[str, Any] | None, waited: float) -> dict[str, Any] | None:
+    """`seconds` are since the allocation's start."""
     if end is None:
         return None
     diagnosis = _cut(end.get("diagnosis"), DIAGNOSIS)
-    return {**_cut(end, END), "diagnosis": diagnosis} if diagnosis else _cut(end, END)
+    cut = {**_cut(end, END), "diagnosis": diagnosis} if diagnosis else _cut(end, END)
+    seconds = runs.number(cut.get("seconds"))
+    return cut if seconds is None else {**cut, "seconds": seconds + waited}
 
 
 def _cut(value: Any, keys: tuple[str, ...]) -> dict[str, Any]:

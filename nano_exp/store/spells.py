@@ -17,7 +17,7 @@ from typing import Any
 from nano_exp import files, slurm
 from nano_exp.files import Damaged
 from nano_exp.store import runs
-from nano_exp.store.runs import Attempt, Run
+from nano_exp.store.runs import Attempt, Event, Run
 
 #: How much the clocks of Slurm's controller and of a node may differ, seconds.
 SLACK_S = 5.0
@@ -114,7 +114,7 @@ def spells(run: Run, attempts: Sequence[Attempt], gpus: GpusOf, running: bool, n
         launch = start.data.get("launch")
         array = array_of.get(launch)
         end = attempt.end or {}
-        began = _began(start.time, start.data.get("allocated"), found)
+        began = _began(start, found)
         alive = attempt.end is None and running and attempt is attempts[-1]
         ended = _ended(attempt, start.time, now if alive else None)
         kind = "running" if alive else str(end.get("kind") or "lost")
@@ -165,10 +165,16 @@ def _accounted(spell: Spell, starts: Sequence[slurm.Usage], found: Sequence[Spel
     return spell
 
 
-def _began(start: float, allocated: Any, before: Sequence[Spell]) -> float:
+def lead(start: Event) -> float:
+    """Seconds that an allocation had been held when an attempt in it began; 0 where its event does not say."""
+    allocated = _finite(start.data.get("allocated"))
+    return start.time - allocated if allocated is not None and 0 < allocated <= start.time else 0.0
+
+
+def _began(event: Event, before: Sequence[Spell]) -> float:
     """The start of the allocation, where the attempt wrote it down, but no time of an attempt before it."""
-    known = _finite(allocated)
-    began = start if known is None or not 0 < known <= start else known
+    start = event.time
+    began = start - lead(event)
     return max(began, before[-1].ended) if before and before[-1].ended <= start else min(began, start)
 
 
