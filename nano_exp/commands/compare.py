@@ -43,6 +43,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 def _compare(given: argparse.Namespace) -> int:
     from nano_exp import text
+    from nano_exp.errors import UserError
     from nano_exp.results import load_results, ranking_table
     from nano_exp.results.ranking import rank
     from nano_exp.terminal import progress_line
@@ -50,6 +51,12 @@ def _compare(given: argparse.Namespace) -> int:
     with progress_line.waiting("reading the runs ..."):
         found = load_results(folder(given), given.what, given.seeds)
         two = len(given.what) == 2 == len(found.runs)
+        if len(given.what) == 2 and len(found.runs) == 1:
+            raise UserError(
+                f"nano-exp compare {' '.join(given.what)}",
+                f"both words stand for the one run {found.runs[0].id}",
+                f"nano-exp compare {found.runs[0].name}, or another run's id",
+            )
         made = None if two else rank(found, given.by, given.at, given.lowest)
     if made is None:
         return _two(given, found)
@@ -75,7 +82,7 @@ def _two(given: argparse.Namespace, found: Results) -> int:
         raise UserError(
             "two runs with --csv, --md or --latex",
             "what differs between two runs is no table of points",
-            f"nano-exp compare {' '.join(given.what)} --json, or compare their name",
+            f"nano-exp compare {' '.join(given.what)} --json, or nano-exp compare {found.runs[0].name} --csv",
         )
     first, second = found.runs
     if first.id not in given.what[0] and second.id in given.what[0]:

@@ -39,6 +39,8 @@ from nano_exp.text import Say
 #: How long an attempt on another node than its predecessor's waits for that one to notice, where site.fence_s is not
 #: set. Slurm took the node for dead, and it may still execute.
 FENCE_S = 60.0
+#: A batch script that took longer to become the attempt is not believed: a container may have a clock of its own.
+MOST_SETUP_S = 6 * 3600.0
 #: Exit code of an attempt that did nothing because the run is done, or because the next attempt has it already.
 NOTHING_TO_DO = 0
 #: Exit code (EX_TEMPFAIL) in Slurm of a run that ended whole with steps left and does not go on, that its launch keeps
@@ -281,7 +283,18 @@ def deadline() -> float | None:
 
 
 def allocated(now: float) -> float | None:
-    """Unix time at which this start of the job began (SLURM_JOB_START_TIME, from Slurm 22.05 on); None where it does
-    not say. What an attempt costs is counted from then."""
+    """Unix time from which this start of the job is counted; None where nothing says.
+
+    SLURM_JOB_START_TIME (newer Slurm), else the start of this process: the batch script becomes it, so that what the
+    script set up before is in it.
+    """
     text = os.environ.get("SLURM_JOB_START_TIME", "")
-    return float(text) if text.isdigit() and 0 < int(text) <= now else None
+    if text.isdigit():
+        return float(text) if 0 < int(text) <= now else None
+    ticks = runs.process_start(os.getpid())
+    try:
+        booted = now - float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    began = booted + (ticks or 0.0) / os.sysconf("SC_CLK_TCK")
+    return round(began, 3) if ticks and now - MOST_SETUP_S < began <= now else None

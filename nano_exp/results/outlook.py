@@ -13,6 +13,7 @@ from typing import Any
 
 from nano_exp import text
 from nano_exp.errors import UserError
+from nano_exp.files import Damaged
 from nano_exp.report.table import hours
 from nano_exp.results import spent
 from nano_exp.results.curves import NAMES
@@ -20,6 +21,7 @@ from nano_exp.results.model import Results, Run
 from nano_exp.results.ranking import Ranking, rank, short_name
 from nano_exp.results.ranking_table import number
 from nano_exp.results.spent import Cost
+from nano_exp.store import budget
 from nano_exp.terminal import grid
 
 #: States in which a run goes on by itself.
@@ -160,7 +162,7 @@ def words(made: Outlook, width: int | None = None) -> str:
     total = len(results.runs)
     states = ", ".join(f"{count} {state}" for state, count in made.counts.items())
     lines = [("runs", f"{made.counts.get('done', 0)} of {total} done ({states})"), ("best", _best(made))]
-    lines += [("spent", _spent(made.cost))]
+    lines += [("spent", _spent(made.cost)), *(("budget", said) for said in budgets(results))]
     if made.left:
         lines.append(("left", _left_words(made)))
     for obstacle in made.obstacles:
@@ -170,6 +172,23 @@ def words(made: Outlook, width: int | None = None) -> str:
     held = " ".join(f"{key}={value}" for key, value in results.held.items())
     head = f"{' '.join(results.names)}" + (f": {held}" if held else "")
     return "\n".join([head, *(line for label, said in lines for line in _lines(label, said, width))])
+
+
+def budgets(results: Results) -> list[str]:
+    """What each name with a budget has of it, in words; a file that is damaged says so."""
+    found = []
+    for name, store in dict.fromkeys((run.name, run.dir.parent.parent) for run in results.runs):
+        try:
+            one = budget.look(store, name)
+        except Damaged as error:
+            found.append(
+                f"{error}: no attempt of {name} starts before it is typed again, nano-exp retry {name} budget=N"
+            )
+            continue
+        if one is not None:
+            spent_all = " (spent: no attempt starts)" if one.is_spent else ""
+            found.append(f"{one}{spent_all}")
+    return found
 
 
 def cost_table(results: Results, width: int | None = None) -> str:
@@ -295,6 +314,7 @@ def as_json(made: Outlook) -> str:
         "best": best,
         "spent": _plain(cost),
         "spent_by_run": per_run,
+        "budgets": budgets(made.results),
         "left": {
             "runs": len(made.left),
             "steps": sum(one.steps for one in made.left),

@@ -137,6 +137,11 @@ def test_mistakes_are_answered_with_the_nearest(
     assert f"fix: {fix}" in said
 
 
+def test_one_run_twice_is_no_comparison(store: Path, slurm: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "r0000000001", f"{NAME}/r0000000001", "--results", str(store)]) == 2
+    assert "both words stand for the one run r0000000001" in capsys.readouterr().err
+
+
 def test_what_cannot_be_ranked_is_an_error_with_a_way_on(store: Path, slurm: None) -> None:
     with pytest.raises(UserError, match="no step has been logged"):
         rank(load_results(store, ["other"]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import results_case
 
+from nano_exp.job import attempt
 from nano_exp.results import load_results
 from nano_exp.slurm import Usage, parse_usage
 
@@ -61,3 +63,15 @@ def test_an_allocation_counts_from_its_start_in_status_too(tmp_path: Path, monke
     later = load_results(store, ["r0000000001"]).runs[0]
     assert later.cost.seconds == before.cost.seconds + 9
     assert later.line.gpu_hours == pytest.approx(later.cost.gpu_hours), "status has the same number"
+
+
+def test_a_start_is_counted_from_slurms_word_or_from_the_batch_scripts_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setenv("SLURM_JOB_START_TIME", "100")
+    assert attempt.allocated(now) == 100
+    monkeypatch.setenv("SLURM_JOB_START_TIME", str(int(now) + 3600))
+    assert attempt.allocated(now) is None, "no time to come"
+    monkeypatch.delenv("SLURM_JOB_START_TIME")
+    began = attempt.allocated(now)
+    assert began is not None
+    assert now - attempt.MOST_SETUP_S < began <= now

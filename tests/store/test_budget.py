@@ -13,6 +13,7 @@ from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 from nano_exp.launch import spending, terms
 from nano_exp.launch.terms import Terms
+from nano_exp.results import load_results, outlook
 from nano_exp.store import budget, runs, state
 from nano_exp.store.queue_lookup import job_lookup
 
@@ -38,6 +39,13 @@ def test_a_limit_is_kept_for_the_name_and_taken_away(tmp_path: Path) -> None:
     (tmp_path / ".budgets" / "name.json").write_text("{")
     with pytest.raises(Damaged, match=r"name\.json"):
         budget.look(tmp_path, "name")
+
+
+def test_summary_says_what_is_left(store: Path) -> None:
+    budget.write(store, results_case.NAME, 30)
+    said = outlook.words(outlook.look(load_results(store, [results_case.NAME])))
+    budget.write(store, results_case.NAME, float("inf"))
+    assert "lr_sweep has spent 36.0 of its budget of 30 GPU-hours (spent: no attempt starts)" in said
 
 
 def test_a_launch_says_what_is_left_and_is_refused_once_it_is_spent(store: Path) -> None:
