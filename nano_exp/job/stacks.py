@@ -30,6 +30,8 @@ _RANK = re.compile(r"rank=?(\d+)")
 _SAID = re.compile(r"\(\w+\[rank=(\d+)\] pid=(\d+)(?:, ip=[\w.:-]+)?\)")
 #: A frame of py-spy: `    barrier (torch/distributed/c10d.py:4551)`.
 _FRAME = re.compile(r"^\s+([\w.<>]+) \((.+)\)$")
+#: What waits for others: a rank that hangs is rather one that does not.
+_WAITS = re.compile(r"barrier|all_?reduce|all_?gather|broadcast|reduce_scatter|recv|wait|synchronize", re.IGNORECASE)
 _IDLE = re.compile(r"^ray::\w+(\[[^]]*\])?$")
 
 
@@ -64,6 +66,11 @@ class Process:
         main = self.stack.partition('"MainThread"')[2] or self.stack
         frames = [match[1] for line in main.split("\n\n")[0].splitlines() if (match := _FRAME.match(line))]
         return tuple(frames[:6])
+
+    @property
+    def waits(self) -> bool:
+        """Whether its innermost frames wait for other ranks."""
+        return any(_WAITS.search(name) for name in self.place[:3])
 
     def __str__(self) -> str:
         who = f"rank {self.rank}, " if self.rank is not None else ""
@@ -101,10 +108,11 @@ def ordered(found: Iterable[Process], known: Mapping[int, int]) -> list[Process]
     like = Counter((process.kind, process.place) for process in named)
     kinds = Counter(process.kind for process in named)
 
-    def key(process: Process) -> tuple[float, bool, float, str, int]:
+    def key(process: Process) -> tuple[float, bool, bool, float, str, int]:
         alone = like[process.kind, process.place] / kinds[process.kind] if kinds[process.kind] > 1 else 1.0
         idle = bool(_IDLE.match(process.words))
-        return alone, idle, process.rank if process.rank is not None else float("inf"), process.host, process.pid
+        rank = process.rank if process.rank is not None else float("inf")
+        return alone, process.waits, idle, rank, process.host, process.pid
 
     return sorted(named, key=key)
 
@@ -116,12 +124,13 @@ def summary(found: Sequence[Process]) -> str:
     first = found[0]
     like = [process for process in found if process.kind == first.kind]
     there = [process for process in like if process.place == first.place]
-    if len(there) == len(like):
+    others = [process for process in like if process.place != first.place]
+    if not others or (len(there) >= len(others) and (first.waits or not others[0].waits)):
         return ""
-    rest = Counter(process.place for process in like if process.place != first.place).most_common(1)[0][0]
+    rest = Counter(process.place for process in others).most_common(1)[0][0]
     who = ", ".join(f"rank {p.rank}" if p.rank is not None else f"process {p.pid} on {p.host}" for p in there[:4])
     where = rest[0] if rest else "elsewhere"
-    return f"{who} is in {first.place[0]}, the other {len(like) - len(there)} of {first.kind} in {where}"
+    return f"{who} is in {first.place[0]}, the other {len(others)} of {first.kind} in {where}"
 
 
 def dump(ctx: Context, command: Command, target: Path, timeout_s: float = WAIT_S) -> str:

@@ -50,6 +50,9 @@ def test_the_rank_that_is_elsewhere_comes_first() -> None:
     assert stacks.summary(found) == "rank 3 is in open, the other 3 of ray::MegatronPolicyWorker in wait"
     assert str(found[0]).startswith("--- rank 3, process 14 on n2: ray::MegatronPolicyWorker.train")
     assert stacks.summary(stacks.ordered(alike, {})) == ""
+    two = stacks.ordered([worker(11, "barrier", "train"), worker(14, "open", "train")], known)
+    assert stacks.summary(two).startswith("rank 3 is in open"), "one of two: the one that waits for no other"
+    assert stacks.summary(stacks.ordered([worker(11, "a", "train"), worker(14, "b", "train")], known)) == ""
 
 
 @pytest.fixture

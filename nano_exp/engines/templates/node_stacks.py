@@ -26,7 +26,9 @@ WHOLE_S, ONE_S = 45.0, 20.0
 #: At most so many processes of a node.
 MOST = 64
 #: Ray's own processes, and workers that have nothing to do.
-_NOT_OURS = re.compile(r"raylet|gcs_server|/dashboard/|_agent|ray::IDLE|log_monitor|monitor\.py|resource_tracker")
+_NOT_OURS = re.compile(
+    r"raylet|gcs_server|/dashboard/|_agent|ray::\w+Agent|ray::IDLE|log_monitor|monitor\.py|resource_tracker"
+)
 _PYTHON = re.compile(r"python|^ray::|^VLLM::|^EngineCore|^vllm", re.IGNORECASE)
 
 
