@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from core_case import wait_for
 
-from nano_exp.engines import Command, Context
+from nano_exp.engines import Command, Context, nodes
 from nano_exp.engines.templates import node_stacks, ray_logs
 from nano_exp.job import stacks
 from nano_exp.job.stacks import Process
@@ -135,3 +135,45 @@ def test_rays_logs_are_kept_short_and_without_secrets(tmp_path: Path) -> None:
 def test_where_ray_left_no_logs_nothing_is_written(tmp_path: Path) -> None:
     assert ray_logs.keep(tmp_path, tmp_path / "kept.tgz", {}) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+#: In the place of the engine's Python: Ray stays, the driver ends with an error once it is told to.
+STUB = """#!/bin/sh
+case "$*" in
+  *ray_node.py*head|*ray_node.py*join) exec sleep 60 ;;
+  *ray_node.py*drive*) while [ ! -e {stop} ]; do sleep 0.05; done; exit 3 ;;
+esac
+exec {python} "$@"
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_node_gives_stacks_when_asked_and_keeps_rays_logs_of_a_failure(tmp_path: Path, rank: int) -> None:
+    """node.sh itself, as on the first node and on another."""
+    ctx, ray_tmp = context(tmp_path), tmp_path / "ray-tmp"
+    session(ray_tmp, raylet=b"it failed")
+    stub = tmp_path / "python"
+    stub.write_text(STUB.format(stop=tmp_path / "stop", python=sys.executable))
+    stub.chmod(0o755)
+    config = {"cluster": {"gpus_per_node": 1}, "site": {}}
+    driver = ["run_grpo.py", "--config", str(ctx.config_path)]
+    settings = {"RAY_TMPDIR": str(ray_tmp)}
+    script = nodes.write(ctx.attempt_dir, config, ["n0", "n1"], 1, settings, [str(stub)], driver, 1024, None)
+    folder, env = script.parent, {**os.environ, "SLURM_PROCID": str(rank), "SLURMD_NODENAME": f"n{rank}"}
+    marked = subprocess.Popen([sys.executable, "-c", "input()", str(ctx.config_path)], stdin=subprocess.PIPE)
+    process = subprocess.Popen(["sh", str(script)], env=env, start_new_session=True)
+    try:
+        wait_for((folder / f"n{rank}.log").exists, "the node's part to start")
+        how = stacks.dump(ctx, Command(["x"], {}, Path("/")), ctx.attempt_dir / "stacks.txt", 30.0)
+        assert "gave no stacks" not in how
+        assert f"process {marked.pid} on n{rank}: " in (ctx.attempt_dir / "stacks.txt").read_text()
+        (tmp_path / "stop").touch()
+        if rank:  # the first node's word
+            (folder / "end").write_text("3\n")
+        assert process.wait(30) == (3 if rank == 0 else 0)
+    finally:
+        process.kill()
+        marked.communicate(b"\n")
+    with tarfile.open(folder / f"n{rank}.ray-logs.tgz") as archive:
+        assert [Path(member.name).name for member in archive] == ["raylet.out"]
+    assert not ray_tmp.exists()
