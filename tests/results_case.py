@@ -179,7 +179,7 @@ class Story:
             "train/reward": reward,
             "train/loss": math.nan if diverged else (0.05 - 0.0001 * step) * (1 + self.dice.gauss(0, 0.1)),
             "train/kl_penalty": 0.001 * step * lr / 1e-6,
-            "train/global_valid_toks": 1000.0 * group,
+            "train/total_num_tokens": 1000.0 * group,
             "train/mean_gen_tokens_per_sample": 200.0 + step,
             "timing/train/total_step_time": STEP_S,
             "performance/samples_per_sec_per_gpu": 3.0,

@@ -21,7 +21,7 @@ NAMES = {
     "reward": "train/reward",
     "validation": "validation/accuracy",
     "loss": "train/loss",
-    "tokens": "train/global_valid_toks",
+    "tokens": "train/total_num_tokens",
     "step-time": "timing/train/total_step_time",
     "length": "train/mean_gen_tokens_per_sample",
     "kl": "train/kl_penalty",
@@ -112,7 +112,7 @@ class Metrics:
         """Step -> what the run had cost when it was finished, since the run's first start; empty where nothing says.
 
         GPU-hours and time count everything up to then: set-up, steps that were trained again, failed attempts; not the
-        queue. Tokens are those that were trained on.
+        queue. Tokens are those of all rollouts, prompts included; global_valid_toks is a mean over a step's updates.
         """
         if cost == "steps":
             return {row["step"]: float(row["step"]) for row in self.rows}

@@ -171,3 +171,15 @@ def test_it_accepts_what_preflights_remedies_cure() -> None:
             refused[str(case)] = why
     assert not refused, f"{len(refused)} of {looked_at}"
     assert looked_at > len(cases()) / 2
+
+
+def test_the_words_of_a_comparison_stand_for_metrics_that_it_logs() -> None:
+    """Their last parts stand in its sources, and what stands before them are the prefixes that GRPO logs under."""
+    from nano_exp.results.curves import NAMES
+
+    folders = ("algorithms", "experience")
+    sources = [path.read_text() for name in folders for path in (Path(CHECKOUT) / "nemo_rl" / name).rglob("*.py")]
+    assert all(any(f'"{name.rpartition("/")[2]}"' in text for text in sources) for name in NAMES.values())
+    grpo = (Path(CHECKOUT) / "nemo_rl" / "algorithms" / "grpo.py").read_text()
+    prefixes = {name.rpartition("/")[0] for name in NAMES.values()} - {"validation"}
+    assert all(f'prefix="{prefix}"' in grpo for prefix in (*prefixes, "validation"))

@@ -6,7 +6,7 @@ import pytest
 import results_case
 
 from nano_exp.errors import UserError
-from nano_exp.results import Results, metric_name
+from nano_exp.results import NAMES, Results, metric_name
 
 
 def test_points_are_runs_over_seeds_in_sweep_order_and_the_baseline_has_its_axes(found: Results) -> None:
@@ -49,3 +49,10 @@ def test_a_metric_that_there_is_not_is_answered_with_the_nearest(found: Results)
     with pytest.raises(UserError, match="rewrd") as caught:
         metric_name("rewrd", names)
     assert caught.value.fix == "--by reward"
+
+
+def test_the_embedded_engine_logs_what_the_words_stand_for() -> None:
+    from nano_exp.engines.embedded.settings import TRAIN_METRICS, VALIDATION_METRICS
+
+    logged = {f"train/{name}" for name in TRAIN_METRICS} | {f"validation/{name}" for name in VALIDATION_METRICS}
+    assert {name for name in NAMES.values() if not name.startswith("timing/")} <= logged
