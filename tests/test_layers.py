@@ -100,6 +100,12 @@ def test_a_job_reaches_nothing_of_the_launch_and_a_launch_nothing_of_the_job() -
     assert not [name for name in reached("nano_exp.launch.flow") | reached("nano_exp.app") if room(name) == "job"]
 
 
+@pytest.mark.parametrize("engine", ["embedded", "nemo_rl"])
+def test_a_launch_of_one_engine_copies_what_its_job_reaches(engine: str) -> None:
+    copied = {_name(path) for path in snapshot.job_code({engine}) if path.suffix == ".py"}
+    assert reached("nano_exp.job.__main__") <= copied
+
+
 def test_what_a_job_reaches_is_what_a_launch_copies() -> None:
     engine_names = {path.name for path in (PACKAGE / "engines").iterdir() if path.is_dir()}
     copied = {_name(path) for path in snapshot.job_code(engine_names) if path.suffix == ".py"}

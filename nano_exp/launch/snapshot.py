@@ -51,9 +51,8 @@ def copy_code(target: Path, engines: Collection[str]) -> None:
 
 def job_code(engines: Collection[str]) -> list[Path]:
     """The files that a launch takes along, sorted."""
-    folders = [*JOB_CODE, *(f"engines/{name}" for name in engines)]
-    if "nemo_rl" in engines:  # what it starts on the nodes
-        folders.append("engines/templates")
+    # The templates: what the nodes start, and code that every attempt loads.
+    folders = [*JOB_CODE, "engines/templates", *(f"engines/{name}" for name in engines)]
     below = [path for folder in folders for path in (PACKAGE / folder).rglob("*")]
     shared = [*(PACKAGE / f"{name}.py" for name in JOB_MODULES), *(PACKAGE / "engines").glob("*.py")]
     return sorted([*shared, *(path for path in below if path.is_file() and "__pycache__" not in path.parts)])
