@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import omegaconf._utils
 import omegaconf.base
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigNode, ConfigStore
@@ -90,6 +91,52 @@ def cache_parsing() -> None:
         cached: Any = lru_cache(maxsize=4096)(grammar_parser.parse)
         omegaconf.base.parse = cached
         omegaconf._utils.parse = cached
+
+
+#: OmegaConf's own, before `cache_reading`.
+_read = OmegaConf.load
+
+
+def cache_reading() -> None:
+    """Let OmegaConf parse the text of a config file once, and in C where PyYAML has libyaml.
+
+    Hydra reads each file anew for every composition, of which a command makes many.
+    """
+    OmegaConf.load = staticmethod(_load)  # type: ignore[method-assign]
+
+
+def _load(file_: Any) -> DictConfig | ListConfig:
+    """`OmegaConf.load`. What is unusual in a file, mistakes among it, is left to that, which has the words."""
+    if not hasattr(file_, "read"):
+        return _read(file_)
+    begin = file_.tell()
+    try:
+        value = _parsed(file_.read())
+    except (yaml.YAMLError, TypeError, ValueError):
+        value = 0
+    if value is not None and not isinstance(value, dict | list):
+        file_.seek(begin)
+        return _read(file_)
+    return OmegaConf.create({} if value is None else value)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str | bytes) -> Any:
+    return yaml.load(text, Loader=_quick_rules())
+
+
+@cache
+def _quick_rules() -> Any:
+    rules, in_c = yaml_rules(), getattr(yaml, "cyaml", None)
+    if in_c is None:
+        return rules
+
+    def begin(self: Any, stream: Any) -> None:
+        in_c.CParser.__init__(self, stream)
+        yaml.constructor.SafeConstructor.__init__(self)
+        yaml.resolver.Resolver.__init__(self)
+
+    return type("Quick", (in_c.CParser, rules), {"__init__": begin})
 
 
 # --- nodes: public access resolves interpolations, and a family of points has to see them ---

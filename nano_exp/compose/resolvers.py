@@ -44,7 +44,7 @@ def reads(text: str) -> list[list[str]] | None:
 
 
 def register(cached: bool = True) -> None:
-    """Register the resolvers and, unless told not to, `hydra_internals.cache_parsing`; again is harmless.
+    """Register the resolvers and, unless told not to, the caches of `hydra_internals`; again is harmless.
 
     mul, div and max mean what NeMo RL's do (nemo_rl/utils/config.py, register_omegaconf_resolvers, at v0.7.0):
     plain Python arithmetic, so mul of two ints is an int and div is true division. add and ratio are ours; NeMo RL
@@ -52,6 +52,7 @@ def register(cached: bool = True) -> None:
     """
     if cached:
         hydra_internals.cache_parsing()
+        hydra_internals.cache_reading()
     functions: dict[str, Callable[[Any, Any], Number]] = {
         "mul": operator.mul,
         "div": operator.truediv,
