@@ -192,20 +192,22 @@ def budgets(results: Results) -> list[str]:
 
 
 def cost_table(results: Results, width: int | None = None) -> str:
-    """What each run took, those that wasted most first; GPU-hours, or hours of machine time where no GPUs are known."""
+    """What each run took, those that wasted most first; GPU-hours, or machine time where no GPUs are known."""
     found = sorted(results.runs, key=lambda run: -run.cost.wasted)
     costs = [run.cost for run in found]
     on_gpus = any(cost.gpu_hours is not None for cost in costs)
 
     def said(cost: Cost, word: str) -> str:
-        amount = getattr(cost, f"{word}_gpu_hours") if on_gpus else getattr(cost, word) / 3600
-        return hours(amount) if amount else "-"
+        if on_gpus:
+            amount = getattr(cost, f"{word}_gpu_hours")
+            return hours(amount) if amount else "-"
+        return text.duration(getattr(cost, word)) if getattr(cost, word) else "-"
 
     columns = {
         "run": [run.id for run in found],
         "state": [run.state for run in found],
         "attempts": [str(len(run.spells)) for run in found],
-        "GPU-h" if on_gpus else "hours": [hours(c.gpu_hours if on_gpus else c.seconds / 3600) for c in costs],
+        "GPU-h" if on_gpus else "time": [hours(c.gpu_hours) if on_gpus else text.duration(c.seconds) for c in costs],
         "useful": [said(cost, "useful") for cost in costs],
         "failed": [said(cost, "failed") for cost in costs],
         "again": [said(cost, "repeated") for cost in costs],

@@ -52,7 +52,7 @@ def compare(first: Run, second: Run) -> Pair:
     """Read both runs' configs, records and launches."""
     unread: list[str] = []
     configs = [_config(run, unread) for run in (first, second)]
-    config = identity.differences(configs[0], configs[1]) if all(configs) else {}
+    config = _leaves(identity.differences(configs[0], configs[1])) if all(configs) else {}
     records = [_recorded(run) for run in (first, second)]
     keys = dict.fromkeys(key for record in records for key in record)
     pairs = {key: (records[0].get(key), records[1].get(key)) for key in keys}
@@ -68,6 +68,21 @@ def compare(first: Run, second: Run) -> Pair:
         tuple(diff),
         tuple(unread),
     )
+
+
+def _leaves(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """The same with lists of one length taken apart, down to what differs: `policy.scheduler[1].kwargs.eta_min`."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key, (a, b) in pairs.items():
+        if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            inner = {f"{key}[{i}]": pair for i, pair in enumerate(zip(a, b, strict=True)) if pair[0] != pair[1]}
+        elif isinstance(a, dict) and isinstance(b, dict):
+            inner = {f"{key}.{k}": (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
+        else:
+            found[key] = a, b
+            continue
+        found |= _leaves(inner)
+    return found
 
 
 def _config(run: Run, unread: list[str]) -> dict[str, Any]:

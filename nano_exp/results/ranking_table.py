@@ -95,6 +95,12 @@ def _why(run: Run, metric: str) -> str:
     broken = next((step for step in series.nonfinite if step > last), None)
     if broken is not None:
         return f"{run.state}, not finite from step {broken} on"
+    if run.state == "done":
+        return (
+            f"done, without a value by then (its first at step {series.steps[0]})"
+            if series.steps
+            else "done without it"
+        )
     return f"{run.state} at step {run.metrics.last_step}"
 
 

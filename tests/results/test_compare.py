@@ -15,7 +15,7 @@ from results_case import GROUPS, LRS, NAME, TARGET
 
 from nano_exp.cli import main
 from nano_exp.errors import UserError
-from nano_exp.results import Results, certainty, load_results, ranking_table
+from nano_exp.results import Results, certainty, load_results, pair, ranking_table
 from nano_exp.results.ranking import rank
 
 LR, GROUP = "optimizer.lr", "grpo.num_generations_per_prompt"
@@ -162,7 +162,7 @@ def test_damaged_rows_and_runs_are_told_and_harm_no_other(tmp_path: Path, monkey
     assert made.damaged == {"r0000000001": 1}, "a line that is being written is not damaged"
     assert "1 damaged lines of metrics.jsonl are left out: r0000000001 (1)" in said
     assert len(made.standings) >= 8
-    assert "r0000000007 done at step 0" in said
+    assert "r0000000007 done without it" in said
 
 
 def test_two_runs_are_compared_in_config_code_versions_and_curves(
@@ -192,6 +192,11 @@ def test_two_runs_are_compared_in_config_code_versions_and_curves(
     assert [row[0] for row in whole["curves"]["train/reward"]["r0000000001"]] == list(range(1, 11))
     assert main([*words, "--csv"]) == 2
     assert "--json" in capsys.readouterr().err
+
+
+def test_what_differs_in_a_list_is_told_by_its_place() -> None:
+    a = {"list": ([{"x": 1, "y": 2}, 3], [{"x": 1, "y": 5}, 3]), "other": ([1], [1, 2]), "k": (1, None)}
+    assert pair._leaves(a) == {"list[0].y": (2, 5), "other": ([1], [1, 2]), "k": (1, None)}
 
 
 def test_summary_says_what_is_done_best_spent_left_and_in_the_way(
