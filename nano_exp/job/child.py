@@ -29,6 +29,8 @@ from nano_exp.text import Say
 KILL_WAIT_S = 30.0
 #: Of that, what the attempt keeps for its own end, seconds; half of it where it is short.
 OWN_END_S = 10.0
+#: How long an engine that is ended for a stall has, seconds: Slurm sends no SIGKILL, and its nodes keep Ray's logs.
+STALLED_END_S = 45.0
 POLL_S = 0.2
 #: How often files on the shared file system are looked at, seconds.
 LOOK_S = 1.0
@@ -223,12 +225,15 @@ class _Watch:
     def _pass_stop_on(self) -> None:
         if self.kill_at is None and (self.stop.signal or self.stall is not None):
             why = signal.Signals(self.stop.signal).name if self.stop.signal else "stalled"
-            self.say(f"{why}: asking the engine to end, at most {self.notice.grace_s:g} s")
-            self.kill_at = time.monotonic() + self.notice.grace_s
+            grace_s = self.notice.grace_s if self.stop.signal else max(self.notice.grace_s, STALLED_END_S)
+            self.say(f"{why}: asking the engine to end, at most {grace_s:g} s")
+            self.kill_at = time.monotonic() + grace_s
             if not self.stop.signal:
                 stacks.end(self.ctx, self.command)
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
+        elif self.kill_at is not None and self.stop.signal and not self.noticed:  # Slurm's SIGKILL comes after all
+            self.kill_at = min(self.kill_at, time.monotonic() + self.notice.grace_s)
         self._notify()
         if self.kill_at is not None and time.monotonic() > self.kill_at:
             self.say("the engine did not end: killing it")

@@ -195,7 +195,7 @@ def _stalled(stall: watchdog.Stall, earlier: list[Mapping[str, Any]]) -> str:
 def _failure(attempt_dir: Path, config: dict[str, Any], end: dict[str, Any], stalled: str, say: Say) -> dict[str, Any]:
     """Why it failed, for the end: the diagnosis, and the words of the node that ended first."""
     diagnosis = postmortem.diagnose(attempt_dir, config, end["exit_code"], stalled=stalled)
-    failure = nodes.failure(attempt_dir)
+    failure = None if stalled else nodes.failure(attempt_dir)  # its last words are those of what was ended
     if failure is not None:
         say(str(failure))
     say(f"cause: {diagnosis.title}\n  " + "\n  ".join([*diagnosis.lines, f"fix: {diagnosis.remedy}"]))

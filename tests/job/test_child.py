@@ -27,6 +27,7 @@ NEVER = watchdog.Rule()
 def looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "LOOK_S", 0.1)
     monkeypatch.setattr(child, "POLL_S", 0.05)
+    monkeypatch.setattr(child, "STALLED_END_S", 5.0)
 
 
 class FakeStop:

@@ -147,8 +147,12 @@ exec {python} "$@"
 """
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_node_gives_stacks_when_asked_and_keeps_rays_logs_of_a_failure(tmp_path: Path, rank: int) -> None:
+@pytest.mark.parametrize(
+    ("rank", "how_it_ends"), [(0, "fails"), (1, "fails"), (0, "stalls"), (0, "is cut off by Slurm")]
+)
+def test_a_node_gives_stacks_when_asked_and_keeps_rays_logs_of_a_failure(
+    tmp_path: Path, rank: int, how_it_ends: str
+) -> None:
     """node.sh itself, as on the first node and on another."""
     ctx, ray_tmp = context(tmp_path), tmp_path / "ray-tmp"
     session(ray_tmp, raylet=b"it failed")
@@ -167,13 +171,22 @@ def test_a_node_gives_stacks_when_asked_and_keeps_rays_logs_of_a_failure(tmp_pat
         how = stacks.dump(ctx, Command(["x"], {}, Path("/")), ctx.attempt_dir / "stacks.txt", 30.0)
         assert "gave no stacks" not in how
         assert f"process {marked.pid} on n{rank}: " in (ctx.attempt_dir / "stacks.txt").read_text()
-        (tmp_path / "stop").touch()
-        if rank:  # the first node's word
-            (folder / "end").write_text("3\n")
-        assert process.wait(30) == (3 if rank == 0 else 0)
+        if how_it_ends == "fails":
+            (tmp_path / "stop").touch()
+            if rank:  # the first node's word
+                (folder / "end").write_text("3\n")
+            assert process.wait(30) == (3 if rank == 0 else 0)
+        else:
+            if how_it_ends == "stalls":
+                stacks.end(ctx, Command(["x"], {}, Path("/")))
+            process.terminate()
+            assert process.wait(30) == 143
     finally:
         process.kill()
         marked.communicate(b"\n")
+    assert not ray_tmp.exists()
+    if how_it_ends == "is cut off by Slurm":
+        assert not list(folder.glob("*.tgz")), "there is no time for that, and nothing to be read in them"
+        return
     with tarfile.open(folder / f"n{rank}.ray-logs.tgz") as archive:
         assert [Path(member.name).name for member in archive] == ["raylet.out"]
-    assert not ray_tmp.exists()
