@@ -80,6 +80,7 @@ def test_what_slurm_starts_too_early_goes_back_into_the_queue_or_does_not_start(
     assert row["next"] == f"nano-exp retry pre/{second.id} {vain.id}"
     # The other one went back behind the run that was then cancelled, so that Slurm has dropped it.
     assert f"left the queue: nano-exp retry {early.id}" in lab.tool(*row["next"].split()[1:])
+    lab.cluster.run("scontrol", "release", lab.job(second))  # held as it was at first
     lab.tool("retry", early.id)
     lab.wait_ended(vain, early)
     assert starts(lab)["post/101"] > ended(second)
