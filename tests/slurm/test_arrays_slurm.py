@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from large_sweep import QUICK, interrupted_sweep
-from launching import HOLD, Lab, opened, setting
+from launching import Lab, opened, setting
 from minicluster_tool import MiniCluster, brought_up
+from pace import limit
 
 from nano_exp.store import runs
 
@@ -34,12 +35,11 @@ def test_a_sweep_of_three_shapes_in_chunks_is_interrupted_and_converges(lab: Lab
 
 def test_failures_stop_what_waits_and_a_dependency_is_kept(lab: Lab) -> None:
     failing = (*QUICK, "run.name=failing", "grpo.seed=1,2,3,4,5", setting("FAIL_AT_STEP", 1))
-    lab.launch(*failing, "parallel=1", "fail_fast=1", HOLD)
+    begin = f"+hydra.launcher.additional_parameters.begin=now+{limit(4):.0f}"
+    lab.launch(*failing, "parallel=1", "fail_fast=1", begin)
     lab.launch(*QUICK, "run.name=later", "after=failing")
     waits = lab.run(run__name="later")
     assert "afterok:" in lab.scontrol(waits)["Dependency"]
-    arrays = {lab.job(run).partition("_")[0] for run in lab.runs() if run.name == "failing"}
-    lab.cluster.run("scontrol", "release", *arrays)
     lab.wait_queue_empty()
     table = lab.status()
     states = sorted(row["state"] for row in table.values() if row["name"] == "failing")
