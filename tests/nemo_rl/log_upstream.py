@@ -13,7 +13,7 @@ import time
 
 import numpy
 import torch
-from upstream import find
+from stubs import find
 
 CONFIG = {
     "wandb_enabled": False,

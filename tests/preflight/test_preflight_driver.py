@@ -142,13 +142,7 @@ CASES = [
     ),
     Case("validation_batches", TWELVE, ("grpo.max_val_samples=64",), ("grpo.val_batch_size=64",)),
     Case("validation_batches", TWELVE, ("grpo.val_batch_size=512",), ("grpo.max_val_samples=512",), version="v0.5.0"),
-    Case(
-        "validation_batches",
-        TWELVE,
-        ("grpo.max_val_samples=0",),
-        ("grpo.val_period=0",),
-        severity="warning",
-    ),
+    Case("validation_batches", TWELVE, ("grpo.max_val_samples=0",), ("grpo.val_period=0",)),
     Case("metric_between_validations", TWELVE, ("checkpointing.save_period=4",), ("checkpointing.save_period=10",)),
     *(
         Case("checkpointing_keys", TWELVE, (f"~checkpointing.{name}",), (f"++checkpointing.{name}={value}",))
