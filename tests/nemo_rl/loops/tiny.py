@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -148,6 +149,8 @@ class Policy:
             return quiet
         if name.startswith(("init_collective", "stream_weights", "broadcast_weights")):
             return lambda *_, **__: []
+        if name == "sharding_annotations":
+            return SimpleNamespace(get_axis_size=lambda axis: 1)
         raise AttributeError(name)
 
     def get_free_memory_bytes(self) -> int:
