@@ -83,7 +83,8 @@ def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:
 def _require_named_recipe(cfg: DictConfig, name: str | None, version: str) -> None:
     if name is None or cfg.nemo_rl.recipe is not None:
         return
-    have = sorted(p.parent.parent.name for p in (CONF_DIR / "nemo_rl").glob(f"*/recipes/{name}.yaml"))
+    there = (CONF_DIR / "nemo_rl").glob(f"*/recipes/{name}.yaml")
+    have = sorted((path.parent.parent.name for path in there), key=versions.age)
     raise UserError(
         f"recipe={name} with nemo_rl={version}",
         "that version has no such recipe",

@@ -191,7 +191,7 @@ def test_diff_of_two_shipped_versions(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["recipes", "diff", "v0_5", "v0_6", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recipes"]["added"][0] == "nano_30b_1n8g"
-    assert (found["recipes"]["removed"], found["recipes"]["compared"]) == ([], 4)
+    assert (found["recipes"]["removed"], found["recipes"]["compared"]) == ([], 6)
     values = {entry["key"]: entry for entry in found["values"]}
     moved = values["data.train.data_path"]
     assert moved["from"] == {"present": False} and moved["recipes"] == ["nano_9b_1n8g", "nano_9b_2n8g"]
