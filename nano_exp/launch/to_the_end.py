@@ -57,7 +57,7 @@ class Whole:
         return math.fsum(self.hours)
 
     def line(self) -> str:
-        """`to grpo.max_num_steps: 64 GPU-hours a run, 128 in all, at 36 s a step (measured ...)`; "" for nothing."""
+        """`to the last step: 64 GPU-hours a run, 128 in all, at 36 s a step (measured ...)`; "" for nothing."""
         if not self.steps:
             return ""
         parts = []
@@ -73,7 +73,7 @@ class Whole:
         pace = f"{low} a step" if low == high else f"{low} to {high} a step"
         sources = "; ".join(dict.fromkeys(one.source for one in self.steps))
         left = f"; not known for {self.unknown} of them" if self.unknown else ""
-        return f"to grpo.max_num_steps: {said}, at {pace} ({sources}){left}"
+        return f"to the last step: {said}, at {pace} ({sources}){left}"
 
 
 def whole(rows: Sequence[Row]) -> Whole:

@@ -81,7 +81,9 @@ def test_no_repository_and_no_git_are_no_error(tmp_path: Path, monkeypatch: pyte
     assert snapshot.head(tmp_path) is None
 
 
-@pytest.mark.parametrize(("engine", "most_files", "most_bytes"), [("nemo_rl", 90, 500_000), ("embedded", 95, 600_000)])
+@pytest.mark.parametrize(
+    ("engine", "most_files", "most_bytes"), [("nemo_rl", 100, 600_000), ("embedded", 110, 700_000)]
+)
 def test_the_copy_is_what_a_job_runs_and_works_by_itself(
     engine: str, most_files: int, most_bytes: int, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ def test_a_step_that_runs_of_the_name_measured_goes_before_it(tmp_path: Path) ->
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (row,) = rows(tmp_path, *STEPS)
     assert to_the_end.whole([row]).line() == (
-        "to grpo.max_num_steps: 8.0 GPU-hours a run, at 36 s a step (measured in 1 run of nano_12b)"
+        "to the last step: 8.0 GPU-hours a run, at 36 s a step (measured in 1 run of nano_12b)"
     )
 
 
