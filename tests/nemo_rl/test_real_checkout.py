@@ -88,7 +88,11 @@ def filled(made: dict[str, Any]) -> dict[str, Any]:
     made["logger"]["log_dir"] = made["checkpointing"]["checkpoint_dir"] = "/run"
     if isinstance(made["logger"].get("wandb"), dict):
         made["logger"]["wandb"]["name"] = "a run"
-    cfg = (made["policy"]["generation"] or {}).get("vllm_cfg") or {}
+    generation = made["policy"]["generation"] or {}
+    for name in ("temperature", "top_p", "top_k"):  # a validation's follow, by interpolations of main's recipes
+        if f"val_{name}" in generation:
+            generation[f"val_{name}"] = generation.get(name)
+    cfg = generation.get("vllm_cfg") or {}
     if "tool_parser_plugin" in cfg:
         cfg["tool_parser_plugin"] = "/a/parser.py"
     return made

@@ -281,7 +281,7 @@ def test_an_early_stop_is_the_end_of_the_run(tmp_path: Path, checkout: Path, thr
 def test_checkpoints_for_a_crash_come_beside_the_others(tmp_path: Path, checkout: Path) -> None:
     often = ("++checkpointing.ft_save_period=1", "++checkpointing.ft_keep_latest_k=2", "checkpointing.keep_top_k=1")
     loop = Loop(tmp_path, checkout, *often, "grpo.max_num_steps=5")
-    end = loop.attempt(TINY_FAULT="kill:generation:4")
+    end = loop.attempt(TINY_FAULT="kill:save:4")  # before it, the save of step 3 is waited for
     assert (end["kind"], end["last_step"]) == ("failed", 3), loop.said
     end = loop.attempt()
     assert (end["kind"], end["last_step"]) == ("done", 5), loop.said

@@ -124,6 +124,8 @@ def stage_async(grpo: Any, config: dict[str, Any]) -> None:
         return
     arguments = {name: MagicMock() for name in inspect.signature(grpo.async_grpo_train).parameters}
     arguments["master_config"] = master(grpo, config)
+    if hasattr(grpo, "_initial_grpo_save_state"):
+        arguments["grpo_save_state"] = grpo._initial_grpo_save_state()
     try:
         grpo.async_grpo_train(**arguments)
     except (AssertionError, NotImplementedError):
