@@ -23,7 +23,7 @@ from test_real_logger import as_tensorboard_reads
 from nano_exp import files
 from nano_exp.nemo_rl import versions
 from nano_exp.nemo_rl.checkout import read_checkout
-from nano_exp.store import runs
+from nano_exp.store import metrics_file, runs
 
 HERE = Path(__file__).resolve().parent
 LOOPS = HERE / "loops"
@@ -106,7 +106,7 @@ class Loop:
     def learned(self) -> dict[tuple[int, str], float]:
         """(step, metric) -> value, without times; fails where a step was logged twice."""
         found: dict[tuple[int, str], float] = {}
-        for row in runs.read_metrics(self.run):
+        for row in metrics_file.read(self.run):
             for name in row.keys() - {"step", "time"}:
                 if not name.startswith(("timing/", "performance/")):
                     assert (row["step"], name) not in found
@@ -114,7 +114,7 @@ class Loop:
         return found
 
     def steps(self) -> list[int]:
-        return [row["step"] for row in runs.read_metrics(self.run) if "train/reward" in row]
+        return [row["step"] for row in metrics_file.read(self.run) if "train/reward" in row]
 
     def saved(self) -> list[str]:
         folder = self.run / "checkpoints"
@@ -122,7 +122,7 @@ class Loop:
 
     def assert_rows_are_the_events(self, exp: str = "exp_001", after: int = 0) -> None:
         """metrics.jsonl has what TensorBoard reads of an attempt's events, to the last bit, and nothing else."""
-        rows = {row["step"]: row for row in runs.read_metrics(self.run)}
+        rows = {row["step"]: row for row in metrics_file.read(self.run)}
         truth = as_tensorboard_reads(self.run / "logs" / exp / "tensorboard")
         for step in [step for step in truth if step > after or after == 0]:
             logged = {name: rows[step][name] for name in rows[step].keys() - {"step", "time", "nonfinite"}}
@@ -210,7 +210,7 @@ def test_a_loss_that_is_nan_is_said_and_the_run_is_done(tmp_path: Path, checkout
     end = loop.attempt(TINY_FAULT="nan:train:3")
     assert end["kind"] == "done", loop.said
     assert end["why"] == "train/loss was not finite in step 3"
-    assert [row["step"] for row in runs.read_metrics(loop.run) if "train/loss" in row.get("nonfinite", ())] == [3]
+    assert [row["step"] for row in metrics_file.read(loop.run) if "train/loss" in row.get("nonfinite", ())] == [3]
     loop.assert_rows_are_the_events()
 
 
