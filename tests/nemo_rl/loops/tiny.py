@@ -218,6 +218,9 @@ class Generation:
             return lambda *_, **__: []
         raise AttributeError(name)
 
+    def blocks_training(self) -> bool:
+        return False
+
     def get_logger_metrics(self) -> dict[str, Any]:
         return {}
 
