@@ -254,16 +254,6 @@ def test_an_asynchronous_run_is_done_and_its_rows_are_its_events(tmp_path: Path,
     loop.assert_rows_are_the_events()
 
 
-def test_an_exception_in_the_asynchronous_loop_is_a_failure_whatever_its_exit_code(
-    tmp_path: Path, checkout: Path
-) -> None:
-    loop = Loop(tmp_path, checkout, *ASYNC)
-    end = loop.attempt(TINY_ASYNC="1", TINY_PROMPTS="32", TINY_FAULT="error:train:3")
-    assert (end["kind"], end["last_step"], end["exit_code"] == 0) == ("failed", 2, not NEWER), loop.said
-    again = loop.attempt(TINY_ASYNC="1", TINY_PROMPTS="32")
-    assert (again["kind"], loop.steps()) == ("done", [1, 2, 3, 4]), loop.said
-
-
 # --- main alone -----------------------------------------------------------------------------------------------------
 
 newer = pytest.mark.skipif(not NEWER, reason="newer than this checkout's version")
