@@ -19,7 +19,7 @@ LAYERS = (
     ("files", "text", "credentials", "dotted", "synonyms"),
     ("nemo_rl", "slurm", "environment"),
     ("store", "layout"),
-    ("triage", "index"),
+    ("triage", "index", "notify"),
     ("terminal",),
     ("engines",),
     ("job", "compose"),

@@ -25,6 +25,7 @@ from nano_exp.job import (
     engine_run,
     postmortem,
     requeue,
+    tell,
     throttle,
     turn,
 )
@@ -129,7 +130,7 @@ def _execute_once(order: Order, stop: Stop) -> int | None:
     if "digest" not in run.record:
         raise files.Damaged(f"{run_dir}: {'; '.join(run.damaged)}")
     config = run_config.sent_with(run.config(), order.entry)
-    _require_going_on(order, run)
+    _require_going_on(order, run, config["site"])
     if not order.local and not order.canary:
         turn.require(order.dir, run, slurm_owner().job)
     number, attempt_dir, owner = claim(run, runs.this_process() if order.local else slurm_owner())
@@ -182,6 +183,7 @@ def _execute_once(order: Order, stop: Stop) -> int | None:
             return 0 if owner.job is not None else None
         if not order.local:
             _tell_launch(order, config, end, say)
+        tell.end(order.dir, order.manifest, config["site"], run_dir, say)
     if order.canary and end["kind"] != "done":
         return int(end.get("exit_code") or 1)  # the arrays depend on its success, and stopped is none
     if end["kind"] == "stopped" and owner.job is not None:
@@ -189,7 +191,7 @@ def _execute_once(order: Order, stop: Stop) -> int | None:
     return 0 if end["kind"] in ("done", "stopped", "cancelled") else int(end.get("exit_code") or 1)
 
 
-def _require_going_on(order: Order, run: runs.Run) -> None:
+def _require_going_on(order: Order, run: runs.Run, site: dict[str, Any]) -> None:
     """A run of a stopped launch does not start, one that had started goes on; none whose name's budget is spent.
 
     Raises Refuse, and Damaged where that cannot be told.
@@ -201,6 +203,7 @@ def _require_going_on(order: Order, run: runs.Run) -> None:
     left = None if order.local or order.canary else budget.look(run.results, run.name)
     if left is not None and left.is_spent:
         runs.record_event(run.dir, "cancel", job=slurm_owner().job, why=str(left), cause=budget.CAUSE)
+        tell.budget(order.dir, site, run.name, str(left), print)
         raise Refuse(f"run {run.id} does not start: {left}")
 
 

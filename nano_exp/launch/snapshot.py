@@ -17,11 +17,13 @@ from nano_exp.credentials import redact
 
 PACKAGE = Path(__file__).resolve().parents[1]
 #: What a job runs: the packages that `nano_exp.job` reaches, and the modules beside them that these use.
-JOB_CODE = ("job", "triage", "store", "slurm")
+JOB_CODE = ("job", "triage", "store", "slurm", "notify")
 JOB_MODULES = (
     *("__init__", "credentials", "dotted", "environment", "errors", "files", "overrides", "text"),
     *("nemo_rl/__init__", "nemo_rl/caches", "nemo_rl/checkout", "nemo_rl/versions"),
 )
+#: Of these packages, what only the launch side uses (tests/launch/test_snapshot.py compares with the imports).
+NOT_OF_A_JOB = ("slurm/reasons.py", "store/results_folder.py", "triage/printed.py")
 #: Packages whose versions are recorded where they are installed; reading the metadata imports none of them.
 PACKAGES = ("hydra-core", "omegaconf", "submitit", "hydra-submitit-launcher", "torch", "transformers", "wandb")
 
@@ -55,7 +57,8 @@ def job_code(engines: Collection[str]) -> list[Path]:
     folders = [*JOB_CODE, "engines/templates", *(f"engines/{name}" for name in engines)]
     below = [path for folder in folders for path in (PACKAGE / folder).rglob("*")]
     shared = [*(PACKAGE / f"{name}.py" for name in JOB_MODULES), *(PACKAGE / "engines").glob("*.py")]
-    return sorted([*shared, *(path for path in below if path.is_file() and "__pycache__" not in path.parts)])
+    every = [*shared, *(path for path in below if path.is_file() and "__pycache__" not in path.parts)]
+    return sorted(path for path in every if str(path.relative_to(PACKAGE)) not in NOT_OF_A_JOB)
 
 
 def git(folder: Path) -> tuple[dict[str, Any], str]:

@@ -1,0 +1,56 @@
+"""An attempt tells the receivers of site.notify what became of its launch. Nothing that goes wrong here ends a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nano_exp.errors import UserError
+from nano_exp.files import Damaged
+from nano_exp.notify import sweep
+from nano_exp.notify.message import Message
+from nano_exp.notify.receivers import receivers
+from nano_exp.notify.send import send
+from nano_exp.store import runs
+from nano_exp.text import Say
+
+
+def end(launch_dir: Path, manifest: Mapping[str, Any], site: Mapping[str, Any], run_dir: Path, say: Say) -> None:
+    """A run has ended: tell of its launch's end, or of the first failure of this cause."""
+
+    def look() -> Message | None:
+        this = sweep.ended(run_dir, launch_dir.name)
+        if not this.kind:
+            return None
+        whole = sweep.finish(launch_dir, manifest)
+        if whole is not None:
+            return whole if sweep.first(launch_dir, "end") else None
+        if this.kind == "failed" and sweep.first(launch_dir, f"failed {this.cause}"):
+            return sweep.failure(launch_dir, manifest, this)
+        return None
+
+    _tell(site, look, say)
+
+
+def budget(launch_dir: Path, site: Mapping[str, Any], name: str, why: str, say: Say) -> None:
+    """The budget of a name is spent."""
+    _tell(site, lambda: sweep.budget(launch_dir, name, why) if sweep.first(launch_dir, "budget") else None, say)
+
+
+def stall(launch_dir: Path, site: Mapping[str, Any], run: runs.Run, why: str, say: Say) -> None:
+    """A run stalls; of one launch the first one is told."""
+    _tell(site, lambda: sweep.stalled(launch_dir, run, why) if sweep.first(launch_dir, "stalled") else None, say)
+
+
+def _tell(site: Mapping[str, Any], look: Callable[[], Message | None], say: Say) -> None:
+    try:
+        every = receivers(site.get("notify"))
+        message = look() if every else None
+        if message is None:
+            return
+        chosen = [receiver for receiver in every if message.about in receiver.about]
+        for problem in send(message, chosen):
+            say(f"not told: {problem}")
+    except (UserError, Damaged, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        say(f"nobody was told: {type(error).__name__}: {error}")
