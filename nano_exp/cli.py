@@ -18,7 +18,7 @@ from nano_exp.store.results_folder import RESULTS_ENV, default_results
 #: The commands, each in the module of its name (nano_exp/commands/__init__.py says what is in one), in the order of
 #: --help -> what stands above them there.
 COMMANDS = {
-    **dict.fromkeys(("status", "logs", "open", "watch", "explain", "sync"), "Look at runs"),
+    **dict.fromkeys(("status", "logs", "open", "watch", "explain", "sync", "notify"), "Look at runs"),
     **dict.fromkeys(("compare", "summary", "report", "plot"), "Results"),
     **dict.fromkeys(("cancel", "retry", "clean", "rm"), "End runs, start them again, free disk"),
     **dict.fromkeys(("check", "render", "plan"), "Before a launch"),

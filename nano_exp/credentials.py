@@ -25,10 +25,12 @@ _ASSIGNED = re.compile(
     r"['\"]?(?=[^\s$'\"])"
 )
 _ASSIGNED_VALUE = re.compile(rf"({_ASSIGNED.pattern})[^\s'\"]+")
-#: Tokens by their published prefixes (Hugging Face, W&B, NVIDIA, OpenAI, GitHub, AWS), and a W&B key's 40 hex digits.
+#: Tokens by their published prefixes (Hugging Face, W&B, NVIDIA, OpenAI, GitHub, AWS), a W&B key's 40 hex digits, and
+#: webhooks of Slack, Discord and Teams: whoever has their address may write there.
 _SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|wandb_v\d_[A-Za-z0-9_]{16,}|nvapi-[A-Za-z0-9_-]{20,}|sk-[A-Za-z0-9_-]{20,}|"
-    r"gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|AKIA[0-9A-Z]{16})"
+    r"gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|AKIA[0-9A-Z]{16}|"
+    r"hooks\.slack\.com/\S{8,}|discord(?:app)?\.com/api/webhooks/\S{8,}|(?:webhook\.office|logic\.azure)\.com\S{8,})"
 )
 #: A password inside an address, as in http_proxy=http://me:password@proxy:3128.
 _IN_ADDRESS = re.compile(r"(?<=://)([^/\s:@#]*):(?!\$)[^/\s@]+(?=@(?!sha256:))")  # an image may end in @sha256:...

@@ -8,7 +8,7 @@ from typing import Any
 
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
-from nano_exp.notify import sweep
+from nano_exp.notify import notices
 from nano_exp.notify.message import Message
 from nano_exp.notify.receivers import receivers
 from nano_exp.notify.send import send
@@ -20,14 +20,14 @@ def end(launch_dir: Path, manifest: Mapping[str, Any], site: Mapping[str, Any], 
     """A run has ended: tell of its launch's end, or of the first failure of this cause."""
 
     def look() -> Message | None:
-        this = sweep.ended(run_dir, launch_dir.name)
+        this = notices.ended(run_dir, launch_dir.name)
         if not this.kind:
             return None
-        whole = sweep.finish(launch_dir, manifest)
+        whole = notices.finish(launch_dir, manifest)
         if whole is not None:
-            return whole if sweep.first(launch_dir, "end") else None
-        if this.kind == "failed" and sweep.first(launch_dir, f"failed {this.cause}"):
-            return sweep.failure(launch_dir, manifest, this)
+            return whole if notices.first(launch_dir, "end") else None
+        if this.kind == "failed" and notices.first(launch_dir, f"failed {this.cause}"):
+            return notices.failure(launch_dir, manifest, this)
         return None
 
     _tell(site, look, say)
@@ -35,12 +35,12 @@ def end(launch_dir: Path, manifest: Mapping[str, Any], site: Mapping[str, Any], 
 
 def budget(launch_dir: Path, site: Mapping[str, Any], name: str, why: str, say: Say) -> None:
     """The budget of a name is spent."""
-    _tell(site, lambda: sweep.budget(launch_dir, name, why) if sweep.first(launch_dir, "budget") else None, say)
+    _tell(site, lambda: notices.budget(launch_dir, name, why) if notices.first(launch_dir, "budget") else None, say)
 
 
 def stall(launch_dir: Path, site: Mapping[str, Any], run: runs.Run, why: str, say: Say) -> None:
     """A run stalls; of one launch the first one is told."""
-    _tell(site, lambda: sweep.stalled(launch_dir, run, why) if sweep.first(launch_dir, "stalled") else None, say)
+    _tell(site, lambda: notices.stalled(launch_dir, run, why) if notices.first(launch_dir, "stalled") else None, say)
 
 
 def _tell(site: Mapping[str, Any], look: Callable[[], Message | None], say: Say) -> None:

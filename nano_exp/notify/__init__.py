@@ -3,5 +3,5 @@
 receivers   what site.notify says, and what is wrong with it
 message     a message, and the shapes that Slack, Discord and Teams take
 send        to a command, an address or a mailbox; whatever happens there harms nothing here
-sweep       what there is to tell of a launch, once for all of its runs
+notices     what there is to tell of a launch, once for all of its runs
 """

@@ -31,6 +31,7 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     partitions,
     accounts,
     folders,
+    receivers_told,
     shared_caches,
     memory,
 )

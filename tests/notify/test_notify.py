@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 import results_case
 
-from nano_exp import files
+from nano_exp import cli, files
+from nano_exp.credentials import redact, refuse
 from nano_exp.errors import UserError
 from nano_exp.job import tell
 from nano_exp.notify.message import Message
 from nano_exp.notify.receivers import Receiver, receivers
 from nano_exp.notify.send import send
+from nano_exp.preflight import RULES
+from nano_exp.preflight.facts import Facts
+from nano_exp.preflight.run import findings
+from nano_exp.preflight.view import View
 from nano_exp.store import runs
 
 SECRET = "s3cret-part-of-the-address"
@@ -179,3 +184,43 @@ def test_nothing_that_goes_wrong_ends_a_run(store: Path) -> None:
         folder = store / results_case.NAME / "r0000000009"
         tell.end(launch, {"arrays": 3}, site, folder, said.append)
     assert len(said) == 2 and all(line.startswith("nobody was told: ") for line in said)
+
+
+def test_preflight_looks_at_entries_and_variables(hook: Hook) -> None:
+    rules = [RULES[name] for name in ("notify_entries", "notify_variables")]
+
+    def said(section: Any, names: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+        view = View({"site": {"notify": section}}, facts=Facts(env_names=names))
+        return [(one.rule, one.cause) for one in findings(view, rules)]
+
+    assert said([{"webhook": "A_WEBHOOK"}]) == said([{"webhook": "NOT_SET"}], frozenset({"NOT_SET"})) == []
+    unset = "NOT_SET is not set here, so nobody is told there"
+    assert said([{"webhook": "NOT_SET"}]) == [("notify_variables", unset)]
+    assert said([{"webhook": "A", "form": "slak"}]) == [
+        ("notify_entries", "of a webhook one of json, slack, discord, teams")
+    ]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://hooks.slack.com/services/T0000/B0000/abcdefgh",
+        "https://discord.com/api/webhooks/123456/abcdefgh",
+        "https://prod-1.westus.logic.azure.com:443/workflows/abcdefgh",
+    ],
+)
+def test_a_webhooks_address_is_a_secret_anywhere(address: str) -> None:
+    assert address.rpartition("/")[2] not in redact(f"posting to {address} failed")
+    with pytest.raises(UserError):
+        refuse({"site": {"notify": [{"webhook": address}]}})
+
+
+def test_the_test_message_says_what_came_of_it(hook: Hook, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["notify", "site.notify=[{webhook: A_WEBHOOK}, {webhook: NOT_SET}]"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "webhook A_WEBHOOK: told",
+        "webhook NOT_SET: NOT_SET is not set",
+    ]
+    assert hook.posted[0]["title"].startswith("nano-exp: a test message of ")
+    assert cli.main(["notify"]) == 2
+    assert "site.notify='[{webhook: SLACK_WEBHOOK, form: slack}]'" in capsys.readouterr().err
