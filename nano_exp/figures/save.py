@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from nano_exp import files
 from nano_exp.errors import UserError
@@ -14,7 +15,7 @@ from nano_exp.results.ranking import Ranking
 
 #: Text stays text where the format can hold its font (PDF: TrueType), and is drawn as outlines in SVG: both look the
 #: same everywhere. No date in the file: equal runs give equal files.
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "svg.fonttype": "path",
     "svg.hashsalt": "nano-exp",

@@ -353,7 +353,7 @@ def _failures(every: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _warnings(results: Results) -> list[dict[str, Any]]:
-    """What preflight warned of when the runs were launched, as their launches' manifests have it."""
+    """What preflight warned of when the runs were launched, as their launches' manifests have it; counted in points."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for launch in dict.fromkeys(_launch(run) for run in results.runs):
         if launch is None:
@@ -363,11 +363,11 @@ def _warnings(results: Results) -> list[dict[str, Any]]:
         except (Damaged, FileNotFoundError, AttributeError):
             continue
         for one in listed if isinstance(listed, list) else ():
-            if isinstance(one, Mapping) and {"rule", "text", "runs"} <= one.keys():
+            if isinstance(one, Mapping) and {"rule", "text", "points"} <= one.keys():
                 row = found.setdefault(
                     (one["rule"], one["text"]), {"rule": one["rule"], "text": one["text"], "count": 0}
                 )
-                row["count"] += len(one["runs"])
+                row["count"] += one["points"]
     return list(found.values())
 
 

@@ -21,7 +21,7 @@ def curves(runs: Sequence[Run], extra: Iterable[str] = ()) -> list[dict[str, Any
 
 
 def _curve(chart: Chart, runs: Sequence[Run]) -> dict[str, Any] | None:
-    lines = []
+    lines: list[dict[str, Any]] = []
     broken = 0
     for place, run in enumerate(runs):
         series = run.metrics.series(chart.metric)

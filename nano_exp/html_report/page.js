@@ -335,7 +335,7 @@
     { title: "cause", text: true, get: (row) => row.cause }, { title: "attempts", numeric: true, get: (row) => row.count },
     { title: "runs", text: true, get: (row) => row.runs }, { title: "what to do", text: true, get: (row) => row.remedy }], data.failures, "failures"));
   if (data.warnings.length) section("Preflight's warnings", table("What preflight warned of at launch", [
-    { title: "rule", get: (row) => row.rule }, { title: "runs", numeric: true, get: (row) => row.count }, { title: "what it said", text: true, get: (row) => row.text }], data.warnings, "warnings"));
+    { title: "rule", get: (row) => row.rule }, { title: "points", numeric: true, get: (row) => row.count }, { title: "what it said", text: true, get: (row) => row.text }], data.warnings, "warnings"));
 
   // ---- every run -----------------------------------------------------------------------------------------------------
   section("Runs", table("Every run", [

@@ -108,11 +108,13 @@ class Watched:
     rule: when it counts as stalled
     phases: what tells where it is; None: its steps alone are watched
     learn: called with what phases took, seconds: when the training loop has begun, and at the end
+    tell: called with each report of a stall, in words
     """
 
     rule: watchdog.Rule
     phases: engines.Phases | None = None
     learn: Callable[[Mapping[str, float]], None] = lambda took: None
+    tell: Callable[[str], None] = lambda report: None
 
 
 def execute(
@@ -268,6 +270,7 @@ class _Watch:
             how = stacks.dump(self.ctx, self.command, target)
             self.say(f"{stall}; stacks in {target.name} ({how})")
             runs.record_event(self.ctx.run_dir, "stalled", **facts)
+            self.watched.tell(str(stall))
         except (UserError, OSError) as error:  # a full disk: steps are not seen then, and the engine may well train
             self.say(f"{stall}; it could not be recorded: {error}")
             return

@@ -24,6 +24,7 @@ from nano_exp.job import (
     ending,
     gpu_memory,
     postmortem,
+    tell,
     watchdog,
 )
 from nano_exp.job.ending import Ending
@@ -117,7 +118,8 @@ def _train(
     def follow(lines: Iterable[str | None]) -> Iterable[Mapping[str, Any]]:
         return engine.follow(config, ctx, _heeded(lines, heed))
 
-    watched = child.Watched(rule, phases, partial(phase.learn, run.dir, config))
+    told = partial(tell.stall, run.dir, config["site"], say=say)
+    watched = child.Watched(rule, phases, partial(phase.learn, run.dir, config), told)
     with _removed(command.scratch):
         with gpu_memory.recorded(attempt_dir, config):
             ended = child.execute(follow, command, ctx, stop, watched, say, child.Notice(grace_s, announce))

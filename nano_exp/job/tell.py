@@ -38,9 +38,16 @@ def budget(launch_dir: Path, site: Mapping[str, Any], name: str, why: str, say: 
     _tell(site, lambda: notices.budget(launch_dir, name, why) if notices.first(launch_dir, "budget") else None, say)
 
 
-def stall(launch_dir: Path, site: Mapping[str, Any], run: runs.Run, why: str, say: Say) -> None:
-    """A run stalls; of one launch the first one is told."""
-    _tell(site, lambda: notices.stalled(launch_dir, run, why) if notices.first(launch_dir, "stalled") else None, say)
+def stall(run_dir: Path, site: Mapping[str, Any], why: str, say: Say) -> None:
+    """A run stalls; of one launch the first report is told."""
+
+    def look() -> Message | None:
+        run = runs.load(run_dir)
+        start = run.last("start")
+        launch_dir = runs.launch_dir(run.results, str(start.data.get("launch") if start else ""))
+        return notices.stalled(launch_dir, run, why) if notices.first(launch_dir, "stalled") else None
+
+    _tell(site, look, say)
 
 
 def _tell(site: Mapping[str, Any], look: Callable[[], Message | None], say: Say) -> None:

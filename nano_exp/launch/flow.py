@@ -89,7 +89,15 @@ def launch(
         spending.settle(results, [row.frozen.name for row in plan.rows], request.terms.budget)
         ready = (
             dispatch(
-                plan.to_submit, where, parameters, results, request.env_file, send, request.terms, swept=request.swept
+                plan.to_submit,
+                where,
+                parameters,
+                results,
+                request.env_file,
+                send,
+                request.terms,
+                swept=request.swept,
+                warnings=preflight_show.warning_records(report),
             )
             if plan.to_submit
             else None
@@ -152,6 +160,7 @@ def dispatch(
     requested: Terms | None = None,
     behind: Sequence[str] = (),
     swept: Sequence[str] = (),
+    warnings: Sequence[Mapping[str, Any]] = (),
 ) -> job_arrays.Launch:
     """Record the intent for these rows and, where there is Slurm, submit them. The results folder is locked.
 
@@ -160,9 +169,10 @@ def dispatch(
     send: False leaves sbatch to the user, and shows what to type
     behind: Slurm jobs that have to end first, however they do
     swept: the keys that differ among the launch's points, those that are not submitted included
+    warnings: what preflight warned of
     """
     ready = arranged(rows, where, results, requested, behind, send)
-    ready.axes = swept
+    ready.axes, ready.warnings = swept, warnings
     ready.by_hand = not send
     if not send:
         _require_shares(ready)

@@ -6,7 +6,7 @@ import json
 import secrets as random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class Launch:
     after: After = field(default_factory=After)
     canary: Array | None = None
     axes: Sequence[str] = ()  # the keys that differ among the points that were asked for
+    warnings: Sequence[Mapping[str, Any]] = ()  # what preflight warned of: rule, text, and of how many points
 
     @property
     def sending_order(self) -> list[Array]:

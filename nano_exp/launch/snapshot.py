@@ -22,7 +22,7 @@ JOB_MODULES = (
     *("__init__", "credentials", "dotted", "environment", "errors", "files", "overrides", "text"),
     *("nemo_rl/__init__", "nemo_rl/caches", "nemo_rl/checkout", "nemo_rl/versions"),
 )
-#: Of these packages, what only the launch side uses (tests/launch/test_snapshot.py compares with the imports).
+#: Of these packages, what only the launch side uses.
 NOT_OF_A_JOB = ("slurm/reasons.py", "store/results_folder.py", "triage/printed.py")
 #: Packages whose versions are recorded where they are installed; reading the metadata imports none of them.
 PACKAGES = ("hydra-core", "omegaconf", "submitit", "hydra-submitit-launcher", "torch", "transformers", "wandb")

@@ -113,6 +113,7 @@ def _stage(
             "by_hand": launch.by_hand,
             "terms": launch.terms.as_dict(),
             "after": list(launch.after.terms),
+            "warnings": list(launch.warnings),
             "arrays": [_entry(a) for a in launch.arrays],
         }
         if launch.canary is not None:

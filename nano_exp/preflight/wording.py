@@ -91,6 +91,18 @@ def warnings(report: Report, published: Collection[Finding] = ()) -> str:
     return "\n".join(parts)
 
 
+def warning_records(report: Report) -> list[dict[str, Any]]:
+    """What a launch keeps of its warnings: rule, text and of how many points, one a finding."""
+    return [
+        {
+            "rule": group.finding.rule,
+            "text": f"{group.finding.found}: {group.finding.cause}",
+            "points": len(group.points),
+        }
+        for group in report.warnings
+    ]
+
+
 def summary(report: Report) -> str:
     """One line: how many of what."""
     count = len(report.points)

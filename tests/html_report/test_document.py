@@ -79,7 +79,7 @@ def test_links_are_relative_and_lead_to_files(content: dict[str, Any], store: Pa
 def test_warnings_of_the_launch_are_counted(store: Path, ranking: Ranking, tmp_path: Path) -> None:
     manifest = store / ".launches" / results_case.LAUNCH / "manifest.json"
     before = manifest.read_text()
-    warned = {"rule": "memory_tight", "text": "GPU memory is tight", "runs": ["r1", "r2"]}
+    warned = {"rule": "memory_tight", "text": "GPU memory is tight", "points": 2}
     manifest.write_text(json.dumps({**json.loads(before), "warnings": [warned]}))
     try:
         found = document.document(ranking, tmp_path / "report.html")["warnings"]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from core_case import everything_below
-from test_layers import ARROWS, MODULES
 
 from nano_exp import files
 from nano_exp.launch import snapshot
@@ -106,20 +105,3 @@ def test_versions_are_those_installed() -> None:
     found = snapshot.versions()
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"hydra-core", "omegaconf", "submitit", "nano-exp"} <= set(found)
-
-
-@pytest.mark.parametrize("engine", ["nemo_rl", "embedded"])
-def test_what_only_the_launch_uses_stays_behind(engine: str) -> None:
-    """By the imports, function-level ones too; engines/ beside the engine's own folder is small and copied whole."""
-    todo = [m for m in MODULES if m in ("nano_exp.job.__main__", "nano_exp.job.by_hand") or f".engines.{engine}" in m]
-    reached: set[str] = set()
-    while todo:
-        module = todo.pop()
-        if module not in reached:
-            reached.add(module)
-            parts = module.split(".")
-            todo += [*ARROWS[module], *(".".join(parts[:i]) for i in range(1, len(parts)))]
-    needed = {MODULES[module] for module in reached}
-    copied = {path for path in snapshot.job_code([engine]) if path.suffix == ".py" and path.parent.name != "templates"}
-    assert needed - copied == set()
-    assert {path for path in copied - needed if path.parent.name != "engines"} == set()

@@ -177,6 +177,15 @@ def test_only_what_a_receiver_wants_is_told(store: Path, hook: Hook) -> None:
     assert hook.posted == [] and said == []
 
 
+def test_of_a_launch_the_first_stall_is_told(store: Path, hook: Hook) -> None:
+    said: list[str] = []
+    for folder in sorted((store / results_case.NAME).iterdir())[:2]:
+        tell.stall(folder, SITE, "no step for 31 min", said.append)
+    assert said == []
+    (told,) = hook.posted
+    assert told["about"] == "stalled" and told["title"] == "lr_sweep/r0000000001 stalls: no step for 31 min"
+
+
 def test_nothing_that_goes_wrong_ends_a_run(store: Path) -> None:
     launch = runs.launch_dir(store, results_case.LAUNCH)
     said: list[str] = []
