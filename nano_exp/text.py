@@ -81,8 +81,9 @@ FROM_WORKER = re.compile(
     r"|(?:[^()]|\([^()]{0,80}\)){0,120}?\bpid=[^()]{0,80})\)[ \t]?"
 )
 
-#: Lines that fill a log and say nothing: Ray's metrics agent, where it is not installed.
-NOISE = re.compile(r"Error fetching metrics from ")
+#: Lines that fill a log and say nothing: Ray's metrics agent, where it is not installed; NeMo RL's workers, which are
+#: shut down once more when the interpreter is going.
+NOISE = re.compile(r"Error fetching metrics from |^Error during policy shutdown: ")
 
 
 def plain(raw: str) -> str:

@@ -126,7 +126,10 @@ def sample(run_dir: Path) -> Sample:
 
 def _newest_line(run_dir: Path) -> str:
     """The newest of the engine's own lines: neither a worker's nor noise."""
-    lines = files.tail(run_dir / "attempts" / "latest" / "stdout.log", window=16 * 1024).split("\n")[:-1]
+    window = 16 * 1024
+    text = files.tail(run_dir / "attempts" / "latest" / "stdout.log", window=window)
+    # What the window cuts is neither shown nor taken for the engine's: it may be the end of a worker's line.
+    lines = text.split("\n")[len(text.encode()) >= window : -1]
     said = (plain(line).strip() for line in reversed(lines))
     return next((line for line in said if line and not FROM_WORKER.match(line) and not NOISE.search(line)), "")
 

@@ -285,7 +285,9 @@ class _Watch:
         before = self.shown[0] if self.shown else ""
         if not phase or self.shown == (phase, since) or (phase == before and phase in ("step", "rollout")):
             return
-        if before in LOOP and phase in LOOP and time.time() - since < SHOWN_S:
+        # The first rollout is over but once: a quick run would be in it for ever.
+        over = (before, phase) == ("rollout", "step")
+        if before in LOOP and phase in LOOP and not over and time.time() - since < SHOWN_S:
             return
         self.shown = (phase, since)
         self._write_phase()

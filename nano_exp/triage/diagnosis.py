@@ -101,7 +101,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             return _make("stalled", reading, _driver_phase(logs), "", None, _tail(out.stream, 3), evidence)
     if evidence.full_disk and not outside and not any(_before(hit, "cancelled") for hit in hits):
         reading = Reading(evidence.full_disk, subject=evidence.full_disk)
-        return _make("disk_full", reading, _driver_phase(logs), "", None, _tail(out.stream, 3), evidence)
+        raised = next((log.raised for log in logs if log.raised), None)  # the disk cut its traceback, its name is there
+        lines = [raised.root.last.shown] if raised else _tail(out.stream, 3)
+        return _make("disk_full", reading, _driver_phase(logs), "", None, lines, evidence)
     hit = first_sign.choose(logs, _without_weak(hits, logs, case))
     if outside and (hit is None or hit.cause == outside[0]):
         return _from_slurm(outside, hit, evidence, logs, hits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from nano_exp.triage.knobs import Knobs
 from nano_exp.triage.remedies import either, remedy
 from nano_exp.triage.signs import Reading
@@ -23,6 +25,8 @@ def cuda_oom(knobs: Knobs, reading: Reading, phase: str) -> str:
         )
     if phase == "logprob":
         return either(logprob_batch(knobs), logprob_chunks(knobs), more_shards(knobs), shorter(knobs))
+    if logits_alone(knobs, reading):
+        return either(train_batch(knobs), more_shards(knobs), shorter(knobs))
     return either(
         recompute(knobs),
         train_batch(knobs),
@@ -31,6 +35,30 @@ def cuda_oom(knobs: Knobs, reading: Reading, phase: str) -> str:
         shorter(knobs),
         "cluster=2n8g" if knobs.nodes == 1 else "more nodes",
     )
+
+
+@remedy("gpu_shared")
+def gpu_shared(knobs: Knobs, reading: Reading, phase: str) -> str:
+    """Where it is known what is free: a share that fits beside it, if vLLM is to run there all the same."""
+    free = reading.subject if re.fullmatch(r"0\.\d+", reading.subject) and float(reading.subject) >= 0.05 else ""
+    return either(
+        "launch again where nothing else uses the GPUs (`nvidia-smi` on the node lists what does)",
+        knobs.set(f"{_VLLM}.gpu_memory_utilization", float(free)) + " beside it" if free else "",
+    )
+
+
+#: Vocabularies of models, smallest and largest: a tensor of micro batch x length x so many is their logits.
+VOCABULARY = (16_000, 300_000)
+
+
+def logits_alone(knobs: Knobs, reading: Reading) -> bool:
+    """Whether the tensor that did not fit is the logits of a micro batch in fp32: one tensor, of which neither
+    recomputing nor offloading frees anything."""
+    request = re.search(r"tried to allocate ([\d.]+) GiB", reading.detail)
+    size, length = knobs.whole("policy.train_micro_batch_size"), knobs.whole("policy.max_total_sequence_length")
+    if not request or not size or not length or not float(request[1]) >= 16:
+        return False
+    return VOCABULARY[0] <= float(request[1]) * 2**30 / (4 * size * length) <= VOCABULARY[1]
 
 
 def recompute(knobs: Knobs) -> str:
@@ -42,7 +70,8 @@ def recompute(knobs: Knobs) -> str:
 
 def train_batch(knobs: Knobs) -> str:
     """A smaller micro batch. NeMo RL wants the logprob batch equal to it from tensor parallel 4 on (it is refused
-    otherwise), so both are given. Packing and dynamic batching count tokens instead."""
+    otherwise), so both are given; with less, a smaller logprob batch stays as it is. Packing and dynamic batching
+    count tokens instead."""
     for mode in ("dynamic_batching", "sequence_packing"):
         if knobs.get(f"policy.{mode}.enabled"):
             return mb_tokens(knobs, mode, "train_mb_tokens")
@@ -54,7 +83,8 @@ def train_batch(knobs: Knobs) -> str:
 
 def micro_batches(knobs: Knobs, size: int) -> str:
     both = [knobs.set("policy.train_micro_batch_size", size)]
-    if knobs.whole("policy.logprob_batch_size") != size:
+    now = knobs.whole("policy.logprob_batch_size")
+    if now != size and (knobs.tensor_parallel >= 4 or now is None or now > size):
         both.append(knobs.set("policy.logprob_batch_size", size))
     return " ".join(both)
 

@@ -45,7 +45,10 @@ def node_limits(line: Line, stream: Stream) -> Reading | None:
 @line_sign("ray_worker_lost", "died unexpectedly before finishing", "worker died or was killed while executing")
 def worker_vanished(line: Line, stream: Stream) -> Reading | None:
     """An actor's process ended. Ray lists what it might have been (OOM killer, SIGSEGV): that list is no evidence."""
-    if not re.search(r"(?:Actor\w*Error|WorkerCrashedError): |^A worker died or was killed", line.text):
+    if not re.search(
+        r"(?:Actor\w*Error|WorkerCrashedError): |^A worker died or was killed|^Error during policy \w+: The actor died",
+        line.text,
+    ):
         return None
     name = ip = ""
     rank = None

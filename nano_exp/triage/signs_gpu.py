@@ -8,6 +8,8 @@ from nano_exp.triage.loglines import Line, Stream
 from nano_exp.triage.signs import Reading, at, exception, line_sign, survived
 
 _TRIED = re.compile(r"Tried to allocate ([\d.]+ [KMGT]iB)")
+#: Of a GPU that vLLM has for itself, and so finds when it starts, so much is free at the least (seen: 0.996).
+EMPTY = 0.95
 _FREE_ON_START = re.compile(r"Free memory on device.*?\(([\d.]+)/([\d.]+) GiB\) on startup is less than desired")
 _PEER = re.compile(r"closed by remote peer|Connection reset by peer|Broken pipe")
 
@@ -31,11 +33,27 @@ def cuda_out_of_memory(line: Line, stream: Stream) -> Reading | None:
 
 @line_sign("cuda_oom", "on startup is less than desired")
 def vllm_finds_the_gpu_full(line: Line, stream: Stream) -> Reading | None:
+    """NeMo RL starts vLLM before the policy, so the GPU is empty then, unless somebody else is on it."""
     error = exception(line, stream)
     match = _FREE_ON_START.search(error[1]) if error else None
     if match is None:
         return None
-    return Reading(f"vLLM found {match[1]} of {match[2]} GiB free and wants more", phase="generation")
+    free = float(match[1]) / float(match[2])
+    detail = f"vLLM found {match[1]} of {match[2]} GiB free and wants more"
+    shared = "gpu_shared" if free < EMPTY else ""
+    return Reading(detail, phase="generation", cause=shared, subject=f"{int(free * 100) / 100:g}" if shared else "")
+
+
+@line_sign("gpu_shared", "Error in memory profiling.")
+def memory_came_back(line: Line, stream: Stream) -> Reading | None:
+    """vLLM measures what its first pass takes, and found more free after it than before."""
+    error = exception(line, stream)
+    match = (
+        re.search(r"Initial free memory ([\d.]+) GiB, current free memory ([\d.]+) GiB", error[1]) if error else None
+    )
+    if match is None:
+        return None
+    return Reading(f"free while vLLM measured: {match[1]} GiB, then {match[2]}", phase="generation")
 
 
 @line_sign("vllm_mamba_blocks", "Mamba cache blocks")

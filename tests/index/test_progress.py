@@ -83,6 +83,10 @@ def test_before_the_first_step_the_phase_is_named_and_neither_workers_nor_noise(
     now = progress.sample(folder)
     said = "r1  starting vLLM, 2 min 30 s  ✓ Ray cluster for policy initialized with 1 nodes"
     assert progress_line.text("r1", now, 10) == said
+    with (made / "stdout.log").open("a") as file:  # so long that its beginning is not read
+        file.write("\x1b[36m(VllmGenerationWorker pid=5417)\x1b[0m INFO env vars: " + "'X': '***', " * 1500 + "\n")
+        file.write("Error during policy shutdown: preexec_fn not supported at interpreter shutdown\n")
+    assert progress_line.text("r1", progress.sample(folder), 10) == "r1  starting vLLM, 2 min 30 s"
     assert progress_line.many([("r1", now, 10)], 2, 3) == "2/3 ended  r1 0/10 (starting vLLM)"
     write(folder, [train(4)])
     assert progress_line.text("r1", progress.sample(folder), 10) == "r1  step 4/10  reward 0.040  starting vLLM"

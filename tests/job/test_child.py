@@ -166,6 +166,25 @@ def test_a_hang_in_set_up_is_written_down_and_ended_with_the_last_words_of_pytho
     assert ended.code == -signal.SIGABRT
 
 
+class Quick(InSetup):
+    """An engine whose steps take no time: at each look it is a phase further."""
+
+    def __init__(self) -> None:
+        self.phases = iter(["rollout", "rollout"])
+
+    def now(self) -> str:
+        return next(self.phases, "step")
+
+
+def test_a_quick_run_is_not_in_its_first_rollout_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "LOOK_S", 0.02)
+    ctx = context(tmp_path)
+    watched = child.Watched(NEVER, Quick(), lambda took: None)
+    child.execute(lambda lines: (), shell("exec sleep 0.5"), ctx, FakeStop(), watched, str, child.Notice())  # type: ignore[arg-type]
+    now = phase.read(ctx.attempt_dir)
+    assert now is not None and now.phase == "step"
+
+
 def test_a_stall_of_which_no_word_can_be_written_leaves_the_engine_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
