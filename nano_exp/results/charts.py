@@ -86,10 +86,9 @@ def phases(runs: Sequence[Run]) -> dict[str, float]:
     """
     totals: dict[str, list[float]] = {}
     for run in runs:
-        for row in run.metrics.rows:
-            for name, value in row.items():
-                if name.startswith(PHASE) and isinstance(value, int | float):
-                    totals.setdefault(name.removeprefix(PHASE), []).append(float(value))
+        for name in run.metrics.names:
+            if name.startswith(PHASE):
+                totals.setdefault(name.removeprefix(PHASE), []).extend(run.metrics.series(name).values)
     steps = len(totals.get("total_step_time", ()))
     if not steps:
         return {}

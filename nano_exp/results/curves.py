@@ -73,15 +73,16 @@ class Metrics:
     @staticmethod
     def read(run_dir: Path, spells: Sequence[Spell] = ()) -> Metrics:
         """From metrics.jsonl; rows of one step are one row."""
+        every, damaged = metrics_file.read_counting(run_dir)
         rows: dict[int, dict[str, Any]] = {}
-        for row in metrics_file.read(run_dir):
+        for row in every:
             rows.setdefault(row["step"], {}).update(row)
-        return Metrics([rows[step] for step in sorted(rows)], spells, metrics_file.damaged_lines(run_dir))
+        return Metrics([rows[step] for step in sorted(rows)], spells, damaged)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Every metric's own name, sorted."""
-        return tuple(sorted({name for row in self.rows for name in row} - {"step", "time", "nonfinite"}))
+        return tuple(sorted(set().union(*self.rows) - {"step", "time", "nonfinite"}))
 
     def series(self, name: str) -> Series:
         """One metric, by a word of NAMES or its own name; empty where no step has it."""

@@ -18,30 +18,24 @@ def read(run_dir: Path, tail_bytes: int | None = None) -> list[dict[str, Any]]:
 
     With `tail_bytes` only the rows in the file's last bytes are read: enough for the newest step, at any length.
     """
-    path = run_dir / METRICS
+    return [row for row in map(row_of, _lines(run_dir, tail_bytes)) if row is not None]
+
+
+def read_counting(run_dir: Path) -> tuple[list[dict[str, Any]], int]:
+    """All rows, and how many lines are none; a last one that is still being written is not counted."""
+    every = list(map(row_of, _lines(run_dir)))
+    return [row for row in every if row is not None], sum(row is None for row in every[:-1])
+
+
+def _lines(run_dir: Path, tail_bytes: int | None = None) -> list[bytes]:
     try:
-        with path.open("rb") as file:
+        with (run_dir / METRICS).open("rb") as file:
             if tail_bytes is not None:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - tail_bytes))
-            lines = file.read().split(b"\n")
+            return file.read().split(b"\n")
     except OSError:
         return []
-    rows = []
-    for line in lines:
-        row = row_of(line)
-        if row is not None:
-            rows.append(row)
-    return rows
-
-
-def damaged_lines(run_dir: Path) -> int:
-    """How many lines of metrics.jsonl are no rows; a last one that is still being written is not counted."""
-    try:
-        lines = (run_dir / METRICS).read_bytes().split(b"\n")
-    except OSError:
-        return 0
-    return sum(row_of(line) is None for line in lines[:-1])
 
 
 def cut(run_dir: Path, last_step: int) -> int:
