@@ -21,7 +21,7 @@ COMMANDS = {
     **dict.fromkeys(("status", "logs", "open", "watch", "explain", "sync", "notify"), "Look at runs"),
     **dict.fromkeys(("compare", "summary", "report", "plot"), "Results"),
     **dict.fromkeys(("cancel", "retry", "clean", "rm"), "End runs, start them again, free disk"),
-    **dict.fromkeys(("check", "render", "plan"), "Before a launch"),
+    **dict.fromkeys(("check", "render", "plan", "prepare"), "Before a launch"),
     **dict.fromkeys(("recipes", "model"), "Versions of NeMo RL, and models"),
     "completion": "In the shell",
 }

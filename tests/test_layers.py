@@ -27,7 +27,7 @@ LAYERS = (
     ("preflight",),
     ("advice",),
     ("launch",),
-    ("recipes", "report", "sync"),
+    ("prepare", "recipes", "report", "sync"),
     ("results",),
     ("html_report", "figures"),
     ("api",),

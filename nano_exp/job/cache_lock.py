@@ -42,7 +42,7 @@ class Waiter:
     Parameters
     ----------
     owner: its process
-    run: its run's id, for the others to read
+    run: its run's id, for the others to read; empty where it is no run
     say: told what it waits for, and what is made
     stopped: whether it was told to end; may raise where it is over
     waits: told what the others that look at the run should know it waits for
@@ -152,7 +152,8 @@ def _begin(cache: Cache, claim: Path, before: Sequence[runs.Attempt], waiter: Wa
             waiter.say(cache.mend(name))
     there = sorted(name for name, whole in cache.entries().items() if whole)
     files.write_json(claim / "making.json", {"run": waiter.run, "before": there}, durable=True)
-    if still := cache.lacks(there):
+    still = cache.lacks(there)
+    if still and waiter.run:
         waiter.say(f"this run makes {', '.join(still)}; others that need it wait until it trains")
 
 

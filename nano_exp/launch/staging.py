@@ -74,6 +74,7 @@ def record(row: Row, launch: Launch) -> dict[str, Any]:
         "recipe": row.config["nemo_rl"].get("recipe"),
         "recipe_files": row.config["nemo_rl"].get("recipe_files", {}),  # path -> SHA-256; of a recipe file's
         "checkout_commit": _checkout_commit(row.config),
+        "model_revision": _model_revision(row.config),
         "max_steps": row.config["grpo"]["max_num_steps"],
         "ignored": row.config.get("ignore") or [],
     }
@@ -86,6 +87,14 @@ def _checkout_commit(config: dict[str, Any]) -> str | None:
     if checkout not in _COMMITS:
         _COMMITS[checkout] = nemo_rl_checkout.read_checkout(Path(checkout)).commit
     return _COMMITS[checkout]
+
+
+def _model_revision(config: dict[str, Any]) -> str | None:
+    """The commit of the model's snapshot that this host sees; None of a model that is not the hub's, or not here."""
+    if config["engine"]["name"] != "nemo_rl":
+        return None
+    home = config["site"].get("hf_home")
+    return nemo_rl_checkout.revision(str(config["policy"].get("model_name") or ""), str(home) if home else None)
 
 
 def _stage(

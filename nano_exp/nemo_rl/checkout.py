@@ -122,6 +122,12 @@ def snapshot(model: str, hf_home: str | None) -> Path | None:
     return max(revisions, key=lambda p: p.stat().st_mtime, default=None)
 
 
+def revision(model: str, hf_home: str | None) -> str | None:
+    """The commit of a model's snapshot; None of a folder that has none."""
+    folder = snapshot(model, hf_home)
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else None
+
+
 def _hub(model: str, hf_home: str | None) -> Path:
     home = hf_home or os.environ.get("HF_HOME") or "~/.cache/huggingface"
     return Path(home).expanduser() / "hub" / f"models--{model.replace('/', '--')}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 from nano_exp.nemo_rl import known_keys
+from nano_exp.nemo_rl import model_files as weight_files
 from nano_exp.preflight.answers import Answers
 
 
@@ -24,13 +25,13 @@ class ModelFiles:
     folder: its snapshot, or the folder it was named by; None when it is not there
     parsers: tool parsers' files in it
     template: the chat template's text; None when it cannot be read
-    weights: whether weights lie in it
+    lacking: the files of its config and weights that are not there, or not whole
     """
 
     folder: Path | None
     parsers: tuple[str, ...] = ()
     template: str | None = None
-    weights: bool = False
+    lacking: tuple[str, ...] = ()
 
 
 @dataclass
@@ -72,10 +73,6 @@ class Facts:
         self.good_values: dict[str, Any] = {}
 
 
-#: Files that hold a model's weights.
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-
-
 def model_files(model: str, hf_home: str | None) -> ModelFiles:
     """What lies on this host for a model."""
     folder = nemo_rl_checkout.snapshot(model, hf_home)
@@ -89,8 +86,7 @@ def model_files(model: str, hf_home: str | None) -> ModelFiles:
             break
         except (OSError, UnicodeDecodeError):
             continue
-    weights = any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
-    return ModelFiles(folder, parsers, template, weights)
+    return ModelFiles(folder, parsers, template, weight_files.lacking(folder))
 
 
 @dataclass(frozen=True)

@@ -61,34 +61,62 @@ def tool_parser_on(c: View) -> Iterator[Mistake]:
 
 @rule(place=True, severity="warning")
 def model_there(c: View) -> Iterator[Mistake]:
-    """The model's weights are where the nodes look for them, or the nodes can download them.
+    """The model's weights, all of them, are where the nodes look for them, or the nodes can download them.
 
-    An error where site.network is false; nothing is said where it is true.
+    Of the hub's, an error where site.network is false; nothing is said where it is true and nothing is there yet.
     """
     name, home = str(c.get("policy.model_name") or ""), c.site.get("hf_home")
     network = c.site.get("network")
-    if not name or name.startswith(("/", ".", "~")) or network is True:
-        return  # a folder may be a container's
+    files = _files(c) if name else None
+    if files is None:
+        return
+    if name.startswith(("/", ".", "~")):
+        yield from _folder_there(c, name, files)
+        return
     severity: Severity = "error" if network is False else "warning"
     if home and not c.facts.is_dir(str(home)):
-        yield Mistake(
-            (),
-            "there is no such folder on this host: models, data sets and conversions are looked for in it",
-            f"mkdir -p {home}, on a file system that every node sees; or site.hf_home=/where/it/is",
-            f"site.hf_home={home}",
-            severity=severity,
-        )
+        if network is not True:
+            yield Mistake(
+                (),
+                "there is no such folder on this host: models, data sets and conversions are looked for in it",
+                f"mkdir -p {home}, on a file system that every node sees; or site.hf_home=/where/it/is",
+                f"site.hf_home={home}",
+                severity=severity,
+            )
         return
-    files = _files(c)
-    if files is not None and not files.weights:
-        where = home or "HF_HOME"
+    if (files.folder is None and network is True) or not (files.folder is None or files.lacking):
+        return
+    where = home or "HF_HOME"
+    missing = f"its weights are not in {where}" if files.folder is None else _lacks(files)
+    yield Mistake(
+        ("policy.model_name",),
+        f"{missing} on this host"
+        + (", and this site's nodes have no network" if network is False else ": every node would download them"),
+        f"nano-exp prepare with the same words, which downloads it to {where}; site.network says whether nodes reach "
+        "a network",
+        severity=severity,
+    )
+
+
+def _folder_there(c: View, name: str, files: ModelFiles) -> Iterator[Mistake]:
+    """A model that is named by its folder; one that is not here may be a container's."""
+    if files.folder is None and (_contained(c) or name.startswith(".")):  # relative to the checkout
+        return
+    if files.folder is None or files.lacking:
         yield Mistake(
             ("policy.model_name",),
-            f"its weights are not in {where} on this host"
-            + (", and this site's nodes have no network" if network is False else ": every node would download them"),
-            f"hf download {name} with HF_HOME={home or '...'}; site.network says whether nodes reach a network",
-            severity=severity,
+            "there is no such folder on this host" if files.folder is None else f"{_lacks(files)}: it cannot be loaded",
+            "policy.model_name=/path/to/a/whole/model, or its name on the hub",
+            severity="warning" if files.folder is None else "error",  # the nodes may see more than this host
         )
+
+
+def _lacks(files: ModelFiles) -> str:
+    """What a model's folder lacks, in words."""
+    names = files.lacking
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    are = "is" if len(names) == 1 else "are"
+    return f"{', '.join(names[:2])}{more} of {files.folder} {are} not there, or not whole"
 
 
 @rule(place=True)
@@ -112,7 +140,7 @@ def tool_parser_file(c: View) -> Iterator[Mistake]:
             ("policy.model_name",),
             f"vLLM has the parser {PARSER_NAME} from a file of the model's snapshot, and the snapshot is not in "
             f"{c.site.get('hf_home') or 'HF_HOME'} on this host",
-            f"hf download {model} with HF_HOME={c.site.get('hf_home') or '...'}, or site.hf_home=/where/it/is",
+            "nano-exp prepare with the same words, which downloads the model; or site.hf_home=/where/it/is",
         )
     elif not files.parsers:
         yield Mistake(
@@ -127,9 +155,9 @@ def _contained(c: View) -> bool:
 
 
 #: A template that an argument can turn: it reads the name by itself, not only as a field of its own.
-_READS_ARGUMENT = re.compile(r"(?<![\w.])enable_thinking\b(?!\s*=[^=])")
+READS_ARGUMENT = re.compile(r"(?<![\w.])enable_thinking\b(?!\s*=[^=])")
 #: What the `sed` of NeMo Gym's guide leaves behind.
-_EDITED = re.compile(r"enable_thinking\s*=\s*false", re.IGNORECASE)
+EDITED = re.compile(r"enable_thinking\s*=\s*false", re.IGNORECASE)
 
 
 @rule(severity="warning")
@@ -139,7 +167,7 @@ def thinking_off(c: View) -> Iterator[Mistake]:
         return
     files = _files(c)
     template = files.template if files is not None else None
-    if template is not None and _EDITED.search(template):
+    if template is not None and EDITED.search(template):
         return
     if c.get(THINKING) is not False:
         yield Mistake(
@@ -148,7 +176,7 @@ def thinking_off(c: View) -> Iterator[Mistake]:
             f"++{THINKING}=false",
             "" if c.has(THINKING) else f"{THINKING} is not set",
         )
-    elif template is not None and not _READS_ARGUMENT.search(template):
+    elif template is not None and not READS_ARGUMENT.search(template):
         yield Mistake(
             (THINKING,),
             f"the chat template in {files.folder if files else 'the snapshot'} does not read that argument: the model "

@@ -21,7 +21,7 @@ from nano_exp.results.ranking_table import number
 from nano_exp.store import identity, runs
 
 #: Of run.json, what may differ and is told.
-RECORDED = ("engine", "nemo_rl", "recipe", "checkout_commit", "user")
+RECORDED = ("engine", "nemo_rl", "recipe", "checkout_commit", "model_revision", "user")
 #: Lines of a code's diff that are shown.
 MOST_LINES = 40
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from preflight_case import NINE, TWELVE, Case, assert_case, said
+from hub_case import write_weights
+from preflight_case import NINE, THIRTY, TWELVE, Case, assert_case, said
 
 CHAT = "policy.generation.vllm_cfg.http_server_serving_chat_kwargs"
 PLUGIN = "policy.generation.vllm_cfg.tool_parser_plugin"
@@ -77,7 +78,7 @@ def test_the_parser_of_a_downloaded_model_is_found(model: Path) -> None:
 def test_a_model_in_the_hubs_cache_is_found(tmp_path: Path) -> None:
     home = ("policy.model_name=org/name", f"site.hf_home={tmp_path}")
     (found,) = said("tool_parser_file", NINE, home)
-    assert f"hf download org/name with HF_HOME={tmp_path}" in found.fix
+    assert "nano-exp prepare" in found.fix
     snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "nemotron_toolcall_parser_no_streaming.py").write_text("")
@@ -87,7 +88,10 @@ def test_a_model_in_the_hubs_cache_is_found(tmp_path: Path) -> None:
 def test_weights_that_are_not_there_are_told_as_the_sites_network_allows(tmp_path: Path) -> None:
     home = ("policy.model_name=org/name", f"site.hf_home={tmp_path}")
     (found,) = said("model_there", TWELVE, home)
-    assert found.severity == "warning" and f"hf download org/name with HF_HOME={tmp_path}" in found.fix
+    assert (
+        found.severity == "warning"
+        and f"nano-exp prepare with the same words, which downloads it to {tmp_path}" in found.fix
+    )
     (found,) = said("model_there", TWELVE, (*home, "site.network=false"))
     assert found.severity == "error" and "no network" in found.cause
     assert not said("model_there", TWELVE, (*home, "site.network=true"))
@@ -95,14 +99,31 @@ def test_weights_that_are_not_there_are_told_as_the_sites_network_allows(tmp_pat
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     assert said("model_there", TWELVE, (*home, "site.network=false")), "a config alone trains nothing"
-    (snapshot / "model-00001-of-00002.safetensors").write_text("")
+    write_weights(snapshot)
     assert not said("model_there", TWELVE, (*home, "site.network=false"))
+    last = snapshot / "model-00002-of-00002.safetensors"
+    last.write_bytes(last.read_bytes()[:-1])
+    (found,) = said("model_there", TWELVE, (*home, "site.network=true"))
+    assert last.name in found.cause, "a file that is cut short is none"
+    last.unlink()
+    (found,) = said("model_there", TWELVE, (*home, "site.network=false"))
+    assert found.severity == "error" and last.name in found.cause
 
 
 def test_a_home_of_models_that_is_not_there_is_told(tmp_path: Path) -> None:
     (found,) = said("model_there", TWELVE, (f"site.hf_home={tmp_path / 'none'}", "site.network=false"))
     assert found.severity == "error" and found.found == f"site.hf_home={tmp_path / 'none'}"
-    assert not said("model_there", TWELVE, (f"policy.model_name={tmp_path}",)), "a folder is looked at where it is"
+
+
+def test_a_model_that_is_named_by_its_folder_is_looked_at_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (found,) = said("model_there", TWELVE, (f"policy.model_name={tmp_path}",))
+    assert found.severity == "error" and "model.safetensors" in found.cause
+    write_weights(tmp_path)
+    assert not said("model_there", TWELVE, (f"policy.model_name={tmp_path}",))
+    absent = f"policy.model_name={tmp_path}/none"
+    assert said("model_there", THIRTY, (absent,))[0].severity == "warning"
+    assert not said("model_there", THIRTY, (absent, "site.entry=pyxis")), "the container's own"
 
 
 def test_a_parser_that_is_named_has_to_be_there(model: Path) -> None:
