@@ -33,7 +33,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 def _prepare(arguments: argparse.Namespace) -> int:
     from nano_exp import environment
     from nano_exp.launch import points
-    from nano_exp.prepare import listing, steps, work
+    from nano_exp.prepare import step_table, steps, work
 
     configs = [frozen.config for frozen in points.expanded(arguments.overrides).frozen]
     if (env_file := environment.find(Path.cwd())) is not None:
@@ -47,9 +47,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
         results = work.look(chosen)
     else:
         results = work.make(chosen, lambda line: print(line, file=sys.stderr, flush=True))
-    print(listing.as_json(results) if arguments.json else listing.text(results))
+    print(step_table.as_json(results) if arguments.json else step_table.text(results))
     if not arguments.json:
-        print(f"\n{listing.summary(results)}")
+        print(f"\n{step_table.summary(results)}")
     return 1 if any(result.lacking for result in results) else 0
 
 
