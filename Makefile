@@ -33,6 +33,9 @@ check: $(VENV)/.dev  ## lint, format, types
 docs: $(VENV)/.dev  ## write what is generated in docs/: the table of preflight's rules
 	$(BIN)/python tests/write_docs.py
 
+pictures: $(VENV)/.dev  ## make the pictures of the docs, from a sweep that trains here (half an hour)
+	@bash docs/pictures/make.sh
+
 format: $(VENV)/.dev  ## write the format that check asks for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -54,4 +57,4 @@ $(VENV)/.dev: $(VENV)/.embedded
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test bench faults check docs format clean
+.PHONY: help run test bench faults check docs pictures format clean
