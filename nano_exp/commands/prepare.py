@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nano_exp.commands import Commands
 from nano_exp.errors import UserError, choice, nearest
@@ -26,6 +27,9 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     prepare.add_argument("--dry-run", action="store_true", help="what would be made, and by which command")
     prepare.add_argument("--only", action="append", metavar="STEP", help="this step alone; may be given again")
     prepare.add_argument("--revision", default="", help="the model's branch, tag or commit (default: what is there)")
+    prepare.add_argument("--checkout", default="", metavar="TAG", help="clone NeMo RL's release where there is none")
+    prepare.add_argument("--from", dest="url", metavar="URL", help="clone it from here, a mirror or a bare repository")
+    prepare.add_argument("--submit", action="store_true", help="send the conversion as a job where GPUs are wanted")
     prepare.add_argument("--json", action="store_true", help="the table for scripts")
     prepare.set_defaults(run=_prepare)
 
@@ -33,12 +37,15 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 def _prepare(arguments: argparse.Namespace) -> int:
     from nano_exp import environment
     from nano_exp.launch import points
-    from nano_exp.prepare import step_table, steps, work
+    from nano_exp.prepare import sources, step_table, steps, work
 
-    configs = [frozen.config for frozen in points.expanded(arguments.overrides).frozen]
+    words = _with_checkout(arguments)
+    configs = [frozen.config for frozen in points.expanded(words).frozen]
+    _require_release(arguments.checkout, configs)
     if (env_file := environment.find(Path.cwd())) is not None:
         environment.enter(env_file)
-    every = steps.of(configs, os.environ, steps.Wanted(arguments.revision))
+    wanted = steps.Wanted(arguments.revision, arguments.checkout, arguments.url or sources.URL, tuple(words))
+    every = steps.of(configs, os.environ, wanted)
     chosen = _chosen(every, arguments.only)
     if not chosen:
         print("nothing to prepare: the engine of this launch needs nothing that is made ahead")
@@ -46,11 +53,33 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if arguments.status or arguments.dry_run:
         results = work.look(chosen)
     else:
-        results = work.make(chosen, lambda line: print(line, file=sys.stderr, flush=True))
+        results = work.make(chosen, lambda line: print(line, file=sys.stderr, flush=True), arguments.submit)
     print(step_table.as_json(results) if arguments.json else step_table.text(results))
     if not arguments.json:
         print(f"\n{step_table.summary(results)}")
     return 1 if any(result.lacking for result in results) else 0
+
+
+def _with_checkout(arguments: argparse.Namespace) -> list[str]:
+    """The launch's words; with --checkout and no site.checkout among them, the folder that it is cloned to."""
+    words = list(arguments.overrides)
+    if arguments.checkout and not any(word.lstrip("+").startswith("site.checkout=") for word in words):
+        words.append(f"site.checkout={Path.cwd() / f'nemo-rl-{arguments.checkout}'}")
+    return words
+
+
+def _require_release(release: str, configs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a clone of another release than the config is made for."""
+    for config in configs:
+        version = str((config.get("nemo_rl") or {}).get("version") or "")
+        wanted = "main" if "+" in version else version
+        if release and wanted and release != wanted:
+            option = "_".join(release.split(".")[:2])
+            raise UserError(
+                f"--checkout {release}, and the config is for NeMo RL {version}",
+                "keys and defaults differ between versions",
+                f"--checkout {wanted}, or nemo_rl={option}",
+            )
 
 
 def _chosen(every: list[Step], names: list[str] | None) -> list[Step]:

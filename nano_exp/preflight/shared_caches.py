@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nano_exp.nemo_rl import caches
+from nano_exp.nemo_rl import caches, checkout
 from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 
@@ -27,10 +27,31 @@ def cold(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> li
 def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> list[str]:
     """What is not made yet, a line each, and who makes it; nothing where all is there."""
     missing = list(dict.fromkeys(word for words in cold(configs, environ) for word in words))
+    missing += dict.fromkeys(word for config in configs for word in _downloads(config))
     if not missing:
         return []
     who = "the run makes" if len(configs) == 1 else "one run makes, and those that need them wait for,"
-    return [f"cold caches: before it trains {who}", *(f"  {word}" for word in missing)]
+    return [f"cold caches: before it trains {who}", *(f"  {word}" for word in missing), _idle(configs)]
+
+
+def _downloads(config: Mapping[str, Any]) -> Iterator[str]:
+    """The model's weights, where every node is free to download them; elsewhere model_there has a word on them."""
+    site, name = config.get("site") or {}, str((config.get("policy") or {}).get("model_name") or "")
+    hub = (config.get("engine") or {}).get("name") == "nemo_rl" and not name.startswith(("/", ".", "~"))
+    if hub and site.get("network") is True and site.get("hf_home") and not checkout.snapshot(name, site["hf_home"]):
+        parameters = (config.get("model") or {}).get("total_parameters")
+        size = f", about {2 * parameters / 1e9:.0f} GB" if parameters else ""
+        yield f"the download of {name}{size}, by each node"
+
+
+def _idle(configs: Sequence[Mapping[str, Any]]) -> str:
+    """What that costs, and what avoids it."""
+    gpus = max(
+        int(config["cluster"].get("num_nodes") or 1) * int(config["cluster"].get("gpus_per_node") or 0)
+        for config in configs
+    )
+    idle = f"with {gpus} GPU{'s' if gpus > 1 else ''} idle; " if gpus else ""
+    return f"  {idle}nano-exp prepare with the same words makes it ahead"
 
 
 @rule(place=True)

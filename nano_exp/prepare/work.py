@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nano_exp.errors import UserError
 from nano_exp.job import cache_lock
+from nano_exp.prepare.conversion import Conversion
 from nano_exp.prepare.step import MISSING, PARTLY, THERE, Look, Step
 from nano_exp.store import runs
 from nano_exp.text import Say
@@ -39,13 +40,20 @@ def look(steps: Sequence[Step]) -> list[Result]:
     return [_looked(step) for step in steps]
 
 
-def make(steps: Sequence[Step], say: Say) -> list[Result]:
-    """Make what is not there, one step after the other. One that fails does not keep the others from being made."""
+def make(steps: Sequence[Step], say: Say, submit: bool = False) -> list[Result]:
+    """Make what is not there, one step after the other. One that fails does not keep the others from being made.
+
+    Parameters
+    ----------
+    submit: send a job for what takes GPUs that are not here
+    """
     results = []
     for step in steps:
         result = _looked(step)
         if result.lacking and not result.hindered:
             result = _made(step, say)
+        elif result.lacking and submit and isinstance(step, Conversion) and not step.place.contained:
+            result = _sent(result, step)
         results.append(result)
     return results
 
@@ -53,6 +61,15 @@ def make(steps: Sequence[Step], say: Say) -> list[Result]:
 def _looked(step: Step) -> Result:
     found = step.look()
     return Result(step, found, hindered=step.hindered() if found.state in (MISSING, PARTLY) else "")
+
+
+def _sent(result: Result, step: Conversion) -> Result:
+    try:
+        return replace(
+            result, hindered=f"job {step.submit()} makes it: nano-exp prepare ... --status tells when it is there"
+        )
+    except UserError as error:
+        return replace(result, error=error)
 
 
 def _made(step: Step, say: Say) -> Result:

@@ -49,7 +49,17 @@ def test_what_is_not_made_is_said_once(cold: Path) -> None:
         "  the environment of MegatronPolicyWorker",
         "  the environment of VllmGenerationWorker",
         f"  the Megatron conversion /hf/nemo_rl/{configs[0]['policy']['model_name']}",
+        "  with 8 GPUs idle; nano-exp prepare with the same words makes it ahead",
     ]
+
+
+def test_the_models_download_is_one_of_them_where_nodes_do_it(cold: Path) -> None:
+    config = rows(cold, ())[0].config
+    config["site"] |= {"network": True, "hf_home": str(cold)}
+    words = shared_caches.lines([config], os.environ)
+    assert f"  the download of {config['policy']['model_name']}, about 25 GB, by each node" in words
+    config["site"]["network"] = None
+    assert not [line for line in shared_caches.lines([config], os.environ) if "the download" in line], "model_there's"
 
 
 def test_nothing_is_said_where_all_is_there(tmp_path: Path) -> None:
