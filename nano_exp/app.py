@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
+from omegaconf import DictConfig
+
 from nano_exp import hydra_internals
 from nano_exp.compose import conf_tree
 from nano_exp.errors import UserError
@@ -18,6 +21,16 @@ from nano_exp.launch import flow, hydra_plugins
 from nano_exp.launch.flow import Launched
 from nano_exp.launch.hydra_plugins import not_our_path
 from nano_exp.overrides import Override
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_tree.BASE), config_name=conf_tree.CONFIG_NAME)
+def _composed(cfg: DictConfig) -> None:
+    raise hydra_plugins.not_our_path()
+
+
+def launch() -> int:
+    """What a checkout's `python launch.py` does, without one: for a project's own launch.py, and `nano-exp launch`."""
+    return run(_composed)
 
 
 def run(main: Callable[[], Any], take: Callable[..., Launched] = flow.launch) -> int:
@@ -55,6 +68,7 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] = flow.launch) ->
         credentials.refuse_overrides(sys.argv[1:])  # first: what follows may show them
         _refuse_other_mode(sys.argv[1:])
         _require_optuna(sys.argv[1:])
+        conf_tree.register()
         recipe_file.register(sys.argv[1:], conf_tree.CONF_DIR)
         main()
         sys.stdout.flush()  # here, where a reader that went away is no fault
@@ -97,7 +111,7 @@ def _require_optuna(arguments: Sequence[str]) -> None:
         raise UserError(
             "hydra/sweeper=optuna",
             "hydra-optuna-sweeper is not installed here",
-            "pip install -e '.[optuna]' in the project's folder",
+            "pip install 'nano-exp[optuna]', or pip install -e '.[optuna]' in a checkout",
         )
 
 

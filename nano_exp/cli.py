@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nano_exp
+from nano_exp import project
 from nano_exp.errors import UserError, nearest
 from nano_exp.store.results_folder import RESULTS_ENV, default_results
 
@@ -21,6 +22,7 @@ COMMANDS = {
     **dict.fromkeys(("status", "logs", "open", "watch", "explain", "sync", "notify"), "Look at runs"),
     **dict.fromkeys(("compare", "summary", "report", "plot"), "Results"),
     **dict.fromkeys(("cancel", "retry", "clean", "rm"), "End runs, start them again, free disk"),
+    **dict.fromkeys(("init", "launch"), "A project of your own, and its launches"),
     **dict.fromkeys(("check", "render", "plan", "prepare"), "Before a launch"),
     **dict.fromkeys(("recipes", "model"), "Versions of NeMo RL, and models"),
     "completion": "In the shell",
@@ -36,8 +38,13 @@ class _Parser(argparse.ArgumentParser):
     """
 
     def __init__(self) -> None:
-        super().__init__(prog="nano-exp", description="Looks after runs that launch.py made.")
-        self.add_argument("--version", action="version", version=f"nano-exp {nano_exp.__version__}")
+        super().__init__(
+            prog="nano-exp",
+            description="Looks after runs that launch.py made.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        version = "\n".join((f"nano-exp {nano_exp.__version__}", *project.words()))
+        self.add_argument("--version", action="version", version=version)
         self.commands = self.add_subparsers(
             dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
         )
@@ -124,6 +131,11 @@ def _require_command(main_parser: _Parser, words: list[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `nano-exp` command. Returns the exit code."""
     try:
+        words = list(sys.argv[1:] if argv is None else argv)
+        if words[:1] == ["launch"]:  # what follows is Hydra's to read
+            from nano_exp.commands import launch
+
+            return launch.launched(words[1:])
         arguments = _parse(argv)
         code = int(arguments.run(arguments))
         sys.stdout.flush()  # here, where a reader that went away (`nano-exp status | head`) is no fault

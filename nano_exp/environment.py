@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from nano_exp import credentials
+from nano_exp import credentials, project
 from nano_exp.errors import UserError
 
 FILE = "env.yaml"
@@ -24,13 +24,12 @@ FILE = "env.yaml"
 VARIABLE = "NANO_EXP_ENV"
 #: In an attempt of this machine: the folders of its PYTHONPATH that the launcher had there, for nano-exp's packages.
 PACKAGES = "NANO_EXP_PACKAGES"
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FORM = "one `NAME: value` a line, as in env.example.yaml"
 
 
-def find(folder: Path, checkout: Path = CHECKOUT) -> Path | None:
+def find(folder: Path, checkout: Path = project.ROOT) -> Path | None:
     """The file of a launch: $NANO_EXP_ENV, else env.yaml in the launch folder, else beside launch.py; absolute.
 
     Raises

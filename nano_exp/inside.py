@@ -126,7 +126,7 @@ class Train:
             )
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_tree.CONF_DIR), config_name=conf_tree.CONFIG_NAME)
+@hydra.main(version_base="1.3", config_path=str(conf_tree.BASE), config_name=conf_tree.CONFIG_NAME)
 def _composed(cfg: DictConfig) -> None:
     raise hydra_plugins.not_our_path()
 

@@ -16,7 +16,7 @@ PACKAGE = Path(nano_exp.__file__).parent
 #: Lowest first. A package imports those in lines above its own, and itself; docs/architecture.md has the picture.
 LAYERS = (
     ("__init__", "errors", "overrides", "hydra_internals"),
-    ("files", "text", "credentials", "dotted", "synonyms"),
+    ("files", "text", "credentials", "dotted", "synonyms", "project"),
     ("nemo_rl", "slurm", "environment"),
     ("store", "layout"),
     ("triage", "index", "notify"),
@@ -31,8 +31,9 @@ LAYERS = (
     ("results",),
     ("html_report", "figures"),
     ("api",),
+    ("app",),
     ("commands",),
-    ("app", "cli"),
+    ("cli",),
     ("inside",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from nano_exp import credentials, files
+from nano_exp import credentials, files, project
 from nano_exp.advice.suggestions import MOST_NAMES, Adviser, Suggestion
 from nano_exp.compose import compose, recipe_file
 from nano_exp.compose import nearest as nearest_recipe
@@ -299,7 +299,7 @@ def _no_option(group: str, choice: str, available: Sequence[str]) -> UserError:
     near = nearest(choice, available)
     short = short_for(choice, available, anywhere=True)
     near = near or ([short] if short else [])
-    why = f"{group} has no option '{choice}'; it has: {', '.join(available) or 'none'}"
+    why = f"{group} has no option '{choice}'; it has: {', '.join(available) or 'none'}{_where()}"
     if group == "cluster" and (shape := re.fullmatch(r"(\d+)n(\d+)g", choice)):
         nodes, gpus = shape.groups()
         why += f"; a file {CONF_DIR / group / choice}.yaml with `num_nodes: {nodes}` and `gpus_per_node: {gpus}` is one"
@@ -310,17 +310,24 @@ def _no_option(group: str, choice: str, available: Sequence[str]) -> UserError:
         return UserError(
             setting,
             f"there is no {sites / choice}.yaml; the sites are: {', '.join(available)}",
-            f"cp {sites}/default.yaml {sites}/{choice}.yaml, and fill in what your cluster needs",
+            f"cp {project.at(sites / 'default.yaml')} {sites}/{choice}.yaml, and fill in what your cluster needs",
         )
     if group == "model" and "/" in choice:
         why += "; other weights of one of these architectures are policy.model_name=..."
     return UserError(setting, why, f"one of these: {', '.join(f'{group}={name}' for name in available)}")
 
 
+def _where() -> str:
+    """Where options are looked for, but in a checkout, which has one conf/."""
+    if project.IS_CHECKOUT and project.OWN is None:
+        return ""
+    return f" (in {CONF_DIR}" + (f", then {project.BASE / 'conf'})" if project.OWN is not None else ")")
+
+
 def _models() -> dict[str, str]:
     """What a model is called on Hugging Face, in lower case, with and without its owner -> the option of conf/model."""
     model_options: dict[str, str] = {}
-    for path in sorted((CONF_DIR / "model").glob("*.yaml")):
+    for path in project.glob(CONF_DIR / "model", "*.yaml"):
         name = str((files.read_yaml(path).get("model") or {}).get("hf_id") or "").lower()
         model_options |= {name: path.stem, name.rpartition("/")[2]: path.stem} if name else {}
     return model_options
@@ -332,9 +339,10 @@ def _no_data(overrides: Sequence[Override]) -> Iterator[UserError]:
         return
     for model in [value for o in overrides if o.key_or_group == "model" for value in choices_of(o)]:
         if not nearest_recipe.has_data(str(model)):
+            file = project.at(CONF_DIR / "model" / f"{model}.yaml")
             yield UserError(
                 f"model={model} and no data=",
-                f"{CONF_DIR / 'model' / f'{model}.yaml'} names no model whose recipes and data it starts from",
+                f"{file} names no model whose recipes and data it starts from",
                 compose.name_a_source(str(model)),
             )
 

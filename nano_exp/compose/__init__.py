@@ -1,6 +1,6 @@
 """From overrides to frozen configs."""
 
-from pathlib import Path
+from nano_exp import project
 
-#: The project's conf tree.
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+#: The conf tree: the user's project's (with the package's behind it: nano_exp/project.py), else the package's.
+CONF_DIR = project.CONF

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nano_exp import project
 from nano_exp.compose import nearest, recipe_file
 from nano_exp.compose.conf_tree import CONF_DIR, plain, typed
 from nano_exp.errors import UserError
@@ -74,16 +75,16 @@ def _is_typed(cfg: DictConfig, group: str) -> bool:
 
 def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:
     """The (model, cluster) pairs that have a recipe at a version of conf/nemo_rl, sorted."""
-    models = {p.stem for p in (conf_dir / "model").glob("*.yaml")}
-    clusters = {p.stem for p in (conf_dir / "cluster").glob("*.yaml")}
-    pairs = {p.stem for p in (conf_dir / "nemo_rl" / version).glob("*.yaml")}
+    models = {p.stem for p in project.glob(conf_dir / "model", "*.yaml")}
+    clusters = {p.stem for p in project.glob(conf_dir / "cluster", "*.yaml")}
+    pairs = {p.stem for p in project.glob(conf_dir / "nemo_rl" / version, "*.yaml")}
     return sorted((m, c) for m in models for c in clusters if f"{m}_{c}" in pairs)
 
 
 def _require_named_recipe(cfg: DictConfig, name: str | None, version: str) -> None:
     if name is None or cfg.nemo_rl.recipe is not None:
         return
-    there = (CONF_DIR / "nemo_rl").glob(f"*/recipes/{name}.yaml")
+    there = project.glob(CONF_DIR / "nemo_rl", f"*/recipes/{name}.yaml")
     have = sorted((path.parent.parent.name for path in there), key=versions.age)
     raise UserError(
         f"recipe={name} with nemo_rl={version}",
@@ -102,7 +103,7 @@ def require_recipe(cfg: DictConfig, model: str | None, cluster: str, version: st
     if OmegaConf.select(cfg, "nemo_rl.recipe", default=None) is not None:
         return
     if model is None:
-        models = sorted(p.stem for p in (CONF_DIR / "model").glob("*.yaml"))
+        models = sorted(p.stem for p in project.glob(CONF_DIR / "model", "*.yaml"))
         published = [(m, cluster) for m in models if nearest.has_recipe(version, m, cluster)]
         raise UserError(
             f"cluster={cluster} and no model=",
@@ -129,7 +130,7 @@ def name_a_source(model: str) -> str:
     """What to write into a file of conf/model that has no recipes of its own."""
     return (
         f"`{nearest.SOURCE_KEY}: nano_9b` (or another model with recipes) below `model:` in "
-        f"{CONF_DIR / 'model' / f'{model}.yaml'}, beside its hf_id"
+        f"{project.at(CONF_DIR / 'model' / f'{model}.yaml')}, beside its hf_id"
     )
 
 

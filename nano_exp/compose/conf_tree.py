@@ -8,15 +8,38 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from nano_exp import project
 from nano_exp.compose import CONF_DIR as CONF_DIR
 from nano_exp.compose import resolvers
 from nano_exp.errors import UserError
 
 CONFIG_NAME = "config"
+#: What Hydra gets as its config folder; a project's own conf/ is put before it.
+BASE = project.BASE / "conf"
+
+
+class ProjectFirst(SearchPathPlugin):
+    """A project's conf/ before the package's, on Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if project.OWN is not None and any(_folder(p.path) == BASE for p in search_path.get_path()):
+            search_path.prepend(provider="project", path=f"file://{CONF_DIR}")
+
+
+def _folder(path: str) -> Path:
+    return Path(path.removeprefix("file://"))
+
+
+def register() -> None:
+    """Make Hydra look into the project's conf/; again is harmless."""
+    Plugins.instance().register(ProjectFirst)
 
 
 @contextmanager
@@ -25,14 +48,16 @@ def loader(conf_dir: Path = CONF_DIR) -> Iterator[ConfigLoader]:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    if not (conf_dir / f"{CONFIG_NAME}.yaml").is_file():
+    if not project.at(conf_dir / f"{CONFIG_NAME}.yaml").is_file():
         raise UserError(
             f"no {CONFIG_NAME}.yaml in {conf_dir}",
             "the config tree of the project is what commands compose from",
-            "run from a checkout of the project that is installed with `pip install -e .`",
+            "install nano-exp again: pip install --force-reinstall nano-exp, or pip install -e . in a checkout",
         )
     resolvers.register()
-    with initialize_config_dir(config_dir=str(conf_dir), version_base="1.3"):
+    register()
+    primary = BASE if project.OWN is not None and conf_dir == project.CONF else conf_dir
+    with initialize_config_dir(config_dir=str(primary), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         yield hydra.config_loader

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from nano_exp import files, synonyms
-from nano_exp.compose.conf_tree import CONF_DIR
+from nano_exp.compose.conf_tree import BASE
 from nano_exp.errors import UserError, nearest
 from nano_exp.store.phase import LABELS
 
@@ -161,7 +161,7 @@ def names() -> frozenset[str]:
     settings: set[str] = set()
     for section, paths in OWN.items():
         for path in paths:
-            content = files.read_yaml(CONF_DIR / f"{path}.yaml")
+            content = files.read_yaml(BASE / f"{path}.yaml")
             settings.update(key for key, _ in _values(content[section] if path == "config" else content, section))
     return frozenset(settings)
 

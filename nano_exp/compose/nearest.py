@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 
-from nano_exp import files
+from nano_exp import files, project
 from nano_exp.compose import CONF_DIR
 
 #: The key of a model's file that names the model whose recipes and data it starts from.
@@ -117,7 +117,7 @@ def _folders() -> list[Path]:
     hydra = GlobalHydra.instance().hydra
     paths = hydra.config_loader.get_search_path().get_path() if hydra is not None else []
     folders = [path for p in paths if "://" not in (path := p.path.removeprefix("file://"))]
-    return [Path(folder) for folder in folders] or [CONF_DIR]
+    return [Path(folder) for folder in folders] or list(dict.fromkeys((CONF_DIR, project.BASE / "conf")))
 
 
 def _file(option: str) -> Path | None:

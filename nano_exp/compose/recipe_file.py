@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from nano_exp import files, hydra_internals
+from nano_exp import files, hydra_internals, project
 from nano_exp.compose import conf_tree
 from nano_exp.dotted import at
 from nano_exp.errors import UserError
@@ -146,7 +146,7 @@ def _enter(typed: str, words: Sequence[str], conf: Path) -> _Entered:
     digest = hashlib.sha256("".join(f"{file}{sha}" for file, sha in recipe.files.items()).encode()).hexdigest()
     file_option = f"own/{digest[:16]}"
     model, facts = _model_of(config, conf)
-    adamw = files.read_yaml(conf / "optimizer" / "adamw.yaml")
+    adamw = files.read_yaml(project.at(conf / "optimizer" / "adamw.yaml"))
     optimizer = {**adamw, **ties.knobs(config, adamw)}
     ties.tie(config, {"optimizer": optimizer, "model": facts}, entries.ties)
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
@@ -154,7 +154,7 @@ def _enter(typed: str, words: Sequence[str], conf: Path) -> _Entered:
     whole = {"nemo_rl": record, "run": {"name": _name(path)}, **plain}
 
     full, bare = OmegaConf.create(whole), OmegaConf.create(without(whole, entries.data_keys))
-    for data in [DATA, *sorted(p.stem for p in (conf / "data").glob("*.yaml"))]:
+    for data in [DATA, *(p.stem for p in project.glob(conf / "data", "*.yaml"))]:
         _option(f"nemo_rl/{file_option}/{data}", full if data == DATA else bare, "_global_")
     _option(f"optimizer/{file_option}", OmegaConf.create(optimizer), "optimizer")
     if model is None:
@@ -190,7 +190,7 @@ def _model_of(config: Any, conf: Path) -> tuple[str | None, dict[str, Any]]:
     from nano_exp.nemo_rl import ties
 
     known = {}
-    for path in sorted((conf / "model").glob("*.yaml")):
+    for path in project.glob(conf / "model", "*.yaml"):
         facts = files.read_yaml(path).get("model") or {}
         known[facts.get("hf_id")] = (path.stem, facts)
     name, tokenizer = (ties.value_of(config, key) for key in ("policy.model_name", "policy.tokenizer.name"))

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files, slurm, text
+from nano_exp import files, project, slurm, text
 from nano_exp.compose import sweep
 from nano_exp.compose.freeze import Frozen
 from nano_exp.index import selection
-from nano_exp.launch import batch_script, job_arrays, snapshot, to_the_end
+from nano_exp.launch import batch_script, job_arrays, to_the_end
 from nano_exp.launch.convergence import Plan, Row
 from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
@@ -204,7 +204,7 @@ def sbatch_command(launch_dir: Path, array: int) -> str:
 
     The job's name is among them, by which a launch finds the job before it starts.
     """
-    sweep = snapshot.PACKAGE.parent / "slurm" / "sweep.sbatch"
+    sweep = project.at(project.ROOT / "slurm" / "sweep.sbatch")
     has = slurm.script_options(sweep.read_text())
     options = [o for o in slurm.script_options((launch_dir / f"array-{array}.sbatch").read_text()) if o not in has]
     return shlex.join(["sbatch", *options, relative(sweep), relative(launch_dir), str(array)])

@@ -12,14 +12,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nano_exp import __version__, files
+from nano_exp import __version__, files, project
 from nano_exp.credentials import redact
 
 PACKAGE = Path(__file__).resolve().parents[1]
 #: What a job runs: the packages that `nano_exp.job` reaches, and the modules beside them that these use.
 JOB_CODE = ("job", "triage", "store", "slurm", "notify")
 JOB_MODULES = (
-    *("__init__", "credentials", "dotted", "environment", "errors", "files", "overrides", "text"),
+    *("__init__", "credentials", "dotted", "environment", "errors", "files", "overrides", "project", "text"),
     *("nemo_rl/__init__", "nemo_rl/caches", "nemo_rl/checkout", "nemo_rl/versions"),
 )
 #: Of these packages, what only the launch side uses.
@@ -35,7 +35,7 @@ def take(launch_dir: Path, engines: Collection[str]) -> None:
     ----------
     engines: those of its runs; the code of others stays behind
     """
-    facts, diff = git(PACKAGE.parent)
+    facts, diff = git(project.ROOT)
     files.write_json(launch_dir / "git.json", facts)
     if diff:
         files.write_text(launch_dir / "diff.patch", diff)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from nano_exp import files
+from nano_exp import files, project
 from nano_exp.dotted import Config
 from nano_exp.errors import UserError
 from nano_exp.layout import architecture, parameters
 from nano_exp.nemo_rl.checkout import snapshot
 
-FACTS = Path(__file__).resolve().parents[2] / "conf" / "model"
+FACTS = project.CONF / "model"
 
 
 def named(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -54,7 +53,7 @@ def unknown(facts: Mapping[str, Any]) -> str:
 @cache
 def _published() -> dict[str, Mapping[str, Any]]:
     """conf/model's facts by their name on the hub."""
-    models = (files.read_yaml(path).get("model") or {} for path in sorted(FACTS.glob("*.yaml")))
+    models = (files.read_yaml(path).get("model") or {} for path in project.glob(FACTS, "*.yaml"))
     return {str(facts["hf_id"]): facts for facts in models if facts.get("hf_id")}
 
 

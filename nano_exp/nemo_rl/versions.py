@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files
+from nano_exp import files, project
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 
-FOLDER = Path(__file__).resolve().parents[2] / "conf" / "nemo_rl"
+FOLDER = project.CONF / "nemo_rl"
 KEYS_FILE = "keys.json"
 #: `Key.default` of a key that NeMo RL's types give no default.
 NO_DEFAULT = object()
@@ -103,7 +103,7 @@ def option(version: str) -> str:
 
 def options(folder: Path = FOLDER) -> list[str]:
     """The options of the group nemo_rl that were imported: releases by age, then branches."""
-    return sorted((path.parent.name for path in folder.glob(f"*/{KEYS_FILE}")), key=age)
+    return sorted((path.parent.name for path in project.glob(folder, f"*/{KEYS_FILE}")), key=age)
 
 
 def age(option: str) -> tuple[bool, list[int], str]:
@@ -114,7 +114,7 @@ def age(option: str) -> tuple[bool, list[int], str]:
 
 def version_of(option: str, folder: Path = FOLDER) -> str:
     """The version ("v0.7.0") of an option ("v0_7")."""
-    return str(files.read_yaml(folder / f"{option}.yaml")["version"])
+    return str(files.read_yaml(project.at(folder / f"{option}.yaml"))["version"])
 
 
 @cache
@@ -125,8 +125,8 @@ def known(version: str, folder: Path = FOLDER) -> Known | None:
     ------
     UserError: the file is damaged
     """
-    likely = folder / option(version) / KEYS_FILE
-    for path in dict.fromkeys([likely, *sorted(folder.glob(f"*/{KEYS_FILE}"))]):
+    likely = project.at(folder / option(version) / KEYS_FILE)
+    for path in dict.fromkeys([likely, *project.glob(folder, f"*/{KEYS_FILE}")]):
         if not path.is_file():
             continue
         try:

@@ -55,7 +55,7 @@ def draw(proposal: Proposal, options: Sequence[Option], path: Path) -> None:
         raise UserError(
             f"--plot {path}: matplotlib is not installed",
             "it is an extra, since nothing else here needs it",
-            "pip install -e '.[plot]'",
+            "pip install 'nano-exp[plot]', or pip install -e '.[plot]' in a checkout",
         ) from error
     drawn = panels(proposal, options)
     figure = Figure(figsize=(4 + 3.6 * len(drawn), 5.2), layout="constrained", dpi=130)

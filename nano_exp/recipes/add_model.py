@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files
+from nano_exp import files, project
 from nano_exp.compose import compose
 from nano_exp.compose.nearest import SOURCE_KEY
 from nano_exp.errors import UserError, nearest
@@ -64,9 +64,9 @@ def read(path: Path, conf: Path, name: str | None = None, weights: str | None = 
             "it becomes an option of the group model: a small letter, then letters, digits or _",
             f"nano-exp model add {path} --name my_model",
         )
-    if (conf / "model" / f"{option}.yaml").exists():
+    if (there := project.at(conf / "model" / f"{option}.yaml")).exists():
         raise UserError(
-            f"{conf}/model/{option}.yaml is there already",
+            f"{there} is there already",
             "a file of conf/model is not overwritten: frozen runs were made from it",
             f"nano-exp model add {path} --name {option}_2",
         )
@@ -92,6 +92,7 @@ def read(path: Path, conf: Path, name: str | None = None, weights: str | None = 
 def write(added: Added, conf: Path) -> Path:
     """Write the file. Returns where."""
     file = conf / "model" / f"{added.name}.yaml"
+    files.make_dir(file.parent)
     files.write_text(file, added.text)
     return file
 
@@ -99,7 +100,7 @@ def write(added: Added, conf: Path) -> Path:
 def _published(conf: Path) -> dict[str, Mapping[str, Any]]:
     """The models with published recipes at any version, and their facts; without the tiny one, which has no weights."""
     models = {model for version in versions.options(conf / "nemo_rl") for model, _ in compose.recipes(version, conf)}
-    facts = {model: files.read_yaml(conf / "model" / f"{model}.yaml")["model"] for model in sorted(models)}
+    facts = {model: files.read_yaml(project.at(conf / "model" / f"{model}.yaml"))["model"] for model in sorted(models)}
     return {model: fact for model, fact in facts.items() if fact.get("hf_id")}
 
 

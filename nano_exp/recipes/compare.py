@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files
+from nano_exp import files, project
 from nano_exp.nemo_rl.versions import KEYS_FILE, Key, Known, from_data
 from nano_exp.recipes import importer
 
@@ -59,7 +59,7 @@ class Comparison:
 
 def side(conf: Path, option: str) -> Side:
     """Compose the recipes of an option of the group nemo_rl below `conf`."""
-    data = files.read_json(conf / "nemo_rl" / option / KEYS_FILE)
+    data = files.read_json(project.at(conf / "nemo_rl" / option / KEYS_FILE))
     return Side(option, importer.composed(conf, option), from_data(data))
 
 

@@ -7,7 +7,6 @@ comes out is composed in a copy of conf/ and compared with upstream's values key
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from nano_exp import dotted, files
+from nano_exp import dotted, files, project
 from nano_exp.compose import compose, conf_tree, freeze, resolvers
 from nano_exp.compose import recipe_file as own_recipe
 from nano_exp.dotted import leaves
@@ -93,7 +92,7 @@ class _Work:
     ) -> None:
         self.checkout, self.option, self.version, self.commit, self.table = checkout, option, version, commit, entries
         self.conf = conf
-        self.optimizer = files.read_yaml(conf / "optimizer" / "adamw.yaml")
+        self.optimizer = files.read_yaml(project.at(conf / "optimizer" / "adamw.yaml"))
         self.old_paths = versions.order(version.partition("+")[0]) < _OWN_FOLDERS_SINCE  # a fork of an old one too
 
     def imported(self) -> Imported:
@@ -111,7 +110,8 @@ class _Work:
             if recipe is None:
                 continue
             if pair in self.table.same_as:  # the same file on other nodes, which some of its values follow
-                recipe.config.merge_with({"cluster": files.read_yaml(self.conf / "cluster" / f"{_cluster(pair)}.yaml")})
+                shape = project.at(self.conf / "cluster" / f"{_cluster(pair)}.yaml")
+                recipe.config.merge_with({"cluster": files.read_yaml(shape)})
             values[pair] = upstream.resolved(recipe.config)
             if pair in self.table.same_as:
                 parents = [f"/nemo_rl/{self.option}/{self.table.same_as[pair]}@_global_"]
@@ -158,7 +158,7 @@ class _Work:
                 OmegaConf.update(config, key, None)
         for entry in [entry for entry in self.table.additions if self.is_due(entry, config, file)]:
             OmegaConf.update(config, entry.key, entry.value, force_add=True)
-        facts = files.read_yaml(self.conf / "model" / f"{model}.yaml")["model"] if model else {}
+        facts = files.read_yaml(project.at(self.conf / "model" / f"{model}.yaml"))["model"] if model else {}
         knobs = ties.knobs(config, self.optimizer)
         ties.tie(config, {"optimizer": {**self.optimizer, **knobs}, "model": facts}, self.table.ties)
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
@@ -209,7 +209,7 @@ def tree(imported: Imported, conf: Path = conf_tree.CONF_DIR) -> Iterator[Path]:
     """A copy of conf/ with the imported files in it."""
     with tempfile.TemporaryDirectory(prefix="nano-exp-") as folder:
         copy = Path(folder) / "conf"
-        shutil.copytree(conf, copy)
+        project.copy(conf, copy)
         write(imported, copy)
         yield copy
 
@@ -233,7 +233,8 @@ def before(imported: Imported, conf: Path) -> str | None:
 
 def new_texts(imported: Imported, conf: Path) -> list[Path]:
     """The files below conf/ that are not there yet or would change."""
-    return [b for b, text in imported.texts.items() if not (conf / b).is_file() or (conf / b).read_text() != text]
+    there = {below: project.at(conf / below) for below in imported.texts}
+    return [b for b, text in imported.texts.items() if not there[b].is_file() or there[b].read_text() != text]
 
 
 def refuse_another_commit(imported: Imported, conf: Path) -> None:
@@ -244,7 +245,7 @@ def refuse_another_commit(imported: Imported, conf: Path) -> None:
     UserError: the option was written from another commit, or the checkout does not say its own
     """
     try:
-        written = files.read_yaml(conf / "nemo_rl" / f"{imported.option}.yaml")
+        written = files.read_yaml(project.at(conf / "nemo_rl" / f"{imported.option}.yaml"))
     except FileNotFoundError:
         return
     commit = written.get("commit")
@@ -269,8 +270,8 @@ def pairs(conf: Path, option: str) -> list[str]:
     """The pairs and names with a recipe file of NeMo RL's at an option; the tiny run's are none."""
     entries = published.read()
     folder = conf / "nemo_rl" / option
-    here = [pair for pair in (*entries.pairs, *entries.same_as) if (folder / f"{pair}.yaml").is_file()]
-    return here + [name for name in entries.recipes if (folder / "recipes" / f"{name}.yaml").is_file()]
+    here = [pair for pair in (*entries.pairs, *entries.same_as) if project.at(folder / f"{pair}.yaml").is_file()]
+    return here + [name for name in entries.recipes if project.at(folder / "recipes" / f"{name}.yaml").is_file()]
 
 
 def composed(conf: Path, option: str) -> dict[str, dict[str, Any]]:

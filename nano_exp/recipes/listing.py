@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nano_exp import files
+from nano_exp import files, project
 from nano_exp.compose import compose
 from nano_exp.nemo_rl import versions
 
@@ -31,8 +31,9 @@ def listed(conf: Path) -> list[Listed]:
     rows: dict[str, Listed] = {}
     for version in versions.options(conf / "nemo_rl"):
         folder = conf / "nemo_rl" / version
-        files = {f"model={m} cluster={c}": folder / f"{m}_{c}.yaml" for m, c in compose.recipes(version, conf)}
-        files |= {f"recipe={path.stem}": path for path in sorted((folder / "recipes").glob("*.yaml"))}
+        pairs = compose.recipes(version, conf)
+        files = {f"model={m} cluster={c}": project.at(folder / f"{m}_{c}.yaml") for m, c in pairs}
+        files |= {f"recipe={path.stem}": path for path in project.glob(folder / "recipes", "*.yaml")}
         for words, path in files.items():
             before = rows[words].versions if words in rows else ()
             rows[words] = Listed(words, _file(path), (*before, version))
@@ -45,4 +46,4 @@ def _file(path: Path) -> str:
     if "recipe" in whole.get("nemo_rl", {}):
         return str(whole["nemo_rl"]["recipe"])
     other = str(whole["defaults"][0]).partition("@")[0]
-    return _file(path.with_name(f"{Path(other).name}.yaml"))
+    return _file(project.at(path.with_name(f"{Path(other).name}.yaml")))
