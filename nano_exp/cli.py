@@ -25,6 +25,7 @@ COMMANDS = {
     **dict.fromkeys(("init", "launch"), "A project of your own, and its launches"),
     **dict.fromkeys(("check", "render", "plan", "prepare"), "Before a launch"),
     **dict.fromkeys(("recipes", "model"), "Versions of NeMo RL, and models"),
+    **dict.fromkeys(("site", "doctor"), "A cluster that is new to you"),
     "completion": "In the shell",
 }
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("preflight",),
     ("advice",),
     ("launch",),
-    ("prepare", "recipes", "report", "sync"),
+    ("prepare", "recipes", "report", "sync", "doctor", "sites"),
     ("results",),
     ("html_report", "figures"),
     ("api",),

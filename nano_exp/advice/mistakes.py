@@ -309,8 +309,8 @@ def _no_option(group: str, choice: str, available: Sequence[str]) -> UserError:
         sites = CONF_DIR / "site"
         return UserError(
             setting,
-            f"there is no {sites / choice}.yaml; the sites are: {', '.join(available)}",
-            f"cp {project.at(sites / 'default.yaml')} {sites}/{choice}.yaml, and fill in what your cluster needs",
+            f"there is no {sites / choice}.yaml; the sites are: {', '.join(available)}{_where()}",
+            f"nano-exp site init {choice}, which writes it from what your cluster shows",
         )
     if group == "model" and "/" in choice:
         why += "; other weights of one of these architectures are policy.model_name=..."

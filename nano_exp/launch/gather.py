@@ -37,7 +37,7 @@ def facts(
     submitting: whether this is a launch and not a look
     inside: whether the allocation is there already
     """
-    known = Facts(parameters=dict(parameters), submitting=submitting, new=_new(frozen_configs), env_names=_env_names())
+    known = Facts(parameters=dict(parameters), submitting=submitting, new=_new(frozen_configs), env_names=env_names())
     if (
         known.new and not inside and frozen_configs[0].config["slurm"]["where"] == "slurm"
     ):  # Slurm knows the others already
@@ -45,7 +45,7 @@ def facts(
     return known
 
 
-def _env_names() -> frozenset[str]:
+def env_names() -> frozenset[str]:
     """What env.yaml gives. One that cannot be read is the launch's to refuse."""
     try:
         path = environment.find(Path.cwd())
@@ -63,16 +63,22 @@ def _new(frozen_configs: Sequence[Frozen]) -> Counter[tuple[str, ...]]:
     return Counter(array for folder, array in runs.items() if not folder.exists())
 
 
-def ask(frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answers:
-    """Slurm's answers about the place."""
+def ask(frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> Answers:
+    """Slurm's answers about the place.
+
+    Parameters
+    ----------
+    frozen_configs: what would be sent, of which Slurm is asked for the largest; without any it is not asked for one
+    timeout_s: how long one question may take
+    """
     if not slurm.available():
         return Answers(available=False)
     silent: list[tuple[str, str]] = []
-    options = test_options(frozen_configs, parameters)
+    options = test_options(frozen_configs, parameters) if frozen_configs else []
 
     def answer(what: str, argv: Sequence[str], parse: Callable[[str], Answer]) -> Answer | None:
         try:
-            done = slurm.ask(argv, TIMEOUT_S)
+            done = slurm.ask(argv, timeout_s)
         except slurm.NoAnswer as error:
             silent.append((what, str(error)))
             return None
@@ -82,8 +88,10 @@ def ask(frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any]) -> Answ
         return parse(done.stdout)
 
     def test() -> answers.Estimate | None:
+        if not frozen_configs:
+            return None
         try:
-            done = slurm.ask(["sbatch", "--test-only", *options, "--wrap=:"], TIMEOUT_S)
+            done = slurm.ask(["sbatch", "--test-only", *options, "--wrap=:"], timeout_s)
         except slurm.NoAnswer as error:
             silent.append(("start estimate", str(error)))
             return None

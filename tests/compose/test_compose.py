@@ -178,7 +178,7 @@ MISTYPED = {
     "a site of one's own": (
         ["site=mine"],
         "site=mine",
-        f"cp {conf_tree.CONF_DIR}/site/default.yaml {conf_tree.CONF_DIR}/site/mine.yaml",
+        "nano-exp site init mine",
     ),
     "a site there is": (["site=minicluste"], "site=minicluste", "site=minicluster"),
 }
