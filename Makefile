@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
+# PyTorch's own index of builds for the CPU (200 MB); PyPI's for Linux bring CUDA, several GB. Where it cannot be reached
+# (or is set empty), pip's own indexes have to do.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/pip install --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -36,25 +40,38 @@ docs: $(VENV)/.dev  ## write what is generated in docs/: the table of preflight'
 pictures: $(VENV)/.dev  ## make the pictures of the docs, from a sweep that trains here (half an hour)
 	@bash docs/pictures/make.sh
 
+site: $(VENV)/.dev  ## the documentation as a site, in site/: warnings are errors
+	$(PIP) --quiet -e '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict
+
+wheel: $(VENV)/.dev  ## the wheel and the source distribution, in dist/
+	$(BIN)/python -m build --outdir dist .
+
 format: $(VENV)/.dev  ## write the format that check asks for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv and caches; results/ stays
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and by its exact version: asked for by a range or by another package, pip takes a CUDA build of several GB.
+# A build for the CPU is the higher version of the two (2.13.0+cpu), so that pip prefers it.
+FIND_TORCH = import sys, urllib.request as web; index = sys.argv[1]; web.urlopen(index + "/torch/", timeout=10); \
+    print("--extra-index-url", index)
 $(VENV)/.embedded: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	$(PIP) --quiet --upgrade pip
+	@index=$$($(BIN)/python -c '$(FIND_TORCH)' "$(TORCH_INDEX)" 2>/dev/null) || echo "$(TORCH_INDEX) is not reached: $(TORCH) comes from pip's own indexes"; \
+	echo "$(PIP) $$index $(TORCH)" && $(PIP) $$index $(TORCH)
+	@echo "installing nano-exp with its embedded engine: transformers, wandb and what they need"
+	$(PIP) --quiet -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.embedded
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "installing what the tests and checks need"
+	$(PIP) --quiet -e '.[dev]'
 	@touch $@
 
 .PHONY: help run test bench faults check docs pictures format clean
