@@ -61,15 +61,20 @@ def refuse_other_version(checkout: Path, wanted: str) -> None:
 
 
 def _option_of(installed: Checkout) -> str | None:
-    """The option of the group nemo_rl that was written from a checkout; a branch has its release's number, so commits
-    count where both are known."""
-    for option in reversed(versions.options()):
+    """The option of the group nemo_rl that was written from a checkout. A branch has its release's number: it is meant
+    where its commit is the checkout's, and the release where the commit is not known."""
+    same = []
+    for option in versions.options():
         version = versions.version_of(option)
+        if version.removeprefix("v").partition("+")[0] != installed.version:
+            continue
         known = versions.known(version)
-        same = version.removeprefix("v").partition("+")[0] == installed.version
-        if same and (known is None or not known.commit or not installed.commit or known.commit == installed.commit):
+        commit = known.commit if known is not None else None
+        if commit and commit == installed.commit:
             return option
-    return None
+        if not commit or not installed.commit:
+            same.append(option)
+    return same[0] if same else None
 
 
 def parser_plugin(config: Mapping[str, Any]) -> Path | None:

@@ -127,8 +127,8 @@ class _Work:
             recipe = self.load(file)
             if recipe is not None:
                 model = next((self.table.model_of(p) for p, f in self.table.pairs.items() if f == file), None)
-                values = self.values_of(recipe, file, model, only=self.table.data_keys)
-                texts[Path("nemo_rl", "data", self.option, f"{name}.yaml")] = self.text(file, [], values)
+                data = self.values_of(recipe, file, model, only=self.table.data_keys)
+                texts[Path("nemo_rl", "data", self.option, f"{name}.yaml")] = self.text(file, [], data)
         if not values:
             raise UserError(
                 f"{self.checkout} has none of the recipes of nano_exp/nemo_rl/table.yaml",

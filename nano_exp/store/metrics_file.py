@@ -83,7 +83,7 @@ def finite(row: Mapping[str, Any]) -> Mapping[str, Any]:
 def row_of(line: bytes) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None for one that is damaged or was not written to its end."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())  # bytes it would take for UTF-16 where they look so
     except ValueError:
         return None
     if not isinstance(row, dict) or type(row.get("step")) is not int:
