@@ -157,12 +157,12 @@ def names(folder: Path) -> list[str]:
         return []
 
 
-def make_dir(path: Path) -> None:
-    """mkdir -p, with the error in words."""
+def make_dir(path: Path, option: str = "run.results=") -> None:
+    """mkdir -p, with the error in words; the user chooses the place with `option`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable(path, error, option) from error
 
 
 def unwritable(path: Path, error: OSError, option: str = "run.results=") -> UserError:

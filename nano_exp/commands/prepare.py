@@ -53,7 +53,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if arguments.status or arguments.dry_run:
         results = work.look(chosen)
     else:
-        results = work.make(chosen, lambda line: print(line, file=sys.stderr, flush=True), arguments.submit)
+        try:
+            results = work.make(chosen, lambda line: print(line, file=sys.stderr, flush=True), arguments.submit)
+        except KeyboardInterrupt:
+            print("\nCtrl-C: what is there is kept; the same command goes on with it", file=sys.stderr)
+            raise
     print(step_table.as_json(results) if arguments.json else step_table.text(results))
     if not arguments.json:
         print(f"\n{step_table.summary(results)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from nano_exp.text import Say, duration, size
 IGNORED = ("*.pth", "*.gguf", "original/*", "consolidated*")
 #: A download that nobody has written to for so long, seconds, was cut off.
 LEFT_OVER_S = 3600.0
+#: How long threads that download may take to see Ctrl-C, seconds.
+CTRL_C_S = 10.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -89,8 +92,8 @@ class Model(Step):
         from huggingface_hub import HfApi, snapshot_download, utils
 
         utils.disable_progress_bars()
-        files.make_dir(self.folder / "blobs")
-        token, endpoint = os.environ.get("HF_TOKEN") or False, os.environ.get("HF_ENDPOINT")
+        files.make_dir(self.folder / "blobs", self.option)
+        token, endpoint = os.environ.get("HF_TOKEN") or False, os.environ.get("HF_ENDPOINT") or None
         with self._in_words():
             api = HfApi(endpoint=endpoint, token=token)
             asked = self.revision or self._commit("main") or "main"
@@ -100,7 +103,7 @@ class Model(Step):
             self._remove_left_over(say)
             self._require_space(total)
             say(f"{self.repository} at {commit[:12]}, {size(total)}, to {self.place.hf_home}")
-            with _progress(self.folder / "blobs", total):
+            with _progress(self.folder / "blobs", total), _ended_by_ctrl_c() as bar:
                 snapshot_download(
                     self.repository,
                     revision=commit,
@@ -108,11 +111,12 @@ class Model(Step):
                     token=token,
                     endpoint=endpoint,
                     ignore_patterns=list(IGNORED),
+                    tqdm_class=bar,
                 )
         # Runs name no revision: they take the one that refs/main has, and with HF_HUB_OFFLINE=1 no newer one.
         for name in {"main", asked} - {commit}:
             path = self.folder / "refs" / name
-            files.make_dir(path.parent)
+            files.make_dir(path.parent, self.option)
             files.write_text(path, commit)
 
     def _commit(self, revision: str) -> str:
@@ -149,6 +153,8 @@ class Model(Step):
             yield
         except UserError:
             raise
+        except InterruptedError:
+            raise KeyboardInterrupt from None
         except Exception as error:
             raise _user_error(self, error) from error
 
@@ -200,7 +206,7 @@ def _user_error(model: Model, error: Exception) -> UserError:
     if status is not None:
         return UserError(f"{hub} answers HTTP {status} for {name}", "it cannot give it now", f"later, {again}", 1)
     if isinstance(error, OSError) and error.errno:
-        return files.unwritable(model.folder, error, "site.hf_home=")
+        return files.unwritable(model.folder, error, model.option)
     if _of_the_network(error):
         return UserError(
             f"{hub} cannot be reached from this host, or not for long enough ({type(error).__name__})",
@@ -248,8 +254,8 @@ def _progress(folder: Path, total: int, clock: Callable[[], float] = time.monoto
 
     def show() -> None:
         while not over.wait(1.0):
-            there = _bytes(folder)
-            rate = (there - first) / max(clock() - began, 1e-9)
+            there, seconds = _bytes(folder), clock() - began
+            rate = (there - first) / seconds if seconds > 3 else 0.0
             left = f"  {size(rate)}/s  {duration((total - there) / rate)} left" if rate > 0 and there < total else ""
             live.show(f"  {size(there)} of {size(total)}{left}")
 
@@ -261,6 +267,37 @@ def _progress(folder: Path, total: int, clock: Callable[[], float] = time.monoto
         over.set()
         thread.join()
         live.clear()
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[Any]:
+    """A progress bar for huggingface_hub, whose threads would go on to the last file after Ctrl-C: it ends them at
+    their next piece, or this process where they do not come to one."""
+    from huggingface_hub.utils import tqdm
+
+    over = threading.Event()
+
+    class Bar(tqdm):  # type: ignore[misc,type-arg,unused-ignore]
+        def update(self, n: Any = 1) -> Any:
+            if over.is_set():
+                raise InterruptedError("Ctrl-C")
+            return super().update(n)
+
+    def interrupt(number: int, frame: object) -> None:
+        over.set()
+        last = threading.Timer(CTRL_C_S, os._exit, [130])
+        last.daemon = True
+        last.start()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield Bar
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield Bar
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Driver(Step):
     """
 
     name = "driver"
+    option = "site.checkout="
     python: str = ""
 
     def look(self) -> Look:
@@ -61,6 +62,7 @@ class Workers(Step):
     """The environments of the workers that the runs start."""
 
     name = "workers"
+    option = "site.venv_dir="
     cache: caches.Environments
 
     def look(self) -> Look:

@@ -26,6 +26,7 @@ class Image(Step):
     """
 
     name = "image"
+    option = "site.container.image="
     image: str
     apptainer: bool
 

@@ -27,6 +27,7 @@ class Checkout(Step):
     """
 
     name = "checkout"
+    option = "site.checkout="
     release: str = ""
     url: str = URL
 

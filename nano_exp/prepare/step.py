@@ -80,9 +80,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that runs need. Equal steps are one."""
+    """One thing that runs need. Equal steps are one.
+
+    Attributes
+    ----------
+    name: what --only takes
+    option: the key that says where it lies
+    """
 
     name: ClassVar[str] = ""
+    option: ClassVar[str] = "site.hf_home="
     place: Place
 
     def look(self) -> Look:

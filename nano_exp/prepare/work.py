@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from nano_exp import files
 from nano_exp.errors import UserError
 from nano_exp.job import cache_lock
 from nano_exp.prepare.conversion import Conversion
@@ -78,6 +79,8 @@ def _made(step: Step, say: Say) -> Result:
 
     waiter = cache_lock.Waiter(runs.this_process(), "", told, lambda: False)
     try:
+        for cache in step.caches():
+            files.make_dir(cache.lock, step.option)
         with cache_lock.hold(step.caches(), waiter) as hold:
             if step.look().state == THERE:  # somebody else made it meanwhile
                 hold.whole()
