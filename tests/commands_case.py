@@ -32,7 +32,7 @@ def cluster(folder: Path, words: Mapping[str, Any], without: tuple[str, ...] = (
 
     Parameters
     ----------
-    words: by the names of SAY; `failing` has those that end with 1, and say theirs on stderr
+    words: by the names of SAY; `failing` has those that end with 1 and say theirs on stderr, `hangs` those that hang
     without: commands that are not there
     """
     folder.mkdir(exist_ok=True)
@@ -41,6 +41,8 @@ def cluster(folder: Path, words: Mapping[str, Any], without: tuple[str, ...] = (
     for name, (command, pattern) in SAY.items():
         if name in failing:
             say = f"printf '%s\\n' {shlex.quote(failing[name])} >&2; exit 1"
+        elif name in words.get("hangs", ()):
+            say = "exec /bin/sleep 5"
         elif words.get(name):
             say = f"printf '%s\\n' {shlex.quote(str(words[name]).rstrip())}; exit 0"
         else:

@@ -64,7 +64,9 @@ def checkout(place: Place) -> Iterator[Said]:
             yield error(f"site.checkout={path}", "there is no such folder on this host", "site.checkout=/path/to/RL")
             return
         checkouts.refuse_other_version(Path(path), str(wanted or ""))
-    yield from place.rules("nemo_rl_starts", "checkout_is_release", "gym_paths", "rebuilt_environments")
+    for one in place.rules("nemo_rl_starts", "checkout_is_release", "gym_paths", "rebuilt_environments"):
+        if not one.found.startswith("site.container."):  # `container` says it
+            yield one
     if path:
         seen = checkouts.read_checkout(Path(path))
         at = f" at {seen.commit[:12]}" if seen.commit else ""

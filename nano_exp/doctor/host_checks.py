@@ -17,11 +17,12 @@ from typing import Any
 from nano_exp import environment, project
 from nano_exp.doctor.check import Said, check, error, fine, refusal, skipped, warning
 from nano_exp.doctor.place import Place
+from nano_exp.engines.nemo_rl.engine import OPEN_FILES
 from nano_exp.text import size
 
 PROJECT = project.PACKAGE.parent / "pyproject.toml"
-#: What Ray asks for in its documentation, and what a node of eight workers has open at once.
-OPEN_FILES, PROCESSES = 65536, 4096
+#: What a node of eight workers runs at once.
+PROCESSES = 4096
 #: Less than this in /tmp is too little for Ray's private folder, bytes.
 TMP = 10 * 2**30
 
@@ -37,7 +38,7 @@ def _project() -> dict[str, Any]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:4])
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:4])
 
 
 def satisfied(version: str, terms: str) -> bool:
@@ -139,7 +140,7 @@ def shell_limits(place: Place) -> Iterator[Said]:
             "Ray and its workers need more, and Slurm hands this shell's limits on to the nodes",
             f"ulimit -{flag} {enough}"
             if reachable
-            else f"ask the site's administrators for {enough}; PropagateResourceLimits=NONE takes the nodes' own",
+            else f"ask the administrators for {enough}; PropagateResourceLimits=NONE gives jobs the nodes' own limits",
         )
     if said:
         yield fine(", ".join(said))
@@ -164,6 +165,13 @@ def tmp(place: Place) -> Iterator[Said]:
         )
     else:
         yield fine(f"{folder} has {size(free)} free")
+
+
+@check()
+def notify(place: Place) -> Iterator[Said]:
+    """Whoever is to be told of ends can be told (site.notify)."""
+    said = list(place.rules("notify_entries", "notify_variables"))
+    yield from said or [fine("site.notify has what it needs" if place.site.get("notify") else "nobody is to be told")]
 
 
 @check()

@@ -13,6 +13,7 @@ from nano_exp import slurm
 from nano_exp.doctor.check import Checked, Said, error, fine, warning
 from nano_exp.doctor.place import Place
 from nano_exp.doctor.slurm_checks import out_of_reach, skew
+from nano_exp.engines.nemo_rl.engine import OPEN_FILES
 from nano_exp.preflight.facts import existing
 from nano_exp.text import size
 
@@ -20,7 +21,6 @@ NAME = "on-node"
 JOB = "nano-exp-doctor"
 #: Less than this in a node's /tmp is too little for Ray's private folder, KiB.
 TMP_KIB = 10 * 2**20
-OPEN_FILES = 65536
 
 
 def checked(place: Place, wait_s: int) -> Checked:
@@ -151,10 +151,15 @@ def judge(told: Mapping[str, str], place: Place) -> Iterator[Said]:
             "site.env.RAY_TMPDIR=/a/short/local/path",
         )
     if (limit := told.get("files", "")).isdigit() and int(limit) < OPEN_FILES:
-        yield warning(f"{host}: {limit} open files at most", "Ray needs more", "site.setup=['ulimit -n 65536']")
+        yield warning(
+            f"{host}: {limit} open files at most",
+            "Ray needs more",
+            "the administrators raise it for slurmd (LimitNOFILE=65536)",
+        )
     if told.get("time", "").isdigit():
         clock = skew(f"the clock of {host}", float(told["time"]) - time.time(), 30.0)
         if clock.level != "ok":
             yield clock
     room = f", /tmp {size(int(free) * 1024)} free" if free.isdigit() else ""
-    yield fine(f"{host}: {told.get('gpus', '?')} GPUs {told.get('smi', '')}{room}".rstrip())
+    kind = f" ({told['smi']})" if told.get("smi") else ""
+    yield fine(f"{host}: {told.get('gpus', '?')} GPUs{kind}{room}")

@@ -42,6 +42,18 @@ class Once(Generic[Value]):
             return self._made[0]
 
 
+def ping() -> str:
+    """Why Slurm's controller cannot be asked; empty where it, or one that stands by for it, answers."""
+    try:
+        done = slurm.ask(["scontrol", "ping"], PING_S)
+    except slurm.NoAnswer as problem:
+        return str(problem)
+    if " UP" in done.stdout:
+        return ""
+    told = [line for line in done.stdout.splitlines() if "DOWN" in line]
+    return "; ".join(told) or slurm.words(done.stderr) or f"scontrol ping ended with {done.returncode}"
+
+
 @dataclass
 class Place:
     """One look at a place.
@@ -54,6 +66,7 @@ class Place:
     parameters: hydra.launcher's
     environ: the environment that a launch would hand on
     network: whether the hub may be asked
+    ping: why Slurm's controller cannot be asked, empty where it answers; asked once
     """
 
     overrides: tuple[str, ...] = ()
@@ -62,20 +75,23 @@ class Place:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     network: bool = False
+    ping: Any = None
 
     def __post_init__(self) -> None:
-        self.ping = Once(self._ping)
+        self.ping = self.ping or Once(ping)
         self.answers = Once(self._ask)
         self.facts = Facts(self.environ, self.parameters, True, None, {}, gather.env_names())
 
     @classmethod
     def of(cls, overrides: Sequence[str], network: bool = False) -> Place:
         """The place as a launch with these overrides would find it."""
+        asked = Once(ping)
+        threading.Thread(target=asked, daemon=True).start()  # a dead controller takes as long as composing does
         try:
             expanded = points.expanded(overrides)
         except UserError as refused:
-            return cls(tuple(overrides), refused=refused, network=network)
-        return cls(tuple(overrides), expanded.frozen, None, expanded.parameters, network=network)
+            return cls(tuple(overrides), refused=refused, network=network, ping=asked)
+        return cls(tuple(overrides), expanded.frozen, None, expanded.parameters, network=network, ping=asked)
 
     @property
     def config(self) -> Config:
@@ -111,16 +127,6 @@ class Place:
         return str(Path(str(value)).expanduser()) if value else None
 
     # --- Slurm ------------------------------------------------------------------------------------------------------
-
-    def _ping(self) -> str:
-        """Why the controller cannot be asked; empty where it answers."""
-        try:
-            done = slurm.ask(["scontrol", "ping"], PING_S)
-        except slurm.NoAnswer as problem:
-            return str(problem)
-        if done.returncode == 0 and " UP" in done.stdout:
-            return ""
-        return slurm.words(done.stderr) or done.stdout.strip() or f"scontrol ping ended with {done.returncode}"
 
     def _ask(self) -> Answers:
         if not slurm.available():
