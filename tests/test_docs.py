@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import configuration_page
 import pytest
 
 from nano_exp.preflight import wording as preflight_show
@@ -14,9 +15,15 @@ from nano_exp.store.identity import LEFT_OUT
 from nano_exp.store.state import MEANING
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
+CHOICES = (DOCS / "choices.md").read_text()
 PREFLIGHT = (ROOT / "docs" / "preflight.md").read_text()
 STORE = (ROOT / "docs" / "store.md").read_text()
+
+
+#: Made by docs/pictures/make.sh.
+PICTURES_TO_COME = ("docs/pictures/heatmap.png", "pictures/heatmap.png")
 
 
 def test_store_page_lists_exactly_what_identity_leaves_out() -> None:
@@ -35,16 +42,46 @@ def test_preflight_page_has_the_table_of_rules() -> None:
     assert PREFLIGHT.endswith(preflight_show.rules_table() + "\n"), "nano-exp check --rules writes it"
 
 
-def test_readme_lists_every_option_of_every_group() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", README.split("## Choose and change")[1], re.MULTILINE))
+def test_choices_lists_every_option_of_every_group() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", CHOICES, re.MULTILINE))
     for group in ("model", "cluster", "parallelism", "generation", "data", "optimizer", "engine", "nemo_rl", "sweeps"):
         options = {p.stem for p in (ROOT / "conf" / group).glob("*.yaml")}
         assert options <= set(re.findall(r"`(\w+)`", rows[group])), group
 
 
-def test_readme_names_every_page() -> None:
-    pages = {f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")}
-    assert pages <= set(re.findall(r"docs/[\w-]+\.md", README))
+def test_the_index_and_the_site_name_every_page() -> None:
+    pages = {path.name for path in DOCS.glob("*.md")}
+    assert pages - {"index.md"} == set(re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "index.md").read_text()))
+    assert pages == set(re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+
+
+def test_configuration_page_is_what_conf_says() -> None:
+    assert configuration_page.PAGE.read_text() == configuration_page.written(), "make docs writes it"
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub and the site call a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *DOCS.glob("*.md")]
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if "://" in target or path in PICTURES_TO_COME:
+            continue
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        assert there.is_relative_to(page.parent), f"{target}: not on the site"
+        assert not anchor or anchor in anchors(there), target
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 110
 
 
 def commands() -> list[str]:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import configuration_page
 import results_case
 
 from nano_exp.preflight import wording
@@ -22,6 +23,8 @@ if __name__ == "__main__":
     head = text[: text.index(table.splitlines()[0])]
     PAGE.write_text(f"{head}{table}\n")
     print(f"{PAGE.relative_to(Path.cwd())}: {len(table.splitlines()) - 2} rules")
+    configuration_page.PAGE.write_text(configuration_page.written())
+    print(configuration_page.PAGE.relative_to(Path.cwd()))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PATH"] = f"{results_case.commands(Path(folder))}:{os.environ['PATH']}"
         page = results_page.PAGE
