@@ -73,19 +73,23 @@ def _asked(seen: Look, name: str, chosen: dict[str, Any], silent: bool) -> Propo
     """What is seen, and what the user answers where nothing is: each answer may change what follows from it."""
     from nano_exp.sites import propose, write
 
+    later: set[str] = set()
     while True:
         made = propose.proposal(seen, name, chosen)
         if (probed := _probed(seen, made)) is not None:
             seen = probed
             continue
-        open_keys = [key for key, one in made.keys.items() if one.ask and key not in chosen]
+        open_keys = [key for key, one in made.keys.items() if one.ask and key not in chosen and key not in later]
         if silent or not open_keys or not sys.stdin.isatty():
             return made
         key = made.keys[open_keys[0]]
         options = f" [{', '.join(key.options)}]" if key.options else ""
         default = f" (Enter: {key.value})" if key.value is not None else " (Enter: later)"
         answer = input(f"{open_keys[0]}: {key.ask}; {key.how}{options}{default}: ").strip()
-        chosen[open_keys[0]] = write.parsed(answer) if answer else key.value
+        if answer or key.value is not None:
+            chosen[open_keys[0]] = write.parsed(answer) if answer else key.value
+        else:
+            later.add(open_keys[0])
 
 
 def _probed(seen: Look, made: Proposal) -> Look | None:

@@ -67,7 +67,7 @@ def checkout(place: Place) -> Iterator[Said]:
     for one in place.rules("nemo_rl_starts", "checkout_is_release", "gym_paths", "rebuilt_environments"):
         if not one.found.startswith("site.container."):  # `container` says it
             yield one
-    if path:
+    if path and Path(path).is_dir():
         seen = checkouts.read_checkout(Path(path))
         at = f" at {seen.commit[:12]}" if seen.commit else ""
         yield fine(f"{path}: NeMo RL {seen.version or 'of no stated version'}{at}; nemo_rl= is {wanted}")
@@ -139,5 +139,9 @@ def data(place: Place) -> Iterator[Said]:
     """Data sets that are named by a file are there."""
     if not place.nemo_rl:
         yield skipped(NO_MODEL)
+        return
+    path = place.existing_path("site.checkout")
+    if not (path and Path(path).is_dir()):
+        yield skipped("paths of data are relative to site.checkout, which is not here")
         return
     yield from list(place.rules("data_files")) or [fine("files that are named are there")]

@@ -63,22 +63,23 @@ def _new(frozen_configs: Sequence[Frozen]) -> Counter[tuple[str, ...]]:
     return Counter(array for folder, array in runs.items() if not folder.exists())
 
 
-def ask(frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> Answers:
+def ask(frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any], timeout_s: float | None = None) -> Answers:
     """Slurm's answers about the place.
 
     Parameters
     ----------
     frozen_configs: what would be sent, of which Slurm is asked for the largest; without any it is not asked for one
-    timeout_s: how long one question may take
+    timeout_s: how long one question may take; TIMEOUT_S where it is not said
     """
     if not slurm.available():
         return Answers(available=False)
+    limit_s = TIMEOUT_S if timeout_s is None else timeout_s
     silent: list[tuple[str, str]] = []
     options = test_options(frozen_configs, parameters) if frozen_configs else []
 
     def answer(what: str, argv: Sequence[str], parse: Callable[[str], Answer]) -> Answer | None:
         try:
-            done = slurm.ask(argv, timeout_s)
+            done = slurm.ask(argv, limit_s)
         except slurm.NoAnswer as error:
             silent.append((what, str(error)))
             return None
@@ -91,7 +92,7 @@ def ask(frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any], timeout
         if not frozen_configs:
             return None
         try:
-            done = slurm.ask(["sbatch", "--test-only", *options, "--wrap=:"], timeout_s)
+            done = slurm.ask(["sbatch", "--test-only", *options, "--wrap=:"], limit_s)
         except slurm.NoAnswer as error:
             silent.append(("start estimate", str(error)))
             return None
