@@ -42,7 +42,7 @@ pictures: $(VENV)/.dev  ## make the pictures of the docs, from a sweep that trai
 
 site: $(VENV)/.dev  ## the documentation as a site, in site/: warnings are errors
 	$(PIP) --quiet -e '.[docs]'
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 wheel: $(VENV)/.dev  ## the wheel and the source distribution, in dist/
 	$(BIN)/python -m build --outdir dist .
