@@ -39,16 +39,19 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from nano_exp.launch import points
     from nano_exp.prepare import sources, step_table, steps, work
 
-    words = _with_checkout(arguments)
+    words = list(arguments.overrides)
     configs = [frozen.config for frozen in points.expanded(words).frozen]
     _require_release(arguments.checkout, configs)
+    if arguments.checkout and any(not (config.get("site") or {}).get("checkout") for config in configs):
+        words.append(f"site.checkout={Path.cwd() / f'nemo-rl-{arguments.checkout}'}")
+        configs = [frozen.config for frozen in points.expanded(words).frozen]
     if (env_file := environment.find(Path.cwd())) is not None:
         environment.enter(env_file)
     wanted = steps.Wanted(arguments.revision, arguments.checkout, arguments.url or sources.URL, tuple(words))
     every = steps.of(configs, os.environ, wanted)
     chosen = _chosen(every, arguments.only)
     if not chosen:
-        print("nothing to prepare: the engine of this launch needs nothing that is made ahead")
+        print("[]" if arguments.json else "nothing to prepare: this launch's engine needs nothing that is made ahead")
         return 0
     if arguments.status or arguments.dry_run:
         results = work.look(chosen)
@@ -62,14 +65,6 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"\n{step_table.summary(results)}")
     return 1 if any(result.lacking for result in results) else 0
-
-
-def _with_checkout(arguments: argparse.Namespace) -> list[str]:
-    """The launch's words; with --checkout and no site.checkout among them, the folder that it is cloned to."""
-    words = list(arguments.overrides)
-    if arguments.checkout and not any(word.lstrip("+").startswith("site.checkout=") for word in words):
-        words.append(f"site.checkout={Path.cwd() / f'nemo-rl-{arguments.checkout}'}")
-    return words
 
 
 def _require_release(release: str, configs: Sequence[Mapping[str, Any]]) -> None:

@@ -93,7 +93,7 @@ class Model(Step):
 
         utils.disable_progress_bars()
         files.make_dir(self.folder / "blobs", self.option)
-        token, endpoint = os.environ.get("HF_TOKEN") or False, os.environ.get("HF_ENDPOINT") or None
+        token, endpoint = os.environ.get("HF_TOKEN") or None, os.environ.get("HF_ENDPOINT") or None
         with self._in_words():
             api = HfApi(endpoint=endpoint, token=token)
             asked = self.revision or self._commit("main") or "main"
