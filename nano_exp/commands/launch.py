@@ -14,7 +14,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     """For --help and Tab: its words are Hydra's, and argparse never reads them (nano_exp.cli.main)."""
     commands.add_parser(
         "launch",
-        epilog="nano-exp launch -m model=nano_9b cluster=1n8g optimizer.lr=1e-6,5e-6",
+        epilog="nano-exp launch -m model=nano_9b cluster=1n8g grpo.seed=1,2,3",
         help="compose, check and submit runs: python launch.py, from any folder",
     )
 
