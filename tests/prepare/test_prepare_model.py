@@ -15,6 +15,7 @@ import pytest
 from hub_case import COMMIT, SHARDS, Hub
 
 from nano_exp.job import cache_lock
+from nano_exp.launch import staging
 from nano_exp.nemo_rl import checkout, model_files
 from nano_exp.preflight import tools
 from nano_exp.prepare import download, work
@@ -50,6 +51,9 @@ def test_a_model_is_downloaded_once_and_its_commit_is_kept(hub: Hub, tiny: Model
     assert tiny.look().state == MISSING
     assert made(tiny).made
     assert checkout.revision("org/tiny", str(tiny.place.hf_home)) == COMMIT
+    site = {"hf_home": str(tiny.place.hf_home)}
+    config = {"engine": {"name": "nemo_rl"}, "site": site, "policy": {"model_name": "org/tiny"}}
+    assert staging._model_revision(config) == COMMIT, "which run.json has"
     hub.got.clear()
     again = made(tiny)
     assert again.look.state == THERE and not again.made and not hub.got
