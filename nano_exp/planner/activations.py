@@ -63,8 +63,28 @@ def block(a: Architecture, kind: str, layout: Layout, router_bytes: int = 8, fus
         saved = moe(a, tp, ts, router_bytes, fused)
     else:
         saved = {MAMBA: mamba, ATTENTION: attention, MLP: mlp}[kind](a, tp, ts)
-    wide = 2 * a.hidden / ts if layout.backend == FSDP2 else 0.0
+    wide = 0.0
+    if layout.backend == FSDP2:
+        wide = eager(a, kind, tp, ts) if hugging_face(a, layout) else 2 * a.hidden / ts
     return saved._replace(even=saved.even + wide)
+
+
+def hugging_face(a: Architecture, layout: Layout) -> bool:
+    """Whether DTensor trains modules of transformers, and not Automodel's own."""
+    return not a.hybrid or layout.force_hf or not layout.second_worker
+
+
+def eager(a: Architecture, kind: str, tp: int, ts: int) -> float:
+    """What transformers' modules keep beyond the fused ones: each operation its own inputs.
+
+    A norm: its input in fp32 and the normed one before its weight, 8H in all; Nemotron-H's multiplies in fp32, 12H.
+    Norms of q and k likewise. SiLU: gate, its activation, the other projection and their product. Measured:
+    docs/planner.md.
+    """
+    norm = (8 if a.hybrid else 4) * a.hidden / ts
+    if kind == ATTENTION and a.qk_norm:  # fp32, normed and rotated, instead of projected and rotated
+        return norm + 4 * (a.q_width + a.kv_width) / tp
+    return norm + (2 * a.intermediate / tp if kind == MLP and a.gated else 0.0)
 
 
 def honours_full(a: Architecture, version: tuple[int, ...]) -> bool:
@@ -144,6 +164,12 @@ def training(job: Job, constants: Constants, blocks: str, stage: int) -> Range:
     return exactly(saved.even).plus(routed).by(constants.activation_scale).times(count)
 
 
+#: Of the temporaries of a block those of its forward pass alone (measured with DTensor).
+FORWARD = 0.4
+#: A log-probability pass leaves fewer fragments of its logits than training does, as a share of them.
+PASS_FRAGMENTS = 0.8
+
+
 def temporaries(job: Job, constants: Constants, count: float) -> Range:
     """Tensors of the block at work, forward or backward: a multiple of what the largest block keeps, and for Mamba the
     chunk states in fp32, about 4d bytes a token (chunk and state of 128)."""
@@ -170,7 +196,7 @@ def training_logits(job: Job, constants: Constants) -> Range:
 
     Megatron: 12 bytes each, 14 with the bf16 gradient [RL distributed/model_utils.py, DistributedLogprob]. With
     logprob_chunk_size (training: from v0.7.0, needs defer_fp32_logits) 4 bytes each and the chunk's own. DTensor: fp32
-    output, log_softmax and gradients, 16 bytes; chunks are for inference there. A fused linear loss has none.
+    output, log_softmax and a gradient, 12 bytes; chunks are for inference there. A fused linear loss has none.
     """
     if job.shape.fused_loss:
         return ZERO
@@ -183,10 +209,14 @@ def training_logits(job: Job, constants: Constants) -> Range:
 
 
 def inference_logits(job: Job, constants: Constants) -> Range:
-    """Logits of a log-probability pass: 12 bytes each, or in chunks 2 and the chunk's own [same source]."""
+    """Logits of a log-probability pass: Megatron 12 bytes each, or in chunks 2 and the chunk's own [same source];
+    DTensor 8, and 4 more where the model makes its own fp32 copy."""
     count = logits_count(job.architecture, tokens(job, training=False), job.layout)
     if job.chunk and (job.layout.backend == FSDP2 or job.defer_fp32):
         return exactly((4 if job.layout.backend == FSDP2 else 2) * count).plus(_chunk(job, constants))
+    if job.layout.backend == FSDP2:
+        own = 4 * count if job.architecture.hybrid and hugging_face(job.architecture, job.layout) else 0.0
+        return constants.logit_bytes_pass.times(count).plus(exactly(own))
     return constants.logit_bytes_megatron.times(count)
 
 

@@ -239,6 +239,7 @@ def document(gpu_name: str, peaks: Sequence[Peak], fitted: Fit, before: dict[str
         "gpu": gpu_name,
         "date": time.strftime("%Y-%m-%d"),
         "observations": fitted.count,
+        "backends": sorted({peak.job.layout.backend for peak in peaks}),
         "versions": {"nemo_rl": sorted({_release(peak.job.version) for peak in peaks})},
         "sources": sorted(sources),
         "rms_gib": {"before": round(fitted.before, 3), "after": round(fitted.after, 3)},

@@ -54,7 +54,11 @@ def _head(proposal: Proposal) -> list[str]:
         lines.append("assumed: " + "; ".join(proposal.assumed))
     learned = calibrated(proposal)
     if learned:
-        lines.append(f"calibrated on {gpu.name}: {', '.join(learned)}")
+        record = gpus.calibration(gpu.name) or {}
+        runs = " and ".join(map(str, record.get("backends") or ())) or "earlier"
+        lines.append(
+            f"calibrated on {gpu.name} by {record.get('observations', 'some')} peaks of {runs} runs: {', '.join(learned)}"
+        )
     else:
         lines.append(f"not calibrated: no peaks of such a run on {gpu.name} were recorded (nano-exp plan --calibrate)")
     return lines

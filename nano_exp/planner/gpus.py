@@ -41,6 +41,7 @@ class Constants:
     """The constants of constants.yaml, each [low, expected, high]."""
 
     context_gib: Range
+    nccl_gib: Range
     vllm_asleep_gib: Range
     vllm_beyond_gib: Range
     vllm_overhead_gib: Range
@@ -49,10 +50,13 @@ class Constants:
     expert_imbalance: Range
     logit_bytes_megatron: Range
     logit_bytes_fsdp2: Range
+    logit_bytes_pass: Range
     logit_bytes_chunk: Range
     foreach_bytes: Range
     expert_copy_bytes: Range
     fragments: Range
+    fragments_logits: Range
+    fragments_root: Range
 
 
 NAMES = tuple(field.name for field in fields(Constants))

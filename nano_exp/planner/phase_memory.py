@@ -15,7 +15,7 @@ from nano_exp.layout.workload import Job
 from nano_exp.planner import activations, inference, training
 from nano_exp.planner.gpus import Constants, Gpu
 from nano_exp.planner.ranges import GIB, ZERO, Range, exactly, largest, total
-from nano_exp.planner.training import Local
+from nano_exp.planner.training import FSDP2_WEIGHTS, Local
 
 #: Classes of memory, best first.
 ORDER = ("fits", "tight", "no")
@@ -114,14 +114,17 @@ def _local(job: Job, stage: int) -> Local:
     return training.megatron_local(job, stage) if job.layout.backend == MEGATRON else training.fsdp2_local(job)
 
 
-def _context(constants: Constants) -> tuple[str, Range]:
-    return "CUDA context, NCCL", constants.context_gib.times(GIB)
+def _context(job: Job, constants: Constants) -> tuple[str, Range]:
+    both = constants.context_gib.plus(constants.nccl_gib) if job.world > 1 else constants.context_gib
+    return "CUDA context, NCCL", both.times(GIB)
 
 
 def _asleep(job: Job, constants: Constants) -> tuple[str, Range]:
-    """What a colocated vLLM at sleep level 1 leaves on the GPU."""
-    used = job.generation.colocated and job.generation.backend == "vllm"
-    return "vLLM asleep", constants.vllm_asleep_gib.times(GIB) if used else ZERO
+    """What a colocated vLLM at sleep level 1 leaves on the GPU, its CUDA graphs with it."""
+    if not job.generation.colocated or job.generation.backend != "vllm":
+        return "vLLM asleep", ZERO
+    graphs = constants.vllm_beyond_gib if job.generation.graphs else ZERO
+    return "vLLM asleep", constants.vllm_asleep_gib.plus(graphs).times(GIB)
 
 
 def _weights(job: Job, local: Local) -> tuple[str, Range]:
@@ -161,6 +164,19 @@ def _fragments(constants: Constants, *parts: Range) -> tuple[str, Range]:
     return "fragments", total(parts).by(constants.fragments)
 
 
+def _with_cached(gpu: Gpu, terms: tuple[Term, ...], cached: Range) -> tuple[Term, ...]:
+    """With blocks that torch caches and cannot use, of logits and of what is as large. It gives them back before it fails,
+    so they take what is left of the GPU, and are never why something does not fit."""
+    used, most = total(term.size for term in terms), (1 - COMFORT) * gpu.bytes
+    low, expected, high = (min(size, max(most - end, 0.0)) for size, end in zip(cached, used, strict=True))
+    return (*terms, *_terms(("cached blocks", Range(min(low, expected), expected, max(expected, high)))))
+
+
+def _beyond(peak: Range, other: Range) -> Range:
+    """What another moment of a phase needs beyond the one that its terms are of."""
+    return Range(*(max(a - b, 0.0) for a, b in zip(peak, other, strict=True)))
+
+
 # --- the phases -----------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +192,7 @@ def _setup(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term, 
         ("policy", exactly(both)),
         ("reference, being built", Range(0.0, both, both)),
         _asleep(job, constants),
-        _context(constants),
+        _context(job, constants),
     )
 
 
@@ -187,12 +203,19 @@ def _refit(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term, 
     if not g.colocated or g.backend != "vllm":
         return ()
     local = _local(job, stage)
+    whole = _weights(job, local) if job.layout.backend == MEGATRON else ("weights", exactly(FSDP2_WEIGHTS * local.all))
+    tensor = logits = 0.0
+    if job.layout.backend == FSDP2:
+        tensor = 2.0 * job.architecture.vocab * job.architecture.hidden
+        logits = 4 * activations.logits_count(job.architecture, activations.tokens(job), job.layout)
     terms = _terms(
-        _weights(job, local),
+        whole,  # DTensor's cpu_offload notwithstanding: they are moved to the GPU to be sent
+        ("largest tensor, bf16", exactly(tensor)),
+        ("cached blocks", Range(0.0, 0.0, logits)),  # of training: a block with something in it is not given back
         ("vLLM weights", exactly(inference.weights(job.architecture, g))),
         _cannot_leave(job, local),
         _asleep(job, constants),
-        _context(constants),
+        _context(job, constants),
     )
     free = gpu.bytes - total(term.size for term in terms).expected
     return (*terms, *_terms(("refit buffer", exactly(REFIT_RATIO * max(free, 0.0)))))
@@ -204,10 +227,12 @@ def _generation(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[T
     local = _local(job, stage)
     if g.backend == "megatron":
         whole = 2 * local.all if job.layout.backend == MEGATRON else inference.weights(job.architecture, g)
-        return _terms(("weights", exactly(whole)), ("cache", exactly(g.buffer_gb * 1e9)), _context(constants))
-    of_training = (_cannot_leave(job, local), _context(constants)) if g.colocated else ()
+        return _terms(("weights", exactly(whole)), ("cache", exactly(g.buffer_gb * 1e9)), _context(job, constants))
+    of_training = (_cannot_leave(job, local), _context(job, constants)) if g.colocated else ()
     beyond = constants.vllm_beyond_gib.times(GIB) if g.graphs else ZERO
-    return _terms(("vLLM's share", exactly(inference.share(g, gpu))), ("vLLM beyond its share", beyond), *of_training)
+    share = inference.share(g, gpu)  # what its profiling pass needed is in it, and not in use all the time
+    used = Range(max(share - constants.vllm_overhead_gib.expected * GIB, 0.0), share, share)
+    return _terms(("vLLM's share", used), ("vLLM beyond its share", beyond), *of_training)
 
 
 def _share(job: Job, gpu: Gpu, constants: Constants) -> Phase:
@@ -230,40 +255,60 @@ def _logprob(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term
     passing = activations.temporaries(job, constants, count)
     logits = activations.inference_logits(job, constants) if stage == job.layout.pipeline - 1 else ZERO
     on_gpu = not (job.generation.colocated or job.offload_for_logprob)
+    gathered, fragments, cached = ZERO, _fragments(constants, largest(passing, logits)), ZERO
+    if job.layout.backend == FSDP2:
+        gathered = training.fsdp2_gathered(job)
+        passing = passing.times(activations.FORWARD)
+        fragments = _fragments(constants, passing, gathered)
+        cached = logits.times(activations.PASS_FRAGMENTS).by(constants.fragments_logits)
     moving = largest(passing, logits)
-    gathered = training.fsdp2_gathered(job) if job.layout.backend == FSDP2 else ZERO
-    return _terms(
+    # The first worker's whole model comes before the logits, in blocks that they cannot use.
+    whole = training.fsdp2_unsharded(job, local) if job.layout.backend == FSDP2 else 0.0
+    first = max(whole - gathered.plus(moving).low, 0.0)
+    blocks = max(whole - gathered.expected, 0.0) - first
+    terms = _terms(
         _weights(job, local),
         _optimizer(job, local) if on_gpu else ("optimizer state", ZERO),
-        ("gathered weights", gathered),
+        ("gathered weights", gathered.plus(exactly(first))),
         ("logits, temporaries", moving),
-        _fragments(constants, moving, gathered),
+        fragments,
         _asleep(job, constants),
-        _context(constants),
+        _context(job, constants),
     )
+    return _with_cached(gpu, terms, cached.plus(Range(0.0, max(blocks, 0.0), max(blocks, 0.0))))
 
 
 def _train(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term, ...]:
     """The end of a micro batch's forward pass, where kept activations and logits meet."""
     local = _local(job, stage)
     saved, moving = activations.peak(job, constants, activations.stage_blocks(job)[stage], stage)
-    gathered = copies = ZERO
+    gathered = copies = last = cached = ZERO
+    fragments = _fragments(constants, saved, moving)
     if job.layout.backend == FSDP2:
         gathered = training.fsdp2_gathered(job)
-        gathered = gathered if job.lora else gathered.plus(training.fsdp2_unsharded_gradients(job))
         copies = training.expert_copies(job, local, constants.expert_copy_bytes)
-    return _terms(
+        logits = activations.training_logits(job, constants)
+        if not job.lora:
+            working = activations.temporaries(job, constants, activations.tokens(job))
+            moving = largest(logits, working.plus(training.fsdp2_block_gradients(job)))
+            last = _beyond(exactly(training.fsdp2_root_gradients(job)), saved.plus(moving))
+        root = constants.fragments_root.times(0.0 if job.lora else training.root_size(job))
+        fragments = _fragments(constants, saved, gathered, last)
+        cached = logits.by(constants.fragments_logits).plus(root)
+    terms = _terms(
         _weights(job, local),
         _gradients(job, local),
         _optimizer(job, local),
         ("bf16 copies of experts", copies),
-        ("gathered weights, gradients", gathered),
+        ("gathered weights", gathered),
         ("activations", saved),
         ("logits, temporaries", moving),
-        _fragments(constants, saved, moving, gathered),
+        ("gradients of embedding and output layer", last),
+        fragments,
         _asleep(job, constants),
-        _context(constants),
+        _context(job, constants),
     )
+    return _with_cached(gpu, terms, cached)
 
 
 def _step(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term, ...]:
@@ -286,5 +331,5 @@ def _step(job: Job, gpu: Gpu, constants: Constants, stage: int) -> tuple[Term, .
         _optimizer(job, local),
         ("temporaries of the step", temporaries),
         _asleep(job, constants),
-        _context(constants),
+        _context(job, constants),
     )

@@ -23,13 +23,13 @@ FORMATS = (".png", ".svg")
 KINDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("weights", "#0072B2", ("weights", "policy", "gathered weights", "bf16 copies of experts", "fp32 master weights",
                             "reference, being built")),
-    ("gradients", "#56B4E9", ("gradients", "gathered weights, gradients", "adapters")),
+    ("gradients", "#56B4E9", ("gradients", "gradients of embedding and output layer", "adapters")),
     ("optimizer state", "#009E73", ("optimizer state", "temporaries of the step")),
     ("activations", "#E69F00", ("activations",)),
     ("logits, temporaries", "#D55E00", ("logits, temporaries",)),
     ("vLLM", "#CC79A7", ("vLLM weights", "vLLM's share", "vLLM beyond its share", "vLLM asleep", "cache")),
-    ("refit buffer", "#F0E442", ("refit buffer",)),
-    ("context, fragments", "#999999", ("CUDA context, NCCL", "fragments")),
+    ("refit buffer", "#F0E442", ("refit buffer", "largest tensor, bf16")),
+    ("context, fragments", "#999999", ("CUDA context, NCCL", "fragments", "cached blocks")),
 )  # fmt: skip
 _KIND_OF = {term: name for name, _, terms in KINDS for term in terms}
 

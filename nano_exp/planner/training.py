@@ -111,12 +111,29 @@ def fsdp2_gathered(job: Job) -> Range:
     return Range(root + 2 * 2 * block, root + 2 * 2 * block, root + 3 * 2 * block)
 
 
-def fsdp2_unsharded_gradients(job: Job) -> Range:
-    """One block's gradient in bf16 before it is reduced, in fp32 buffers at most; the output layer's from the start of
-    backward (derived)."""
+def fsdp2_unsharded(job: Job, local: Local) -> float:
+    """bf16 weights of the whole model but its experts: DTensor's first worker gathers all of them before it computes
+    log-probabilities, and its blocks are freed one by one as they are passed [RL dtensor_policy_worker.py,
+    unshard_fsdp2_model]. The second worker gathers as in training."""
+    shards = max(job.world // (job.layout.tensor * job.layout.replicate), 1)
+    return 0.0 if job.layout.second_worker else 2 * local.dense * shards
+
+
+def root_size(job: Job) -> float:
+    """Parameters of the root group, embedding and output layer, on a tensor parallel rank."""
     a = job.architecture
-    block, output = parameters.largest_block(a, job.layout.expert > 1), a.vocab * a.hidden
-    return Range(2 * block, 6 * block + 2 * output, 6 * block + 4 * output)
+    return a.vocab * a.hidden * (1 if a.tied else 2) / job.layout.tensor
+
+
+def fsdp2_block_gradients(job: Job) -> Range:
+    """One block's gradient in bf16 before it is reduced, and in fp32 buffers at most (derived)."""
+    block = parameters.largest_block(job.architecture, job.layout.expert > 1)
+    return Range(2 * block, 6 * block, 6 * block)
+
+
+def fsdp2_root_gradients(job: Job) -> float:
+    """The root group's gradients at the end of backward: bf16, and the fp32 that is reduced (measured)."""
+    return 6 * root_size(job)
 
 
 def experts_outside(job: Job) -> bool:
