@@ -165,8 +165,8 @@ def _fragments(constants: Constants, *parts: Range) -> tuple[str, Range]:
 
 
 def _with_cached(gpu: Gpu, terms: tuple[Term, ...], cached: Range) -> tuple[Term, ...]:
-    """With blocks that torch caches and cannot use, of logits and of what is as large. It gives them back before it fails,
-    so they take what is left of the GPU, and are never why something does not fit."""
+    """With blocks that torch caches and cannot use, of logits and of what is as large. It gives them back before it
+    fails, so they take what is left of the GPU, and are never why something does not fit."""
     used, most = total(term.size for term in terms), (1 - COMFORT) * gpu.bytes
     low, expected, high = (min(size, max(most - end, 0.0)) for size, end in zip(cached, used, strict=True))
     return (*terms, *_terms(("cached blocks", Range(min(low, expected), expected, max(expected, high)))))
