@@ -56,9 +56,8 @@ def _head(proposal: Proposal) -> list[str]:
     if learned:
         record = gpus.calibration(gpu.name) or {}
         runs = " and ".join(map(str, record.get("backends") or ())) or "earlier"
-        lines.append(
-            f"calibrated on {gpu.name} by {record.get('observations', 'some')} peaks of {runs} runs: {', '.join(learned)}"
-        )
+        count = record.get("observations", "some")
+        lines.append(f"calibrated on {gpu.name} by {count} peaks of {runs} runs: {', '.join(learned)}")
     else:
         lines.append(f"not calibrated: no peaks of such a run on {gpu.name} were recorded (nano-exp plan --calibrate)")
     return lines
