@@ -463,7 +463,10 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"nano-exp {nano_exp_package.__version__}\n"
+    version, conf, whose = capsys.readouterr().out.splitlines()
+    assert version == f"nano-exp {nano_exp_package.__version__}"
+    assert conf == f"conf: {Path(nano_exp_package.__file__).parents[1] / 'conf'}"
+    assert whose == "project: this checkout"
 
 
 @pytest.mark.parametrize("words", [["--sort", "-reward"], ["--sort=-reward"], ["--sort", "-reward", "--json"]])

@@ -22,7 +22,7 @@ from core_case import (
     wait_for,
 )
 
-from nano_exp import credentials, files
+from nano_exp import credentials, files, project
 from nano_exp import environment as module
 from nano_exp.errors import UserError
 from nano_exp.launch import job_arrays
@@ -123,7 +123,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_example_is_read_as_it_is_and_with_its_lines_taken_in(tmp_path: Path) -> None:
-    text = (module.CHECKOUT / "env.example.yaml").read_text()
+    text = (project.BASE / "env.example.yaml").read_text()
     assert module.parse(text, PLACE) == {}
     lines = [line.removeprefix("# ") for line in text.splitlines()]
     names = [line for line in lines if line.split(":")[0].isupper() and line.count(": ") == 1]
