@@ -37,7 +37,7 @@ check: $(VENV)/.dev  ## lint, format, types
 docs: $(VENV)/.dev  ## write what is generated in docs/: the table of preflight's rules
 	$(BIN)/python tests/write_docs.py
 
-pictures: $(VENV)/.dev  ## make the pictures of the docs, from a sweep that trains here (half an hour)
+pictures: $(VENV)/.dev  ## make the pictures of the docs, from a sweep that trains here (20 min)
 	@bash docs/pictures/make.sh
 
 site: $(VENV)/.dev  ## the documentation as a site, in site/: warnings are errors
