@@ -59,5 +59,5 @@ def test_source_that_is_not_as_expected_is_named(tmp_path: Path, text: str, said
 
 
 def test_a_folder_without_the_types_is_no_checkout(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no module nemo_rl\.algorithms\.grpo"):
+    with pytest.raises(UserError, match=r"it has no module nemo_rl\.algorithms\.grpo"):
         typed_dicts.read(tmp_path)
