@@ -98,7 +98,7 @@ def test_a_run_that_is_done_is_one_wandb_run_with_its_rows_and_identity(tmp_path
     log(run_dir, 1, 2, 3)
     ended(run_dir, DONE)
     [outcome] = sync(tmp_path, service)
-    assert (outcome["kind"], outcome["rows"], outcome["step"], outcome["held"]) == ("sent", 3, 3, 0)
+    assert (outcome["kind"], outcome["rows"], outcome["step"], outcome["waiting"]) == ("sent", 3, 3, 0)
     sent = service.runs["lr-r1"]
     assert sent.history == [
         {"_step": step, "train/loss": step / 3, "_timestamp": 1000.0 + step, "_runtime": row["_runtime"]}
@@ -141,7 +141,7 @@ def test_a_run_that_goes_on_is_sent_up_to_its_last_whole_checkpoint(tmp_path: Pa
     (run_dir / "checkpoints/step_4").mkdir()  # what an interrupted removal left
     running(run_dir)
     [outcome] = sync(tmp_path, service)
-    assert (outcome["rows"], outcome["held"]) == (3, 2) and "next checkpoint" in outcome["said"]
+    assert (outcome["rows"], outcome["waiting"]) == (3, 2) and "next checkpoint" in outcome["remark"]
     (run_dir / "attempts/1/end.json").write_text(json.dumps(DONE))
     assert sync(tmp_path, service)[0]["rows"] == 2
     assert service.runs["lr-r1"].steps == [1, 2, 3, 4, 5]
@@ -153,7 +153,7 @@ def test_a_run_that_failed_may_be_retried_so_its_tail_waits_for_all(tmp_path: Pa
     save(run_dir, 2)
     ended(run_dir, FAILED)
     [outcome] = sync(tmp_path, service)
-    assert (outcome["rows"], outcome["held"]) == (2, 1) and "--all" in outcome["said"]
+    assert (outcome["rows"], outcome["waiting"]) == (2, 1) and "--all" in outcome["remark"]
     assert service.runs["lr-r1"].exit_code == 1
     assert sync(tmp_path, service, "--all")[0]["rows"] == 1
     assert service.runs["lr-r1"].steps == [1, 2, 3]
@@ -203,9 +203,9 @@ def test_steps_that_were_trained_again_replace_what_was_sent(tmp_path: Path, ser
     [outcome] = sync(tmp_path, service)
     truth = {step: step / 3 + (0.5 if step > 2 else 0.0) for step in range(1, 7)}
     if rewinds:
-        assert outcome["rows"] == 4 and "from step 3 on" in outcome["said"] and losses(service) == truth
+        assert outcome["rows"] == 4 and "from step 3 on" in outcome["remark"] and losses(service) == truth
     else:
-        assert outcome["rows"] == 6 and "lr-r1-2" in outcome["said"] and losses(service, "lr-r1-2") == truth
+        assert outcome["rows"] == 6 and "lr-r1-2" in outcome["remark"] and losses(service, "lr-r1-2") == truth
         assert losses(service) == {step: step / 3 for step in range(1, 6)}
     assert sync(tmp_path, service)[0]["kind"] == "current"
 
@@ -221,7 +221,7 @@ def test_an_abandoned_stretch_that_the_engine_sent_itself_is_taken_back(tmp_path
     abandon(run_dir, 2, 4)
     log(run_dir, 3, 4, 5, salt=0.5)
     [outcome] = sync(tmp_path, service)
-    assert outcome["rows"] == 3 and "from step 3 on" in outcome["said"]
+    assert outcome["rows"] == 3 and "from step 3 on" in outcome["remark"]
     assert losses(service) == {1: 1 / 3, 2: 2 / 3, 3: 1.5, 4: 4 / 3 + 0.5, 5: 5 / 3 + 0.5}
 
 
