@@ -26,7 +26,7 @@ RUNS = [
 
 
 def screen(found: list[Line] = RUNS) -> Screen:
-    return Screen("watch", found=found, rewards=lambda line: [1.0] * 40, bars="#" * 8)
+    return Screen("watch", every_line=found, rewards=lambda line: [1.0] * 40, bars="#" * 8)
 
 
 def text(shown: Screen, height: int = 24, width: int = 80) -> str:
@@ -88,7 +88,7 @@ def test_only_active_runs_on_demand() -> None:
     shown = screen()
     shown.press("a", 24)
     assert {line.state for line in shown.lines} == {"running", "pending"}
-    assert "nothing is pending or running" in text(replace(shown, found=[RUNS[1]]))
+    assert "nothing is pending or running" in text(replace(shown, every_line=[RUNS[1]]))
     shown.press("a", 24)
     assert len(shown.lines) == 40
 
@@ -109,7 +109,7 @@ def test_nothing_is_done_to_a_run_without_a_yes() -> None:
 def test_a_yes_is_about_the_run_that_was_asked_about() -> None:
     shown = screen()
     shown.press("c", 24)
-    shown.found = RUNS[4:]  # r0 is gone, and the cursor is on another run
+    shown.every_line = RUNS[4:]  # r0 is gone, and the cursor is on another run
     assert shown.press("y", 24) == ("cancel", RUNS[0])
 
 
