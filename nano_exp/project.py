@@ -17,7 +17,7 @@ VARIABLE = "NANO_EXP_PROJECT"
 PACKAGE = Path(__file__).resolve().parent
 #: In a wheel: what a checkout has beside the package.
 INSTALLED = PACKAGE / "_project"
-IS_CHECKOUT = not (INSTALLED / "conf").is_dir() and (PACKAGE.parent / "pyproject.toml").is_file()
+IS_CHECKOUT = not (INSTALLED / "conf").is_dir()
 #: The folder that has the package's own conf/, sweeps/ and slurm/.
 BASE = PACKAGE.parent if IS_CHECKOUT else INSTALLED
 

@@ -268,7 +268,7 @@ def test_a_script_that_sbatch_did_not_start_says_so(tmp_path: Path, name: str) -
 @pytest.mark.parametrize(
     ("name", "words", "env", "found", "fix"),
     [
-        ("train.sbatch", ["model=x"], {}, "no checkout of nano-exp", "cd to the checkout"),
+        ("train.sbatch", ["model=x"], {}, "no checkout of nano-exp", "cd to it before sbatch"),
         ("train.sbatch", [], {"SLURM_SUBMIT_DIR": "/nowhere"}, "there is no /nowhere", "shared file system"),
         ("sweep.sbatch", [], {}, "no launch named", "submit=false"),
         ("sweep.sbatch", ["20260101-000000-abcd"], {}, "no launch 20260101-000000-abcd", "ls results/.launches"),

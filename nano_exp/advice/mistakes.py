@@ -78,6 +78,7 @@ def diagnose(config_loader: ConfigLoader, overrides: Sequence[str]) -> Iterator[
             parsed += parser.parse_overrides([text])  # not parse_override: a glob needs the loader
         except HydraException:
             yield _unparsable(text)
+    yield from _taken_away_and_set(parsed)
     groups = all_groups(config_loader)
     for override in parsed:
         group = override.key_or_group
@@ -129,6 +130,19 @@ def _bad_key(adviser: Adviser, override: Override) -> Iterator[UserError]:
         yield UserError(text, "NeMo RL has this key, and the recipe does not: it has to be added", f"++{text}")
     else:
         yield _unknown_key(adviser, override)
+
+
+def _taken_away_and_set(parsed: Sequence[Override]) -> Iterator[UserError]:
+    """A key that one override takes away and another one sets: Hydra takes away first."""
+    taken = {override.key_or_group: override for override in parsed if override.is_delete()}
+    for override in parsed:
+        other = taken.get(override.key_or_group)
+        if other is not None and not override.is_delete() and not override.is_add() and not override.is_force_add():
+            yield UserError(
+                f"{other.input_line} beside {override.input_line}",
+                "the one takes the key away that the other one sets",
+                f"leave {other.input_line} out",
+            )
 
 
 def _is_section(override: Override) -> bool:

@@ -89,7 +89,7 @@ SETTINGS: dict[str, Kind] = {
     "site.changed_checkout": _one_of("stop", "continue"),
     "site.entry": _one_of("bare", "pyxis", "apptainer"),
     "site.on_stall": _one_of("report", "restart"),
-    **{"site.stall_factor": POSITIVE, "site.stall_minutes": POSITIVE},
+    **{"site.stall_factor": POSITIVE, "site.stall_minutes": POSITIVE, "site.notify": ANY},
     **{"site.container": SECTION, "site.container.image": TEXT_OR_NULL, "site.container.workdir": TEXT_OR_NULL},
     **{"site.container.mounts": TEXTS, "site.container.flags": TEXTS},
     **{"engine.name": TEXT, "engine.ray_address": TEXT_OR_NULL, "engine.dashboard": SWITCH, "engine.ports": SECTION},

@@ -197,11 +197,11 @@ def checkpoint_metric(c: View) -> Iterator[Mistake]:
             f"{key}=null, or grpo.val_period=N",
             severity="warning",
         )
-    elif str(name).startswith("val:") and not c.gym and str(name)[4:] not in VALIDATION_METRICS:
+    elif str(name).startswith("val:") and not c.gym and str(name)[4:] not in validation_metrics(c):
         yield Mistake(
             (key,),
-            "a validation without NeMo Gym measures accuracy (the mean reward) and avg_length alone: NeMo RL stops at "
-            "the first save after one, hours into the run",
+            f"a validation without NeMo Gym measures {', '.join(validation_metrics(c))} alone (accuracy is the mean "
+            "reward): NeMo RL stops at the first save after one, hours into the run",
             f"{key}=val:accuracy, or {key}=null (the newest are kept)",
         )
 

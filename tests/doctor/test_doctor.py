@@ -269,7 +269,7 @@ FAULTS: dict[str, tuple[Callable[[Fit], None], str, str, str]] = {
         "error",
         "no partition has GPUs",
     ),
-    "small arrays": (says(config=settings(MaxArraySize="2")), "limits", "warning", "MaxArraySize=2"),
+    "small arrays": (lambda fit: says(config=settings(MaxArraySize="2"))(fit), "limits", "warning", "MaxArraySize=2"),
     "another's account": (asks(account="reserach"), "limits", "error", "account reserach is not yours"),
     "Slurm refuses": (
         failing("test", "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy"),
@@ -280,7 +280,7 @@ FAULTS: dict[str, tuple[Callable[[Fit], None], str, str, str]] = {
         *("accounting", "warning", "Connection refused"),
     ),
     "a controller of tomorrow": (
-        says(config=settings(ahead_s=600)),
+        lambda fit: says(config=settings(ahead_s=600))(fit),  # now, not when this file was read
         *("controller-clock", "error", "ahead of this host's"),
     ),
     "no pyxis": (
