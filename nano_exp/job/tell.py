@@ -11,7 +11,6 @@ from nano_exp.files import Damaged
 from nano_exp.notify import notices
 from nano_exp.notify.message import Message
 from nano_exp.notify.receivers import receivers
-from nano_exp.notify.send import send
 from nano_exp.store import runs
 from nano_exp.text import Say
 
@@ -56,6 +55,8 @@ def _tell(site: Mapping[str, Any], look: Callable[[], Message | None], say: Say)
         message = look() if every else None
         if message is None:
             return
+        from nano_exp.notify.send import send  # HTTP and mail, which an attempt's start does not wait for
+
         chosen = [receiver for receiver in every if message.about in receiver.about]
         for problem in send(message, chosen):
             say(f"not told: {problem}")

@@ -107,8 +107,7 @@ def _kept(row: Row) -> int:
     if row.is_new:
         return 0
     run = runs.load(row.dir)
-    found = spells.spells(run, runs.attempts(row.dir), lambda launch, array: None, False, 0.0)
-    return max((spell.last_step or spell.resumed or 0 for spell in found), default=0)
+    return spells.newest_checkpoint(spells.spells(run, runs.attempts(row.dir), lambda *_: None, False, 0.0))
 
 
 def _step(row: Row, measured: Callable[[tuple[Path, tuple[str | None, ...]]], StepTime | None]) -> StepTime | None:

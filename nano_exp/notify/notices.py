@@ -5,10 +5,9 @@ Each attempt looks as it ends. Of several that see the same, the one that makes 
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def ended(run_dir: Path, launch: str) -> Ended:
     run = runs.load(run_dir)
     tried = runs.attempts(run_dir)
     end = tried[-1].end if tried else None
-    if not tried or not _is_of(run, tried[-1].number, launch):
+    if not tried or not halt.is_of(run, tried[-1].number, launch):
         newest = run.last("submit", "cancel", "refused", "start")
         return Ended(run, "cancelled" if newest is not None and newest.kind in ("cancel", "refused") else "")
     if end is None:
@@ -57,23 +56,11 @@ def ended(run_dir: Path, launch: str) -> Ended:
     if kind == "failed":
         kind = kind if halt.failed_for_good(run, tried[-1].number, launch) else ""
     elif kind == "stopped":
-        kind = "" if _goes_on(run, tried[-1].number) else kind
+        kind = "" if halt.goes_on(run, tried[-1].number) else kind
     diagnosis = end.get("diagnosis")
     known = diagnosis if isinstance(diagnosis, Mapping) else {}
     title = str(known.get("title") or end.get("why") or "no cause was found")
     return Ended(run, kind, str(known.get("cause") or title), title, str(known.get("remedy") or ""))
-
-
-def _is_of(run: runs.Run, attempt: int, launch: str) -> bool:
-    return any(
-        event.kind == "start" and event.data.get("attempt") == attempt and event.data.get("launch") == launch
-        for event in run.events
-    )
-
-
-def _goes_on(run: runs.Run, attempt: int) -> bool:
-    said = [e.kind for e in run.events if e.kind in ("requeue", "note") and e.data.get("attempt") == attempt]
-    return said[-1:] == ["requeue"]
 
 
 def failure(launch_dir: Path, manifest: Mapping[str, Any], this: Ended) -> Message:
@@ -116,21 +103,9 @@ def finish(launch_dir: Path, manifest: Mapping[str, Any]) -> Message | None:
     for title, count in Counter(one.title for one in every if one.kind == "failed").most_common():
         remedy = next((one.remedy for one in every if one.title == title and one.remedy), "")
         lines.append(f"{count} failed: {title}" + (f"; do: {remedy}" if remedy else ""))
-    hours = _gpu_hours([one.run for one in every])
+    hours = spells.gpu_hours(one.run for one in every)
     if hours is not None:
         lines.append(f"{hours:,.1f} GPU-hours")
     lines.append(f"nano-exp compare {name}" if len(every) > 1 else f"nano-exp status {name}")
     about: About = "failed" if counts["failed"] == len(every) else "done"
     return Message(about, name, launch_dir.name, f"{name}: {total} ended: {listed}", tuple(lines))
-
-
-def _gpu_hours(every: Sequence[runs.Run]) -> float | None:
-    """Of all attempts of these runs; None where none had a GPU of an allocation."""
-    gpus = spells.gpus_of(every[0].results)
-    taken = [
-        spell.gpu_hours
-        for run in every
-        for spell in spells.spells(run, runs.attempts(run.dir), gpus, False, 0.0)
-        if spell.gpu_hours is not None
-    ]
-    return math.fsum(taken) if taken else None

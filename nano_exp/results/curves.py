@@ -28,8 +28,6 @@ NAMES = {
 }
 #: What a comparison can be at equal amounts of -> its unit in words.
 COSTS = {"steps": "steps", "tokens": "tokens", "gpu-hours": "GPU-hours", "time": "s"}
-#: Less is better of these.
-LESS_IS_BETTER = ("loss", "time", "kl", "error", "_s")
 
 
 @dataclass(frozen=True)

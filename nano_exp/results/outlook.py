@@ -22,6 +22,7 @@ from nano_exp.results.ranking import Ranking, rank, short_name
 from nano_exp.results.ranking_table import number
 from nano_exp.results.spent import Cost
 from nano_exp.store import budget
+from nano_exp.store.spells import newest_checkpoint
 from nano_exp.terminal import grid
 
 #: States in which a run goes on by itself.
@@ -128,16 +129,10 @@ def pace(run: Run) -> float | None:
 
 def _left(run: Run, step_s: float | None) -> Left:
     total = run.line.max_steps or 0
-    kept = run.metrics.last_step if run.state in ("running", "done") else _kept(run)
+    kept = run.metrics.last_step if run.state in ("running", "done") else newest_checkpoint(run.spells)
     steps = max(0, total - kept)
     gpus = next((spell.gpus for spell in reversed(run.spells) if spell.gpus is not None), None)
     return Left(run, steps, None if step_s is None else steps * step_s, gpus)
-
-
-def _kept(run: Run) -> int:
-    """The newest checkpoint that is known of: a run goes on from there."""
-    known = [spell.last_step or spell.resumed or 0 for spell in run.spells]
-    return max(known, default=0)
 
 
 def _obstacles(runs: Sequence[Run]) -> list[Obstacle]:

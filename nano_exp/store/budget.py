@@ -68,13 +68,7 @@ def look(results: Path, name: str) -> Budget | None:
 
 def spent(results: Path, name: str) -> float:
     """GPU-hours of all attempts of a name; of one that has no end, until it last printed something."""
-    gpus = spells.gpus_of(results)
-    hours = [
-        spell.gpu_hours or 0.0
-        for folder in runs.folders(results / name)
-        for spell in spells.spells(runs.load(folder), runs.attempts(folder), gpus, False, 0.0)
-    ]
-    return math.fsum(hours)
+    return spells.gpu_hours(runs.load(folder) for folder in runs.folders(results / name)) or 0.0
 
 
 def _path(results: Path, name: str) -> Path:

@@ -81,8 +81,17 @@ def failures(launch_dir: Path, manifest: Mapping[str, Any]) -> int:
 
 def failed_for_good(run: runs.Run, attempt: int, launch: str) -> bool:
     """Whether a run's failed last attempt was one of this launch and is not started again by itself."""
-    mine = any(
+    return is_of(run, attempt, launch) and not goes_on(run, attempt)
+
+
+def is_of(run: runs.Run, attempt: int, launch: str) -> bool:
+    """Whether an attempt of a run began for a launch."""
+    return any(
         e.kind == "start" and e.data.get("attempt") == attempt and e.data.get("launch") == launch for e in run.events
     )
+
+
+def goes_on(run: runs.Run, attempt: int) -> bool:
+    """Whether a run that an attempt ended is started again by itself."""
     kinds = [e.kind for e in run.events if e.kind in ("requeue", "note") and e.data.get("attempt") == attempt]
-    return mine and kinds[-1:] != ["requeue"]
+    return kinds[-1:] == ["requeue"]

@@ -68,6 +68,25 @@ class Spell:
         return None if self.gpus is None else self.gpus * self.seconds / 3600
 
 
+def gpu_hours(runs_of_one_store: Iterable[Run]) -> float | None:
+    """Of all attempts of runs, by their files; None where none had a GPU of an allocation.
+
+    An attempt without an end counts until it last printed something.
+    """
+    hours: list[float] = []
+    look: GpusOf | None = None
+    for run in runs_of_one_store:
+        look = look or gpus_of(run.results)
+        every = spells(run, runs.attempts(run.dir), look, False, 0.0)
+        hours += [spell.gpu_hours for spell in every if spell.gpu_hours is not None]
+    return math.fsum(hours) if hours else None
+
+
+def newest_checkpoint(every: Iterable[Spell]) -> int:
+    """The newest step that attempts are known to have saved, from which a run goes on; 0 without one."""
+    return max((spell.last_step or spell.resumed or 0 for spell in every), default=0)
+
+
 def gpus_of(results: Path) -> GpusOf:
     """Looks into the launches' manifests, each read once."""
     arrays = cache(lambda launch: launch_gpus(results, launch))

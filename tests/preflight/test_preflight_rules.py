@@ -122,7 +122,9 @@ NONSENSE = st.sampled_from([None, "", "x", -1, 0, 3, 7.5, 10**12, True, False, [
 def keys() -> list[str]:
     """Leaves and sections of the published rows."""
     views = [View(base(row)) for row in ROWS]
-    return sorted({key for view in views for key in (*view.leaves, *view.inner)} | {"site.env", "slurm.cpus_per_node", "model"})
+    return sorted(
+        {key for view in views for key in (*view.leaves, *view.inner)} | {"site.env", "slurm.cpus_per_node", "model"}
+    )
 
 
 @settings(max_examples=100, deadline=None)
