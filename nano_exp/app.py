@@ -49,10 +49,12 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] = flow.launch) ->
     # Hydra's parser takes overrides on one side of an option only; -m may stand anywhere.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     from nano_exp import credentials
-    from nano_exp.compose import recipe_file, resolvers
+    from nano_exp.compose import kept, recipe_file, resolvers
 
     hydra_internals.compose_once()
     resolvers.register()
+    if any(word.startswith("-") and word not in ("-m", "--multirun") for word in sys.argv[1:]):
+        kept.turn_off()
     codes: list[int] = []  # of each launch: a search makes several
 
     def taken(*launch: Any) -> Launched:
@@ -135,10 +137,9 @@ def report(error: Exception) -> int:
 
 def _from_composing(error: BaseException) -> bool:
     """Whether it was raised while Hydra read arguments and composed, not in our own code after it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    here = Path(__file__)
-    ours = [f for f in frames if Path(f.filename) != here and Path(f.filename).is_relative_to(here.parent)]
-    return not ours
+    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    around_hydra = (Path(__file__), Path(str(hydra_internals.__file__)))
+    return not any(f.is_relative_to(around_hydra[0].parent) for f in frames if f not in around_hydra)
 
 
 def _explained(error: Exception) -> UserError:

@@ -7,15 +7,21 @@ private in submitit stands in `nano_exp.launch.executors` alone.
 
 from __future__ import annotations
 
+import re
+import sys
+import warnings
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, cast
 
+import hydra
 import omegaconf._utils
 import omegaconf.base
 import yaml
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import DefaultsList, Overrides, create_defaults_list
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.override_parser.types import Override
@@ -51,24 +57,110 @@ def set_values(cfg: DictConfig, overrides: Sequence[Override]) -> None:
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), cfg)
 
 
-def add_option(group: str, option: str, node: Any, package: str, provider: str) -> None:
-    """An option of a group that Hydra finds though no file has it.
+def share_store() -> None:
+    """Let Hydra not copy its store of options for each composition and each look at a group: to the copy it does
+    nothing but read, and what it loads of it it copies again."""
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
-    `ConfigStore.store` would do, but for its copies: Hydra copies the whole store for each composition, and a recipe
-    has hundreds of nodes.
+
+def reuse_compositions(
+    name: Callable[..., str | None], recall: Callable[[str], Any], keep: Callable[[str, Any], None]
+) -> None:
+    """Let Hydra take what it made of its defaults lists once: the config before overrides of keys are set in it, and
+    the choices of options. All that comes after, and what is refused, is Hydra's own doing each time.
+
+    Parameters
+    ----------
+    name: what a composition is called, by Hydra's search path, the overrides that choose options, and what else it
+        depends on; None where it is not to be kept
     """
+    if config_loader_impl.create_defaults_list is not create_defaults_list:
+        return
+
+    def listed(
+        repo: Any, config_name: Any, overrides_list: list[Override], prepend_hydra: bool, skip_missing: bool
+    ) -> DefaultsList:
+        overrides = Overrides(repo=repo, overrides_list=overrides_list)
+        called = _called(name, repo, overrides, overrides_list, (config_name, prepend_hydra, skip_missing))
+        if called is not None and (composition := recall(called)) is not None:
+            cfg, overrides.known_choices = composition
+            return DefaultsList(_Composed([], cfg=cfg), None, overrides.config_overrides, overrides)  # type: ignore[arg-type]
+        with warnings.catch_warnings(record=True) as caught:
+            made = create_defaults_list(repo, config_name, overrides_list, prepend_hydra, skip_missing)
+        for one in caught:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        if called is not None and not caught and _is_told_by_files(repo):
+            choices = made.overrides.known_choices
+            made.defaults = _Composed(made.defaults, done=lambda cfg: keep(called, (cfg, choices)))
+        return made
+
+    def composed(self: Any, defaults: Any, repo: Any) -> DictConfig:
+        if isinstance(defaults, _Composed) and defaults.cfg is not None:
+            return defaults.cfg
+        cfg = compose(self, defaults=defaults, repo=repo)
+        if isinstance(defaults, _Composed):
+            defaults.done(cfg)
+        return cfg
+
+    compose: Any = ConfigLoaderImpl._compose_config_from_defaults_list
+    config_loader_impl.create_defaults_list = listed
+    ConfigLoaderImpl._compose_config_from_defaults_list = composed  # type: ignore[method-assign]
+
+
+class _Composed(list[Any]):
+    """A defaults list that is composed already (`cfg`), or that is to be kept when it is (`done`)."""
+
+    def __init__(self, defaults: Any, cfg: DictConfig | None = None, done: Any = None) -> None:
+        super().__init__(defaults)
+        self.cfg, self.done = cfg, done
+
+
+def _called(name: Any, repo: Any, overrides: Overrides, typed: Sequence[Override], more: Any) -> str | None:
+    sources = [(source.scheme(), source.path, source.provider) for source in repo.get_sources()]
+    if any(scheme != "file" and path not in ("hydra.conf", "") for scheme, path, _ in sources):
+        return None
+    of_keys = {id(override) for override in overrides.config_overrides}
+    chosen = [str(o.input_line) for o in typed if id(o) not in of_keys and not o.is_sweep_override()]
+    if any("${" in text for text in chosen):
+        return None
+    folders = [path for scheme, path, _ in sources if scheme == "file"]
+    plugin = getattr(sys.modules.get(LAUNCHER_PLUGIN), "__version__", None)
+    versions = (hydra.__version__, omegaconf.__version__, plugin, sources, sorted(_names(ConfigStore.instance().repo)))
+    return cast("str | None", name(folders, chosen, *versions, more))
+
+
+def _names(store: dict[str, Any]) -> Iterator[str]:
+    for key, inner in store.items():
+        yield key
+        if isinstance(inner, dict):
+            yield from _names(inner)
+
+
+#: Resolvers of defaults lists that read what is on Hydra's search path, and nothing else.
+OF_FILES = {"recipe_of", "data_of", "weights_of"}
+#: Whose options conf/hydra/launcher takes, and who says that it is their provider.
+LAUNCHER_PLUGIN, _PROVIDERS = "hydra_plugins.hydra_submitit_launcher", ("hydra", "submitit_launcher")
+
+
+def _is_told_by_files(repo: Any) -> bool:
+    """Whether what was composed came from files and Hydra itself: no other plugin's or recipe file's options, and no
+    resolver in a defaults list that reads something else, as environment variables."""
+    results = [result for result in repo.cache.values() if result is not None]
+    lists = repr([result.defaults_list for result in results])
+    return (
+        all(result.path.startswith("file://") or result.provider in _PROVIDERS for result in results)
+        and set(re.findall(r"\$\{\s*([\w.]+)\s*:", lists)) <= OF_FILES
+        and "${${" not in lists
+    )
+
+
+def add_option(group: str, option: str, node: Any, package: str, provider: str) -> None:
+    """An option of a group that Hydra finds though no file has it, for which `ConfigStore.store` would copy it."""
     folder: Any = ConfigStore.instance().repo
     for name in group.split("/"):
         folder = folder.setdefault(name, {})
     file = option if option.endswith(".yaml") else f"{option}.yaml"
-    folder[file] = _Shared(file, node, group, package, provider)
-
-
-class _Shared(ConfigNode):
-    """Not copied with the store; what Hydra loads of it it copies again."""
-
-    def __deepcopy__(self, memo: object) -> ConfigNode:
-        return self
+    folder[file] = ConfigNode(file, node, group, package, provider)
 
 
 def split_key(key: str) -> list[str]:

@@ -66,7 +66,8 @@ def environment(**extra: str | None) -> dict[str, str]:
     """
     foreign = ("SLURM_", "NANO_EXP_", "WANDB_", "HYDRA_", "STANDIN_", "PYTHON")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-    wanted = {**kept, "WANDB_MODE": "disabled", "NANO_EXP_ENV": "", **extra}
+    composed = {"NANO_EXP_CACHE": os.environ.get("NANO_EXP_CACHE")}
+    wanted = {**kept, **composed, "WANDB_MODE": "disabled", "NANO_EXP_ENV": "", **extra}
     return {k: v for k, v in wanted.items() if v is not None}
 
 

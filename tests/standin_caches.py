@@ -24,6 +24,7 @@ def with_caches() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, kind in (("NEMO_RL_VENV_DIR", "venvs"), ("NRL_MEGATRON_CHECKPOINT_DIR", "megatron")):
         os.environ[name] = str(folder / kind)
+    os.environ["NANO_EXP_CACHE"] = str(folder / "composed")
     for worker in WORKERS:
         python = folder / "venvs" / f"nemo_rl.{worker}" / "bin" / "python"
         python.parent.mkdir(parents=True)

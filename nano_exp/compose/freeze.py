@@ -92,16 +92,24 @@ def _of_the_launch(override: str) -> bool:
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """All values computed; every `???` and broken interpolation is named with its key."""
     try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        if missing:
-            raise UserError(
-                f"no value for {', '.join(missing)}",
-                "the config marks it as ??? : only you can know it",
-                " ".join(f"{key}=..." for key in missing),
-            )
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
-        raise _broken(error, cfg) from error
+        raise _missing(cfg) or _broken(error, cfg) from error
+
+
+def _missing(cfg: DictConfig) -> UserError | None:
+    """The keys without a value, which computing one by one finds; None where there are none."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+    except OmegaConfBaseException:
+        return None
+    if not missing:
+        return None
+    return UserError(
+        f"no value for {', '.join(missing)}",
+        "the config marks it as ??? : only you can know it",
+        " ".join(f"{key}=..." for key in missing),
+    )
 
 
 def _broken(error: OmegaConfBaseException, cfg: DictConfig) -> UserError:

@@ -112,20 +112,20 @@ def _facts(model: str) -> Mapping[str, Any]:
     return facts if isinstance(facts, Mapping) else {}
 
 
-def _folders() -> list[Path]:
+def folders() -> list[Path]:
     """Where Hydra looks for files: the conf tree it composes, and what hydra.searchpath adds; else the project's."""
     hydra = GlobalHydra.instance().hydra
     paths = hydra.config_loader.get_search_path().get_path() if hydra is not None else []
-    folders = [path for p in paths if "://" not in (path := p.path.removeprefix("file://"))]
-    return [Path(folder) for folder in folders] or list(dict.fromkeys((CONF_DIR, project.BASE / "conf")))
+    searched = [path for p in paths if "://" not in (path := p.path.removeprefix("file://"))]
+    return [Path(folder) for folder in searched] or list(dict.fromkeys((CONF_DIR, project.BASE / "conf")))
 
 
 def _file(option: str) -> Path | None:
-    return next((path for folder in _folders() if (path := folder / f"{option}.yaml").is_file()), None)
+    return next((path for folder in folders() if (path := folder / f"{option}.yaml").is_file()), None)
 
 
 def _options(group: str) -> list[str]:
-    return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
+    return sorted({path.stem for folder in folders() for path in (folder / group).glob("*.yaml")})
 
 
 def _load(option: str) -> dict[str, Any]:

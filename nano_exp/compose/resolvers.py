@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from nano_exp import hydra_internals
-from nano_exp.compose import nearest
+from nano_exp.compose import kept, nearest
 
 Number = int | float
 
@@ -53,6 +53,8 @@ def register(cached: bool = True) -> None:
     if cached:
         hydra_internals.cache_parsing()
         hydra_internals.cache_reading()
+        hydra_internals.share_store()
+        hydra_internals.reuse_compositions(kept.key, kept.recall, kept.keep)
     functions: dict[str, Callable[[Any, Any], Number]] = {
         "mul": operator.mul,
         "div": operator.truediv,

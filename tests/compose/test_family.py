@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nano_exp.advice import mistakes
-from nano_exp.compose import compose, conf_tree, family
+from nano_exp.compose import compose, conf_tree, family, kept
 from nano_exp.compose.freeze import Frozen, freeze
 from nano_exp.errors import UserError
 
@@ -32,11 +32,13 @@ def exact(frozen: Frozen) -> tuple[Any, ...]:
 
 
 def slowly(points: Sequence[Sequence[str]]) -> list[Any]:
-    """By Hydra, each point; or the words of the first mistake."""
-    try:
-        return [exact(freeze(one, FOLDER)) for one in core_case.compose_points(config_loader(), points)]
-    except UserError as error:
-        return [str(error)]
+    """By Hydra, each point, and nothing that is kept; or the words of the first mistake."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept, "_off", True)
+        try:
+            return [exact(freeze(one, FOLDER)) for one in core_case.compose_points(config_loader(), points)]
+        except UserError as error:
+            return [str(error)]
 
 
 def quickly(points: Sequence[Sequence[str]], siblings: int | None = None) -> list[Any]:
