@@ -60,7 +60,7 @@ class _Parser(argparse.ArgumentParser):
             for name in names:
                 out += textwrap.wrap(f"  {name:12}{help_texts[name]}", room, subsequent_indent=" " * 14)
                 out += [" " * 14 + (self.commands.choices[name].epilog or "")]
-        out += ["", "nano-exp COMMAND --help has the options. For launching: python launch.py --help"]
+        out += ["", f"nano-exp COMMAND --help has the options. For launching: {project.launcher()} --help"]
         return "\n".join(line.rstrip() for line in out if line.strip() or not line) + "\n"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from nano_exp import app, files
+from nano_exp import app, files, project
 from nano_exp.compose import conf_tree
 from nano_exp.compose.compose import Point
 from nano_exp.compose.family import Sibling
@@ -54,7 +54,8 @@ class Train:
             raise UserError(
                 f"{command[0]} as task {have.task} of an array",
                 "it trains one run, and every task would be that run",
-                f"leave --array out; a sweep: python launch.py -m ... submit=false, which prints how to send {SWEEP}",
+                f"leave --array out; a sweep: {project.launcher()} -m ... submit=false, which prints how to send "
+                f"{SWEEP}",
             )
 
     def start(
@@ -69,7 +70,7 @@ class Train:
             raise UserError(
                 f"{len(points)} points in one allocation",
                 "a job of train.sbatch trains one run",
-                f"python launch.py -m ... submit=false, which prints how to send {SWEEP}",
+                f"{project.launcher()} -m ... submit=false, which prints how to send {SWEEP}",
             )
         parameters = {**parameters, **self.have.place}  # a retry goes where this job was
         request = launch_request.read(points, parameters, folder, constraints)
@@ -122,7 +123,7 @@ class Train:
             raise UserError(
                 f"submit=false in job {self.have.job}",
                 "the allocation is there already: it would do nothing with it",
-                f"leave submit=false out, or type it on a login node: python launch.py {' '.join(self.command[1:])}",
+                f"leave submit=false out, or on a login node: {project.launcher()} {' '.join(self.command[1:])}",
             )
 
 

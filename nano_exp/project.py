@@ -79,6 +79,11 @@ def _packaged(path: Path) -> Path | None:
     return BASE / path.relative_to(OWN)
 
 
+def launcher() -> str:
+    """The command that launches from here: launch.py where there is one, else `nano-exp launch`."""
+    return "python launch.py" if Path("launch.py").is_file() else "nano-exp launch"
+
+
 def words() -> Iterator[str]:
     """Which conf/ is used, in lines."""
     yield f"conf: {CONF}" + ("" if OWN is None else f", then {BASE / 'conf'}")

@@ -55,7 +55,7 @@ def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[s
             f"leave {key}=... out, or give it another value",
         )
     return UserError(
-        text, "the config cannot be composed", "python launch.py --help lists the groups and their options"
+        text, "the config cannot be composed", f"{project.launcher()} --help lists the groups and their options"
     )
 
 

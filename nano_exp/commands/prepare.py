@@ -42,7 +42,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     words = list(arguments.overrides)
     configs = [frozen.config for frozen in points.expanded(words).frozen]
     _require_release(arguments.checkout, configs)
-    if arguments.checkout and any(not (config.get("site") or {}).get("checkout") for config in configs):
+    unnamed = arguments.checkout and any(sources.is_wanted(config) for config in configs)
+    if unnamed:
         words.append(f"site.checkout={Path.cwd() / f'nemo-rl-{arguments.checkout}'}")
         configs = [frozen.config for frozen in points.expanded(words).frozen]
     if (env_file := environment.find(Path.cwd())) is not None:
@@ -64,6 +65,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     print(step_table.as_json(results) if arguments.json else step_table.text(results))
     if not arguments.json:
         print(f"\n{step_table.summary(results)}")
+        if unnamed:
+            print(f"for the site's file, conf/site/NAME.yaml: checkout: {configs[0]['site']['checkout']}")
     return 1 if any(result.lacking for result in results) else 0
 
 

@@ -46,7 +46,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from nano_exp import text
+    from nano_exp import project, text
     from nano_exp.compose import conf_tree
     from nano_exp.recipes import listing
 
@@ -55,7 +55,7 @@ def _list(arguments: argparse.Namespace) -> int:
         print(json.dumps([vars(recipe) for recipe in published], indent=1))
         return 0
     rows = [(recipe.words, " ".join(recipe.versions), recipe.file) for recipe in published]
-    print(text.table(("python launch.py ...", "nemo_rl=", "NeMo RL's file"), rows, indent=""))
+    print(text.table((f"{project.launcher()} ...", "nemo_rl=", "NeMo RL's file"), rows, indent=""))
     return 0
 
 

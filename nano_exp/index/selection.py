@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nano_exp import files, text
+from nano_exp import files, project, text
 from nano_exp.errors import UserError, nearest
 from nano_exp.files import Damaged
 from nano_exp.store import runs
@@ -90,7 +90,7 @@ def select(results: Path, words: Sequence[str]) -> list[Folder]:
         raise UserError(
             f"no runs in {results}",
             "status, logs and the rest look in ./results, in NANO_EXP_RESULTS or in --results",
-            "python launch.py makes the first one; elsewhere: --results /path/to/results",
+            f"{project.launcher()} makes the first one; elsewhere: --results /path/to/results",
         )
     if not words:
         return every

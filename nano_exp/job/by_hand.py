@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nano_exp import files, text
+from nano_exp import files, project, text
 from nano_exp.errors import UserError
 from nano_exp.slurm import shapes
 from nano_exp.slurm.shapes import Shape
@@ -156,7 +156,7 @@ def _arrays(folder: Path) -> list[dict[str, Any]]:
         raise UserError(
             f"{folder}: {error.strerror}",
             "a launch's folder has a manifest.json",
-            "ls results/.launches lists the launches; python launch.py ... submit=false makes one",
+            f"ls results/.launches lists the launches; {project.launcher()} ... submit=false makes one",
         ) from error
     except (files.Damaged, KeyError, TypeError) as error:
         raise _damaged(folder, str(error)) from error
@@ -183,9 +183,8 @@ def _array_number(folder: Path, arrays: list[dict[str, Any]], words: Sequence[st
 
 
 def _damaged(folder: Path, why: str) -> UserError:
-    return UserError(
-        f"{folder / 'manifest.json'}: {why}", "the file is damaged", "make another: python launch.py ... submit=false"
-    )
+    again = f"make another: {project.launcher()} ... submit=false"
+    return UserError(f"{folder / 'manifest.json'}: {why}", "the file is damaged", again)
 
 
 def become(script: Path) -> NoReturn:

@@ -26,7 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import files
+from nano_exp import files, project
 from nano_exp.advice import mistakes
 from nano_exp.compose import conf_tree, launcher_settings, sweep
 from nano_exp.errors import UserError
@@ -93,7 +93,7 @@ class NanoExpSweeper(Sweeper):
             raise mistyped or UserError(
                 f"hydra.launcher: {str(error).splitlines()[0]}",
                 "what is asked of Slurm reads the site's settings",
-                "python launch.py --cfg hydra --package hydra.launcher shows what it reads",
+                f"{project.launcher()} --cfg hydra --package hydra.launcher shows what it reads",
             ) from error
 
     def refuse_mistakes(self, config: DictConfig) -> None:
@@ -142,7 +142,7 @@ def require_multirun(typed: Sequence[Override]) -> None:
         raise UserError(
             f"{shown} asks for {count} runs, without -m",
             "several values of one key are a sweep, and a sweep is confirmed with -m",
-            f"python launch.py -m ... {shown}   (or quote a list that is one value: 'key=[a,b]')",
+            f"{project.launcher()} -m ... {shown}   (or quote a list that is one value: 'key=[a,b]')",
         )
 
 

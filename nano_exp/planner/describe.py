@@ -7,6 +7,7 @@ import math
 import shlex
 from typing import Any
 
+from nano_exp import project
 from nano_exp.layout import parameters
 from nano_exp.planner import gpus, host_memory, search, verdict
 from nano_exp.planner.phase_memory import SHARE, Phase
@@ -146,7 +147,7 @@ def _commands(proposal: Proposal, options: list[Option]) -> str:
         lines.append(f"no layout surely fits; the best one is {best.klass}: {MEANING[best.klass]}")
         fix = verdict.cheapest_fix(best.job, proposal.gpu, proposal.constants)
         lines += [f"it fits with: {fix}"] if fix else []
-    lines.append("to take one of them: python launch.py " + " ".join([*map(shlex.quote, proposal.words), "..."]))
+    lines.append(f"to take one of them: {project.launcher()} " + " ".join([*map(shlex.quote, proposal.words), "..."]))
     for place, option in enumerate(options, 1):
         typed = search.as_text(proposal.overrides(option))
         lines.append(f"{place}  {typed or '(nothing more: it is the published one)'}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from nano_exp import engines
 from nano_exp.compose import compose
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import versions
+from nano_exp.preflight import ahead
 from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 
@@ -25,7 +27,17 @@ def _refusal(c: View) -> Iterator[Mistake]:
 @rule(place=True)
 def nemo_rl_starts(c: View) -> Iterator[Mistake]:
     """NeMo RL's checkout, interpreter or container is there, in the version that the config was made for."""
-    yield from _refusal(c)
+    for mistake in _refusal(c):
+        yield _without_checkout(c, mistake) if mistake.subject.startswith("site.checkout=") else mistake
+
+
+def _without_checkout(c: View, mistake: Mistake) -> Mistake:
+    """Where there is none, what clones it."""
+    checkout = c.site.get("checkout")
+    if checkout and c.facts.is_dir(str(checkout)):
+        return mistake
+    clone = f"{ahead.command(c.overrides)} --checkout {'main' if '+' in c.release else c.release}, which clones it"
+    return replace(mistake, fix=f"{clone}; or {mistake.fix}")
 
 
 @rule(engine="embedded")

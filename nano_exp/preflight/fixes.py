@@ -1,10 +1,10 @@
 """Fixes that are true when typed: each is composed and judged before it is shown.
 
 A rule writes its fix for people, in a small grammar: alternatives stand between `, or ` and `; `, and what has to be
-typed of one are its words of the form key=value (or ~key). An alternative without such words, or with a place to fill
-in (`key=...`, `key=<a number>`, `key=N`), says which keys have to change and is left as it is. Of the others only those
-are shown that make their own finding go away and bring no other error. Where none does, what mends the errors that
-they bring is tried with them, and what mends the point's other errors.
+typed of one are its words of the form key=value (or ~key). An alternative without such words, a command of nano-exp, or
+one with a place to fill in (`key=...`, `key=<a number>`, `key=N`), is left as it is. Of the others only those are shown
+that make their own finding go away and bring no other error. Where none does, what mends the errors that they bring is
+tried with them, and what mends the point's other errors.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _joined(alternatives: Sequence[Way]) -> str:
 
 
 def _overrides(text: str) -> tuple[str, ...]:
-    words = _OVERRIDE.findall(re.sub(r" \([^)]*\)", "", text))
+    words = _OVERRIDE.findall(re.sub(r" \([^)]*\)|\bnano-exp .*", "", text))
     if any(_TO_FILL_IN.search(word) for word in words):
         return ()
     return tuple(" ".join(shlex.split(word)) for word in words)  # as the shell hands it on

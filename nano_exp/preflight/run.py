@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError, nearest
+from nano_exp.preflight import ahead, shared_caches, tokens
 from nano_exp.preflight import cost as costs
-from nano_exp.preflight import shared_caches, tokens
 from nano_exp.preflight.accounts import start_line
 from nano_exp.preflight.cost import Cost
 from nano_exp.preflight.facts import Facts
@@ -139,8 +139,13 @@ def examine(points: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
         start_line(facts.answers.test) if facts.answers is not None else "",
         costs.cost(views, facts.parameters),
         tuple(tokens.lines([frozen.config for frozen in points], facts.environ, facts.env_names)),
-        tuple(shared_caches.lines([frozen.config for frozen in points], facts.environ)),
+        tuple(_cold(points, facts)),
     )
+
+
+def _cold(points: Sequence[Frozen], facts: Facts) -> list[str]:
+    prepare = ahead.shared([frozen.overrides for frozen in points])
+    return shared_caches.lines([frozen.config for frozen in points], facts.environ, prepare)
 
 
 def _ignored(group: Group, ignore: Sequence[str]) -> bool:

@@ -24,14 +24,19 @@ def cold(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> li
     return missing_caches
 
 
-def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> list[str]:
-    """What is not made yet, a line each, and who makes it; nothing where all is there."""
+def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str], prepare: str) -> list[str]:
+    """What is not made yet, a line each, and who makes it; nothing where all is there.
+
+    Parameters
+    ----------
+    prepare: the command that makes it ahead
+    """
     missing = list(dict.fromkeys(word for words in cold(configs, environ) for word in words))
     missing += dict.fromkeys(word for config in configs for word in _downloads(config))
     if not missing:
         return []
     who = "the run makes" if len(configs) == 1 else "one run makes, and those that need them wait for,"
-    return [f"cold caches: before it trains {who}", *(f"  {word}" for word in missing), _idle(configs)]
+    return [f"cold caches: before it trains {who}", *(f"  {word}" for word in missing), *_idle(configs, prepare)]
 
 
 def _downloads(config: Mapping[str, Any]) -> Iterator[str]:
@@ -44,14 +49,14 @@ def _downloads(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"the download of {name}{size}, by each node"
 
 
-def _idle(configs: Sequence[Mapping[str, Any]]) -> str:
+def _idle(configs: Sequence[Mapping[str, Any]], prepare: str) -> list[str]:
     """What that costs, and what avoids it."""
     gpus = max(
         int(config["cluster"].get("num_nodes") or 1) * int(config["cluster"].get("gpus_per_node") or 0)
         for config in configs
     )
-    idle = f"with {gpus} GPU{'s' if gpus > 1 else ''} idle; " if gpus else ""
-    return f"  {idle}nano-exp prepare with the same words makes it ahead"
+    idle = f"with {gpus} GPU{'s' if gpus > 1 else ''} idle; made ahead by" if gpus else "made ahead by"
+    return [f"  {idle}", f"  {prepare}"]
 
 
 @rule(place=True)

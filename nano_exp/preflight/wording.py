@@ -118,7 +118,8 @@ def _count(counted: list[Group], word: str) -> str:
 def as_text(report: Report) -> str:
     """The whole report."""
     errors = groups(report, report.errors) if report.errors else ""
-    lines = [errors, warnings(report), *report.cost.lines(), report.start, *report.tokens, summary(report)]
+    lines = [errors, warnings(report), *report.cost.lines(), report.start]
+    lines += [*report.tokens, *report.caches, summary(report)]
     return "\n".join(line for line in lines if line)
 
 
@@ -154,6 +155,7 @@ def as_json(report: Report) -> str:
             "not_checked": list(report.skipped),
             "start": report.start or None,
             "tokens": list(report.tokens),
+            "caches": list(report.caches),
             "cost": {
                 "gpu_hours": cost.gpu_hours,
                 "largest_gpu_hours": cost.largest_gpu_hours,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from nano_exp.prepare import command_line
-from nano_exp.prepare.environments import environment
+from nano_exp.prepare.environments import NO_UV, environment
 from nano_exp.prepare.step import MISSING, PARTLY, THERE, UNKNOWN, Look, Step, locks
 from nano_exp.text import Say
 
@@ -18,6 +19,8 @@ CONFIGS = (
     "responses_api_models/vllm_model/configs/vllm_model_for_training.yaml",
     "resources_servers/workplace_assistant/configs/workplace_assistant.yaml",
 )
+#: What makes Gym's environment, as its own guide has it.
+GYM_SYNC = ("sync", "--extra", "dev")
 #: What a row of Gym's preparation has and the raw download has not: rollouts.py needs it.
 AGENT = "agent_ref"
 #: A larger file is not read to its end, bytes.
@@ -95,7 +98,7 @@ class Rows(Step):
         if not (self._workplace or self._raw):
             return ""
         folder = (self.place.checkout or Path("/path/to/RL")) / GYM
-        lines = [] if self._program() else [f"cd {folder} && uv sync --extra dev"]
+        lines = [] if self._program() else [f"cd {folder} && uv {' '.join(GYM_SYNC)}"]
         return "\n".join([*lines, f"cd {folder} && .venv/bin/{' '.join(map(_quoted, self._argv()))}"])
 
     def _argv(self) -> list[str]:
@@ -124,17 +127,19 @@ class Rows(Step):
             return "these files are yours to make: " + " ".join(f"{key}=/path/to/rows.jsonl" for key, _ in self.files)
         if self.place.checkout is None or not (self.place.checkout / GYM / "pyproject.toml").is_file():
             return "NeMo Gym, a submodule of NeMo RL, makes them: the checkout first"
-        if self._program() is None:
-            return f"NeMo Gym makes them, and its environment {GYM}/.venv is not there"
+        if self._program() is None and shutil.which("uv") is None:
+            return f"NeMo Gym makes them, its environment {GYM}/.venv is not there, and {NO_UV}"
         return ""
 
     def lock_folder(self) -> Path:
         return locks((self.place.checkout or Path()) / GYM / "data") / "workplace_assistant"
 
     def make(self, say: Say) -> None:
-        program, folder = self._program(), (self.place.checkout or Path()) / GYM
-        assert program is not None
-        command_line.run([str(program), *self._argv()[1:]], say, folder, dict(self.place.settings), self.command())
+        settings, folder = dict(self.place.settings), (self.place.checkout or Path()) / GYM
+        if self._program() is None:
+            command_line.run(["uv", *GYM_SYNC], say, folder, settings, self.command())
+        program = self._program() or Path(".venv/bin", self._argv()[0])
+        command_line.run([str(program), *self._argv()[1:]], say, folder, settings, self.command())
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from nano_exp.prepare.step import MISSING, PARTLY, THERE, Look, Place, Step, loc
 from nano_exp.text import Say
 
 PREFETCH = "nemo_rl/utils/prefetch_venvs.py"
+NO_UV = "uv is not on PATH: pip install uv, or a host that has it"
 #: What prefetch_venvs.py prints of an environment that it could not make, and ends with 0 all the same.
 _FAILED = re.compile(r"^(?:Failed: [1-9]\d*|Error: .*)$", re.MULTILINE)
 
@@ -115,7 +116,7 @@ def by_uv(place: Place) -> str:
     """Why uv cannot make an environment of the checkout here; empty where it can."""
     if place.checkout is None or not (place.checkout / "pyproject.toml").is_file():
         return "it is made in NeMo RL's checkout: that step first"
-    return "" if shutil.which("uv") else "uv is not on PATH: https://docs.astral.sh/uv, or a host that has it"
+    return "" if shutil.which("uv") else NO_UV
 
 
 def _checkout(place: Place) -> Path:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import configparser
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from nano_exp.engines import entry
 from nano_exp.nemo_rl import checkout
 from nano_exp.prepare import command_line
 from nano_exp.prepare.step import MISSING, PARTLY, THERE, Look, Step, locks
 from nano_exp.text import Say
 
 URL = "https://github.com/NVIDIA-NeMo/RL.git"
+
+
+def is_wanted(config: Mapping[str, Any]) -> bool:
+    """Whether a config wants a checkout and names none; in a container the image has one."""
+    site = config.get("site") or {}
+    return not site.get("checkout") and entry.kind(site) == "bare"
 
 
 @dataclass(frozen=True)

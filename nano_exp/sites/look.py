@@ -45,6 +45,7 @@ class Look:
     writable: folders that the user may write to, of those that are likely
     groups: the user's
     name: the user's
+    here: the folder that runs are launched from, which every node has to see
     """
 
     config: str = ""
@@ -67,6 +68,7 @@ class Look:
     writable: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     name: str = ""
+    here: str = ""
 
 
 def looked() -> Look:
@@ -105,6 +107,7 @@ def looked() -> Look:
             writable=tuple(str(path) for path in roots if os.access(path, os.W_OK)),
             groups=_groups(),
             name=user,
+            here=str(Path.cwd()),
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from nano_exp.nemo_rl import versions
 from nano_exp.planner import gpus
 from nano_exp.preflight import answers
 from nano_exp.preflight.answers import Association, Nodes
@@ -253,7 +254,14 @@ def _checkout(c: Cluster, made: Values) -> Key | None:
         return Key(None, "the image has its own, container.workdir")
     if there:
         return Key(there[0], "found" + (f"; others: {', '.join(there[1:])}" if there[1:] else ""), options=there)
-    return Key(None, "none was found", "path of the NeMo RL checkout that every node sees")
+    ask = "path of the NeMo RL checkout that every node sees"
+    folder = _scratch(c) or c.look.here
+    if not folder:
+        return Key(None, "none was found", ask)
+    release = max((v for v in map(versions.version_of, versions.options()) if "+" not in v), key=versions.order)
+    return Key(
+        f"{folder}/nemo-rl-{release}", f"not there yet: nano-exp prepare ... --checkout {release} clones it", ask
+    )
 
 
 def _python(c: Cluster, made: Values) -> Key | None:

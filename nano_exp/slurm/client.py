@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nano_exp import project
 from nano_exp.errors import UserError
 
 #: How long one command may take, seconds. Slurm's own tools retry for about 10-20 s before they give up.
@@ -30,7 +31,7 @@ def require() -> None:
         raise UserError(
             "no sbatch on PATH",
             "this cluster= is run by Slurm, and this host has no Slurm commands",
-            "launch from a login node (module load slurm?), or run here without Slurm: python launch.py cluster=local",
+            f"launch from a login node (module load slurm?), or here without Slurm: {project.launcher()} cluster=local",
         )
     if problem := _unconfigured():
         raise UserError(

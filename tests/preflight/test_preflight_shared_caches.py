@@ -19,10 +19,11 @@ from nano_exp.launch import (
     terms,
 )
 from nano_exp.launch.terms import Terms
-from nano_exp.preflight import shared_caches
+from nano_exp.preflight import ahead, shared_caches
 from nano_exp.preflight.facts import Facts
 
 TWO = (("grpo.seed=1",), ("grpo.seed=2",))
+AHEAD = "nano-exp prepare model=nano_12b cluster=1n8g"
 
 
 @pytest.fixture
@@ -41,29 +42,40 @@ def launch(folder: Path, *points: tuple[str, ...], asked: bool | None = None, se
     return flow.arranged(rows(folder, *points), "slurm", folder / "results", Terms(canary=asked), send=send)
 
 
+def test_what_prepares_is_told_in_words_that_can_be_typed() -> None:
+    point = ("model=nano_12b", "optimizer.lr=1e-6", "++policy.x='a b'", "grpo.seed=2", "site=mine")
+    assert ahead.command(point) == "nano-exp prepare model=nano_12b '++policy.x='\"'\"'a b'\"'\"'' site=mine"
+    models = [(f"model={name}", "cluster=1n8g", f"optimizer.lr={lr}") for name in ("a", "b") for lr in (1, 2)]
+    assert ahead.shared(models) == "nano-exp prepare model=a,b cluster=1n8g"
+    assert ahead.shared(models[:2]) == "nano-exp prepare model=a cluster=1n8g"
+
+
 def test_what_is_not_made_is_said_once(cold: Path) -> None:
     configs = [row.config for row in rows(cold, *TWO)]
-    first, *words = shared_caches.lines(configs, {"NEMO_RL_VENV_DIR": str(cold), "HF_HOME": "/hf"})
+    first, *words = shared_caches.lines(configs, {"NEMO_RL_VENV_DIR": str(cold), "HF_HOME": "/hf"}, AHEAD)
     assert first == "cold caches: before it trains one run makes, and those that need them wait for,"
     assert words == [
         "  the environment of MegatronPolicyWorker",
         "  the environment of VllmGenerationWorker",
         f"  the Megatron conversion /hf/nemo_rl/{configs[0]['policy']['model_name']}",
-        "  with 8 GPUs idle; nano-exp prepare with the same words makes it ahead",
+        "  with 8 GPUs idle; made ahead by",
+        f"  {AHEAD}",
     ]
 
 
 def test_the_models_download_is_one_of_them_where_nodes_do_it(cold: Path) -> None:
     config = rows(cold, ())[0].config
     config["site"] |= {"network": True, "hf_home": str(cold)}
-    words = shared_caches.lines([config], os.environ)
+    words = shared_caches.lines([config], os.environ, AHEAD)
     assert f"  the download of {config['policy']['model_name']}, about 25 GB, by each node" in words
     config["site"]["network"] = None
-    assert not [line for line in shared_caches.lines([config], os.environ) if "the download" in line], "model_there's"
+    assert not [line for line in shared_caches.lines([config], os.environ, AHEAD) if "the download" in line], (
+        "model_there's"
+    )
 
 
 def test_nothing_is_said_where_all_is_there(tmp_path: Path) -> None:
-    assert not shared_caches.lines([row.config for row in rows(tmp_path, ())], os.environ)
+    assert not shared_caches.lines([row.config for row in rows(tmp_path, ())], os.environ, AHEAD)
 
 
 def test_a_sweep_on_cold_caches_has_a_canary_by_itself(cold: Path) -> None:

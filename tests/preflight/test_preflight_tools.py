@@ -88,10 +88,8 @@ def test_a_model_in_the_hubs_cache_is_found(tmp_path: Path) -> None:
 def test_weights_that_are_not_there_are_told_as_the_sites_network_allows(tmp_path: Path) -> None:
     home = ("policy.model_name=org/name", f"site.hf_home={tmp_path}")
     (found,) = said("model_there", TWELVE, home)
-    assert (
-        found.severity == "warning"
-        and f"nano-exp prepare with the same words, which downloads it to {tmp_path}" in found.fix
-    )
+    typed = "nano-exp prepare model=nano_12b cluster=1n8g policy.model_name=org/name"
+    assert found.severity == "warning" and found.fix.startswith(f"{typed} site.hf_home={tmp_path}, which downloads it")
     (found,) = said("model_there", TWELVE, (*home, "site.network=false"))
     assert found.severity == "error" and "no network" in found.cause
     assert not said("model_there", TWELVE, (*home, "site.network=true"))

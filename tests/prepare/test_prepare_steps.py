@@ -142,18 +142,22 @@ def rows_step(folder: Path, path: str = f"{GYM}/{data_sets.WORKPLACE}/train.json
     return Rows(place(folder), (("data.train.data_path", path),), True, needed)
 
 
-def test_gyms_data_are_made_by_its_own_program(source: Path, tmp_path: Path) -> None:
+def test_gyms_data_are_made_by_its_own_program(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = rows_step(tmp_path)
     assert step.look().state == MISSING and "uv sync" in step.command() and "the checkout first" in step.hindered()
-    (source / GYM / ".venv" / "bin").mkdir(parents=True)
+    (source / GYM).mkdir(parents=True)
     (source / GYM / "pyproject.toml").touch()
-    assert "its environment" in step.hindered()
-    tool = source / GYM / ".venv" / "bin" / "ng_prepare_data"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "its environment" in step.hindered() and "uv is not on PATH" in step.hindered()
+    monkeypatch.undo()
+    tool = tmp_path / "tool"
     tool.write_text(
         "#!/bin/sh\nmkdir -p data/workplace_assistant && cd data/workplace_assistant\n"
         "echo '{\"agent_ref\": 1}' > train.jsonl\n"
     )
     tool.chmod(0o755)
+    sync = f'[ "$*" = "sync --extra dev" ] && mkdir -p .venv/bin && cp {tool} .venv/bin/ng_prepare_data'
+    program(tmp_path / "bin", "uv", sync, monkeypatch)
     assert made(step).made and "1 rows of train.jsonl" in step.look().found
     assert "they end before" in replace(step, needed=64).look().found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ def test_what_is_not_right_is_asked(path: Path) -> None:
     made = propose.proposal(read(path)[0])
     assert set(wrong(path)) == {key for cluster, key in UNSEEN if cluster == path.stem}
     assert all(made.keys[key].ask and made.keys[key].value is None for key in wrong(path))
+
+
+def test_a_checkout_that_is_not_there_yet_has_a_place() -> None:
+    seen, _ = read(Path(__file__).with_name("clusters") / "lab.yaml")
+    key = propose.proposal(replace(seen, checkouts=(), here="/home/cleo/my-exp")).keys["checkout"]
+    assert str(key.value).endswith("/nemo-rl-v0.7.0") and "--checkout v0.7.0" in key.how and key.ask
+    alone = propose.proposal(replace(seen, checkouts=(), mounts="", here="/data/my-exp")).keys["checkout"]
+    assert alone.value == "/data/my-exp/nemo-rl-v0.7.0"
 
 
 def test_nine_keys_of_ten_are_right() -> None:

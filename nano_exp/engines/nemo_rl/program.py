@@ -70,6 +70,6 @@ def interpreter(config: Config, env: Environment, way: entry.Entry) -> list[str]
         raise UserError(
             "site.python=null and no `uv` on PATH",
             "the checkout's scripts need NeMo RL's virtual environment",
-            "name its interpreter, site.python=/path/to/venv/bin/python, or install uv",
+            "name its interpreter, site.python=/path/to/venv/bin/python, or: pip install uv",
         )
     return [uv, "run", "python"]
