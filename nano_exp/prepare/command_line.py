@@ -26,7 +26,7 @@ def run(argv: Sequence[str], say: Say, folder: Path, settings: Mapping[str, str]
     Parameters
     ----------
     folder: where it is started; its log lies below it
-    settings: variables that it gets besides this process's
+    settings: variables that it gets besides this process's; VIRTUAL_ENV is nano-exp's own, of which uv would warn
     by_hand: the command as one types it, for the error
 
     Raises
@@ -41,7 +41,7 @@ def run(argv: Sequence[str], say: Say, folder: Path, settings: Mapping[str, str]
         process = subprocess.Popen(
             argv,
             cwd=folder,
-            env={**os.environ, **settings},
+            env={name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | dict(settings),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

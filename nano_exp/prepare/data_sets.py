@@ -35,14 +35,15 @@ class Rows(Step):
     ----------
     files: key -> path as the config has it
     gym: whether NeMo Gym reads them
-    needed: rows of training that the run's steps want; 0 where that is not known
+    steps, prompts: what a run wants to take, and rows of each step; 0 where that is not known
     epochs: how often a run goes over them at most
     """
 
     name = "data"
     files: tuple[tuple[str, str], ...]
     gym: bool
-    needed: int = 0
+    steps: int = 0
+    prompts: int = 0
     epochs: int = 1
 
     def look(self) -> Look:
@@ -56,8 +57,8 @@ class Rows(Step):
             problem, count = self._read(here)
             states.add(PARTLY if problem else THERE)
             words.append(f"{path}: {problem}" if problem else f"{count:,} rows of {here.name}")
-            if not problem and "train" in key and count * self.epochs < self.needed:
-                words.append(f"they end before grpo.max_num_steps, which wants {self.needed:,}")
+            if not problem and "train" in key and count * self.epochs < self.steps * self.prompts:
+                words.append(f"enough for {count * self.epochs // self.prompts:,} of {self.steps:,} steps")
         state = next((state for state in (PARTLY, MISSING) if state in states), THERE)
         return Look(PARTLY if {MISSING, THERE} <= states else state, "; ".join(words))
 

@@ -110,7 +110,7 @@ def _of_the_data(config: Config, place: Place) -> Iterator[Step]:
         gym = bool((config.get("env") or {}).get("should_use_nemo_gym"))
         steps = int(grpo.get("max_num_steps") or 0)
         prompts, epochs = int(grpo.get("num_prompts_per_step") or 0), int(grpo.get("max_num_epochs") or 1)
-        yield Rows(place, paths, gym, steps * prompts, epochs)
+        yield Rows(place, paths, gym, steps, prompts, epochs)
         return
     name = _at(data, "train.dataset_name") or data.get("dataset_name") or _at(data, "default.dataset_name")
     if name in OF_THE_HUB:

@@ -138,8 +138,8 @@ def test_an_image_is_imported_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "apptainer pull" in replace(step, apptainer=True).command()
 
 
-def rows_step(folder: Path, path: str = f"{GYM}/{data_sets.WORKPLACE}/train.jsonl", needed: int = 0) -> Rows:
-    return Rows(place(folder), (("data.train.data_path", path),), True, needed)
+def rows_step(folder: Path, path: str = f"{GYM}/{data_sets.WORKPLACE}/train.jsonl") -> Rows:
+    return Rows(place(folder), (("data.train.data_path", path),), True)
 
 
 def test_gyms_data_are_made_by_its_own_program(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_gyms_data_are_made_by_its_own_program(source: Path, tmp_path: Path, mon
     sync = f'[ "$*" = "sync --extra dev" ] && mkdir -p .venv/bin && cp {tool} .venv/bin/ng_prepare_data'
     program(tmp_path / "bin", "uv", sync, monkeypatch)
     assert made(step).made and "1 rows of train.jsonl" in step.look().found
-    assert "they end before" in replace(step, needed=64).look().found
+    assert "enough for 0 of 10 steps" in replace(step, steps=10, prompts=64).look().found
 
 
 @pytest.mark.parametrize(
