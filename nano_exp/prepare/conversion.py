@@ -76,7 +76,7 @@ class Conversion(Step):
             return "policy.megatron_cfg.force_reconvert_from_hf=false keeps it"
         if self._python() is None:
             return f"the environment of {WORKER} makes it: the step workers first"
-        return "" if _gpus_here() else "it takes a node with GPUs"
+        return "" if _gpus_here() else "it takes a node with GPUs: --submit sends this as a job"
 
     def _python(self) -> Path | None:
         folders = sorted(self.environments.glob(f"*.{WORKER}")) if self.environments else []
