@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import upstream_case
 from core_case import frozen
 
 from nano_exp.nemo_rl import caches
@@ -41,30 +42,12 @@ def made(step: Step) -> work.Result:
     return result
 
 
-def git(folder: Path, *words: str) -> None:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always")
-    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
-
-
 @pytest.fixture
 def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with a tag and a submodule, as NeMo RL's."""
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", "protocol.file.allow")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "always")
-    gym, upstream = tmp_path / "gym", tmp_path / "upstream"
-    for folder, files in ((gym, ("pyproject.toml",)), (upstream, ("nemo_rl/package_info.py", "pyproject.toml"))):
-        folder.mkdir()
-        git(folder, "init", "-q")
-        for name in files:
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text("MAJOR = 0\nMINOR = 7\nPATCH = 0\n" if name.endswith(".py") else "")
-        git(folder, "add", "-A")
-        git(folder, "commit", "-qm", "one")
-    git(upstream, "submodule", "add", "-q", str(gym), GYM)
-    git(upstream, "commit", "-qm", "two")
-    git(upstream, "tag", "v0.7.0")
-    return upstream
+    for name, value in upstream_case.GIT_ENV.items():
+        monkeypatch.setenv(name, value)
+    return upstream_case.upstream(tmp_path)
 
 
 def test_nemo_rl_is_cloned_with_its_submodules(upstream: Path, tmp_path: Path) -> None:
