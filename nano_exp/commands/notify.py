@@ -10,10 +10,10 @@ from nano_exp.commands import Commands
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     notify = commands.add_parser(
         "notify",
-        epilog="nano-exp notify site=mine",
+        epilog="nano-exp notify site=mysite",
         help="send a test message to whom site.notify names, and say what came of it",
     )
-    notify.add_argument("overrides", nargs="*", help="as for launch.py: site=mine")
+    notify.add_argument("overrides", nargs="*", help="as for launch.py: site=mysite")
     notify.set_defaults(run=_notify)
 
 

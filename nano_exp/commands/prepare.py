@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
     prepare = commands.add_parser(
         "prepare",
-        epilog="nano-exp prepare model=nano_9b cluster=1n8g site=mine",
+        epilog="nano-exp prepare model=nano_9b cluster=1n8g site=mysite",
         help="model, data, NeMo RL, its environments and conversion, once, before a job needs them",
     )
     prepare.add_argument("overrides", nargs="*", help="as for launch.py: model=nano_9b cluster=1n8g ...")
