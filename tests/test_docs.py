@@ -30,7 +30,7 @@ def test_store_page_lists_exactly_what_identity_leaves_out() -> None:
 
 def test_store_page_lists_every_state() -> None:
     section = STORE.split("## States")[1]
-    listed = dict(re.findall(r"^\| (\w+) \| (.+) \| .+ \|$", section, re.MULTILINE))
+    listed = dict(re.findall(r"^\| ([\w ]+) \| (.+) \| .+ \|$", section, re.MULTILINE))
     assert {k: v for k, v in listed.items() if k != "state"} == {k: meaning for k, (meaning, _) in MEANING.items()}
 
 
@@ -40,7 +40,19 @@ def test_preflight_page_has_the_table_of_rules() -> None:
 
 def test_choices_lists_every_option_of_every_group() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", CHOICES, re.MULTILINE))
-    for group in ("model", "cluster", "parallelism", "generation", "data", "optimizer", "engine", "nemo_rl", "sweeps"):
+    shown = (
+        "model",
+        "cluster",
+        "parallelism",
+        "generation",
+        "data",
+        "optimizer",
+        "engine",
+        "nemo_rl",
+        "stop",
+        "sweeps",
+    )
+    for group in shown:
         options = {p.stem for p in (ROOT / "conf" / group).glob("*.yaml")}
         assert options <= set(re.findall(r"`(\w+)`", rows[group])), group
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("files", "text", "credentials", "dotted", "synonyms", "project"),
     ("nemo_rl", "slurm", "environment"),
     ("store", "layout"),
-    ("triage", "index", "notify"),
+    ("triage", "index", "notify", "study"),
     ("terminal",),
     ("engines",),
     ("job", "compose"),

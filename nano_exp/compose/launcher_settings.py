@@ -75,6 +75,10 @@ SETTINGS: dict[str, Kind] = {
     "slurm.cpus_per_node": _or_null(COUNT),
     **{"slurm.max_array": _or_null(COUNT), "slurm.requeue": SWITCH},
     **{"sweep.constraints": ANY, "sweep.metric": TEXT},
+    **{f"stop.{key}": COUNT for key in ("after", "window")},
+    **{f"stop.{key}": _or_null(COUNT) for key in ("flat_steps", "nonfinite_steps", "truncated_steps", "behind")},
+    **{f"stop.{key}": _or_null(POSITIVE) for key in ("reward_collapse", "kl_above", "mixed_below")},
+    **{f"stop.{key}": _or_null(POSITIVE) for key in ("entropy_below", "entropy_above")},
     **{f"optimizer.{key}": NUMBER for key in ("lr", "min_lr", "weight_decay", "eps")},
     **{"optimizer.betas": NUMBERS, "optimizer.warmup_steps": NUMBER},
     **{f"site.{key}": TEXT_OR_NULL for key in ("partition", "gpu", "account", "qos", "checkout", "python")},
@@ -108,6 +112,7 @@ READ = {
 OWN = {
     **dict.fromkeys(("run", "slurm", "sweep"), ("config",)),
     "site": ("site/default",),
+    "stop": ("stop/grpo",),
     "optimizer": ("optimizer/adamw", "optimizer/tiny"),
     "engine": ("engine/nemo_rl",),
 }
@@ -128,7 +133,7 @@ def require(config: Mapping[str, Any], whole: bool = True) -> None:
     ------
     UserError: a section that is none, a key that is not the launcher's, or a value of another kind
     """
-    for section in ("checkpointing", "logger", "sweep", *SECTIONS):
+    for section in ("checkpointing", "logger", "sweep", "stop", *SECTIONS):
         if whole or section in config:
             _require_section(config, section)
     for section in OWN:

@@ -31,6 +31,7 @@ from nano_exp.job import (
 )
 from nano_exp.job.child import Stop, Superseded
 from nano_exp.job.claim import AlreadyDone, Refuse, claim, slurm_owner
+from nano_exp.job.course import Course
 from nano_exp.job.ending import Ending
 from nano_exp.slurm import setup_lines
 from nano_exp.store import budget, halt, run_config, runs
@@ -161,7 +162,8 @@ def _execute_once(order: Order, stop: Stop) -> int | None:
                 if order.env_file is not None:
                     say(environment.enter(order.env_file))
                 environment.require(order.manifest.get("tokens") or (), os.environ)
-                end = engine_run.train_in_turn(run, config, order.checkout_commit, attempt_dir, ahead)
+                course = Course((order.manifest.get("terms") or {}).get("stop") or {})
+                end = engine_run.train_in_turn(run, config, order.checkout_commit, attempt_dir, ahead, course)
         except Superseded as error:
             say(str(error))
             return NOTHING_TO_DO
@@ -186,9 +188,9 @@ def _execute_once(order: Order, stop: Stop) -> int | None:
         tell.end(order.dir, order.manifest, config["site"], run_dir, say)
     if order.canary and end["kind"] != "done":
         return int(end.get("exit_code") or 1)  # the arrays depend on its success, and stopped is none
-    if end["kind"] == "stopped" and owner.job is not None:
+    if end["kind"] in ("stopped", "ended early") and owner.job is not None:
         return NOT_DONE
-    return 0 if end["kind"] in ("done", "stopped", "cancelled") else int(end.get("exit_code") or 1)
+    return 0 if end["kind"] in ("done", "stopped", "cancelled", "ended early") else int(end.get("exit_code") or 1)
 
 
 def _require_going_on(order: Order, run: runs.Run, site: dict[str, Any]) -> None:

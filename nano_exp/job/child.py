@@ -89,10 +89,12 @@ class Notice:
 
 @dataclass(frozen=True)
 class Ended:
-    """How the engine ended: its exit code (negative for a signal), and the stall that it was ended for."""
+    """How the engine ended: its exit code (negative for a signal), the stall that it was ended for, or that a rule of
+    `stop` did."""
 
     code: int
     stall: watchdog.Stall | None = None
+    early: bool = False
 
 
 #: Rows for metrics.jsonl from what the engine prints, as Engine.follow gives them.
@@ -109,12 +111,14 @@ class Watched:
     phases: what tells where it is; None: its steps alone are watched
     learn: called with what phases took, seconds: when the training loop has begun, and at the end
     tell: called with each report of a stall, in words
+    is_over: whether the engine is to be ended now, because its run is lost
     """
 
     rule: watchdog.Rule
     phases: engines.Phases | None = None
     learn: Callable[[Mapping[str, float]], None] = lambda took: None
     tell: Callable[[str], None] = lambda report: None
+    is_over: Callable[[], bool] = lambda: False
 
 
 def execute(
@@ -199,6 +203,7 @@ class _Watch:
         self.dog = watchdog.Watchdog(watched.rule, self.began)
         self.stall: watchdog.Stall | None = None  # the engine is ended for it
         self.report: threading.Thread | None = None
+        self.early = False  # a rule of `stop` ends it
         self.shown: tuple[str, float] | None = None
         self.taught: set[str] = set()  # phases whose durations were told
 
@@ -217,7 +222,7 @@ class _Watch:
         self._require_newest()
         self._write_phase()
         self._notify()  # the same signal may have ended it first
-        return Ended(code, self.stall)
+        return Ended(code, self.stall, self.early)
 
     def _notify(self) -> None:
         if self.stop.signal and not self.noticed:
@@ -225,12 +230,12 @@ class _Watch:
             self.notice.announce()
 
     def _pass_stop_on(self) -> None:
-        if self.kill_at is None and (self.stop.signal or self.stall is not None):
-            why = signal.Signals(self.stop.signal).name if self.stop.signal else "stalled"
+        if self.kill_at is None and (self.stop.signal or self.stall is not None or self.early):
+            why = signal.Signals(self.stop.signal).name if self.stop.signal else "lost" if self.early else "stalled"
             grace_s = self.notice.grace_s if self.stop.signal else max(self.notice.grace_s, STALLED_END_S)
             self.say(f"{why}: asking the engine to end, at most {grace_s:g} s")
             self.kill_at = time.monotonic() + grace_s
-            if not self.stop.signal:
+            if not self.stop.signal and not self.early:
                 stacks.end(self.ctx, self.command)
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
@@ -249,7 +254,9 @@ class _Watch:
             raise
 
     def _look(self) -> None:
-        if self.stop.signal or self.stall is not None or (self.report is not None and self.report.is_alive()):
+        self.early = self.early or self.watched.is_over()
+        ends = self.early or self.stop.signal or self.stall is not None
+        if ends or (self.report is not None and self.report.is_alive()):
             return
         rows = metrics_file.read(self.ctx.run_dir, tail_bytes=64 * 1024)
         steps = [(int(r["step"]), t) for r in rows if "train/reward" in r and (t := _time(r)) >= self.began]

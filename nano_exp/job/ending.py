@@ -106,7 +106,7 @@ def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: i
 
     Parameters
     ----------
-    kind: done, stopped or failed, as the engine judges it
+    kind: done, stopped or failed, as the engine judges it; ended early by a rule
     code: the engine's exit code; negative for a signal
     last_step: the newest whole checkpoint
     stopped_by: the signal that this attempt got, or 0
@@ -123,6 +123,8 @@ def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: i
     elif kind == "stopped":
         how = "saved before the time limit" if code == 0 else "its processes were ended"
         why = f"{signal.Signals(stopped_by).name if stopped_by else how}; {checkpoint}"
+    elif kind == "ended early":
+        why = checkpoint
     else:
         what = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         why = f"engine: {what}; {checkpoint}"

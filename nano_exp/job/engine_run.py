@@ -27,6 +27,7 @@ from nano_exp.job import (
     tell,
     watchdog,
 )
+from nano_exp.job.course import Course
 from nano_exp.job.ending import Ending
 from nano_exp.nemo_rl import caches
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
@@ -40,7 +41,7 @@ KILL_WAIT_ASKED_S = 10.0
 
 
 def train_in_turn(
-    run: runs.Run, config: dict[str, Any], commit: str | None, attempt_dir: Path, ahead: Ending
+    run: runs.Run, config: dict[str, Any], commit: str | None, attempt_dir: Path, ahead: Ending, course: Course
 ) -> dict[str, Any]:
     """Train, once nobody else makes what this run shares with others and needs."""
     _require_engine_commit(run, config, commit, ahead.say)
@@ -64,11 +65,11 @@ def train_in_turn(
             last_step = engines.get(config["engine"]["name"]).last_step(config, ctx)
             signalled = ahead.stop.signal
             return ending.describe("stopped", -signalled, last_step, int(config["grpo"]["max_num_steps"]), signalled)
-        return _train(run, config, attempt_dir, ahead, hold)
+        return _train(run, config, attempt_dir, ahead, hold, course)
 
 
 def _train(
-    run: runs.Run, config: dict[str, Any], attempt_dir: Path, ahead: Ending, hold: cache_lock.Hold
+    run: runs.Run, config: dict[str, Any], attempt_dir: Path, ahead: Ending, hold: cache_lock.Hold, course: Course
 ) -> dict[str, Any]:
     number, stop, say = ahead.number, ahead.stop, ahead.say
     rule = watchdog.Rule.of(config, phase.longest(run.dir, config))
@@ -119,17 +120,22 @@ def _train(
         return engine.follow(config, ctx, _heeded(lines, heed))
 
     told = partial(tell.stall, run.dir, config["site"], say=say)
-    watched = child.Watched(rule, phases, partial(phase.learn, run.dir, config), told)
+    lost = course.judge(run, config, lambda: engine.last_step(config, ctx), say)
+    watched = child.Watched(rule, phases, partial(phase.learn, run.dir, config), told, lost.is_over)
     with _removed(command.scratch):
         with gpu_memory.recorded(attempt_dir, config):
             ended = child.execute(follow, command, ctx, stop, watched, say, child.Notice(grace_s, announce))
         last_step = engine.last_step(config, ctx)
         with (attempt_dir / "stdout.log").open(errors="replace") as printed:
-            kind = engine.end_of(config, ended.code, last_step, finished_steps(run.dir), printed, bool(stop.signal))
+            kind: str = engine.end_of(
+                config, ended.code, last_step, finished_steps(run.dir), printed, bool(stop.signal)
+            )
         if kind == "done":
             hold.whole()
         if ended.stall is not None and not stop.signal and kind != "done":
             kind = "failed"
+        elif ended.early and not stop.signal and kind != "done":
+            kind = "ended early"
         elif kind == "failed" and ahead.cut_off():  # its last words are those of processes that were being ended
             kind = "stopped"
         if kind == "failed":
@@ -138,6 +144,8 @@ def _train(
     end.update(setup_s=setup_seconds(run.dir, began), wandb=mode)
     if nonfinite := metrics_file.nonfinite(metrics_file.read(run.dir)):
         end.update(nonfinite=nonfinite, why="; ".join(filter(None, [end["why"], nonfinite])))
+    if kind == "ended early":
+        end.update(lost.facts(end))
     if kind == "failed":
         stalled = "" if ended.stall is None else _stalled(ended.stall, earlier)
         end.update(_failure(attempt_dir, config, end, stalled, say))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from nano_exp.store import identity, runs, state
 from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.runs import Run
 from nano_exp.store.state import State
+from nano_exp.study import stop_rules
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def _row(frozen: Frozen, merged: int, newest: Run | None, stored: _Stored, fresh
         unanswered = now.kind == "unknown" and bool(lookup.error)  # else it is on another host, perhaps for ever
         if not fresh or now.kind in state.ACTIVE or unanswered:
             config = place(frozen, newest.id)
-            return Row(frozen, newest.id, newest.dir, config, now, now.action == "submit", False, merged)
+            submits = now.action == "submit" or _goes_on(newest, now, frozen.config)
+            return Row(frozen, newest.id, newest.dir, config, now, submits, False, merged)
         run_id = identity.run_id(digest, _generation(newest.id) + 1)
         return Row(
             frozen, run_id, folder / run_id, place(frozen, run_id), State("new", "fresh start"), True, True, merged
@@ -167,6 +169,12 @@ def _row(frozen: Frozen, merged: int, newest: Run | None, stored: _Stored, fresh
         now = State("changed", f"was {old.id}")
         return Row(frozen, base, folder / base, config, now, False, True, merged, changes)
     return Row(frozen, base, folder / base, config, State("new"), True, True, merged, twin=stored.twin(base))
+
+
+def _goes_on(run: Run, now: State, config: Mapping[str, Any]) -> bool:
+    """Whether a launch goes on with a run that ended before its last step: without the rule that ended it."""
+    tried = runs.attempts(run.dir)
+    return now.kind == "ended early" and stop_rules.lifts(tried[-1].end or {}, config.get("stop") or {})
 
 
 def _generation(run_id: str) -> int:

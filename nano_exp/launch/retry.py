@@ -73,8 +73,9 @@ def retry(results: Path, selected_runs: Sequence[Run], overrides: Sequence[str])
     sent: list[tuple[Batch, job_arrays.Launch]] = []
     with submit.lock(results):
         pairs = history.states(selected_runs)
-        again = [(run, now) for run, now in pairs if now.action == "submit"]
-        print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone (done, active or damaged)")
+        lifted = any(Override.parse(word).key == "stop" for word in typed)  # then a rule's word does not count
+        again = [(run, now) for run, now in pairs if now.action == "submit" or (lifted and now.kind == "ended early")]
+        print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone ({_left(pairs)})")
         limit = terms.changed(Terms(), typed).budget
         for line in spending.require(results, [run.name for run, _ in again], limit, retry=True):
             print(line)
@@ -83,6 +84,12 @@ def retry(results: Path, selected_runs: Sequence[Run], overrides: Sequence[str])
             sent.append((batch, _send(results, batch)))
     here = [(batch, ready) for batch, ready in sent if batch.where == "local"]
     return max((waiting.run_here(ready, batch.terms.parallel or 1) for batch, ready in here), default=0)
+
+
+def _left(pairs: Sequence[tuple[Run, State]]) -> str:
+    """Why runs are left alone."""
+    early = any(now.kind == "ended early" for _, now in pairs)
+    return "done, active, damaged, or ended early: stop=off goes on" if early else "done, active or damaged"
 
 
 def batches(

@@ -17,7 +17,7 @@ from nano_exp.credentials import redact
 
 PACKAGE = Path(__file__).resolve().parents[1]
 #: What a job runs: the packages that `nano_exp.job` reaches, and the modules beside them that these use.
-JOB_CODE = ("job", "triage", "store", "slurm", "notify")
+JOB_CODE = ("job", "study", "triage", "store", "slurm", "notify")
 JOB_MODULES = (
     *("__init__", "credentials", "dotted", "environment", "errors", "files", "overrides", "project", "text"),
     *("nemo_rl/__init__", "nemo_rl/caches", "nemo_rl/checkout", "nemo_rl/versions"),

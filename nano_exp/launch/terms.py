@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -13,6 +13,7 @@ from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.overrides import Override
 from nano_exp.store.run_config import TERMS
+from nano_exp.study import stop_rules
 
 #: The word for a canary where one is of use.
 AUTO = "auto"
@@ -29,6 +30,7 @@ class Terms:
     fail_fast: this many failed runs stop those that wait; None: none do
     canary: two steps of one run come before everything else; None: where runs share caches that are not made yet
     budget: GPU-hours of the names from now on (infinite: without a limit); None: as they are
+    stop: the rules that end a run which is lost (nano_exp.study.stop_rules); empty: none do
     """
 
     parallel: int | None = None
@@ -36,6 +38,7 @@ class Terms:
     fail_fast: int | None = None
     canary: bool | None = False
     budget: float | None = None
+    stop: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For the launch's manifest; `of_manifest` reads it."""
@@ -57,7 +60,22 @@ def read(frozen_configs: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
         if any(frozen.config.get(key) != first.get(key) for frozen in frozen_configs):
             raise UserError(f"points of one launch have different {key}=", "it holds for a whole launch", f"{key}=...")
     counts = (_count(first, "parallel"), _words(first.get("after")), _count(first, "fail_fast"))
-    return Terms(*counts, _canary(first.get("canary", False)), _budget(first.get("budget")))
+    return Terms(*counts, _canary(first.get("canary", False)), _budget(first.get("budget")), _stop(first.get("stop")))
+
+
+def _stop(section: Any) -> dict[str, Any]:
+    """The `stop` section where it has a rule; else nothing."""
+    known = section if isinstance(section, dict) else {}
+    return known if stop_rules.on(known) else {}
+
+
+def _stop_typed(value: Any) -> dict[str, Any]:
+    """stop=off (false to YAML) or stop=null of a retry; a mapping is what was there before."""
+    if isinstance(value, dict):
+        return value
+    if value in (None, False, "off"):
+        return {}
+    raise UserError(f"stop={value}", "rules come from conf/stop, which a launch reads", "stop=off, or launch it again")
 
 
 def _budget(value: Any) -> float | None:
@@ -128,7 +146,8 @@ def of_manifest(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms
     terms = record if isinstance(record, dict) else {}
     try:
         canary = terms.get("canary") is True
-        return Terms(_count(terms, "parallel"), tuple(after), _count(terms, "fail_fast"), canary)
+        counts = (_count(terms, "parallel"), tuple(after), _count(terms, "fail_fast"))
+        return Terms(*counts, canary, stop=_stop(terms.get("stop")))
     except UserError:
         return Terms(after=tuple(after))
 
@@ -151,7 +170,7 @@ def changed(terms: Terms, typed: Sequence[str]) -> Terms:
         # A single word as it is typed: 12_3 is a number to YAML.
         values[key] = text if key == "after" and isinstance(value, str | int | float) else value
     counts = (_count(values, "parallel"), _words(values["after"]), _count(values, "fail_fast"))
-    return Terms(*counts, _canary(values["canary"]), _budget(values["budget"]))
+    return Terms(*counts, _canary(values["canary"]), _budget(values["budget"]), _stop_typed(values["stop"]))
 
 
 def settled(terms: Terms, cold: bool) -> Terms:

@@ -12,7 +12,7 @@ from nano_exp.launch import (
     local,
     show,
 )
-from nano_exp.store import runs
+from nano_exp.store import runs, state
 from nano_exp.terminal import progress_line
 
 
@@ -26,7 +26,7 @@ def run_here(ready: job_arrays.Launch, parallel: int) -> int:
         show.interrupted([row.dir for row in rows])
         return 130
     show.results([row.dir for row in rows], time.monotonic() - began)
-    return 1 if any(end != "done" for end in ends.values()) else 0
+    return 1 if any(end not in state.ENDED_WELL for end in ends.values()) else 0
 
 
 def wait_for(rows: Sequence[convergence.Row], poll_s: float = 5.0) -> int:
@@ -51,7 +51,7 @@ def wait_for(rows: Sequence[convergence.Row], poll_s: float = 5.0) -> int:
         return 130
     live.clear()
     show.results([row.dir for row in rows])
-    return 1 if any(kind != "done" for kind in states.values()) else 0
+    return 1 if any(kind not in state.ENDED_WELL for kind in states.values()) else 0
 
 
 def _steps(row: convergence.Row) -> int:

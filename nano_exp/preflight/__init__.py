@@ -34,6 +34,7 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     receivers_told,
     shared_caches,
     memory,
+    studies,
 )
 
 # isort: on

@@ -33,6 +33,7 @@ LEFT_OUT: dict[str, str] = {
     "fail_fast": "launcher",
     "canary": "launcher",
     "budget": "launcher",
+    "stop": "launcher: when a run counts as lost; launched without the rule the same run goes on",
     "optimizer": "knobs: counted at policy.optimizer and policy.megatron_cfg.optimizer, which interpolate from them",
     "model": "facts about the model: policy.model_name and policy.hf_config_overrides are what the engine reads",
     "nemo_rl.commit": "follows from nemo_rl.version",
@@ -99,6 +100,16 @@ def digest(config: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the canonical JSON of `content(config)`."""
     members = sorted(member for key, value in config.items() for member in _members(str(key), value))
     return hashlib.sha256(("{" + ",".join(member for _, member in members) + "}").encode()).hexdigest()
+
+
+#: The key whose values repeat a point.
+SEED = "grpo.seed"
+
+
+def point(config: Mapping[str, Any]) -> str:
+    """A short digest of the identity without the seed: runs that have it in common are repeats of one point."""
+    values = {key: value for key, value in content(config).items() if key != SEED}
+    return hashlib.sha256(_json(values).encode()).hexdigest()[:ID_LENGTH]
 
 
 def _members(path: str, value: Any) -> tuple[tuple[str, str], ...]:

@@ -30,6 +30,7 @@ LAUNCHER_KEYS = (
     "fail_fast",
     "canary",
     "budget",
+    "stop",
 )
 
 
@@ -38,7 +39,7 @@ SWITCHES = ("dry_run", "wait", "submit", "fresh", "show_yaml", "yes")
 
 
 #: Its terms (`nano_exp.launch.terms`), which are not either.
-TERMS = ("parallel", "after", "fail_fast", "canary", "budget")
+TERMS = ("parallel", "after", "fail_fast", "canary", "budget", "stop")
 
 
 #: Which of preflight's rules do not count. Of one launch too; run.json says it by itself.

@@ -16,6 +16,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "pending": ("waiting in the queue", "leave"),
     "running": ("an attempt is executing", "leave"),
     "done": ("all its steps are finished", "leave"),
+    "ended early": ("a rule of stop= ended it; it goes on when launched without that rule", "leave"),
     "stopped": ("ended with steps left: time limit, preemption, requeue or Ctrl-C", "submit"),
     "failed": ("its last attempt failed", "submit"),
     "lost": ("its last attempt vanished: killed, or its node died", "submit"),
@@ -29,6 +30,8 @@ MEANING: dict[str, tuple[str, str]] = {
     "damaged": ("files of the run cannot be read", "ask"),
 }
 ACTIVE = ("pending", "running")
+#: Ends that are no failure: of what was waited for nothing went wrong.
+ENDED_WELL = ("done", "ended early")
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,9 @@ def _after_attempt(run: Run, last: Attempt, queue: Callable[[], slurm.Queue | No
 
 def _ended(end: Mapping[str, Any], name: str, attempt: int) -> State:
     kind = str(end.get("kind"))
-    return State(kind if kind in ("stopped", "cancelled") else "failed", str(end.get("why", "")), name, attempt)
+    return State(
+        kind if kind in ("stopped", "cancelled", "ended early") else "failed", str(end.get("why", "")), name, attempt
+    )
 
 
 def owner_alive(owner: Owner | None, queue: Callable[[], slurm.Queue | None], name: str = "") -> bool | None:

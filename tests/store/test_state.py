@@ -22,6 +22,7 @@ ELSEWHERE = Owner(None, 0, "another-host", 7, 1.0)
 TASK = Owner(JOB, 0, "node1", 7, 1.0)
 DONE = {"kind": "done", "why": ""}
 STOPPED = {"kind": "stopped", "why": "saved before the time limit"}
+EARLY = {"kind": "ended early", "why": "stop.flat_steps=3 at step 9: all advantages were 0"}
 FAILED = {"kind": "failed", "why": "engine: exit code 1"}
 
 Make = Callable[[Path], Any]
@@ -161,6 +162,7 @@ CASES: dict[str, tuple[list[Make], list[str] | None, tuple[str, str, str]]] = {
     "cancelled, Slurm not done with it": ([sent, cancelled], [line("COMPLETING")], ("running", "completing", JOB)),
     "cancelled while it ran": ([sent, tried(1, TASK, STOPPED), cancelled], [], ("cancelled", "", JOB)),
     "cancelled, and killed before its end": ([sent, tried(1, TASK), cancelled], [], ("lost", "", JOB)),
+    "a rule ended it": ([sent, tried(1, TASK, EARLY)], [], ("ended early", "stop.flat_steps=3", JOB)),
     "its budget is spent": ([sent, tried(1, TASK, STOPPED), out_of_budget], [], ("budget", "spent", JOB)),
     "cancelled, submitted again": ([sent, cancelled, sent], [line("PENDING")], ("pending", "", JOB)),
     "cancelled too late": ([sent, tried(1, TASK, DONE), cancelled], [], ("done", "", JOB)),
@@ -220,7 +222,12 @@ def test_a_state_says_what_a_launch_does_about_it() -> None:
         "frozen",
         "refused",
     }
-    assert {k for k, action in actions.items() if action == "leave"} == {"pending", "running", "done"}
+    assert {k for k, action in actions.items() if action == "leave"} == {
+        "pending",
+        "running",
+        "done",
+        "ended early",
+    }
 
 
 def test_a_job_that_is_no_array_has_its_plain_id(tmp_path: Path) -> None:

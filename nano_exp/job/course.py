@@ -1,0 +1,77 @@
+"""How far an attempt trains, and what ends it early: the rules of its launch's `stop`, looked at while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nano_exp.store import metrics_file, runs
+from nano_exp.study import peers, stop_rules
+from nano_exp.text import Say
+
+
+@dataclass(frozen=True)
+class Course:
+    """What the launch wants of an attempt.
+
+    Parameters
+    ----------
+    stop: the launch's `stop` section; empty: no rule ends it
+    """
+
+    stop: Mapping[str, Any] = field(default_factory=dict)
+
+    def judge(self, run: runs.Run, config: Mapping[str, Any], last_step: Callable[[], int], say: Say) -> Judge:
+        """The rules over this run."""
+        return Judge(self.stop, run, config, last_step, say)
+
+
+class Judge:
+    """Looks at a run's new steps. Once a rule holds, the next whole checkpoint ends it: NeMo RL saves on no signal.
+
+    Parameters
+    ----------
+    last_step: of the newest whole checkpoint
+    """
+
+    def __init__(
+        self,
+        stop: Mapping[str, Any],
+        run: runs.Run,
+        config: Mapping[str, Any],
+        last_step: Callable[[], int],
+        say: Say,
+    ) -> None:
+        self.stop, self.run, self.config, self.last_step, self.say = stop, run, config, last_step, say
+        self.verdict: stop_rules.Verdict | None = None
+        self._seen = 0
+
+    def is_over(self) -> bool:
+        """Whether the engine is to be ended now."""
+        if not stop_rules.on(self.stop):
+            return False
+        if self.verdict is None:
+            self.verdict = self._judge()
+            if self.verdict is None:
+                return False
+            saves = self.config["checkpointing"].get("enabled") is True
+            runs.record_event(self.run.dir, "note", durable=False, text=f"ends at its next checkpoint: {self.verdict}")
+            self.say(f"{self.verdict}; it ends {'at its next checkpoint' if saves else 'now, without a checkpoint'}")
+        return not self.config["checkpointing"].get("enabled") or self.last_step() >= self.verdict.step
+
+    def _judge(self) -> stop_rules.Verdict | None:
+        newest = metrics_file.read(self.run.dir, tail_bytes=64 * 1024)
+        step = max((row["step"] for row in newest if stop_rules.REWARD in row), default=0)
+        if step <= self._seen:
+            return None
+        self._seen = step
+        rows = stop_rules.merged(metrics_file.read(self.run.dir))
+        others = peers.others(self.run, self.config) if stop_rules.on(self.stop).get("behind") else {}
+        return stop_rules.judge(stop_rules.Curve(rows, peers.gpus(self.config), others), self.stop)
+
+    def facts(self, end: Mapping[str, Any]) -> dict[str, Any]:
+        """What an end by a rule says of it."""
+        if self.verdict is None:
+            return {}
+        return {**vars(self.verdict), "exit_code": 0, "why": f"{self.verdict}; {end['why']}"}
