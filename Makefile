@@ -21,6 +21,9 @@ run: $(VENV)/.embedded  ## install, then train a tiny Nemotron-H on this CPU and
 test: $(VENV)/.dev  ## install, then all tests; says what it skips for want of root or Slurm
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile $(ARGS)
 
+thorough: $(VENV)/.dev  ## every version, row and shape that make test has samples of, and more cases by chance (40 min)
+	NANO_EXP_EXAMPLES=$${NANO_EXP_EXAMPLES:-60} $(BIN)/python -m pytest -q -n 3 --dist loadfile --thorough $(ARGS)
+
 faults: $(VENV)/.dev  ## inject every fault on a real Slurm and tell what became of the runs (root and Slurm)
 	$(BIN)/python tests/slurm/faults.py $(ARGS)
 	$(BIN)/python -m pytest -q tests/sync/test_sync.py -k kill  # W&B and metrics.jsonl after kills, key by key
@@ -74,4 +77,4 @@ $(VENV)/.dev: $(VENV)/.embedded
 	$(PIP) --quiet -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test bench faults check docs pictures format clean
+.PHONY: help run test thorough bench faults check docs pictures format clean

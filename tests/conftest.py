@@ -42,8 +42,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     return _FilesAndSlurm(config, log)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="also the tests that are marked thorough")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In xdist's processes: Slurm's first, which wait more than they work, then the files with most tests."""
+    """Leave out what is thorough, where it is not asked for. In xdist's processes: Slurm's first, which wait more than
+    they work, then the files with most tests."""
+    if not config.getoption("thorough"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     if not hasattr(config, "workerinput"):
         return
     many = Counter(item.path for item in items)

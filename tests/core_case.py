@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hydra.core.config_loader import ConfigLoader
 from pace import limit
 
@@ -43,6 +44,18 @@ TINY = (
     "grpo.val_batch_size=4",
     "engine.warm_start.steps=1",
 )
+
+
+def spread(cases: Iterable[Any], keep: int) -> list[Any]:
+    """Parameters of a test: `keep` of the cases in `make test`, evenly spread, and all of them in `make thorough`."""
+    every = list(cases)
+    shown = {round(i * (len(every) - 1) / max(1, keep - 1)) for i in range(keep)}
+    thorough = pytest.mark.thorough
+    return [case if i in shown else pytest.param(*_values(case), marks=thorough) for i, case in enumerate(every)]
+
+
+def _values(case: Any) -> tuple[Any, ...]:
+    return case if type(case) is tuple else (case,)
 
 
 @dataclass(frozen=True)

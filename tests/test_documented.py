@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from core_case import frozen
+from core_case import frozen, spread
 
 from nano_exp import files, preflight
 from nano_exp.compose import compose
@@ -18,6 +18,7 @@ from nano_exp.store import run_config
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+ON_EACH = [(sweep, model, cluster) for sweep in SWEEPS for model, cluster in compose.recipes("v0_7")]
 #: Words that stand for something of the reader's, and what they are here.
 READERS = {
     "site=mysite": "site=minicluster",
@@ -80,8 +81,7 @@ def test_a_documented_command_is_not_refused(command: str, recipe: Path, monkeyp
     assert refused(words, monkeypatch) == ""
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
-@pytest.mark.parametrize(("model", "cluster"), compose.recipes("v0_7"))
+@pytest.mark.parametrize(("sweep", "model", "cluster"), spread(ON_EACH, 12))
 def test_a_shipped_sweep_works_on_every_published_recipe(
     sweep: str, model: str, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from core_case import config_loader, everything_below, launch, point
+from core_case import config_loader, everything_below, launch, point, spread
 
 from nano_exp.advice import mistakes
 from nano_exp.compose import compose, conf_tree
@@ -99,10 +99,9 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "parts"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_answered_in_three_parts_and_leaves_nothing(
-    tmp_path: Path, arguments: tuple[str, ...], parts: tuple[str, str, str]
-) -> None:
+@pytest.mark.parametrize("mistake", spread(MISTAKES, 10))
+def test_a_mistake_is_answered_in_three_parts_and_leaves_nothing(tmp_path: Path, mistake: str) -> None:
+    arguments, parts = MISTAKES[mistake]
     done = launch(tmp_path, *arguments)
     said = re.fullmatch(r"error: (.+\n)  why: (.+\n)  fix: (.+\n)", done.stderr)
     assert said, f"not three parts:\n{done.stderr}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core_case import ROOT, config_loader, frozen
+from core_case import ROOT, config_loader, frozen, spread
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
@@ -15,6 +15,7 @@ from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.launch import hydra_plugins
 
+PLACES = (("nano_9b", "1n8g"), ("nano_30b", "2n8g"))
 SHIPPED = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
 
@@ -119,10 +120,11 @@ def points_of(name: str, *typed: str) -> list[list[str]]:
     return hydra_plugins.expand(own, parser.parse_overrides(arguments))
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("place", [("nano_9b", "1n8g"), ("nano_30b", "2n8g")])
-def test_a_shipped_sweep_gives_runs_of_its_name(name: str, place: tuple[str, str], tmp_path: Path) -> None:
-    typed = (f"model={place[0]}", f"cluster={place[1]}")
+@pytest.mark.parametrize(
+    ("name", "model", "cluster"), spread([(name, *place) for name in SHIPPED for place in PLACES], 3)
+)
+def test_a_shipped_sweep_gives_runs_of_its_name(name: str, model: str, cluster: str, tmp_path: Path) -> None:
+    typed = (f"model={model}", f"cluster={cluster}")
     section = conf_tree.raw(config_loader().load_configuration("config", [f"sweeps={name}"], RunMode.MULTIRUN).sweep)
     points = points_of(name, *typed)
     wanted = [frozen(tmp_path, *one) for one in points]

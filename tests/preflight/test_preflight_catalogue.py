@@ -13,6 +13,7 @@ import test_preflight_late
 import test_preflight_megatron
 import test_preflight_policy
 import test_preflight_vllm
+from core_case import spread
 from preflight_case import Case
 
 from nano_exp import cli
@@ -39,7 +40,7 @@ def test_every_number_has_an_example() -> None:
     assert sorted(EXAMPLES) == list(range(1, 40))
 
 
-@pytest.mark.parametrize("number", sorted(EXAMPLES))
+@pytest.mark.parametrize("number", spread(sorted(EXAMPLES), 8))
 def test_check_refuses_the_example_in_three_parts(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
