@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from nemo_rl_case import STANDIN, float32, followed, logged, make_config, make_context, put, run, start
-from pace import limit
+from pace import limit, paced
 
 from nano_exp.engines.nemo_rl import driver_env, engine, stdout
 
@@ -118,7 +118,7 @@ def test_sigterm_saves_nothing(tmp_path: Path) -> None:
 def test_the_allocations_end_saves_and_stops(tmp_path: Path) -> None:
     config = standin_env(
         make_config(tmp_path, grpo__max_num_steps=1000, checkpointing__save_period=1000),
-        STEP_SECONDS=limit(0.1),
+        STEP_SECONDS=paced(0.1),
         STEPS_PER_EPOCH=1000,
     )
     begun = time.time()

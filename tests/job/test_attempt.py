@@ -29,7 +29,7 @@ from core_case import (
     start_attempt,
     wait_for,
 )
-from pace import limit
+from pace import limit, paced
 
 from nano_exp import dotted, files
 from nano_exp.errors import UserError
@@ -283,7 +283,7 @@ def test_a_signal_ends_an_attempt_whole_and_the_next_one_goes_on(
 ) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(0.3)))
+    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(paced(0.3)))
     wait_for(lambda: len(steps(run)) >= 1, "a first step")
     children = descendants(process.pid)
     process.send_signal(number)
@@ -304,7 +304,7 @@ def test_a_killed_attempt_takes_its_engine_with_it_and_the_next_one_goes_on(
 ) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(0.6)))
+    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(paced(0.6)))
     wait_for(lambda: len(steps(run)) >= 1, "a first step")
     children = descendants(process.pid)
     process.kill()
@@ -324,7 +324,7 @@ def test_an_attempt_saves_and_ends_before_its_allocation_does(
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
     ends = str(int(time.time() + limit(3)))
-    done = attempt(launch.dir, SLURM_JOB_END_TIME=ends, STANDIN_STEP_SECONDS=str(limit(0.7)))
+    done = attempt(launch.dir, SLURM_JOB_END_TIME=ends, STANDIN_STEP_SECONDS=str(paced(0.7)))
     assert done.returncode == 0, done.stdout
     assert time.time() < float(ends) + limit(1)
     now = state_of(run)
@@ -341,7 +341,7 @@ def test_a_run_that_stops_for_good_is_no_success_to_a_job_that_waits_for_it(tmp_
     ids = {
         "SLURM_JOB_ID": "12",
         "SLURM_JOB_END_TIME": str(int(time.time() + limit(3))),
-        "STANDIN_STEP_SECONDS": str(limit(0.7)),
+        "STANDIN_STEP_SECONDS": str(paced(0.7)),
     }
     done = attempt(launch.dir, PATH=f"{tmp_path}:/usr/bin:/bin", **ids)
     assert state_of(run_of(launch)).kind == "stopped", done.stdout
@@ -354,7 +354,7 @@ def test_a_run_that_stops_for_good_is_no_success_to_a_job_that_waits_for_it(tmp_
 def test_a_second_attempt_does_nothing_while_the_first_is_alive(tmp_path: Path, checkout: Path) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    first = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(1.5)))
+    first = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(paced(1.5)))
     try:
         wait_for(lambda: len(steps(run)) >= 1, "a first step")
         second = attempt(launch.dir)
@@ -392,7 +392,7 @@ def test_an_attempt_that_was_followed_while_it_waited_leaves_the_metrics_alone(
 def test_of_attempts_started_at_once_one_executes(tmp_path: Path, checkout: Path) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    started = [start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(0.3))) for _ in range(4)]
+    started = [start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(paced(0.3))) for _ in range(4)]
     said = [process.communicate(timeout=limit(60))[0] for process in started]
     assert sorted(process.returncode for process in started) == [0, *[module.NOT_DONE] * 3], said
     assert sum("is being executed by" in text for text in said) == 3
@@ -516,7 +516,7 @@ def test_only_the_launchs_own_copy_of_the_code_runs(tmp_path: Path, checkout: Pa
 def test_what_keeps_the_attempt_apart_does_not_reach_the_engine(tmp_path: Path, checkout: Path) -> None:
     """Under PYTHONSAFEPATH a script does not find the files beside it: NeMo RL's and NeMo Gym's would fail."""
     launch = launched(tmp_path, checkout)
-    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(limit(0.3)))
+    process = start_attempt(launch.dir, STANDIN_STEP_SECONDS=str(paced(0.3)))
     try:
         wait_for(lambda: steps(run_of(launch)), "a first step")
         engine = descendants(process.pid)[0]

@@ -29,7 +29,7 @@ from core_case import (
     start_launch,
     wait_for,
 )
-from pace import limit
+from pace import limit, paced
 
 from nano_exp import files
 from nano_exp.compose.freeze import Frozen, freeze
@@ -485,7 +485,7 @@ def test_ctrl_c_twice_kills(slow: tuple[subprocess.Popen[str], Path]) -> None:
     attempt = owner_of(run)
     os.kill(attempt, signal.SIGSTOP)  # it will not end by itself
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(limit(0.5))
+    time.sleep(paced(0.5))
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=limit(20))
     assert process.returncode == 130, out

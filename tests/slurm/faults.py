@@ -29,7 +29,7 @@ from typing import Any
 
 from launching import HOLD, SITE, SMALL, Lab, at, engine_yaml, metrics, no_ray_beside, setting
 from minicluster_tool import MiniCluster, brought_up
-from pace import limit, slowness
+from pace import paced, slowness
 from standin_caches import with_caches
 
 from nano_exp import files
@@ -38,7 +38,7 @@ from nano_exp.store import runs
 
 #: A run of six steps with a checkpoint after each; the same numbers whatever happens to it.
 RUN = (*SMALL, "grpo.max_num_steps=6", "site.fence_s=3")
-SLOW = setting("STEP_SECONDS", limit(1))
+SLOW = setting("STEP_SECONDS", paced(1))
 #: Works for some 40 s and then waits in its last step, so that it cannot be done before Slurm acts, however late Slurm
 #: is (a time limit is looked at every 30 s). An attempt that resumes does not wait.
 NOT_DONE_BEFORE = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from launching import HOLD, SMALL, Lab, setting
-from pace import limit
+from pace import paced
 
 from nano_exp.store import runs
 
@@ -54,7 +54,7 @@ def test_a_cancelled_predecessor_is_waited_for_in_the_job_that_it_is_tried_again
 
 
 def test_what_slurm_starts_too_early_goes_back_into_the_queue_or_does_not_start(lab: Lab) -> None:
-    lab.launch(*SMALL, "run.name=pre", "grpo.seed=1,2", setting("STEP_SECONDS", limit(3)), HOLD)
+    lab.launch(*SMALL, "run.name=pre", "grpo.seed=1,2", setting("STEP_SECONDS", paced(3)), HOLD)
     for seed in (100, 101):
         lab.launch(*SMALL, "run.name=post", f"grpo.seed={seed}", "after=pre")
     first, second = (lab.run(run__name="pre", grpo__seed=seed) for seed in (1, 2))

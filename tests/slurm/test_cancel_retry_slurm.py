@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from launching import HOLD, SMALL, Lab, assert_executed_once, checkpoints, kinds, metrics, setting, train_steps
-from pace import limit
+from pace import paced
 
 pytestmark = pytest.mark.slurm
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slurm
 def test_cancelled_runs_are_tried_again_with_other_resources_and_done_ones_left_alone(lab: Lab) -> None:
     longer = (*SMALL, "grpo.max_num_steps=4")
     lab.launch(*longer, "grpo.seed=1")
-    lab.launch(*longer, "grpo.seed=2", setting("STEP_SECONDS", limit(2)))
+    lab.launch(*longer, "grpo.seed=2", setting("STEP_SECONDS", paced(2)))
     lab.launch(*longer, "grpo.seed=3", HOLD)
     done, running, waiting = (lab.run(grpo__seed=seed) for seed in (1, 2, 3))
     lab.wait_ended(done)

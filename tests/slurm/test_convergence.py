@@ -26,7 +26,7 @@ from launching import (
     train_steps,
 )
 from minicluster_tool import MiniCluster
-from pace import limit
+from pace import paced
 
 from nano_exp import files
 from nano_exp.store import runs
@@ -114,7 +114,7 @@ def test_launching_again_submits_the_difference_only(lab: Lab) -> None:
 
 def test_cancelled_and_timed_out_runs_go_on_with_the_numbers_of_an_undisturbed_one(lab: Lab, other: Lab) -> None:
     longer = (*SMALL, "grpo.max_num_steps=6", "grpo.val_period=2", "checkpointing.save_period=2", "slurm.requeue=false")
-    slow, soon = setting("STEP_SECONDS", limit(0.5)), f"00:00:00:{round(limit(2)):02}"
+    slow, soon = setting("STEP_SECONDS", paced(0.5)), f"00:00:00:{round(paced(2)):02}"
     started = [
         lab.start(*longer, "grpo.seed=1", slow),
         lab.start(*longer, "grpo.seed=2", HOLD),
@@ -150,7 +150,7 @@ def test_cancelled_and_timed_out_runs_go_on_with_the_numbers_of_an_undisturbed_o
 def test_a_requeued_job_is_the_next_attempt_of_the_same_run(lab: Lab, other: Lab) -> None:
     longer = (*SMALL, "grpo.max_num_steps=5", "grpo.seed=1,2")
     undisturbed = other.start(*longer)
-    lab.launch(*longer, setting("STEP_SECONDS", limit(0.5)))
+    lab.launch(*longer, setting("STEP_SECONDS", paced(0.5)))
     run, sibling = lab.run(grpo__seed=1), lab.run(grpo__seed=2)
     job = lab.job(run)
     lab.wait_step(run, 2)
@@ -178,7 +178,7 @@ def test_an_attempt_that_is_killed_leaves_no_engine_and_its_run_goes_on(lab: Lab
     """Two of them: one run is launched again, the job of the other is requeued by hand after its end."""
     longer = (*SMALL, "grpo.max_num_steps=5", "grpo.seed=1,2")
     undisturbed = other.start(*longer)
-    lab.launch(*longer, setting("STEP_SECONDS", limit(0.5)))
+    lab.launch(*longer, setting("STEP_SECONDS", paced(0.5)))
     launched, requeued = lab.run(grpo__seed=1), lab.run(grpo__seed=2)
     for run in (launched, requeued):
         # Right after the step's results are printed, before the attempt has read them: the next one has to.
@@ -338,7 +338,7 @@ def test_two_launchers_at_once_submit_each_run_once(lab: Lab) -> None:
 
 def test_of_several_jobs_for_one_run_one_executes_it(lab: Lab) -> None:
     """The batch script sent by hand again: while the run is pending, while it runs, and when it is done."""
-    lab.launch(*SMALL, HOLD, setting("STEP_SECONDS", limit(4)))
+    lab.launch(*SMALL, HOLD, setting("STEP_SECONDS", paced(4)))
     run = lab.run()
     script = str(lab.launches()[0] / "array-0.sbatch")
     log = run.results / runs.LAUNCHES / run.record["launch"] / "slurm"

@@ -18,7 +18,7 @@ import pytest
 from conftest import MiniCluster
 from launching import STANDIN, Lab, assert_executed_once, kinds, no_ray_beside, setting
 from minicluster_tool import TOOL
-from pace import limit
+from pace import limit, paced
 
 from nano_exp.store import runs
 
@@ -139,7 +139,7 @@ def test_each_node_of_an_attempt_has_what_ray_sub_gives_it(lab: Lab) -> None:
 
 
 def test_a_node_that_does_not_join_is_named(lab: Lab) -> None:
-    patience = round(limit(20))
+    patience = round(paced(20))
     stuck = 'site.node_setup=["case $NX_HOST in mini2) echo waiting for a disk; sleep 3600;; esac"]'
     lab.launch(*NODES, stuck, f"engine.join_deadline_s={patience}")
     lab.wait_ended()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, SMALL, Lab, assert_executed_once, at, kinds, opened, setting, train_steps
 from minicluster_tool import MiniCluster
-from pace import limit
+from pace import limit, paced
 
 from nano_exp.store import runs
 
@@ -53,7 +53,7 @@ ENDED = {"COMPLETED", "FAILED"}
 def test_train_sbatch_freezes_once_and_sweep_sbatch_runs_the_points_of_a_launch(lab: Lab) -> None:
     train = str(lab.root / "slurm" / "train.sbatch")
     mine = (*SMALL, "grpo.max_num_steps=12", "grpo.seed=9")
-    job = send(lab, *ONE_GPU, train, *mine, setting("STEP_SECONDS", limit(1)))
+    job = send(lab, *ONE_GPU, train, *mine, setting("STEP_SECONDS", paced(1)))
     wrong = send(lab, *ONE_GPU, train, *mine, "cluster.num_nodes=2")
     points = (*SMALL, "grpo.seed=1,2,3")
     frozen = lab.launch(*points, "submit=false").text

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from core_case import holding, sha256_line
 from launching import SMALL, Lab, assert_executed_once, setting
-from pace import limit
+from pace import paced
 
 from nano_exp.store import runs
 
@@ -50,7 +50,7 @@ def test_a_launchs_secrets_reach_the_engine_and_nothing_that_is_written(lab: Lab
     with argument_lists() as seen:
         # Set-up lines on the node make the attempt write a script with what the engine's environment adds.
         launched = lab.launch(
-            *SMALL, "site.node_setup=[':']", setting("HASH", names), setting("STEP_SECONDS", limit(0.5)), **INHERITED
+            *SMALL, "site.node_setup=[':']", setting("HASH", names), setting("STEP_SECONDS", paced(0.5)), **INHERITED
         )
         [run] = lab.runs()
         job = lab.job(run)
