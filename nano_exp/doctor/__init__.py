@@ -14,6 +14,7 @@ from nano_exp.doctor import (  # noqa: F401  each registers its checks, in this 
     slurm_checks,
     engine_checks,
     folder_checks,
+    quota_checks,
     network_checks,
 )
 

@@ -50,7 +50,7 @@ def results(place: Place) -> Iterator[Said]:
     left = f", {inodes:,} inodes" if inodes is not None else ""
     system = place.facts.file_system(str(folder))
     kind = f" on {system.mount} ({system.type})" if system is not None else ""
-    yield fine(f"{place.results}: {size(free)} free{left}{kind}; quotas are not known here")
+    yield fine(f"{place.results}: {size(free)} free{left}{kind}")
 
 
 def room(folder: Path) -> tuple[int, int | None]:

@@ -25,6 +25,16 @@ class Knobs(Config):
         """An environment variable of the engine."""
         return f"'++site.env.{name}={value}'"
 
+    def prepare(self, step: str) -> str:
+        """The command that makes one thing ahead, for a model and a shape of ours; empty for another config."""
+        model, site = self.get("model.name"), self.get("site.name")
+        if not model or not site:
+            return ""
+        words = [f"model={model}", f"cluster={1 if self.nodes == 1 else 2}n8g", f"site={site}"]
+        if (name := self.get("policy.model_name")) != self.get("model.hf_id"):
+            words.append(f"policy.model_name={name}")
+        return f"`nano-exp prepare {' '.join(words)} --only {step}`"
+
     @property
     def backend(self) -> str:
         """The section of what trains: megatron_cfg, dtensor_cfg or ""."""

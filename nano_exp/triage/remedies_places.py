@@ -54,7 +54,8 @@ def keep_fewer(knobs: Knobs) -> str:
 def model_missing(knobs: Knobs, reading: Reading, phase: str) -> str:
     name = knobs.get("policy.model_name") or reading.subject or "the model"
     if reading.subject == "offline":
-        return f"download it where there is a network, HF_HOME=<site.hf_home>: `hf download {name}`"
+        by_hand = f"HF_HOME=<site.hf_home>: `hf download {name}`"
+        return f"download it where there is a network: {knobs.prepare('model') or by_hand}"
     if reading.subject.startswith("/"):
         return f"put the model's weights (*.safetensors) into {reading.subject}, or policy.model_name=/another/folder"
     return f"policy.model_name is {name}: name a repository on the hub (a private one needs HF_TOKEN) or a folder"
@@ -89,7 +90,7 @@ def rate_limited(knobs: Knobs, reading: Reading, phase: str) -> str:
         return f"launch again later; or {knobs.env(*OFFLINE)} and `nano-exp sync` later"
     if "huggingface" in reading.subject or not reading.subject:
         return (
-            "download the model and the data once into site.hf_home (`hf download NAME`), then "
+            f"download the model once into site.hf_home ({knobs.prepare('model') or '`hf download NAME`'}), then "
             f"{knobs.env('HF_HUB_OFFLINE', '1')}; HF_TOKEN raises the limit"
         )
     return f"fewer requests at once to {reading.subject}: grpo.num_prompts_per_step, or runs beside each other"
@@ -99,7 +100,8 @@ def rate_limited(knobs: Knobs, reading: Reading, phase: str) -> str:
 def network(knobs: Knobs, reading: Reading, phase: str) -> str:
     if "huggingface" in reading.subject:
         return (
-            "launch again; without a network there: `hf download NAME` into site.hf_home first, and "
+            f"launch again; without a network there: {knobs.prepare('model') or '`hf download NAME`'} into "
+            "site.hf_home first, and "
             f"{knobs.env('HF_HUB_OFFLINE', '1')}"
         )
     return f"launch again; if it comes back, `curl -I https://{reading.subject or 'HOST'}` on that node"
@@ -107,11 +109,22 @@ def network(knobs: Knobs, reading: Reading, phase: str) -> str:
 
 @remedy("data_missing")
 def data_missing(knobs: Knobs, reading: Reading, phase: str) -> str:
-    if knobs.get("data.train.data_path"):
+    if path := knobs.get("data.train.data_path"):
+        if "workplace_assistant" in str(path) and (made := knobs.prepare("data")):
+            return f"{made} makes NeMo Gym's own; others: data.train.data_path=/absolute/path (validation likewise)"
         return "data.train.data_path=/absolute/path (validation likewise); relative ones start at site.checkout"
     if name := knobs.get("data.train.dataset_name"):
         return f"data.train.dataset_name is {name}: it must be one that NeMo RL knows; a private one needs HF_TOKEN"
     return "name data that every node sees: data=..., or the keys under data.train"
+
+
+@remedy("import_error")
+def import_error(knobs: Knobs, reading: Reading, phase: str) -> str:
+    python = "site.python=/path/to/python of NeMo RL's environment"
+    made = "" if knobs.get("site.python") else knobs.prepare("driver")
+    return (
+        f"{made} makes the checkout's own; or {python}" if made else f"{python} (site.checkout's own: `uv sync` there)"
+    )
 
 
 @remedy("config_refused")

@@ -226,6 +226,14 @@ def removed(path: str) -> Callable[[Fit], None]:
     return step
 
 
+def full_quota(fit: Fit) -> None:
+    (fit.folder / "bin").mkdir(exist_ok=True)
+    command = fit.folder / "bin" / "quota"
+    rows = ("nas:/home 9900000* 9000000 0 1700000000 12 0 0 0", "nas:/data 5 0 100 0 1 0 0 0")
+    command.write_text("#!/bin/sh\n" + "".join(f"printf ' %s\\n' '{row}'\n" for row in rows) + "exit 1\n")
+    command.chmod(0o755)
+
+
 def silent_hub(fit: Fit) -> None:
     with socket.socket() as free:  # a port that nobody listens on any more
         free.bind(("127.0.0.1", 0))
@@ -295,6 +303,7 @@ FAULTS: dict[str, tuple[Callable[[Fit], None], str, str, str]] = {
         all_of(key("site.entry", "apptainer"), key("site.container.image", "docker://x")),
         *("container", "warning", "there is no apptainer on this host's PATH"),
     ),
+    "a quota is used up": (full_quota, "quotas", "warning", "nas:/home: 9.4 GiB of a quota of 8.6 GiB"),
     "another release": (
         lambda fit: checkout(fit.folder / "RL", "v0.5.0", fit.config),
         *("checkout", "error", "is NeMo RL 0.5.0"),

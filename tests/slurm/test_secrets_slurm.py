@@ -89,7 +89,9 @@ def test_they_reach_a_job_that_gets_no_environment(lab: Lab, export: str) -> Non
     """SBATCH_EXPORT=NONE is the default of whole sites."""
     service = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
     names = " ".join((*INHERITED, *service, "NOT_ASKED_FOR"))
-    lab.launch(*SMALL, setting("HASH", f"'{names}'"), SBATCH_EXPORT=export, NOT_ASKED_FOR="x", **INHERITED, **service)
+    shared = (f"site.hf_home={lab.folder}/hf", f"site.venv_dir={lab.folder}/venvs")  # not the user's own
+    typed = (*SMALL, *shared, setting("HASH", f"'{names}'"))
+    lab.launch(*typed, SBATCH_EXPORT=export, NOT_ASKED_FOR="x", **INHERITED, **service)
     lab.wait_ended()
     (run,) = lab.runs()
     assert_executed_once(run)

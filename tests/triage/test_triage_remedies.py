@@ -124,3 +124,17 @@ def test_a_smaller_micro_batch_divides_what_the_larger_divided(size: int, less: 
 def test_a_bad_node_is_left_out_first() -> None:
     assert remedies.of("gpu_lost", {}, Reading(), "train", "gpu08").startswith("hydra.launcher.exclude=gpu08; ")
     assert "exclude" not in remedies.of("cuda_oom", {}, Reading(), "train", "gpu08")
+
+
+def test_what_is_missing_is_prepared_in_words_that_can_be_typed(recipe: tuple[list[str], dict[str, Any]]) -> None:
+    (_, config), site = recipe, {"name": "mysite", "python": None}
+    theirs = {**config, "site": {**config["site"], **site}}
+    prepare = (
+        f"nano-exp prepare model={config['model']['name']} cluster={config['cluster']['num_nodes']}n8g site=mysite"
+    )
+    assert f"{prepare} --only model`" in remedies.of("model_missing", theirs, Reading(subject="offline"), "setup")
+    assert f"{prepare} --only model`" in remedies.of("network", theirs, Reading(subject="huggingface.co"), "setup")
+    assert f"{prepare} --only driver`" in remedies.of("import_error", theirs, Reading(), "setup")
+    other = {**theirs, "policy": {**config["policy"], "model_name": "org/other"}}
+    assert "policy.model_name=org/other --only" in remedies.of("rate_limited", other, Reading(), "setup")
+    assert "nano-exp" not in remedies.of("import_error", {}, Reading(), "setup")
