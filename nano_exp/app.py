@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
@@ -17,10 +18,12 @@ from omegaconf import DictConfig
 from nano_exp import hydra_internals
 from nano_exp.compose import conf_tree
 from nano_exp.errors import UserError
-from nano_exp.launch import flow, hydra_plugins
-from nano_exp.launch.flow import Launched
+from nano_exp.launch import hydra_plugins
 from nano_exp.launch.hydra_plugins import not_our_path
 from nano_exp.overrides import Override
+
+if TYPE_CHECKING:  # a mistyped command, --help and Tab do without what a launch loads
+    from nano_exp.launch.flow import Launched
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_tree.BASE), config_name=conf_tree.CONFIG_NAME)
@@ -33,18 +36,19 @@ def launch() -> int:
     return run(_composed)
 
 
-def run(main: Callable[[], Any], take: Callable[..., Launched] = flow.launch) -> int:
+def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) -> int:
     """Run a `hydra.main` function that has our launcher as its default.
 
     Parameters
     ----------
-    take: what is done with the composed points
+    take: what is done with the composed points; `flow.launch` where nothing else is named
 
     Returns
     -------
     the process's exit code: 0; 1 a waited-for run failed; 2 refused before anything was done; 3 not or not all
     submitted; 4 Slurm does not answer; 130 Ctrl-C
     """
+    gc.set_threshold(100_000, 20, 20)  # a launch makes few cycles: looking for them is a tenth of its time
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and exited on
     # Hydra's parser takes overrides on one side of an option only; -m may stand anywhere.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
@@ -58,7 +62,9 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] = flow.launch) ->
     codes: list[int] = []  # of each launch: a search makes several
 
     def taken(*launch: Any) -> Launched:
-        launched = take(*launch)
+        from nano_exp.launch import flow
+
+        launched = (take or flow.launch)(*launch)
         codes.append(launched.code)
         return launched
 

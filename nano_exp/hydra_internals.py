@@ -13,6 +13,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
+from pathlib import Path as FilePath
 from typing import Any, cast
 
 import hydra
@@ -55,6 +56,31 @@ def set_values(cfg: DictConfig, overrides: Sequence[Override]) -> None:
     HydraException, OmegaConfBaseException: as composing does
     """
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), cfg)
+
+
+def skip_search_path() -> None:
+    """Let Hydra not read the primary config for the search path in it, which it does for each composition, where the
+    text of that file has no such word."""
+    process: Any = ConfigLoaderImpl._process_config_searchpath
+
+    def needed(self: Any, config_name: Any, parsed_overrides: list[Override], repo: Any) -> None:
+        file = _primary_file(repo, config_name)
+        typed = any(override.key_or_group == "hydra.searchpath" for override in parsed_overrides)
+        if typed or file is None or b"searchpath" in file.read_bytes():
+            process(self, config_name, parsed_overrides, repo)
+
+    if process.__name__ != needed.__name__:
+        ConfigLoaderImpl._process_config_searchpath = needed  # type: ignore[method-assign]
+
+
+def _primary_file(repo: Any, config_name: str | None) -> FilePath | None:
+    """The file that Hydra reads the primary config from; None where that is none."""
+    for source in repo.get_sources() if config_name else ():
+        if source.is_config(config_name):
+            return (
+                FilePath(source.path, source._normalize_file_name(config_name)) if source.scheme() == "file" else None
+            )
+    return None
 
 
 def share_store() -> None:

@@ -53,6 +53,7 @@ def register(cached: bool = True) -> None:
     if cached:
         hydra_internals.cache_parsing()
         hydra_internals.cache_reading()
+        hydra_internals.skip_search_path()
         hydra_internals.share_store()
         hydra_internals.reuse_compositions(kept.key, kept.recall, kept.keep)
     functions: dict[str, Callable[[Any, Any], Number]] = {

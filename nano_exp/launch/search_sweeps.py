@@ -17,9 +17,7 @@ from nano_exp.advice import mistakes
 from nano_exp.compose import compose, freeze
 from nano_exp.compose.sweep import Sweep
 from nano_exp.errors import UserError, nearest
-from nano_exp.launch import convergence, flow
 from nano_exp.planner import auto
-from nano_exp.store import metrics_file, runs
 
 
 def set_defaults() -> None:
@@ -75,6 +73,8 @@ def launch_batch(
     UserError: none of the first points composes: it is the command that is wrong
     KeyboardInterrupt: Ctrl-C while waiting
     """
+    from nano_exp.launch import flow
+
     results = [_job_return(one) for one in overrides]
     points: dict[int, compose.Point] = {}
     keys: dict[int, tuple[str, str]] = {}
@@ -123,6 +123,9 @@ def reached(run_dir: Path, metric: str) -> float:
     ------
     Failed: the run is not done, or never logged it
     """
+    from nano_exp.launch import convergence
+    from nano_exp.store import metrics_file, runs
+
     now = convergence.QueueLookup().state(runs.load(run_dir))
     if now.kind != "done":
         raise Failed(f"is {now.kind}" + (f" ({now.why})" if now.why else ""))

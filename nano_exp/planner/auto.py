@@ -18,10 +18,7 @@ from nano_exp.compose.compose import Point
 from nano_exp.compose.family import Sibling
 from nano_exp.dotted import Config
 from nano_exp.errors import UserError
-from nano_exp.layout import layouts, workload
 from nano_exp.overrides import Override
-from nano_exp.planner import gpus, search, verdict
-from nano_exp.planner.ranges import GIB
 
 
 def wants_auto(overrides: Sequence[str]) -> bool:
@@ -106,6 +103,10 @@ def take(rest: Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], str
     ------
     UserError: no layout is valid, or none fits
     """
+    from nano_exp.layout import layouts, workload
+    from nano_exp.planner import gpus, search, verdict
+    from nano_exp.planner.ranges import GIB
+
     if Config(config).get("engine.name") == "embedded":  # it has one layout
         return list(rest), ""
     device = gpus.of_site(config)
