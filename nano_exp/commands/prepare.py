@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from nano_exp import environment
+    from nano_exp import environment, project
     from nano_exp.launch import points
     from nano_exp.prepare import sources, step_table, steps, work
 
@@ -67,6 +68,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
         print(f"\n{step_table.summary(results)}")
         if unnamed:
             print(f"for the site's file, conf/site/NAME.yaml: checkout: {configs[0]['site']['checkout']}")
+        if not (arguments.status or arguments.dry_run):
+            several = " -m" if len(configs) > 1 else ""
+            print(f"next: {project.launcher()}{several} {shlex.join(words)}")
     return 1 if any(result.lacking for result in results) else 0
 
 

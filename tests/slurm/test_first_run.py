@@ -66,6 +66,8 @@ def test_the_first_run_word_for_word(environ: dict[str, str], tmp_path: Path) ->
         said[line] = done.stdout
     [status] = [out for line, out in said.items() if line.endswith("--status")]
     assert (folder / "nemo-rl-v0.7.0" / "examples").is_dir() and "prepared: 7 of 8; not there: conversion" in status
+    [prepared] = [out for line, out in said.items() if "--checkout" in line]
+    assert prepared.endswith("next: python launch.py model=nano_9b cluster=1n8g site=mysite\n")
     assert "submitted as launch" in done.stdout, "the page's last command that is typed here"
     rows = json.loads(subprocess.check_output(["nano-exp", "status", "--json"], cwd=folder, env=environ))["runs"]
     assert {row["name"] for row in rows} == {"first", "nano_9b"}
