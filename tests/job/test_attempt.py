@@ -323,7 +323,7 @@ def test_an_attempt_saves_and_ends_before_its_allocation_does(
 ) -> None:
     launch = launched(tmp_path, checkout)
     run = run_of(launch)
-    ends = str(int(time.time() + limit(3)))
+    ends = str(int(time.time() + paced(3)))
     done = attempt(launch.dir, SLURM_JOB_END_TIME=ends, STANDIN_STEP_SECONDS=str(paced(0.7)))
     assert done.returncode == 0, done.stdout
     assert time.time() < float(ends) + limit(1)
@@ -331,7 +331,7 @@ def test_an_attempt_saves_and_ends_before_its_allocation_does(
     assert now.kind == "stopped"
     assert "saved before the time limit" in now.why
     given = files.read_yaml(run / "attempts" / "1" / "nemo_rl.yaml")
-    assert given["checkpointing"]["checkpoint_must_save_by"] <= dd_hh_mm_ss(limit(3))
+    assert given["checkpointing"]["checkpoint_must_save_by"] <= dd_hh_mm_ss(paced(3))
     assert attempt(launch.dir).returncode == 0
     assert learned(run) == uninterrupted
 
@@ -340,7 +340,7 @@ def test_a_run_that_stops_for_good_is_no_success_to_a_job_that_waits_for_it(tmp_
     launch = launched(tmp_path, checkout, "slurm.requeue=false")
     ids = {
         "SLURM_JOB_ID": "12",
-        "SLURM_JOB_END_TIME": str(int(time.time() + limit(3))),
+        "SLURM_JOB_END_TIME": str(int(time.time() + paced(3))),
         "STANDIN_STEP_SECONDS": str(paced(0.7)),
     }
     done = attempt(launch.dir, PATH=f"{tmp_path}:/usr/bin:/bin", **ids)

@@ -150,7 +150,7 @@ def test_cancelled_and_timed_out_runs_go_on_with_the_numbers_of_an_undisturbed_o
 def test_a_requeued_job_is_the_next_attempt_of_the_same_run(lab: Lab, other: Lab) -> None:
     longer = (*SMALL, "grpo.max_num_steps=5", "grpo.seed=1,2")
     undisturbed = other.start(*longer)
-    lab.launch(*longer, setting("STEP_SECONDS", paced(0.5)))
+    lab.launch(*longer, setting("STEP_SECONDS", paced(1)))
     run, sibling = lab.run(grpo__seed=1), lab.run(grpo__seed=2)
     job = lab.job(run)
     lab.wait_step(run, 2)
@@ -178,7 +178,7 @@ def test_an_attempt_that_is_killed_leaves_no_engine_and_its_run_goes_on(lab: Lab
     """Two of them: one run is launched again, the job of the other is requeued by hand after its end."""
     longer = (*SMALL, "grpo.max_num_steps=5", "grpo.seed=1,2")
     undisturbed = other.start(*longer)
-    lab.launch(*longer, setting("STEP_SECONDS", paced(0.5)))
+    lab.launch(*longer, setting("STEP_SECONDS", paced(1)))
     launched, requeued = lab.run(grpo__seed=1), lab.run(grpo__seed=2)
     for run in (launched, requeued):
         # Right after the step's results are printed, before the attempt has read them: the next one has to.
