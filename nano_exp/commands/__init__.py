@@ -27,6 +27,46 @@ def of_runs(action: argparse.Action) -> None:
     action.completer = _runs  # type: ignore[attr-defined]  # argcomplete's
 
 
+def ranking_options(parser: argparse.ArgumentParser, at: bool = True) -> None:
+    """What sweeps are compared by: of every command that ranks points."""
+    what = parser.add_argument("what", nargs="*", metavar="NAME|RUN", help="names, run ids or Slurm jobs; default: all")
+    of_runs(what)
+    parser.add_argument("--by", default="reward", help="reward (default), validation, loss, or any metric's name")
+    if at:
+        parser.add_argument(
+            "--at",
+            default="steps",
+            help="equal steps (default), tokens, gpu-hours or time; gpu-hours=50: at so much a run",
+        )
+    parser.add_argument(
+        "--seeds", default="grpo.seed", metavar="KEY", help="runs that differ in it alone are one point"
+    )
+
+
+def output_file(given: Path, endings: tuple[str, ...], what: str) -> Path:
+    """The file of -o, made sure of before anything is read.
+
+    Parameters
+    ----------
+    endings: that it may have; the first is the one to type
+    what: the file is, as `a picture`
+
+    Raises
+    ------
+    UserError: a folder, no such folder, or no such format
+    """
+    whole = given.expanduser().resolve()
+    if whole.is_dir():
+        raise UserError(f"-o {given}", f"that is a folder, and {what} is one file", f"-o {given}/name{endings[0]}")
+    if whole.suffix not in endings:
+        ends = f"it ends in {whole.suffix}" if whole.suffix else "it has no ending"
+        one_of = f"one of {', '.join(endings)}" if len(endings) > 1 else endings[0]
+        raise UserError(f"-o {given}", f"{ends}, and {what} is {one_of}", f"-o {given.with_suffix(endings[0])}")
+    if not whole.parent.is_dir():
+        raise UserError(f"-o {given}", f"there is no folder {whole.parent}", f"mkdir -p {whole.parent}")
+    return whole
+
+
 def folder(arguments: argparse.Namespace) -> Path:
     """The results folder of a command that was added with `parents=[results]`."""
     return Path(arguments.results).expanduser().resolve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from nano_exp.commands import Commands, folder, of_runs
+from nano_exp.commands import Commands, folder, ranking_options
 
 if TYPE_CHECKING:
     from nano_exp.results import Results
@@ -18,15 +18,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
         parents=[results],
         help="rank the points of sweeps at equal cost, over seeds; or two runs side by side",
     )
-    what = compare.add_argument("what", nargs="*", metavar="NAME|RUN", help="names; or two runs; default: all")
-    of_runs(what)
-    compare.add_argument("--by", default="reward", help="reward (default), validation, loss, or any metric's name")
-    compare.add_argument(
-        "--at", default="steps", help="equal steps (default), tokens, gpu-hours or time; gpu-hours=50: at so much a run"
-    )
-    compare.add_argument(
-        "--seeds", default="grpo.seed", metavar="KEY", help="runs that differ in it alone are one point"
-    )
+    ranking_options(compare)
     order = compare.add_mutually_exclusive_group()
     order.add_argument("--lowest", action="store_true", default=None, help="less is better (known of losses and times)")
     order.add_argument("--highest", action="store_false", dest="lowest", help="more is better")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nano_exp.commands import Commands, folder, of_runs
+from nano_exp.commands import Commands, folder, output_file, ranking_options
 
 FORMATS = (".svg", ".png", ".pdf")
 KINDS = ("curves", "heatmap", "bars", "phases")
@@ -18,13 +18,9 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
         parents=[results],
         help="a picture for a paper: curves, heat map, bars or phases, as svg, png or pdf",
     )
-    what = plot.add_argument("what", nargs="*", metavar="NAME|RUN", help="names, run ids or Slurm jobs; default: all")
-    of_runs(what)
+    ranking_options(plot)
     plot.add_argument("--kind", choices=KINDS, default="curves", help="what to draw (default: curves)")
     plot.add_argument("-o", "--output", type=Path, required=True, help="the file: .svg, .png or .pdf")
-    plot.add_argument("--by", default="reward", help="what the points are ranked by: reward, validation, any metric")
-    plot.add_argument("--at", default="steps", help="equal steps, tokens, gpu-hours or time, as of nano-exp compare")
-    plot.add_argument("--seeds", default="grpo.seed", metavar="KEY", help="runs that differ in it alone are a point")
     plot.add_argument("--metric", action="append", default=[], metavar="NAME", help="curves of it (default: of --by)")
     plot.add_argument("--dpi", type=int, default=200, help="dots an inch of a png (200)")
     plot.set_defaults(run=_plot)
@@ -39,7 +35,7 @@ def _plot(given: argparse.Namespace) -> int:
     from nano_exp.results.ranking import rank
     from nano_exp.terminal import progress_line
 
-    output = save.place(given.output, FORMATS)
+    output = output_file(given.output, FORMATS, "a picture")
     with progress_line.waiting("reading the runs ..."):
         results = load_results(folder(given), given.what, given.seeds)
         ranking = rank(results, given.by, given.at)

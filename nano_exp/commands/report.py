@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_exp.commands import Commands, folder, of_runs
+from nano_exp.commands import Commands, folder, output_file, ranking_options
 
 if TYPE_CHECKING:
     from nano_exp.results import Results
@@ -22,12 +23,8 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
         parents=[results],
         help="one HTML file of a sweep: ranking, heat map, curves, time, cost, failures; opens without a network",
     )
-    what = report.add_argument("what", nargs="*", metavar="NAME|RUN", help="names, run ids or Slurm jobs; default: all")
-    of_runs(what)
+    ranking_options(report)
     report.add_argument("-o", "--output", type=Path, help="the file (default: NAME.html here)")
-    report.add_argument("--by", default="reward", help="what the points are ranked by: reward, validation, any metric")
-    report.add_argument("--at", default="steps", help="equal steps, tokens, gpu-hours or time, as of nano-exp compare")
-    report.add_argument("--seeds", default="grpo.seed", metavar="KEY", help="runs that differ in it alone are a point")
     report.add_argument("--metric", action="append", default=[], metavar="NAME", help="draw this one's curves too")
     report.add_argument("--watch", action="store_true", help="write it anew while runs go on; the page reloads itself")
     report.add_argument("--every", type=int, default=EVERY, metavar="S", help=f"with --watch: seconds ({EVERY})")
@@ -45,24 +42,13 @@ def _report(given: argparse.Namespace) -> int:
         going = any(run.state in ("pending", "running") for run in results.runs)
         if not (given.watch and going):
             return 0
-        _wait(given.every)
+        time.sleep(given.every)
 
 
 def _output(given: argparse.Namespace) -> Path:
-    """Where the page goes, made sure of before anything is read."""
-    from nano_exp.errors import UserError
-
+    """Where the page goes: NAME.html here where nothing is given."""
     name = "-".join(word.strip("/").replace("/", "-") for word in given.what) or "report"
-    output: Path = (given.output or Path(f"{name[:80]}.html")).expanduser().resolve()
-    if output.is_dir():
-        raise UserError(
-            f"-o {given.output}", "that is a folder, and a report is one file", f"-o {given.output}/{name}.html"
-        )
-    if not output.parent.is_dir():
-        raise UserError(f"-o {output}", f"there is no folder {output.parent}", f"mkdir -p {output.parent}")
-    if output.suffix not in (".html", ".htm"):
-        raise UserError(f"-o {given.output}", "a report is a page of HTML", f"-o {given.output}.html")
-    return output
+    return output_file(given.output or Path(f"{name[:80]}.html"), (".html", ".htm"), "a report")
 
 
 def _write(given: argparse.Namespace, output: Path) -> Results:
@@ -86,9 +72,3 @@ def _write(given: argparse.Namespace, output: Path) -> Results:
     runs = f"{len(results.runs)} run" + "s" * (len(results.runs) != 1)
     print(f"{text.relative(output)}: {runs}, {len(written) / 1e6:.1f} MB, opens without a network", flush=True)
     return results
-
-
-def _wait(seconds: float) -> None:
-    import time
-
-    time.sleep(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nano_exp.commands import Commands, folder, of_runs
+from nano_exp.commands import Commands, folder, ranking_options
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
@@ -14,12 +14,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
         parents=[results],
         help="a sweep in a few lines: done of total, best point, GPU-hours spent, wasted and left, what is in the way",
     )
-    what = summary.add_argument("what", nargs="*", metavar="NAME|RUN", help="names; default: all")
-    of_runs(what)
-    summary.add_argument("--by", default="reward", help="reward (default), validation, or any metric's name")
-    summary.add_argument(
-        "--seeds", default="grpo.seed", metavar="KEY", help="runs that differ in it alone are one point"
-    )
+    ranking_options(summary, at=False)
     summary.add_argument("--cost", action="store_true", help="what each run took and wasted, the most wasted first")
     summary.add_argument("--json", action="store_true", help="the same for scripts")
     summary.set_defaults(run=_summary)

@@ -32,25 +32,6 @@ SETTINGS: dict[Any, Any] = {
 UNDATED: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
 
 
-def place(output: Path, formats: Sequence[str]) -> Path:
-    """Where the picture goes, made sure of before anything is read.
-
-    Raises
-    ------
-    UserError: no such folder, or no such format
-    """
-    whole = output.expanduser().resolve()
-    if whole.suffix not in formats:
-        listed = ", ".join(formats)
-        found = f"it ends in {whole.suffix}" if whole.suffix else "it has no ending"
-        raise UserError(
-            f"-o {output}", f"{found}, and a picture is one of {listed}", f"-o {output.with_suffix('.svg')}"
-        )
-    if not whole.parent.is_dir():
-        raise UserError(f"-o {output}", f"there is no folder {whole.parent}", f"mkdir -p {whole.parent}")
-    return whole
-
-
 def picture(ranking: Ranking, kind: str, metrics: Sequence[Chart], output: Path, dpi: int) -> None:
     """Draw and write.
 

@@ -121,7 +121,7 @@ def test_a_thinned_curve_has_its_ends_and_its_extremes(count: int) -> None:
     [
         (["-o", "{folder}"], "a report is one file"),
         (["-o", "{folder}/none/report.html"], "there is no folder"),
-        (["-o", "{folder}/report.pdf"], "a page of HTML"),
+        (["-o", "{folder}/report.pdf"], "a report is one of .html"),
         (["-o", "{folder}/report.html", "--by", "rewrd"], "none of that name"),
         (["-o", "{folder}/report.html", "--every", "1"], "every 5 s at most"),
     ],
