@@ -20,8 +20,8 @@ from nano_exp.store.results_folder import RESULTS_ENV, default_results
 #: --help -> what stands above them there.
 COMMANDS = {
     **dict.fromkeys(("status", "logs", "open", "watch", "explain", "sync", "notify"), "Look at runs"),
-    **dict.fromkeys(("compare", "summary", "report", "plot"), "Results"),
-    **dict.fromkeys(("cancel", "retry", "clean", "rm"), "End runs, start them again, free disk"),
+    **dict.fromkeys(("compare", "summary", "study", "report", "plot"), "Results"),
+    **dict.fromkeys(("cancel", "retry", "promote", "clean", "rm"), "End runs, start them again, free disk"),
     **dict.fromkeys(("init", "launch"), "A project of your own, and its launches"),
     **dict.fromkeys(("check", "render", "plan", "prepare"), "Before a launch"),
     **dict.fromkeys(("recipes", "model"), "Versions of NeMo RL, and models"),

@@ -86,7 +86,7 @@ def _require_results(config: Mapping[str, Any]) -> None:
 
 def _of_the_launch(override: str) -> bool:
     typed = Override.parse(override)
-    return typed.key in (*SWITCHES, *TERMS, IGNORE) or typed.section in ("sweep", "stop")
+    return typed.key in (*SWITCHES, *TERMS, IGNORE) or typed.section in ("sweep", "stop", "halving")
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

@@ -52,6 +52,8 @@ TEXT_OR_NULL = _or_null(TEXT)
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 TEXTS = Kind("a list of texts", _list_of(_is_text))
 NUMBERS = Kind("two numbers", _list_of(_is_number, 2))
+COUNTS = Kind("a list of whole numbers, at least 1", _list_of(COUNT.fits))
+SHARE = Kind("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1)
 PORTS = Kind("two ports, the lowest and the highest", _list_of(lambda port: type(port) is int, 2))
 PATIENCE = Kind(
     "auto, a number of minutes, or 0 or null for none",
@@ -76,6 +78,7 @@ SETTINGS: dict[str, Kind] = {
     **{"slurm.max_array": _or_null(COUNT), "slurm.requeue": SWITCH},
     **{"sweep.constraints": ANY, "sweep.metric": TEXT},
     **{f"stop.{key}": COUNT for key in ("after", "window")},
+    **{"halving.rungs": COUNTS, "halving.keep": SHARE, "halving.metric": TEXT, "halving.higher_is_better": SWITCH},
     **{f"stop.{key}": _or_null(COUNT) for key in ("flat_steps", "nonfinite_steps", "truncated_steps", "behind")},
     **{f"stop.{key}": _or_null(POSITIVE) for key in ("reward_collapse", "kl_above", "mixed_below")},
     **{f"stop.{key}": _or_null(POSITIVE) for key in ("entropy_below", "entropy_above")},
@@ -110,7 +113,7 @@ READ = {
 }
 #: The launcher's own sections -> the files of conf/ that have all of their keys.
 OWN = {
-    **dict.fromkeys(("run", "slurm", "sweep"), ("config",)),
+    **dict.fromkeys(("run", "slurm", "sweep", "halving"), ("config",)),
     "site": ("site/default",),
     "stop": ("stop/grpo",),
     "optimizer": ("optimizer/adamw", "optimizer/tiny"),
@@ -133,7 +136,7 @@ def require(config: Mapping[str, Any], whole: bool = True) -> None:
     ------
     UserError: a section that is none, a key that is not the launcher's, or a value of another kind
     """
-    for section in ("checkpointing", "logger", "sweep", "stop", *SECTIONS):
+    for section in ("checkpointing", "logger", "sweep", "stop", "halving", *SECTIONS):
         if whole or section in config:
             _require_section(config, section)
     for section in OWN:
@@ -222,7 +225,7 @@ def _unread(key: str, value: Any) -> UserError:
 
 def instead(key: str, value: Any, kind: Kind) -> str:
     """What to type in the place of a value of another kind."""
-    if kind in (TEXTS, NUMBERS) and not isinstance(value, list | dict) and kind.fits([value]):
+    if kind in (TEXTS, NUMBERS, COUNTS) and not isinstance(value, list | dict) and kind.fits([value]):
         return f"{key}=[{shown(value)}]"
     if isinstance(value, list) and value and all(kind.fits(item) for item in value):
         several = f"{key}={','.join(map(shown, value))}"

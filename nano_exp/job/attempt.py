@@ -25,6 +25,7 @@ from nano_exp.job import (
     engine_run,
     postmortem,
     requeue,
+    rung_end,
     tell,
     throttle,
     turn,
@@ -112,19 +113,20 @@ def find(launch: Path, array: int | str, task: int | None) -> Order:
 def execute(order: Order, stop: Stop) -> int:
     """Claim and execute one run, and have it go on where it should. Returns the exit code.
 
-    Without Slurm, which would start its job again, it is executed again here.
+    Without Slurm, which would start its job again, it is executed again here; so is one that goes on from a rung.
 
     Raises
     ------
     Refuse: the run is done, or another attempt has it
     UserError, Damaged, OSError: before the claim
     """
-    while (code := _execute_once(order, stop)) is None:
-        continue
+    first = True
+    while (code := _execute_once(order, stop, first)) is None:
+        first = False
     return code
 
 
-def _execute_once(order: Order, stop: Stop) -> int | None:
+def _execute_once(order: Order, stop: Stop, first: bool) -> int | None:
     """One attempt; None where the next one is to follow in this process."""
     run_dir = order.run_dir
     run = runs.load(run_dir)
@@ -146,13 +148,14 @@ def _execute_once(order: Order, stop: Stop) -> int | None:
         host=owner.host,
         pid=owner.pid,
         launch=order.launch,
-        allocated=None if order.local else allocated(began),
+        allocated=allocated(began) if first and not order.local else None,
     )
     end: dict[str, Any] = {}
     with (attempt_dir / "attempt.log").open("a", buffering=1) as log:
         say = partial(_say, log)
         say(f"attempt {number} of run {run.id} on {owner.host}" + (f", job {owner.job}" if owner.job else ""))
         until = None if order.local else deadline()
+        course = Course.of(order.manifest, runs.load(run_dir))
         ahead = Ending(run_dir, number, owner, stop, until, config["slurm"], began, say)
         try:
             _bury_lost(run_dir, config, number, owner, stop, say)
@@ -162,7 +165,6 @@ def _execute_once(order: Order, stop: Stop) -> int | None:
                 if order.env_file is not None:
                     say(environment.enter(order.env_file))
                 environment.require(order.manifest.get("tokens") or (), os.environ)
-                course = Course((order.manifest.get("terms") or {}).get("stop") or {})
                 end = engine_run.train_in_turn(run, config, order.checkout_commit, attempt_dir, ahead, course)
         except Superseded as error:
             say(str(error))
@@ -180,17 +182,25 @@ def _execute_once(order: Order, stop: Stop) -> int | None:
         end = ahead.whole(end)
         end["why"] = redact(str(end.get("why") or ""))  # words of the engine's, and of the nodes' logs, stand in it
         say(f"{end['kind']}" + (f": {end['why']}" if end.get("why") else ""))
+        if end["kind"] == "paused":
+            end.update(rung_end.facts(run, course, number))
         ending.write(run_dir, attempt_dir, end)
-        if end["kind"] != "done" and _goes_on(ahead, end):
+        if end["kind"] not in ("done", "paused") and _goes_on(ahead, end):
             return 0 if owner.job is not None else None
+        if course.rungs is not None and rung_end.settle(run_dir, course.rungs, ahead):
+            return None
         if not order.local:
             _tell_launch(order, config, end, say)
         tell.end(order.dir, order.manifest, config["site"], run_dir, say)
     if order.canary and end["kind"] != "done":
         return int(end.get("exit_code") or 1)  # the arrays depend on its success, and stopped is none
-    if end["kind"] in ("stopped", "ended early") and owner.job is not None:
+    if end["kind"] in ("stopped", "ended early", "paused") and owner.job is not None:
         return NOT_DONE
-    return 0 if end["kind"] in ("done", "stopped", "cancelled", "ended early") else int(end.get("exit_code") or 1)
+    return (
+        0
+        if end["kind"] in ("done", "stopped", "cancelled", "ended early", "paused")
+        else int(end.get("exit_code") or 1)
+    )
 
 
 def _require_going_on(order: Order, run: runs.Run, site: dict[str, Any]) -> None:
@@ -198,6 +208,8 @@ def _require_going_on(order: Order, run: runs.Run, site: dict[str, Any]) -> None
 
     Raises Refuse, and Damaged where that cannot be told.
     """
+    if rung_end.is_paused(run, Course.of(order.manifest, run)):  # Slurm starts a job again whose node failed at its end
+        raise AlreadyDone(f"run {run.id} is paused at a rung; nothing to do")
     why = "" if order.local or order.manifest.get("by_hand") else halt.reason(order.dir)
     if why and not halt.has_started(run, order.launch):
         halt.cancelled(run, why, slurm_owner().job)

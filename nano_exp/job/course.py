@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nano_exp.store import metrics_file, runs
-from nano_exp.study import peers, stop_rules
+from nano_exp.study import halving, pausing, peers, stop_rules
+from nano_exp.study.halving import Halving
 from nano_exp.text import Say
 
 
@@ -18,9 +19,28 @@ class Course:
     Parameters
     ----------
     stop: the launch's `stop` section; empty: no rule ends it
+    rungs: those of its study; None: it trains to its end
+    level: from how many of them the run was promoted
     """
 
     stop: Mapping[str, Any] = field(default_factory=dict)
+    rungs: Halving | None = None
+    level: int = 0
+
+    @staticmethod
+    def of(manifest: Mapping[str, Any], run: runs.Run) -> Course:
+        """From a launch's manifest."""
+        terms = manifest.get("terms") or {}
+        return Course(terms.get("stop") or {}, halving.of(terms.get("halving")), runs.rungs_left(run))
+
+    def goal(self, max_steps: int) -> int:
+        """The step that the attempt trains to."""
+        return halving.target(self.rungs, self.level, max_steps)
+
+    def overlay(self, config: Mapping[str, Any]) -> dict[str, object]:
+        """What its engine reads otherwise than the config has it."""
+        whole = int(config["grpo"]["max_num_steps"])
+        return pausing.overlay(config, self.goal(whole), whole) if self.rungs is not None else {}
 
     def judge(self, run: runs.Run, config: Mapping[str, Any], last_step: Callable[[], int], say: Say) -> Judge:
         """The rules over this run."""

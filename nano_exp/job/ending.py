@@ -123,7 +123,7 @@ def describe(kind: str, code: int, last_step: int, max_steps: int, stopped_by: i
     elif kind == "stopped":
         how = "saved before the time limit" if code == 0 else "its processes were ended"
         why = f"{signal.Signals(stopped_by).name if stopped_by else how}; {checkpoint}"
-    elif kind == "ended early":
+    elif kind in ("ended early", "paused"):
         why = checkpoint
     else:
         what = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -77,7 +77,7 @@ def _train(
     earlier = [a.end for a in runs.attempts(run.dir) if a.end]
     _leave_wandb_offline(earlier, say)
     ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", ahead.until, learned_setup(earlier))
-    changes = {**trackers.overlay(runs.load(run.dir), config), **engine.overlay(config, ctx)}
+    changes = {**trackers.overlay(runs.load(run.dir), config), **engine.overlay(config, ctx), **course.overlay(config)}
     engine_config = Config(run_config.engine_config(config)).changed(changes)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
     child.require_newest(ctx)  # it may have waited, or stood still on a node that was cut off
@@ -88,6 +88,10 @@ def _train(
     _remove_torn(engine.torn(config, ctx), say)
     logged = finished_steps(run.dir)
     metrics_file.cut(run.dir, resumes_from)
+    max_steps = int(config["grpo"]["max_num_steps"])
+    goal = course.goal(max_steps)
+    if resumes_from >= goal and goal < max_steps:  # its engine had reached the rung, and the attempt was killed there
+        return ending.describe("paused", 0, resumes_from, max_steps, 0)
     command = engine.command(config, ctx)
     mode = trackers.wandb_mode(config, command.env)
     runs.record_event(
@@ -101,7 +105,7 @@ def _train(
         wandb=mode,
     )
     say("start " + " ".join(command.argv))
-    began, max_steps = time.time(), int(config["grpo"]["max_num_steps"])
+    began = time.time()
     grace_s = child.grace(None if ahead.owner.job is None else slurm.kill_wait(KILL_WAIT_ASKED_S))
 
     def announce() -> None:
@@ -127,14 +131,15 @@ def _train(
             ended = child.execute(follow, command, ctx, stop, watched, say, child.Notice(grace_s, announce))
         last_step = engine.last_step(config, ctx)
         with (attempt_dir / "stdout.log").open(errors="replace") as printed:
-            kind: str = engine.end_of(
-                config, ended.code, last_step, finished_steps(run.dir), printed, bool(stop.signal)
-            )
+            logged, stopped = finished_steps(run.dir), bool(stop.signal)
+            to_goal = Config(config).changed({"grpo.max_num_steps": goal})
+            kind: str = engine.end_of(to_goal, ended.code, last_step, logged, printed, stopped)
         if kind == "done":
             hold.whole()
-        if ended.stall is not None and not stop.signal and kind != "done":
+            kind = "paused" if goal <= last_step and goal < max_steps else kind
+        if ended.stall is not None and not stop.signal and kind not in ("done", "paused"):
             kind = "failed"
-        elif ended.early and not stop.signal and kind != "done":
+        elif ended.early and not stop.signal and kind not in ("done", "paused"):
             kind = "ended early"
         elif kind == "failed" and ahead.cut_off():  # its last words are those of processes that were being ended
             kind = "stopped"

@@ -82,13 +82,47 @@ def look(manifest: Mapping[str, Any], queue: slurm.Queue, sent: Mapping[int, str
             continue  # it gets the share of the one that it waits for
         if to_come[number]:
             reserved += int(entry["throttle"])
-        elif array_jobs:
-            running = sum(_count(job) for job in array_jobs if job.starts)
-            waiting = sum(_count(job) for job in array_jobs if not job.starts)
-            alive.append(
-                arrays.Alive(array_jobs[0].id, _throttle(array_jobs, entry) if waiting else None, running, waiting)
-            )
+        for job_id, same in _by_job(array_jobs):
+            running = sum(_count(job) for job in same if job.starts)
+            waiting = sum(_count(job) for job in same if not job.starts)
+            own = waiting and job_id == sent.get(number, job_id)  # else a run's that goes on from a rung
+            alive.append(arrays.Alive(job_id, _throttle(same, entry) if own else None, running, waiting))
     return alive, reserved
+
+
+def _by_job(array_jobs: list[slurm.Job]) -> list[tuple[str, list[slurm.Job]]]:
+    ids = dict.fromkeys(job.id for job in array_jobs)
+    return [(job_id, [job for job in array_jobs if job.id == job_id]) for job_id in ids]
+
+
+def make_room(launch_dir: Path, manifest: Mapping[str, Any], leaving: str | None, say: Say) -> bool:
+    """Whether one more run of a launch may be sent within its `parallel`; arrays with waiting tasks give up a share.
+
+    Parameters
+    ----------
+    leaving: the Slurm job (`12` or `12_3`) that is about to end, and does not count
+
+    Raises
+    ------
+    NoAnswer: Slurm's words in it
+    """
+    parallel = (manifest.get("terms") or {}).get("parallel")
+    if parallel is None or manifest.get("by_hand"):
+        return True
+    with (launch_dir / "throttle.lock").open("a") as file:
+        if not _locked(file.fileno()):
+            return False
+        sent = runs.sent(launch_dir)
+        queue = slurm.queue(merged=True)
+        job, _, task = (leaving or "").partition("_")
+        own = tuple([int(task)] if task else [])
+        others = [one for one in queue.jobs if one.id != job or tuple(one.tasks or ()) != own]
+        changes = arrays.make_room(parallel, *look(manifest, slurm.Queue(others), sent))
+        for array, tasks in changes or ():
+            if problem := slurm.throttle(array, tasks):
+                say(f"parallel={parallel}: job {array} keeps its share ({problem})")
+                return False
+        return changes is not None
 
 
 def _throttle(array_jobs: list[slurm.Job], entry: Mapping[str, Any]) -> int | None:

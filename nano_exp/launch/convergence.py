@@ -172,8 +172,11 @@ def _row(frozen: Frozen, merged: int, newest: Run | None, stored: _Stored, fresh
 
 
 def _goes_on(run: Run, now: State, config: Mapping[str, Any]) -> bool:
-    """Whether a launch goes on with a run that ended before its last step: without the rule that ended it."""
+    """Whether a launch goes on with a run that ended before its last step: without the rule that ended it, or
+    without the rungs."""
     tried = runs.attempts(run.dir)
+    if now.kind == "paused":
+        return not (config.get("halving") or {}).get("rungs")
     return now.kind == "ended early" and stop_rules.lifts(tried[-1].end or {}, config.get("stop") or {})
 
 

@@ -25,6 +25,7 @@ from nano_exp.launch import (
     show,
     spending,
     staging,
+    study_terms,
     submit,
     terms,
     waiting,
@@ -82,6 +83,7 @@ def launch(
     report = check(request.frozen_configs, parameters, submitting=send)
     agreed = _agreed(request, report, parameters)
     with submit.lock(results):
+        study_terms.settle(results, [frozen.name for frozen in request.frozen_configs], request.terms)
         plan = request.plan()
         if agreed is None or plan.to_submit != agreed.to_submit:
             _announce(plan, request, report.start, parameters)

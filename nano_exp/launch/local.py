@@ -56,6 +56,7 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
                 running.pop(index)
                 array, task, row = tasks[index]
                 ends[str(row.dir)] = how_ended(row.dir)
+                waiting.extendleft(_promoted(tasks, {*running, *waiting}))
                 if ends[str(row.dir)] != "done" and not _started(row.dir, launch.id):
                     ends[str(row.dir)] = "failed"
                     live.say(_unstarted(row.id, executor.log(array, task)))
@@ -70,6 +71,17 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
         raise Interrupted() from None
     live.clear()
     return ends
+
+
+def _promoted(tasks: list[tuple[int, int, Row]], under_way: set[int]) -> list[int]:
+    """The places of the runs that were promoted from a rung and are not under way."""
+    places = []
+    for place, (_, _, row) in enumerate(tasks):
+        tried = runs.attempts(row.dir) if place not in under_way else []
+        end = (tried[-1].end or {}) if tried else {}
+        if end.get("kind") == "paused" and runs.rungs_left(runs.load(row.dir)) > int(end.get("rung") or 0):
+            places.append(place)
+    return places
 
 
 def _started(run_dir: Path, launch: str) -> bool:

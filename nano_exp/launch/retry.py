@@ -73,8 +73,9 @@ def retry(results: Path, selected_runs: Sequence[Run], overrides: Sequence[str])
     sent: list[tuple[Batch, job_arrays.Launch]] = []
     with submit.lock(results):
         pairs = history.states(selected_runs)
-        lifted = any(Override.parse(word).key == "stop" for word in typed)  # then a rule's word does not count
-        again = [(run, now) for run, now in pairs if now.action == "submit" or (lifted and now.kind == "ended early")]
+        keys = {Override.parse(word).key for word in typed}
+        lifted = {kind for kind, key in (("ended early", "stop"), ("paused", "halving")) if key in keys}
+        again = [(run, now) for run, now in pairs if now.action == "submit" or now.kind in lifted]
         print(f"retry: {len(again)} to submit, {len(pairs) - len(again)} left alone ({_left(pairs)})")
         limit = terms.changed(Terms(), typed).budget
         for line in spending.require(results, [run.name for run, _ in again], limit, retry=True):
@@ -88,8 +89,11 @@ def retry(results: Path, selected_runs: Sequence[Run], overrides: Sequence[str])
 
 def _left(pairs: Sequence[tuple[Run, State]]) -> str:
     """Why runs are left alone."""
-    early = any(now.kind == "ended early" for _, now in pairs)
-    return "done, active, damaged, or ended early: stop=off goes on" if early else "done, active or damaged"
+    kinds = {now.kind for _, now in pairs}
+    words = ["done", "active or damaged"]
+    words += ["ended early: stop=off goes on"] if "ended early" in kinds else []
+    words += ["paused: nano-exp promote goes on"] if "paused" in kinds else []
+    return ", ".join(words)
 
 
 def batches(

@@ -178,4 +178,5 @@ def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> N
         named=not launch.by_hand and not array.job,  # else the job has the name of the script that a user sent
         **({"after": list(launch.after.terms)} if launch.after.terms else {}),
         **({runs.CANARY: True} if launch.canary else {}),
+        **({"halving": True} if launch.terms.halving else {}),
     )

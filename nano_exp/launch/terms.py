@@ -13,7 +13,7 @@ from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.overrides import Override
 from nano_exp.store.run_config import TERMS
-from nano_exp.study import stop_rules
+from nano_exp.study import halving, stop_rules
 
 #: The word for a canary where one is of use.
 AUTO = "auto"
@@ -30,6 +30,7 @@ class Terms:
     fail_fast: this many failed runs stop those that wait; None: none do
     canary: two steps of one run come before everything else; None: where runs share caches that are not made yet
     budget: GPU-hours of the names from now on (infinite: without a limit); None: as they are
+    halving: its study's rungs (nano_exp.study.halving); empty: every run trains to its end
     stop: the rules that end a run which is lost (nano_exp.study.stop_rules); empty: none do
     """
 
@@ -39,6 +40,7 @@ class Terms:
     canary: bool | None = False
     budget: float | None = None
     stop: Mapping[str, Any] = field(default_factory=dict)
+    halving: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For the launch's manifest; `of_manifest` reads it."""
@@ -60,7 +62,8 @@ def read(frozen_configs: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
         if any(frozen.config.get(key) != first.get(key) for frozen in frozen_configs):
             raise UserError(f"points of one launch have different {key}=", "it holds for a whole launch", f"{key}=...")
     counts = (_count(first, "parallel"), _words(first.get("after")), _count(first, "fail_fast"))
-    return Terms(*counts, _canary(first.get("canary", False)), _budget(first.get("budget")), _stop(first.get("stop")))
+    canary, budget = _canary(first.get("canary", False)), _budget(first.get("budget"))
+    return Terms(*counts, canary, budget, _stop(first.get("stop")), _halving(first))
 
 
 def _stop(section: Any) -> dict[str, Any]:
@@ -69,13 +72,22 @@ def _stop(section: Any) -> dict[str, Any]:
     return known if stop_rules.on(known) else {}
 
 
-def _stop_typed(value: Any) -> dict[str, Any]:
-    """stop=off (false to YAML) or stop=null of a retry; a mapping is what was there before."""
+def _halving(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `halving` section where it has rungs; else nothing."""
+    try:
+        rules = halving.of(config.get("halving"))
+    except (KeyError, TypeError, ValueError):
+        rules = None
+    return rules.as_dict() if rules is not None else {}
+
+
+def _off(key: str, value: Any) -> dict[str, Any]:
+    """stop=off (false to YAML) or halving=null of a retry; a mapping is what was there before."""
     if isinstance(value, dict):
         return value
     if value in (None, False, "off"):
         return {}
-    raise UserError(f"stop={value}", "rules come from conf/stop, which a launch reads", "stop=off, or launch it again")
+    raise UserError(f"{key}={value}", "a retry can only turn it off", f"{key}=off, or launch it again with others")
 
 
 def _budget(value: Any) -> float | None:
@@ -147,7 +159,7 @@ def of_manifest(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms
     try:
         canary = terms.get("canary") is True
         counts = (_count(terms, "parallel"), tuple(after), _count(terms, "fail_fast"))
-        return Terms(*counts, canary, stop=_stop(terms.get("stop")))
+        return Terms(*counts, canary, stop=_stop(terms.get("stop")), halving=_halving(terms))
     except UserError:
         return Terms(after=tuple(after))
 
@@ -170,7 +182,8 @@ def changed(terms: Terms, typed: Sequence[str]) -> Terms:
         # A single word as it is typed: 12_3 is a number to YAML.
         values[key] = text if key == "after" and isinstance(value, str | int | float) else value
     counts = (_count(values, "parallel"), _words(values["after"]), _count(values, "fail_fast"))
-    return Terms(*counts, _canary(values["canary"]), _budget(values["budget"]), _stop_typed(values["stop"]))
+    canary, budget = _canary(values["canary"]), _budget(values["budget"])
+    return Terms(*counts, canary, budget, _off("stop", values["stop"]), _off("halving", values["halving"]))
 
 
 def settled(terms: Terms, cold: bool) -> Terms:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from nano_exp.preflight.registry import ANY_ENGINE, Mistake, rule
 from nano_exp.preflight.view import View
-from nano_exp.study import stop_rules
+from nano_exp.study import halving, pausing, stop_rules
 
+RUNGS, SAVES = "halving.rungs", "checkpointing.enabled"
+#: Examples of the workplace assistant's training data (NeMo Gym), 17 steps of 64 an epoch.
+WORKPLACE_ROWS = 1129
+#: Recipes that train until their data ends have a million steps.
+UNBOUNDED = 100_000
 ASYNC, PENALTY = "grpo.async_grpo.enabled", "loss_fn.reference_policy_kl_penalty"
 #: From here on synchronous GRPO logs how many groups have different rewards (grpo.py 1207 at v0.6.0).
 MIXED_FROM = (0, 6, 0)
@@ -27,6 +36,76 @@ def stop_is_measured(c: View) -> Iterator[Mistake]:
         yield _not_measurable("mixed_below", f"{stop_rules.MIXED} is logged from v0.6.0 on; stop.flat_steps works")
     if "behind" in on and not c.validates:
         yield _not_measurable("behind", "nothing validates", "grpo.val_period")
+
+
+@rule(engine=ANY_ENGINE)
+def rungs_are_reached(c: View) -> Iterator[Mistake]:
+    """The rungs of a study ascend, lie within the run, are validated and saved, and its learning rate is the whole
+    run's."""
+    rules = _halving(c)
+    if rules is None:
+        return
+    if any(later <= rung for rung, later in itertools.pairwise(rules.rungs)):
+        fix = f"halving.rungs=[{','.join(map(str, sorted(set(rules.rungs))))}]"
+        yield Mistake((RUNGS,), "each rung is a later step than the one before", fix)
+    most, key = _last_step(c)
+    if most is not None and rules.rungs[-1] >= most:
+        good = [str(rung) for rung in rules.rungs if rung < most]
+        why = f"the run ends at step {most}, so nobody would go on from there"
+        yield Mistake((RUNGS, *key), why, f"halving.rungs=[{','.join(good)}]")
+    if not c.on("checkpointing.enabled"):
+        yield Mistake((RUNGS, "checkpointing.enabled"), "a paused run goes on from its checkpoint", f"{SAVES}=true")
+    if rules.metric.startswith(halving.VALIDATION):
+        yield from _validated(c, rules)
+    yield from _schedule(c, most)
+
+
+def _halving(c: View) -> halving.Halving | None:
+    try:
+        return halving.of(c.launcher("halving"))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _last_step(c: View) -> tuple[int | None, tuple[str, ...]]:
+    """Where a run ends, and the keys that say so: its steps, or its epochs over the data that preflight could count."""
+    steps = c.number(pausing.MAX_STEPS)
+    epochs, prompts, rows = c.number(pausing.MAX_EPOCHS), c.prompts, _rows(c)
+    if epochs and prompts and rows and not c.on(ASYNC) and (steps is None or epochs * (rows // prompts) < steps):
+        return epochs * (rows // prompts), (pausing.MAX_EPOCHS, "grpo.num_prompts_per_step")
+    return steps, (pausing.MAX_STEPS,)
+
+
+def _rows(c: View) -> int | None:
+    """Examples of the training data: a file's lines where it is here, else what is published of a data set."""
+    path = c.get("data.train.data_path") or c.get("data.train_jsonl_fpath")
+    if not isinstance(path, str):
+        return None
+    file = Path(str(c.site.get("checkout") or ".")) / path
+    with contextlib.suppress(OSError), file.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
+    return WORKPLACE_ROWS if "workplace_assistant" in path else None
+
+
+def _validated(c: View, rules: halving.Halving) -> Iterator[Mistake]:
+    period = c.number("grpo.val_period") or 0
+    missed = [rung for rung in rules.rungs if not period or rung % period]
+    if missed and not c.has(pausing.AT_END):
+        why = "this version validates at multiples of val_period alone, and a rung is compared by a validation"
+        yield Mistake((RUNGS, "grpo.val_period"), why, f"grpo.val_period={math.gcd(*rules.rungs)}")
+
+
+def _schedule(c: View, most: int | None) -> Iterator[Mistake]:
+    """Megatron counts weight decay's and the rate's steps from the attempt's own, unless both are told."""
+    if not c.megatron:
+        return
+    style = c.get(pausing.STYLE)
+    if style not in (None, "constant"):
+        why = "Megatron would spread the weight decay over each attempt's own steps, not the run's"
+        yield Mistake((pausing.STYLE,), why, f"{pausing.STYLE}=constant")
+    if c.has(pausing.DECAY) and c.get(pausing.DECAY) is None and (most is None or most >= UNBOUNDED):
+        why = "the rate falls over the whole run, whose length is not known before it is trained"
+        yield Mistake((pausing.DECAY,), why, f"{pausing.DECAY}=<steps of the whole run>")
 
 
 def _not_measurable(name: str, why: str, *keys: str) -> Mistake:

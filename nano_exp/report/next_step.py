@@ -51,6 +51,8 @@ def advice(run: str, now: State, diagnosis: Mapping[str, Any], goes_on: bool, st
         return f"sbatch it, or nano-exp retry {run}"
     if kind in ("stopped", "lost", "unstarted", "cancelled", "refused"):
         return f"nano-exp retry {run}"
+    if kind == "paused":
+        return f"to go on: nano-exp promote {run}"
     if kind == "ended early":
         return f"to go on: nano-exp retry {run} stop=off"
     if kind == "budget":

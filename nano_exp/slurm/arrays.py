@@ -95,3 +95,20 @@ def hand_on(parallel: int, alive: Sequence[Alive], reserved: int = 0) -> list[tu
     if not any(more > 0 for _, _, more in changes):
         return []
     return [(job, to) for job, to, more in sorted(changes, key=lambda c: c[2]) if more]
+
+
+def make_room(parallel: int, alive: Sequence[Alive], reserved: int = 0) -> list[tuple[str, int]] | None:
+    """(job, new throttle) for the arrays that have to give up a part, so that one more run may start; None: no room.
+
+    Parameters
+    ----------
+    alive, reserved: as for `hand_on`, without the run whose place is taken
+    """
+    known = [a for a in alive if a.throttle is not None and a.waiting]
+    others = sum(a.running + a.waiting for a in alive if a not in known)
+    left = parallel - reserved - others - 1
+    least = [max(1, a.running) for a in known]
+    if sum(least) > left:
+        return None
+    new = fill(left, least, [a.running + a.waiting for a in known])
+    return [(a.job, to) for a, to in zip(known, new, strict=True) if to < (a.throttle or 0)]

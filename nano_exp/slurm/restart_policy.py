@@ -97,7 +97,7 @@ def decide(
     """
     kind = end.get("kind")
     diagnosis = end.get("diagnosis") or {}
-    if kind in ("done", "cancelled", "ended early") or stopped == "cancelled":
+    if kind in ("done", "cancelled", "ended early", "paused") or stopped == "cancelled":
         return Decision("", "")
     if stopped == "slurm":
         return Decision("slurm", "Slurm starts it again")

@@ -34,6 +34,7 @@ LEFT_OUT: dict[str, str] = {
     "canary": "launcher",
     "budget": "launcher",
     "stop": "launcher: when a run counts as lost; launched without the rule the same run goes on",
+    "halving": "launcher: to which rung a run trains first; launched without rungs the same run goes on",
     "optimizer": "knobs: counted at policy.optimizer and policy.megatron_cfg.optimizer, which interpolate from them",
     "model": "facts about the model: policy.model_name and policy.hf_config_overrides are what the engine reads",
     "nemo_rl.commit": "follows from nemo_rl.version",

@@ -31,6 +31,7 @@ LAUNCHER_KEYS = (
     "canary",
     "budget",
     "stop",
+    "halving",
 )
 
 
@@ -39,7 +40,7 @@ SWITCHES = ("dry_run", "wait", "submit", "fresh", "show_yaml", "yes")
 
 
 #: Its terms (`nano_exp.launch.terms`), which are not either.
-TERMS = ("parallel", "after", "fail_fast", "canary", "budget", "stop")
+TERMS = ("parallel", "after", "fail_fast", "canary", "budget", "stop", "halving")
 
 
 #: Which of preflight's rules do not count. Of one launch too; run.json says it by itself.

@@ -36,7 +36,8 @@ GPU_PEAKS = "peaks.json"
 @dataclass(frozen=True)
 class Event:
     """One thing that happened to a run; `kind` is submit, refused, start, engine, ending, end, requeue, lost, stalled,
-    waiting (for what another run makes), cancel, note or synced."""
+    waiting (for what another run makes), cancel, note or synced; of a
+    study rung and promote."""
 
     time: float
     kind: str
@@ -122,6 +123,12 @@ class Run:
 def number(value: Any) -> float | None:
     """A finite or infinite number as a float; None for anything else that a file may hold in its place."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def rungs_left(run: Run) -> int:
+    """From how many rungs of its study a run was promoted."""
+    rungs = [event.data.get("rung") for event in run.events if event.kind == "promote"]
+    return max((rung + 1 for rung in rungs if isinstance(rung, int)), default=0)
 
 
 def load(run_dir: Path, events: bool = True) -> Run:

@@ -17,6 +17,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "running": ("an attempt is executing", "leave"),
     "done": ("all its steps are finished", "leave"),
     "ended early": ("a rule of stop= ended it; it goes on when launched without that rule", "leave"),
+    "paused": ("reached a rung of its study, from which other points went on", "leave"),
     "stopped": ("ended with steps left: time limit, preemption, requeue or Ctrl-C", "submit"),
     "failed": ("its last attempt failed", "submit"),
     "lost": ("its last attempt vanished: killed, or its node died", "submit"),
@@ -31,7 +32,7 @@ MEANING: dict[str, tuple[str, str]] = {
 }
 ACTIVE = ("pending", "running")
 #: Ends that are no failure: of what was waited for nothing went wrong.
-ENDED_WELL = ("done", "ended early")
+ENDED_WELL = ("done", "ended early", "paused")
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,8 @@ def _after_attempt(run: Run, last: Attempt, queue: Callable[[], slurm.Queue | No
     """The state when nothing is queued: as the last attempt ended, or whether its owner, a job of that name, lives."""
     name = _owner_name(last)
     if last.end is not None:
+        if last.end.get("kind") == "paused" and runs.rungs_left(run) > int(last.end.get("rung") or 0):
+            return State("unstarted", f"promoted, not sent yet: {_promoted(run)}", name, last.number)
         return _ended(last.end, name, last.number)
     alive = owner_alive(last.owner, queue, job)
     if alive:
@@ -217,11 +220,15 @@ def _after_attempt(run: Run, last: Attempt, queue: Callable[[], slurm.Queue | No
     return State("lost", "its attempt ended without recording why: killed, or its node died", name, last.number)
 
 
+def _promoted(run: Run) -> str:
+    event = run.last("promote")
+    return str(event.data.get("why") or "") if event is not None else ""
+
+
 def _ended(end: Mapping[str, Any], name: str, attempt: int) -> State:
     kind = str(end.get("kind"))
-    return State(
-        kind if kind in ("stopped", "cancelled", "ended early") else "failed", str(end.get("why", "")), name, attempt
-    )
+    known = kind if kind in ("stopped", "cancelled", "ended early", "paused") else "failed"
+    return State(known, str(end.get("why", "")), name, attempt)
 
 
 def owner_alive(owner: Owner | None, queue: Callable[[], slurm.Queue | None], name: str = "") -> bool | None:

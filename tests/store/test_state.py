@@ -23,6 +23,7 @@ TASK = Owner(JOB, 0, "node1", 7, 1.0)
 DONE = {"kind": "done", "why": ""}
 STOPPED = {"kind": "stopped", "why": "saved before the time limit"}
 EARLY = {"kind": "ended early", "why": "stop.flat_steps=3 at step 9: all advantages were 0"}
+PAUSED = {"kind": "paused", "rung": 0, "why": "rung at step 20: validation/accuracy 0.5"}
 FAILED = {"kind": "failed", "why": "engine: exit code 1"}
 
 Make = Callable[[Path], Any]
@@ -55,6 +56,10 @@ def refused(folder: Path) -> None:
 
 def out_of_budget(folder: Path) -> None:
     runs.record_event(folder, "cancel", durable=False, cause="budget", why="spent")
+
+
+def promoted(folder: Path) -> None:
+    runs.record_event(folder, "promote", durable=False, rung=0, to=60, why="1 of 3", by="study")
 
 
 def cancelled(folder: Path) -> None:
@@ -163,6 +168,17 @@ CASES: dict[str, tuple[list[Make], list[str] | None, tuple[str, str, str]]] = {
     "cancelled while it ran": ([sent, tried(1, TASK, STOPPED), cancelled], [], ("cancelled", "", JOB)),
     "cancelled, and killed before its end": ([sent, tried(1, TASK), cancelled], [], ("lost", "", JOB)),
     "a rule ended it": ([sent, tried(1, TASK, EARLY)], [], ("ended early", "stop.flat_steps=3", JOB)),
+    "paused at a rung": ([sent, tried(1, TASK, PAUSED)], [], ("paused", "rung at step 20", JOB)),
+    "promoted, and killed before sbatch": (
+        [sent, tried(1, TASK, PAUSED), promoted],
+        [],
+        ("unstarted", "promoted", JOB),
+    ),
+    "promoted, its new job waits": (
+        [sent, tried(1, TASK, PAUSED), promoted, again(1)],
+        [line("PENDING", "Priority", "57_3")],
+        ("pending", "Priority", "57_3"),
+    ),
     "its budget is spent": ([sent, tried(1, TASK, STOPPED), out_of_budget], [], ("budget", "spent", JOB)),
     "cancelled, submitted again": ([sent, cancelled, sent], [line("PENDING")], ("pending", "", JOB)),
     "cancelled too late": ([sent, tried(1, TASK, DONE), cancelled], [], ("done", "", JOB)),
@@ -227,6 +243,7 @@ def test_a_state_says_what_a_launch_does_about_it() -> None:
         "running",
         "done",
         "ended early",
+        "paused",
     }
 
 

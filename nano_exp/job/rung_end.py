@@ -1,0 +1,129 @@
+"""The end of an attempt of a study: who goes on from the rungs now, and jobs for those that do.
+
+The run itself goes on here, in its allocation. Another that paused before gets a job of its own: its task of its
+launch's array, sent again. Whatever is left undone (a kill, a controller that is away, no room within `parallel`), the
+next attempt of the study that ends does, or the same launch typed again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from nano_exp import environment, files, slurm
+from nano_exp.errors import UserError
+from nano_exp.job import throttle
+from nano_exp.job.course import Course
+from nano_exp.job.ending import Ending
+from nano_exp.store import runs, state
+from nano_exp.store.queue_lookup import QueueLookup
+from nano_exp.study import book
+from nano_exp.study.halving import Halving
+
+#: How long a controller that does not answer is asked, seconds, and how often.
+TRIES_S = 600.0
+POLL_S = 5.0
+
+
+def is_paused(run: runs.Run, course: Course) -> bool:
+    """Whether a run has reached a rung and was not promoted from it."""
+    tried = runs.attempts(run.dir)
+    end = (tried[-1].end or {}) if tried else {}
+    return course.rungs is not None and end.get("kind") == "paused" and course.level <= int(end.get("rung") or 0)
+
+
+def facts(run: runs.Run, course: Course, attempt: int) -> dict[str, Any]:
+    """What the end at a rung says of it; the rung is written down first, as an event."""
+    assert course.rungs is not None
+    fresh = runs.load(run.dir)
+    book.reach(fresh, course.rungs, course.level, attempt)
+    value = book.reached(runs.load(run.dir)).get(course.level)
+    step = course.rungs.rungs[course.level]
+    known = None if value is None or value != value else value
+    shown = "not measured" if known is None else f"{known:.4g}"
+    return {"rung": course.level, "value": known, "why": f"rung at step {step}: {course.rungs.metric} {shown}"}
+
+
+def settle(run_dir: Path, rules: Halving, ahead: Ending) -> bool:
+    """Decide who goes on, and send them. Returns whether this run does, here."""
+    run = runs.load(run_dir)
+    try:
+        with book.lock(run.results, run.name) as held:
+            if not held:
+                ahead.say("the study has no lock: another decides")
+            told = book.promote(run.results, run.name, rules) if held else []
+        for one in told:
+            ahead.say(f"goes on from step {rules.rungs[one.rung]}: point {one.point}, {one.why(rules)}")
+        here = _goes_on_here(run_dir, ahead)
+        _send_all(run, rules, None if here else ahead.owner.job, run_dir if here else None, ahead)
+    except (UserError, files.Damaged, OSError, KeyError, TypeError, ValueError) as error:
+        ahead.say(f"the study was not told of this end: {type(error).__name__}: {error}")
+        return False
+    return here
+
+
+def _goes_on_here(run_dir: Path, ahead: Ending) -> bool:
+    tried = runs.attempts(run_dir)
+    end = tried[-1].end or {}
+    promoted = end.get("kind") == "paused" and runs.rungs_left(runs.load(run_dir)) > int(end.get("rung") or 0)
+    return promoted and not ahead.stop.signal
+
+
+def _send_all(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, ahead: Ending) -> None:
+    """Jobs for the runs that were promoted and have none, asked for until Slurm answers or the allocation ends."""
+    give_up = min(time.time() + TRIES_S, ahead.until or float("inf"))
+    while True:
+        try:
+            with book.lock(run.results, run.name) as held:
+                if held:
+                    _send(run, rules, leaving, here, ahead)
+            return
+        except (slurm.NoAnswer, slurm.Unclear) as error:
+            if time.time() + POLL_S > give_up or ahead.stop.signal or here is not None:
+                ahead.say(f"promoted runs have no job yet: {error}")
+                return
+            ahead.say(f"Slurm does not answer ({error}); asking again")
+            time.sleep(POLL_S)
+
+
+def _send(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, ahead: Ending) -> None:
+    lookup = QueueLookup()
+    for other, member in book.members(run.results, run.name, rules):
+        tried = runs.attempts(other.dir)
+        end = (tried[-1].end or {}) if tried else {}
+        if other.dir == here or end.get("kind") != "paused" or member.level <= int(end.get("rung") or 0):
+            continue
+        now = lookup.state(other)
+        if lookup.error:
+            raise slurm.NoAnswer(lookup.error)
+        if now.kind == "unstarted" and not _send_one(other, tried[-1].number, leaving, ahead):
+            return
+        leaving = None  # its place is taken
+
+
+def _send_one(other: runs.Run, attempts: int, leaving: str | None, ahead: Ending) -> bool:
+    """Send a run's task of its array once more. Returns whether there was room for it."""
+    sent = other.last("submit")
+    known = state.as_submission(sent) if sent is not None else None
+    if sent is None or known is None:
+        return True
+    again = {key: value for key, value in sent.data.items() if key not in ("time", "kind")}
+    again["after_attempt"] = attempts
+    if known.local is not None:  # its launcher starts it
+        runs.record_event(other.dir, "submit", **again)
+        return True
+    launch_dir = runs.launch_dir(other.results, known.launch)
+    manifest = files.read_json(launch_dir / "manifest.json")
+    if not throttle.make_room(launch_dir, manifest, leaving, ahead.say):
+        ahead.say(f"{other.id} goes on when parallel={manifest['terms']['parallel']} has room for it")
+        return False
+    runs.record_event(other.dir, "submit", **again)
+    task = [] if known.task is None else [f"--array={known.task}"]
+    script = launch_dir / f"array-{known.array}.sbatch"
+    job = slurm.sbatch(script, "--dependency=", *task, carry=environment.carried(os.environ))
+    if known.task is None:
+        runs.record_job(other.results, known.launch, known.array, job)
+    ahead.say(f"{other.id} goes on as job {known.job(job)}")
+    return True

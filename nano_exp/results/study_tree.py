@@ -1,0 +1,135 @@
+"""A study as its rungs: which points reached each, which went on and why, and what that saved."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nano_exp.errors import UserError
+from nano_exp.results.model import Results, Run
+from nano_exp.study import book, halving
+from nano_exp.study.halving import Halving, Member
+from nano_exp.text import duration
+
+STEP_TIME = "timing/train/total_step_time"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A point at a rung.
+
+    Parameters
+    ----------
+    value: its seeds' mean; None while seeds are still to come
+    fate: goes on, paused, or what its runs do
+    why: of one that went on
+    """
+
+    label: str
+    runs: tuple[str, ...]
+    value: float | None
+    fate: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A study.
+
+    Parameters
+    ----------
+    rungs: step -> the points there, the best first; the last step is the runs' end
+    trained, full: steps of its runs so far, and of a grid of all of them
+    spent_s, saved_s: seconds of training, and those that paused runs have left at their own pace
+    """
+
+    name: str
+    rules: Halving
+    rungs: tuple[tuple[int, tuple[Branch, ...]], ...]
+    trained: int
+    full: int
+    spent_s: float
+    saved_s: float
+
+
+def look(results: Results, name: str) -> Tree:
+    """Raises UserError where the name has no study."""
+    store = results.runs[0].dir.parent.parent
+    rules = book.read(store, name)
+    pairs = book.members(store, name, rules) if rules is not None else []
+    if rules is None or not pairs:
+        raise UserError(
+            f"{name} is no study", "none of its runs was launched with rungs", "halving.rungs=[20,60] in a launch"
+        )
+    by_id = {run.id: run for run in results.runs}
+    labels = {run.id: point.label for point in results.points for run in point.runs}
+    known = [(by_id[run.id], member) for run, member in pairs if run.id in by_id]
+    whys = {
+        (run.id, event.data.get("rung")): str(event.data.get("why") or "")
+        for run, _ in pairs
+        for event in run.events
+        if event.kind == "promote"
+    }
+    most = max((run.line.max_steps or 0 for run, _ in known), default=0)
+    steps = [*rules.rungs, most]
+    rungs = tuple((step, _rung(known, rules, rung, labels, whys)) for rung, step in enumerate(steps))
+    times = [run.metrics.series(STEP_TIME).values for run, _ in known]
+    paused = [(run, took) for (run, _), took in zip(known, times, strict=True) if run.state == "paused" and took]
+    saved = math.fsum((most - run.line.step) * math.fsum(took) / len(took) for run, took in paused)
+    trained = sum(run.line.step for run, _ in known)
+    return Tree(name, rules, rungs, trained, most * len(known), math.fsum(map(math.fsum, times)), saved)
+
+
+def _rung(
+    known: Sequence[tuple[Run, Member]], rules: Halving, rung: int, labels: dict[str, str], whys: dict[Any, str]
+) -> tuple[Branch, ...]:
+    here = [(run, member) for run, member in known if member.level >= rung]
+    ranked, _ = halving.ranked([member for _, member in here], rung, rules.higher_is_better)
+    order = [point for point, _ in ranked]
+    order += [member.point for _, member in here if member.point not in order]
+    values, branches = dict(ranked), []
+    for point in dict.fromkeys(order):
+        own = [(run, member) for run, member in here if member.point == point]
+        on = [run for run, member in own if member.level > rung]
+        states = ", ".join(dict.fromkeys(run.state for run, _ in own))
+        value = values.get(point)
+        branches.append(
+            Branch(
+                labels[own[0][0].id],
+                tuple(run.id for run, _ in own),
+                None if value is None or math.isinf(value) else value,
+                "goes on" if on else states,
+                next((whys[run.id, rung] for run in on if (run.id, rung) in whys), ""),
+            )
+        )
+    return tuple(branches)
+
+
+def words(tree: Tree) -> str:
+    """For people."""
+    lines = [f"{tree.name}: {tree.rules}"]
+    for rung, (step, branches) in enumerate(tree.rungs):
+        on = sum(branch.fate == "goes on" for branch in branches)
+        end = rung == len(tree.rungs) - 1
+        reached = sum(branch.value is not None for branch in branches)
+        count = f"{len(branches)} point{'s' if len(branches) != 1 else ''}"
+        lines.append(f"step {step}: {count}" + ("" if end else f", {reached} reached it, {on} went on"))
+        for branch in branches:
+            value = "" if end else "-" if branch.value is None else f"{branch.value:.4g}"
+            seeds = f" ({len(branch.runs)} seeds)" if len(branch.runs) > 1 else ""
+            lines.append(f"  {value:8}{branch.fate:10}{branch.label}{seeds}")
+    part = tree.trained / tree.full if tree.full else 0.0
+    lines.append(f"trained {tree.trained} of the {tree.full} steps of the full grid ({part:.0%})")
+    lines.append(
+        f"training took {duration(tree.spent_s)}; pausing saved {duration(tree.saved_s)}, at the runs' own pace"
+    )
+    return "\n".join(lines)
+
+
+def as_json(tree: Tree) -> str:
+    """For scripts."""
+    rungs = [{"step": step, "points": [vars(branch) for branch in branches]} for step, branches in tree.rungs]
+    return json.dumps({**vars(tree), "rules": tree.rules.as_dict(), "rungs": rungs}, indent=1)
