@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ def settle(run_dir: Path, rules: Halving, ahead: Ending) -> bool:
             if not held:
                 ahead.say("the study has no lock: another decides")
             told = book.promote(run.results, run.name, rules) if held else []
+            here = _goes_on_here(run_dir, ahead)
         for one in told:
             ahead.say(f"goes on from step {rules.rungs[one.rung]}: point {one.point}, {one.why(rules)}")
-        here = _goes_on_here(run_dir, ahead)
         _send_all(run, rules, None if here else ahead.owner.job, run_dir if here else None, ahead)
     except (UserError, files.Damaged, OSError, KeyError, TypeError, ValueError) as error:
         ahead.say(f"the study was not told of this end: {type(error).__name__}: {error}")
@@ -65,10 +66,20 @@ def settle(run_dir: Path, rules: Halving, ahead: Ending) -> bool:
 
 
 def _goes_on_here(run_dir: Path, ahead: Ending) -> bool:
-    tried = runs.attempts(run_dir)
-    end = tried[-1].end or {}
-    promoted = end.get("kind") == "paused" and runs.rungs_left(runs.load(run_dir)) > int(end.get("rung") or 0)
-    return promoted and not ahead.stop.signal
+    """Where it was promoted, and no other attempt has asked for a job for it already."""
+    run, tried = runs.load(run_dir), runs.attempts(run_dir)
+    return is_promoted(run, tried) and not _asked_for(run, tried[-1].number) and not ahead.stop.signal
+
+
+def is_promoted(run: runs.Run, tried: Sequence[runs.Attempt]) -> bool:
+    """Whether a run was promoted from the rung at which its last attempt ended."""
+    end = (tried[-1].end or {}) if tried else {}
+    return end.get("kind") == "paused" and runs.rungs_left(run) > int(end.get("rung") or 0)
+
+
+def _asked_for(run: runs.Run, attempts: int) -> bool:
+    sent = run.last("submit")
+    return sent is not None and sent.data.get("after_attempt") == attempts
 
 
 def _send_all(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, ahead: Ending) -> None:
@@ -90,15 +101,17 @@ def _send_all(run: runs.Run, rules: Halving, leaving: str | None, here: Path | N
 
 def _send(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, ahead: Ending) -> None:
     lookup = QueueLookup()
-    for other, member in book.members(run.results, run.name, rules):
+    for other, _ in book.members(run.results, run.name, rules):
         tried = runs.attempts(other.dir)
-        end = (tried[-1].end or {}) if tried else {}
-        if other.dir == here or end.get("kind") != "paused" or member.level <= int(end.get("rung") or 0):
+        if other.dir == here or not is_promoted(other, tried):
             continue
-        now = lookup.state(other)
-        if lookup.error:
-            raise slurm.NoAnswer(lookup.error)
-        if now.kind == "unstarted" and not _send_one(other, tried[-1].number, leaving, ahead):
+        if _asked_for(other, tried[-1].number):  # and whoever did may have been killed before sbatch
+            now = lookup.state(other)
+            if lookup.error:
+                raise slurm.NoAnswer(lookup.error)
+            if now.kind != "unstarted":
+                continue
+        if not _send_one(other, tried[-1].number, leaving, ahead):
             return
         leaving = None  # its place is taken
 

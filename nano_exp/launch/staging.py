@@ -17,7 +17,7 @@ from nano_exp.launch import batch_script, snapshot
 from nano_exp.launch.convergence import Row
 from nano_exp.launch.job_arrays import Array, Launch
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
-from nano_exp.store import identity, predecessors, run_config, runs
+from nano_exp.store import predecessors, run_config, runs
 
 _COMMITS: dict[str, str | None] = {}
 
@@ -62,7 +62,6 @@ def record(row: Row, launch: Launch) -> dict[str, Any]:
         "id": row.id,
         "name": row.frozen.name,
         "digest": row.frozen.digest,
-        "point": identity.point(row.config),
         "overrides": list(row.frozen.overrides),
         "choices": dict(row.frozen.choices),
         "launch": launch.id,

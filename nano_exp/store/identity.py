@@ -103,16 +103,6 @@ def digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(("{" + ",".join(member for _, member in members) + "}").encode()).hexdigest()
 
 
-#: The key whose values repeat a point.
-SEED = "grpo.seed"
-
-
-def point(config: Mapping[str, Any]) -> str:
-    """A short digest of the identity without the seed: runs that have it in common are repeats of one point."""
-    values = {key: value for key, value in content(config).items() if key != SEED}
-    return hashlib.sha256(_json(values).encode()).hexdigest()[:ID_LENGTH]
-
-
 def _members(path: str, value: Any) -> tuple[tuple[str, str], ...]:
     """(dotted key, canonical JSON of key and value) of the leaves below a path, kept by value: the points of a sweep
     share most of them."""

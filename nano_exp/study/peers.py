@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nano_exp.files import Damaged
-from nano_exp.store import identity, metrics_file, runs
+from nano_exp.store import axes, metrics_file, runs
 from nano_exp.study.stop_rules import Curve, merged
 
 
@@ -17,14 +17,10 @@ def gpus(config: Mapping[str, Any]) -> int:
 
 
 def point_of(run: runs.Run) -> str:
-    """The point that a run is a repeat of; "" where its files do not say."""
-    known = run.record.get("point")
-    if isinstance(known, str):
-        return known
-    try:
-        return identity.point(run.config())
-    except (Damaged, OSError, TypeError):
-        return ""
+    """The point that a run is a repeat of: what was typed for it, but for its seed. Its config does not tell: what
+    follows from a seed by interpolation is another key."""
+    values = axes.typed(run.overrides)
+    return " ".join(f"{key}={axes.as_typed(values[key])}" for key in sorted(values) if key.split(".")[-1] != "seed")
 
 
 def others(run: runs.Run, config: Mapping[str, Any]) -> dict[str, list[Curve]]:
@@ -34,7 +30,7 @@ def others(run: runs.Run, config: Mapping[str, Any]) -> dict[str, list[Curve]]:
     for folder in runs.folders(run.dir.parent):
         other = runs.load(folder, events=False)
         point = point_of(other)
-        if point and point != own and folder != run.dir:
+        if point != own and folder != run.dir:
             rows = merged(metrics_file.read(folder))
             curves.setdefault(point, []).append(Curve(rows, _gpus_of(other, config)))
     return curves

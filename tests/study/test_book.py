@@ -16,11 +16,12 @@ from nano_exp.study import book, pausing
 from nano_exp.study.halving import Halving
 
 RULES = Halving((20, 60), 0.34)
+POINTS = {"ra": 1.0, "rb": 2.0, "rc": 3.0}
 
 
 def paused(results: Path, name: str, value: float, reach: bool = True) -> Path:
     """A run that reached the first rung; without `reach` its attempt was killed before it wrote that down."""
-    folder = make_run(results, run=name, record={"point": name})
+    folder = make_run(results, run=name, record={"overrides": [f"optimizer.lr={POINTS[name]}", f"grpo.seed={value}"]})
     runs.record_event(folder, "submit", launch="L", array=0, task=0, after_attempt=0, halving=True)
     (folder / "metrics.jsonl").write_text(metrics_file.line({"step": 20, "validation/accuracy": value}))
     if reach:
@@ -39,7 +40,7 @@ def test_a_rung_is_written_once_and_promotions_are_what_the_events_say(tmp_path:
     folders = [paused(tmp_path, name, value) for name, value in (("ra", 0.1), ("rb", 0.5), ("rc", 0.3))]
     book.reach(runs.load(folders[0]), RULES, 0, 2)
     assert [event.kind for event in runs.load(folders[0]).events].count("rung") == 1
-    assert [one.point for one in book.promote(tmp_path, "name", RULES)] == ["rb"]
+    assert [one.point for one in book.promote(tmp_path, "name", RULES)] == ["optimizer.lr=2"]
     assert book.promote(tmp_path, "name", RULES) == []
     assert levels(tmp_path) == {"ra": 0, "rb": 1, "rc": 0}
     event = runs.load(folders[1]).last("promote")
@@ -51,7 +52,7 @@ def test_an_attempt_that_was_killed_at_its_rung_is_waited_for(tmp_path: Path) ->
     paused(tmp_path, "rb", 0.5)
     assert book.promote(tmp_path, "name", RULES) == [], "it may still come, with a better value"
     book.reach(runs.load(late), RULES, 0, 2)
-    assert [one.point for one in book.promote(tmp_path, "name", RULES)] == ["ra"]
+    assert [one.point for one in book.promote(tmp_path, "name", RULES)] == ["optimizer.lr=1"]
 
 
 def test_a_launch_decides_what_was_left_and_refuses_other_rungs(tmp_path: Path) -> None:
