@@ -119,18 +119,19 @@ def flat(
     """
     leaves: dict[str, Any] = {}
     inner: dict[str, Mapping[str, Any]] = {}
-
-    def walk(node: Mapping[str, Any], prefix: str) -> None:
-        for key, value in node.items():
-            path = f"{prefix}{key}"
-            if isinstance(value, Mapping) and value:
-                inner[path] = value
-                walk(value, f"{path}.")
-            else:
-                leaves[path] = value
-
-    walk({key: value for key, value in config.items() if key not in left_out}, "")
+    _walk({key: value for key, value in config.items() if key not in left_out}, "", leaves, inner)
     return leaves, inner
+
+
+def _walk(node: Mapping[str, Any], prefix: str, leaves: dict[str, Any], inner: dict[str, Mapping[str, Any]]) -> None:
+    # Not inside of `flat`: a function that calls itself from there keeps all that it saw until cycles are collected.
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            inner[path] = value
+            _walk(value, f"{path}.", leaves, inner)
+        else:
+            leaves[path] = value
 
 
 def leaves(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from nano_exp.compose import compose, conf_tree, freeze, launcher_settings, reso
 from nano_exp.compose.compose import Point
 from nano_exp.compose.freeze import Frozen
 from nano_exp.dotted import Keys
+from nano_exp.terminal.progress_line import counting
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Family:
         self._nodes = {tuple(key.split(".")): hydra_internals.plain_node(self._cfg, key) for key in keys}
         if None in self._nodes.values():
             raise NotPlain
-        self._reading = _reading(self._cfg, set(self._nodes))
+        self._reading = _reading(self._cfg, list(self._nodes))
+        self._computed: dict[tuple[Keys, tuple[str, ...]], Any] = {}
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
@@ -84,30 +86,38 @@ class Family:
         HydraException, OmegaConfBaseException: the values cannot be set, or what reads them not be computed
         """
         assert self.resolved  # before the first value is set
-        hydra_internals.set_values(self._cfg, values)
-        plain: dict[Keys, Any] = {path: hydra_internals.text_of(node) for path, node in self._nodes.items()}
-        return plain | {path: hydra_internals.resolved(node) for path, node in self._reading.items()}
+        typed = dict(zip(self._nodes, (str(value.input_line) for value in values), strict=True))
+        reads = {path: (path,) for path in self._nodes} | {path: keys for path, (_, keys) in self._reading.items()}
+        # What two points have the same values for is the same in both: in a grid that is nearly all.
+        names = {path: (path, tuple(typed[key] for key in keys)) for path, keys in reads.items()}
+        if not all(name in self._computed for name in names.values()):
+            hydra_internals.set_values(self._cfg, values)
+            for path, node in self._nodes.items():
+                self._computed[names[path]] = hydra_internals.text_of(node)
+            for path, (node, _) in self._reading.items():
+                self._computed[names[path]] = hydra_internals.resolved(node)
+        return {path: self._computed[name] for path, name in names.items()}
 
 
 class NotPlain(Exception):
     """A key whose value is not a plain node below plain mappings."""
 
 
-def _reading(cfg: DictConfig, changed: set[Keys]) -> dict[Keys, Any]:
-    """The interpolations that may read one of the changed paths, directly or through others."""
-    waiting = hydra_internals.interpolations(cfg)
-    reads = {path: resolvers.reads(str(hydra_internals.text_of(node))) for path, node in waiting.items()}
-    reading: dict[Keys, Any] = {}
-    new = set(changed)
-    while new:
-        changed = changed | new
-        new = set()
-        for path in [
-            p for p in waiting if reads[p] is None or any(_related(r, c) for r in reads[p] or () for c in changed)
-        ]:
-            reading[path] = waiting.pop(path)
-            new.add(path)
-    return reading
+def _reading(cfg: DictConfig, changed: Sequence[Keys]) -> dict[Keys, tuple[Any, tuple[Keys, ...]]]:
+    """The interpolations that may read one of the changed paths, directly or through others; and which they may."""
+    nodes = hydra_internals.interpolations(cfg)
+    reads = {path: resolvers.reads(str(hydra_internals.text_of(node))) for path, node in nodes.items()}
+    changes: dict[Keys, set[Keys]] = {path: {path} for path in changed}  # path -> the changed ones that it follows
+    grown = True
+    while grown:
+        grown = False
+        for path, names in reads.items():
+            known = changes.get(path, set())
+            follows = [k for p, k in changes.items() if names is None or any(_related(name, p) for name in names)]
+            if new := set().union(*follows) - known:
+                changes[path] = known | new
+                grown = True
+    return {path: (nodes[path], tuple(p for p in changed if p in changes[path])) for path in nodes if path in changes}
 
 
 def _related(one: Sequence[Any], other: Sequence[Any]) -> bool:
@@ -143,18 +153,20 @@ def compose_points(
     }
     families: dict[tuple[str, ...], Family | None] = {}
     points: list[Point | Sibling] = []
-    for texts in overrides:
-        shape = tuple(swept.get(text, text) for text in texts)
-        family = families.get(shape)
-        next_point: Point | Sibling | None = None
-        if family is not None:
-            next_point = _sibling(family, texts, [parsed[text] for text in texts if text in swept])
-        if next_point is None:
-            next_point = compose.compose_point(config_loader, texts)
-            if len(overrides) > 1 and shape not in families:
-                places = [i for i, text in enumerate(texts) if text in swept]
-                families[shape] = _family(config_loader, next_point, [parsed[text] for text in texts], places)
-        points.append(next_point)
+    with counting("composing", len(overrides)) as one_more:
+        for texts in overrides:
+            shape = tuple(swept.get(text, text) for text in texts)
+            family = families.get(shape)
+            next_point: Point | Sibling | None = None
+            if family is not None:
+                next_point = _sibling(family, texts, [parsed[text] for text in texts if text in swept])
+            if next_point is None:
+                next_point = compose.compose_point(config_loader, texts)
+                if len(overrides) > 1 and shape not in families:
+                    places = [i for i, text in enumerate(texts) if text in swept]
+                    families[shape] = _family(config_loader, next_point, [parsed[text] for text in texts], places)
+            points.append(next_point)
+            one_more()
     return points
 
 
@@ -216,10 +228,13 @@ def freeze_all(points: Sequence[Point | Sibling], launch_folder: Any) -> list[Fr
     UserError: as `freeze` does
     """
     credentials.refuse_overrides(dict.fromkeys(text for point in points for text in point.overrides))
-    return [
-        freeze.freeze(point, launch_folder) if isinstance(point, Point) else _freeze(point, launch_folder)
-        for point in points
-    ]
+    frozen_configs = []
+    with counting("freezing", len(points)) as one_more:
+        for point in points:
+            one = freeze.freeze(point, launch_folder) if isinstance(point, Point) else _freeze(point, launch_folder)
+            frozen_configs.append(one)
+            one_more()
+    return frozen_configs
 
 
 def _freeze(point: Sibling, launch_folder: Any) -> Frozen:

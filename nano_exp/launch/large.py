@@ -27,7 +27,7 @@ def words(rows: Sequence[Row], parameters: Mapping[str, Any]) -> str:
     rows: those to submit
     parameters: hydra.launcher's
     """
-    hours = cost([View(row.config) for row in rows], parameters).gpu_hours
+    hours = cost((View(row.config) for row in rows), parameters).gpu_hours
     if not is_large(len(rows), hours):
         return ""
     return f"{len(rows):,} runs" + (f" of {hours:,.0f} GPU-hours in one allocation each" if hours else "")

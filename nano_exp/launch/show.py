@@ -105,7 +105,7 @@ def expected(the_plan: Plan, start: str, parameters: Mapping[str, Any]) -> None:
     """What the runs to submit cost, and when Slurm would start them: a line each, where it is known."""
     lines = [
         to_the_end.whole(the_plan.to_submit).line(),
-        *cost([View(row.config) for row in the_plan.to_submit], parameters).lines(),
+        *cost((View(row.config) for row in the_plan.to_submit), parameters).lines(),
         start,
     ]
     for line in lines if the_plan.to_submit else ():

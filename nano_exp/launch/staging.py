@@ -18,8 +18,10 @@ from nano_exp.launch.convergence import Row
 from nano_exp.launch.job_arrays import Array, Launch
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 from nano_exp.store import predecessors, run_config, runs
+from nano_exp.terminal.progress_line import counting
 
 _COMMITS: dict[str, str | None] = {}
+_REVISIONS: dict[tuple[str, str | None], str | None] = {}
 
 
 def prepare(
@@ -41,10 +43,11 @@ def prepare(
     """
     new_folders: list[Path] = []
     try:
-        for array in launch.arrays:
-            for row in array.rows:
+        with counting("writing", sum(len(array.rows) for array in launch.arrays)) as one_more:
+            for row in (row for array in launch.arrays for row in array.rows):
                 if row.is_new and runs.create(row.dir, run_config.remembered(row.config), record(row, launch)):
                     new_folders.append(row.dir)
+                one_more()
         _stage(launch, where, parameters, overrides, env_file)
         for array in launch.arrays:
             for index, row in enumerate(array.rows):
@@ -94,7 +97,10 @@ def _model_revision(config: dict[str, Any]) -> str | None:
     if config["engine"]["name"] != "nemo_rl":
         return None
     home = config["site"].get("hf_home")
-    return nemo_rl_checkout.revision(str(config["policy"].get("model_name") or ""), str(home) if home else None)
+    key = str(config["policy"].get("model_name") or ""), str(home or os.environ.get("HF_HOME") or "") or None
+    if key not in _REVISIONS:
+        _REVISIONS[key] = nemo_rl_checkout.revision(*key)
+    return _REVISIONS[key]
 
 
 def _stage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,22 +166,42 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.0f} GB" if size >= 1e10 else f"{size / 1e9:.1f} GB"
 
 
-def cost(views: Sequence[View], parameters: Mapping[str, Any]) -> Cost:
+def cost(views: Iterable[View], parameters: Mapping[str, Any]) -> Cost:
     """What runs of these configs cost at most."""
-    hours = [h for c in views if c.on_slurm and (h := gpu_hours(c.config, parameters)) is not None]
-    checkpoint_bytes = [k.most for c in views if (k := checkpoints(c)) is not None]
-    logged = [one for c in views if (one := rollouts(c)) is not None]
-    ends = [one.most for one in logged if one.most is not None]
+    return of_all([of_one(view, parameters) for view in views])
+
+
+def of_one(c: View, parameters: Mapping[str, Any]) -> Cost:
+    """What a run of this config costs at most."""
+    hours = gpu_hours(c.config, parameters) if c.on_slurm else None
+    kept, logged = checkpoints(c), rollouts(c)
+    size = kept.most if kept is not None else None
+    most, step = (logged.most, logged.step) if logged is not None else (None, None)
+    return Cost(1, hours, hours, size, size, most, most, step, _attempts(c))
+
+
+def of_all(costs: Sequence[Cost]) -> Cost:
+    """What these runs cost together."""
+
+    def known(name: str) -> list[Any]:
+        return [value for one in costs if (value := getattr(one, name)) is not None]
+
+    def total(name: str) -> Any:
+        return sum(known(name)) if known(name) else None
+
+    def largest(name: str) -> Any:
+        return max(known(name), default=None)
+
     return Cost(
-        len(views),
-        sum(hours) if hours else None,
-        max(hours, default=None),
-        sum(checkpoint_bytes) if checkpoint_bytes else None,
-        max(checkpoint_bytes, default=None),
-        sum(ends) if ends else None,
-        max(ends, default=None),
-        max((one.step for one in logged), default=None),
-        max((_attempts(c) for c in views), default=1),
+        len(costs),
+        total("gpu_hours"),
+        largest("gpu_hours"),
+        total("checkpoint_bytes"),
+        largest("checkpoint_bytes"),
+        total("rollout_bytes"),
+        largest("rollout_bytes"),
+        largest("rollout_bytes_a_step"),
+        max((one.attempts for one in costs), default=1),
     )
 
 

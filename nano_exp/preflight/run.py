@@ -16,6 +16,7 @@ from nano_exp.preflight.finding import Finding
 from nano_exp.preflight.memory import not_checked
 from nano_exp.preflight.registry import ANY_ENGINE, PLACE, RENAMED, RULES, Rule
 from nano_exp.preflight.view import View
+from nano_exp.terminal.progress_line import counting
 
 
 @dataclass(frozen=True)
@@ -114,17 +115,23 @@ def examine(points: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
     ----------
     ignore: rules, or `place`, whose findings do not count
     """
-    views = [View(frozen.config, frozen.overrides, facts) for frozen in points]
     rules_by_kind: dict[tuple[str, tuple[int, ...]], list[Rule]] = {}
     points_of: dict[Finding, list[int]] = {}
-    for index, view in enumerate(views):
-        kind = (view.engine, view.version)
-        if kind not in rules_by_kind:
-            rules_by_kind[kind] = rules_of(view)
-        for finding in findings(view, rules_by_kind[kind]):
-            where = points_of.setdefault(finding, [])
-            if not where or where[-1] != index:
-                where.append(index)
+    each: list[costs.Cost] = []
+    not_judged: dict[str, None] = {}
+    with counting("checking", len(points)) as one_more:
+        for index, frozen in enumerate(points):
+            view = View(frozen.config, frozen.overrides, facts)  # none of them stays: each is larger than its config
+            kind = (view.engine, view.version)
+            if kind not in rules_by_kind:
+                rules_by_kind[kind] = rules_of(view)
+            for finding in findings(view, rules_by_kind[kind]):
+                where = points_of.setdefault(finding, [])
+                if not where or where[-1] != index:
+                    where.append(index)
+            each.append(costs.of_one(view, facts.parameters))
+            not_judged |= dict.fromkeys(not_checked([view]))
+            one_more()
     order = {name: number for number, name in enumerate(RULES)}
     groups = sorted(
         (Group(finding, tuple(where)) for finding, where in points_of.items()),
@@ -135,9 +142,9 @@ def examine(points: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
         tuple(frozen.overrides for frozen in points),
         tuple(g for g in groups if not _ignored(g, ignore)),
         tuple(g for g in groups if _ignored(g, ignore)),
-        (*silent, *not_checked(views)),
+        (*silent, *not_judged),
         start_line(facts.answers.test) if facts.answers is not None else "",
-        costs.cost(views, facts.parameters),
+        costs.of_all(each),
         tuple(tokens.lines([frozen.config for frozen in points], facts.environ, facts.env_names)),
         tuple(_cold(points, facts)),
     )

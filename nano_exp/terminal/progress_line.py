@@ -6,12 +6,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from nano_exp.index.progress import Sample
 from nano_exp.text import duration
+
+if TYPE_CHECKING:
+    from nano_exp.index.progress import Sample
 
 
 def text(run_id: str, now: Sample, max_steps: int) -> str:
@@ -83,6 +85,24 @@ def waiting(line: str, after_s: float = 1.0) -> Iterator[None]:
             timer.cancel()
             timer.join()
             live.clear()
+
+
+@contextmanager
+def counting(doing: str, total: int, every_s: float = 0.5) -> Iterator[Callable[[], None]]:
+    """Say on a terminal how many of many are done: `checking 3400/10000`. Gives what is called after each."""
+    live, done, last = Live(), 0, time.monotonic()
+
+    def one_more() -> None:
+        nonlocal done, last
+        done += 1
+        if live.tty and time.monotonic() - last > every_s:
+            live.show(f"{doing} {done}/{total}")
+            last = time.monotonic()
+
+    try:
+        yield one_more
+    finally:
+        live.clear()
 
 
 def many(samples: Sequence[tuple[str, Sample, int]], done: int, total: int) -> str:
