@@ -112,6 +112,12 @@ class Train:
                 "the allocation is there already: nothing is left to wait for",
                 f"sbatch --dependency=afterok:JOB {self.command[0]} ...",
             )
+        if request.terms.pack:
+            raise UserError(
+                f"pack={request.terms.pack} in job {self.have.job}",
+                "a job of train.sbatch trains one run",
+                "leave pack out, or launch from a login node",
+            )
         if request.where != "slurm":
             typed = " ".join(self.command[1:]) or "no model= and no cluster="
             raise UserError(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from nano_exp import files, project, text
 from nano_exp.errors import UserError, nearest
 from nano_exp.files import Damaged
-from nano_exp.store import runs
+from nano_exp.store import packed, runs
 
 #: A Slurm job or array task.
 _JOB = re.compile(r"\d+(_\d+)?")
@@ -175,10 +175,9 @@ def of_job(results: Path, job: str) -> set[str]:
             if known != number:
                 continue
             try:
-                members = [str(r) for r in files.read_json(Path(path) / "manifest.json")["arrays"][array]["runs"]]
+                entry = files.read_json(Path(path) / "manifest.json")["arrays"][array]
+                sent = packed.members(entry, int(task)) if task else enumerate(entry["runs"])
+                return {str(folder) for _, folder in sent}
             except (Damaged, OSError, KeyError, IndexError, TypeError):
                 continue
-            if not task:
-                return set(members)
-            return {members[int(task)]} if int(task) < len(members) else set()
     return set()

@@ -23,6 +23,7 @@ from nano_exp.job import (
     canary_end,
     ending,
     engine_run,
+    pack,
     postmortem,
     requeue,
     rung_end,
@@ -62,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     if "SLURM_EXPORT_ENV" in os.environ:  # of a job that was sent with names or NONE: a step would get no environment
         os.environ["SLURM_EXPORT_ENV"] = "ALL"
     try:
+        shared = pack.find(arguments.launch, arguments.array) if arguments.task is None else None
+        if shared is not None:
+            return pack.execute(shared, stop)
         setup_failed = setup_lines.failed(os.environ)
         return execute(
             replace(find(arguments.launch, arguments.array, arguments.task), setup_failed=setup_failed), stop
@@ -88,10 +92,15 @@ class Order:
     manifest: dict[str, Any]
     canary: bool
     local: bool
-    entry: dict[str, Any]  # of its array: site, Slurm, placement
+    entry: dict[str, Any]  # of its array: site, Slurm, placement, pack
     checkout_commit: str | None
     env_file: Path | None = None
     setup_failed: setup_lines.Failed | None = None
+
+    @property
+    def packed(self) -> bool:
+        """Whether its job has other runs too."""
+        return bool(self.entry.get("pack"))
 
 
 def find(launch: Path, array: int | str, task: int | None) -> Order:
@@ -134,7 +143,7 @@ def _execute_once(order: Order, stop: Stop, first: bool) -> int | None:
         raise files.Damaged(f"{run_dir}: {'; '.join(run.damaged)}")
     config = run_config.sent_with(run.config(), order.entry)
     _require_going_on(order, run, config["site"])
-    if not order.local and not order.canary:
+    if not order.local and not order.canary and not order.packed:
         turn.require(order.dir, run, slurm_owner().job)
     number, attempt_dir, owner = claim(run, runs.this_process() if order.local else slurm_owner())
     _link_latest(attempt_dir)
@@ -148,7 +157,8 @@ def _execute_once(order: Order, stop: Stop, first: bool) -> int | None:
         host=owner.host,
         pid=owner.pid,
         launch=order.launch,
-        allocated=allocated(began) if first and not order.local else None,
+        allocated=allocated(began) if first and not order.local and not order.packed else None,
+        **({"packed": True} if order.packed else {}),
     )
     end: dict[str, Any] = {}
     with (attempt_dir / "attempt.log").open("a", buffering=1) as log:
@@ -156,7 +166,7 @@ def _execute_once(order: Order, stop: Stop, first: bool) -> int | None:
         say(f"attempt {number} of run {run.id} on {owner.host}" + (f", job {owner.job}" if owner.job else ""))
         until = None if order.local else deadline()
         course = Course.of(order.manifest, runs.load(run_dir))
-        ahead = Ending(run_dir, number, owner, stop, until, config["slurm"], began, say)
+        ahead = Ending(run_dir, number, owner, stop, until, config["slurm"], began, say, packed=order.packed)
         try:
             _bury_lost(run_dir, config, number, owner, stop, say)
             if order.setup_failed is not None:
@@ -245,7 +255,8 @@ def _goes_on(ahead: Ending, end: dict[str, Any]) -> bool:
         return requeue.here(ahead.run_dir, end, ahead.section, ahead.say)
     if owner.job is None or ahead.goes_on:
         return ahead.goes_on
-    return requeue.go_on(ahead.run_dir, end, ahead.stopped, owner, stop, ahead.until, ahead.section, ahead.say)
+    ours = (owner, stop, ahead.until, ahead.section, ahead.say, ahead.packed)
+    return requeue.go_on(ahead.run_dir, end, ahead.stopped, *ours)
 
 
 def _say(log: TextIO, line: str) -> None:

@@ -167,16 +167,21 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died in between
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _in_child(open_files: int | None, parent: int) -> None:
     """Before the engine's exec: it is killed when this attempt dies, even by SIGKILL.
 
     Otherwise it would train on in a session of its own, beside the next attempt of the same run, wherever the job's
     end does not kill what it left (no Slurm; proctrack/linuxproc).
     """
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died in between
-            os.kill(os.getpid(), signal.SIGKILL)
+    die_with(parent)
     if open_files:
         engines.raise_open_files(open_files)
 

@@ -51,6 +51,7 @@ class Ending:
     began: the attempt's start, unix time
     stopped: what Slurm ends the job for, once it is known
     goes_on: Slurm has been asked to start the job again
+    packed: the job has other runs too
     """
 
     run_dir: Path
@@ -63,6 +64,7 @@ class Ending:
     say: Say
     stopped: restart_policy.Stopped = ""
     goes_on: bool = False
+    packed: bool = False
 
     def announce(self, end: Mapping[str, Any], timeout_s: float) -> None:
         """Write down what will be the end if nothing better is written, and have the run go on where it should.
@@ -78,9 +80,8 @@ class Ending:
             return
         self._record(end)
         try:
-            self.goes_on = requeue.at_once(
-                self.run_dir, self.whole(end), self.stopped, self.owner, self.section, timeout_s, self.say
-            )
+            ours = (self.owner, self.section, timeout_s, self.say, self.packed)
+            self.goes_on = requeue.at_once(self.run_dir, self.whole(end), self.stopped, *ours)
         except (UserError, OSError) as error:
             self.say(f"not started again yet: {error}")
 

@@ -48,6 +48,7 @@ def go_on(
     until: float | None,
     section: dict[str, Any],
     say: Say,
+    packed: bool = False,
 ) -> bool:
     """Have Slurm start this attempt's job again where the run should go on. Returns whether it will.
 
@@ -55,6 +56,7 @@ def go_on(
     ----------
     stopped: what the signal meant that had come by the attempt's end
     stop: a scancel that comes meanwhile is heeded
+    packed: the job has other runs too: what is recorded here has `pack` go on
     """
     decision = _decision(run_dir, end, stopped, section)
     if not decision.by:
@@ -63,10 +65,10 @@ def go_on(
             runs.record_event(run_dir, "note", text=f"not started again: {decision.why}")
         return False
     _record(run_dir, end, decision, say)
-    if decision.by == "slurm":
+    if decision.by == "slurm" or packed:
         return True
     heeded = bool(end.get("signal"))  # it was asked for already what that signal meant
-    failed = _requeue(owner, decision.avoid, until, say, lambda: bool(stop.signal) and not heeded)
+    failed = ask_slurm(owner, decision.avoid, until, say, lambda: bool(stop.signal) and not heeded)
     if failed:
         word = f"{run_dir.parent.name}/{run_dir.name}"
         say(f"could not be started again: {failed}; nano-exp retry {word} does it")
@@ -82,10 +84,15 @@ def at_once(
     section: dict[str, Any],
     timeout_s: float,
     say: Say,
+    packed: bool = False,
 ) -> bool:
     """Have Slurm start the job again where Slurm is ending it and will not, before the engine has ended.
 
     SIGKILL may come first. What fails here is tried again at the attempt's end (`go_on`). Returns whether it was asked.
+
+    Parameters
+    ----------
+    packed: the job has other runs too: what is recorded here has `pack` ask Slurm
     """
     if owner.job is None or stopped not in ("time_limit", "preempted"):
         return False
@@ -93,6 +100,8 @@ def at_once(
     if decision.by != "attempt":
         return False
     _record(run_dir, end, decision, say)
+    if packed:
+        return True
     try:
         slurm.requeue(owner.job, timeout_s)
     except (slurm.NoAnswer, UserError) as error:
@@ -140,7 +149,7 @@ def _record(run_dir: Path, end: dict[str, Any], decision: restart_policy.Decisio
     say(decision.why if decision.by == "slurm" else f"starting again{avoid}: {decision.why}")
 
 
-def _requeue(owner: Owner, avoid: str, until: float | None, say: Say, signalled: Callable[[], bool]) -> str:
+def ask_slurm(owner: Owner, avoid: str, until: float | None, say: Say, signalled: Callable[[], bool]) -> str:
     """Ask Slurm until it answers or the allocation ends. Returns what went wrong, or nothing.
 
     Parameters

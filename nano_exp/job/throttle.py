@@ -25,6 +25,8 @@ PATIENCE_S = 10.0
 def hand_on(launch_dir: Path, manifest: Mapping[str, Any], say: Say) -> None:
     """Divide a launch's `parallel` anew among its arrays; says what it changed."""
     parallel = (manifest.get("terms") or {}).get("parallel")
+    if (manifest.get("terms") or {}).get("pack"):  # the number of allocations keeps it
+        return
     if parallel is None or len(manifest["arrays"]) < 2 or manifest.get("by_hand"):
         return
     try:

@@ -79,6 +79,13 @@ def _part(site: Mapping[str, Any], form: Shape, typed: Mapping[str, Any]) -> Gpu
     return answers.part(nodes, str(typed.get("partition") or ""), form.gpus_per_node, kind) if nodes else None
 
 
+def most_gpus(site: Mapping[str, Any], typed: Mapping[str, Any]) -> int | None:
+    """The most GPUs that a node of the partition has; None where Slurm does not say."""
+    kind = str(site.get("gres") or "").rpartition("gpu:")[2]
+    partition = str(typed.get("partition") or site.get("partition") or "")
+    return max((n.gpu_count(kind) for n in answers.of_partition(_nodes(), partition)), default=0) or None
+
+
 @cache
 def _nodes() -> tuple[answers.Nodes, ...]:
     """The cluster's nodes, asked once; empty where Slurm does not answer, as on a machine that only looks."""

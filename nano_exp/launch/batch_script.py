@@ -44,9 +44,10 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
         options.pop(key, None)
     extra = {"requeue": True, **slurm_options.extras(options)}
     site = array.rows[0].config["site"]
-    if not slurm_options.gpus(options, extra, form.nodes, form.gpus_per_node):
-        options |= allocation.gpus(site, form)
-    for key, value in allocation.options(site, form, {**options, **slurm_options.typed(options)}).items():
+    whole = array.allocation
+    if not slurm_options.gpus(options, extra, whole.nodes, whole.gpus_per_node):
+        options |= allocation.gpus(site, whole)
+    for key, value in allocation.options(site, whole, {**options, **slurm_options.typed(options)}).items():
         (options if key == "cpus_per_task" else extra)[key] = value
     if launch.after.terms or launch.canary:
         # What can never start leaves the queue, and is seen as not started.
@@ -64,4 +65,4 @@ def script(launch: Launch, array: Array, parameters: dict[str, Any]) -> str:
     )
     executor = ManifestSlurmExecutor(launch.dir, array.word)
     executor.check(**options)
-    return executor.script(len(array.rows))
+    return executor.script(array.tasks)

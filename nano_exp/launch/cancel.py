@@ -43,7 +43,7 @@ def cancel(selected_runs: Sequence[Run], yes: bool, confirm: Callable[[str], boo
             "the same command with --yes",
             code=2,
         )
-    slurm_jobs = [now.job for _, now in active if ":" not in now.job]
+    slurm_jobs = _whole_jobs(active)
     if slurm_jobs:
         slurm.scancel(slurm_jobs)
     for run, now in active:
@@ -55,6 +55,25 @@ def cancel(selected_runs: Sequence[Run], yes: bool, confirm: Callable[[str], boo
         slurm.scancel(canaries)
     print(f"cancelled {len(active)} run{'s' if len(active) != 1 else ''}; the same launch, or nano-exp retry, goes on")
     return 0
+
+
+def _whole_jobs(active: Sequence[tuple[Run, State]]) -> list[str]:
+    """The Slurm jobs to cancel: not those that execute other runs too (`pack=N`), which heed the run's own event."""
+    stopped = {run.dir for run, _ in active}
+    jobs = []
+    for run, now in active:
+        sent = state.submission(run)
+        shared = sent is not None and sent.packed and not _neighbours(run, sent, now.job) <= stopped
+        if ":" not in now.job and not shared:
+            jobs.append(now.job)
+    return list(dict.fromkeys(jobs))
+
+
+def _neighbours(run: Run, sent: state.Submission, job: str) -> set[Path]:
+    """The active runs of a job that has several."""
+    folders = [folder for folder in history.run_dirs(history.manifest(run.results, sent.launch)) if folder.is_dir()]
+    states = history.states([runs.load(folder) for folder in folders])
+    return {one.dir for one, now in states if now.kind in state.ACTIVE and now.job == job}
 
 
 def _left_behind(stopped: Sequence[Run]) -> list[str]:

@@ -213,7 +213,7 @@ def _refuse_to_guess(rows: list[Row], lookup: QueueLookup) -> None:
 def _refuse_active(rows: list[Row]) -> None:
     active = [row for row in rows if row.state.kind in state.ACTIVE]
     if active:
-        jobs = " ".join(row.state.job for row in active[:5])
+        jobs = " ".join(dict.fromkeys(row.state.job for row in active[:5]))
         raise UserError(
             f"fresh=true, but {len(active)} of the runs are active (first: {active[0].id}, {active[0].state.kind})",
             "a fresh start beside an active run would train the same config twice at once",

@@ -19,7 +19,7 @@ from pathlib import Path
 from nano_exp import files, slurm
 from nano_exp.errors import UserError
 from nano_exp.index import selection
-from nano_exp.store import predecessors, runs, state
+from nano_exp.store import packed, predecessors, runs, state
 from nano_exp.store.predecessors import IN_VAIN, Dependant, Wait
 from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.runs import Run
@@ -124,7 +124,7 @@ def _terms(waited: Sequence[tuple[str, Run, State]]) -> list[str]:
 def _tasks(launch_dir: Path, array: int) -> int | None:
     """How many tasks an array of a launch has; None where its manifest does not say."""
     try:
-        return len(files.read_json(launch_dir / "manifest.json")["arrays"][array]["runs"])
+        return packed.tasks(files.read_json(launch_dir / "manifest.json")["arrays"][array])
     except (files.Damaged, OSError, KeyError, IndexError, TypeError):
         return None
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from nano_exp import slurm
 from nano_exp.errors import UserError
-from nano_exp.launch import canary
+from nano_exp.launch import canary, packing
 from nano_exp.launch.convergence import Row
 from nano_exp.launch.dependency import After
+from nano_exp.launch.packing import Pack
 from nano_exp.launch.terms import Terms
 from nano_exp.slurm import arrays
 from nano_exp.slurm.shapes import Shape, shape
@@ -31,6 +32,7 @@ class Array:
     word: its number, or `canary`
     throttle: at most this many of its tasks at once, by the launch's `parallel`
     behind: it starts after the array of this number
+    pack: how its runs share allocations; None: each has its own
     """
 
     word: str
@@ -40,13 +42,29 @@ class Array:
     job: str = ""
     throttle: int | None = None
     behind: int | None = None
+    pack: Pack | None = None
 
     @property
     def number(self) -> int:
         return int(self.word)
 
+    @property
+    def tasks(self) -> int:
+        """How many tasks it has for Slurm."""
+        return self.pack.allocations if self.pack else len(self.rows)
+
+    @property
+    def allocation(self) -> Shape:
+        """What each task asks for."""
+        return self.shape.times(self.pack.slots) if self.pack else self.shape
+
+    def task_of(self, index: int) -> int | None:
+        """The task of run number `index`; None where it is a plain job."""
+        return index % self.tasks if self.tasks > 1 else None
+
     def job_of(self, index: int) -> str:
-        return f"{self.job}_{index}" if len(self.rows) > 1 else self.job
+        task = self.task_of(index)
+        return self.job if task is None else f"{self.job}_{task}"
 
 
 @dataclass
@@ -93,7 +111,10 @@ def arrange(
             rows_of = members[chunk.start : chunk.stop]
             job_arrays.append(Array(str(number), form, rows_of, state.job_name(launch_id, number, name)))
     launch = Launch(launch_id, results, runs.launch_dir(results, launch_id), job_arrays, terms=terms or Terms())
-    if launch.terms.parallel is not None:
+    if launch.terms.pack is not None:
+        for array, pack in zip(job_arrays, packing.deal(launch.terms, [len(a.rows) for a in job_arrays]), strict=True):
+            array.pack, array.behind = pack, pack.behind if pack else None
+    elif launch.terms.parallel is not None:
         for array, slot in zip(
             job_arrays, arrays.slots(launch.terms.parallel, [len(a.rows) for a in job_arrays]), strict=True
         ):

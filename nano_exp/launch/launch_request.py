@@ -16,6 +16,7 @@ from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.launch import (
     convergence,
+    packing,
     show,
     terms,
 )
@@ -64,6 +65,7 @@ def read(
     _require_place(where)
     requested = terms.read(frozen_configs, points[0].overrides)
     terms.require(requested, where, switches["submit"])
+    packing.require(requested, [frozen.config for frozen in frozen_configs], parameters)
     return Request(
         frozen_configs, switches, where, Path(frozen_configs[0].config["run"]["results"]), env_file, requested
     )

@@ -22,6 +22,7 @@ from nano_exp.launch import (
     history,
     job_arrays,
     launch_request,
+    packing,
     show,
     slurm_options,
     spending,
@@ -172,6 +173,7 @@ def _send(results: Path, batch: Batch) -> job_arrays.Launch:
         slurm.require()
         behind = _still_running(results, batch)
     terms.require(batch.terms, batch.where, submit=True)
+    packing.require(batch.terms, [row.config for row in batch.rows], batch.parameters)
     show.rows(batch.rows)
     try:
         return flow.dispatch(

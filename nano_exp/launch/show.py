@@ -166,7 +166,9 @@ def _sent(array: job_arrays.Array) -> tuple[str, str, str]:
     if len(array.rows) == 1:
         return array.job, first.id, log_path(first)
     name = relative(first.dir.parent / "RUN" / LOG)
-    return f"{array.job_of(0)} to {array.job_of(len(array.rows) - 1)}", f"{first.id} to {last.id}, as above", name
+    if array.tasks == 1:
+        return array.job, f"{first.id} to {last.id}, as above", name
+    return f"{array.job_of(0)} to {array.job_of(array.tasks - 1)}", f"{first.id} to {last.id}, as above", name
 
 
 def _before(ready: job_arrays.Launch) -> list[str]:
@@ -176,6 +178,10 @@ def _before(ready: job_arrays.Launch) -> list[str]:
         row = ready.canary.rows[0]
         steps = row.config["grpo"]["max_num_steps"]
         lines.append(f"canary: job {ready.canary.job} runs {steps} steps first; its log: nano-exp logs -f {row.id}")
+    if packs := [array for array in ready.arrays if array.pack]:
+        slots = max(array.pack.slots for array in packs if array.pack)
+        count = sum(array.tasks for array in packs)
+        lines.append(f"packed: {count} allocation{'s' if count > 1 else ''}, at most {slots} runs at once in each")
     if len(ready.arrays) > 1:
         throttle = f", at most {ready.terms.parallel} runs at once" if ready.terms.parallel else ""
         lines.append(f"{len(ready.arrays)} job arrays{throttle}")
@@ -297,12 +303,19 @@ def scripts(ready: job_arrays.Launch, parameters: dict[str, Any]) -> None:
     """The batch scripts as they would be sent: the first one, and the lines of the others that it has not."""
     first: list[str] = []
     for array in ready.arrays:
-        count = f"{len(array.rows)} runs as one job array" if len(array.rows) > 1 else "1 run"
+        count = _count(array)
         lines = batch_script.script(ready, array, parameters).splitlines()
         same = ", the same but for these lines" if first else ""
         print(f"# --- sbatch script: {count} of {array.shape}{same} ---")
         print("\n".join(line for line in lines if line not in first) + "\n")
         first = first or [*lines, ""]
+
+
+def _count(array: job_arrays.Array) -> str:
+    if array.pack:
+        jobs = f"{array.tasks} allocations" if array.tasks > 1 else "one allocation"
+        return f"{len(array.rows)} runs in {jobs}, {array.pack.slots} at a time each,"
+    return f"{len(array.rows)} runs as one job array" if len(array.rows) > 1 else "1 run"
 
 
 def engine_yaml(the_plan: Plan) -> None:

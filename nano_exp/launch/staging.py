@@ -158,6 +158,7 @@ def _entry(array: Array) -> dict[str, Any]:
         "shape": asdict(array.shape),
         "throttle": array.throttle,
         "behind": array.behind,
+        "pack": asdict(array.pack) if array.pack else None,
         # A run submitted again may go to another place than the first time: the attempt takes it from here.
         "site": config["site"],
         "slurm": config["slurm"],
@@ -175,7 +176,7 @@ def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> N
         durable=False,
         launch=launch.id,
         array=array.number,
-        task=index if len(array.rows) > 1 else None,
+        task=array.task_of(index),
         after_attempt=earlier[-1].number if earlier else 0,
         user=slurm.this_user(),
         local=vars(runs.this_process()) if where == "local" else None,
@@ -184,4 +185,5 @@ def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> N
         **({"after": list(launch.after.terms)} if launch.after.terms else {}),
         **({runs.CANARY: True} if launch.canary else {}),
         **({"halving": True} if launch.terms.halving else {}),
+        **({"packed": True} if array.pack else {}),
     )

@@ -32,6 +32,7 @@ class Terms:
     budget: GPU-hours of the names from now on (infinite: without a limit); None: as they are
     halving: its study's rungs (nano_exp.study.halving); empty: every run trains to its end
     stop: the rules that end a run which is lost (nano_exp.study.stop_rules); empty: none do
+    pack: so many of its runs at once in one allocation (nano_exp.launch.packing); None: each has its own
     """
 
     parallel: int | None = None
@@ -41,6 +42,7 @@ class Terms:
     budget: float | None = None
     stop: Mapping[str, Any] = field(default_factory=dict)
     halving: Mapping[str, Any] = field(default_factory=dict)
+    pack: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the launch's manifest; `of_manifest` reads it."""
@@ -63,7 +65,7 @@ def read(frozen_configs: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
             raise UserError(f"points of one launch have different {key}=", "it holds for a whole launch", f"{key}=...")
     counts = (_count(first, "parallel"), _words(first.get("after")), _count(first, "fail_fast"))
     canary, budget = _canary(first.get("canary", False)), _budget(first.get("budget"))
-    return Terms(*counts, canary, budget, _stop(first.get("stop")), _halving(first))
+    return Terms(*counts, canary, budget, _stop(first.get("stop")), _halving(first), _pack(first))
 
 
 def _stop(section: Any) -> dict[str, Any]:
@@ -125,6 +127,12 @@ def _count(config: Mapping[str, Any], key: str) -> int | None:
     raise UserError(f"{key}={value!r}", "it must be a number of runs, at least 1", f"{key}=4, or leave it out")
 
 
+def _pack(config: Mapping[str, Any]) -> int | None:
+    """One run in an allocation is what there is without it."""
+    count = _count(config, "pack")
+    return None if count == 1 else count
+
+
 def _words(value: Any) -> tuple[str, ...]:
     """`after`: nothing, one word or a list of them; a Slurm job may be typed as a number."""
     words = value if isinstance(value, list) else [] if value is None else [value]
@@ -159,7 +167,8 @@ def of_manifest(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms
     try:
         canary = terms.get("canary") is True
         counts = (_count(terms, "parallel"), tuple(after), _count(terms, "fail_fast"))
-        return Terms(*counts, canary, stop=_stop(terms.get("stop")), halving=_halving(terms))
+        rules = {"stop": _stop(terms.get("stop")), "halving": _halving(terms), "pack": _pack(terms)}
+        return Terms(*counts, canary, **rules)
     except UserError:
         return Terms(after=tuple(after))
 
@@ -183,7 +192,8 @@ def changed(terms: Terms, typed: Sequence[str]) -> Terms:
         values[key] = text if key == "after" and isinstance(value, str | int | float) else value
     counts = (_count(values, "parallel"), _words(values["after"]), _count(values, "fail_fast"))
     canary, budget = _canary(values["canary"]), _budget(values["budget"])
-    return Terms(*counts, canary, budget, _off("stop", values["stop"]), _off("halving", values["halving"]))
+    rules = (_off("stop", values["stop"]), _off("halving", values["halving"]))
+    return Terms(*counts, canary, budget, *rules, _pack(values))
 
 
 def settled(terms: Terms, cold: bool) -> Terms:
@@ -198,13 +208,19 @@ def settled(terms: Terms, cold: bool) -> Terms:
 
 def require(terms: Terms, where: str, submit: bool) -> None:
     """Refuse terms that the place cannot keep. Raises UserError."""
-    by_key = {"after": terms.after, "fail_fast": terms.fail_fast, "canary": terms.canary, "budget": terms.budget}
+    by_key = {key: getattr(terms, key) for key in ("after", "fail_fast", "canary", "budget", "pack")}
     typed = [key for key, value in by_key.items() if value]
     if where == "local" and typed:
         raise UserError(
             f"{' and '.join(typed)} with slurm.where=local",
             "Slurm keeps them, and runs of this machine have none",
             "leave them out (parallel=N works here too), or choose a cluster= of Slurm's",
+        )
+    if not submit and terms.pack:
+        raise UserError(
+            f"pack={terms.pack} with submit=false",
+            "sweep.sbatch gives each run an allocation of its own",
+            "leave one of the two out",
         )
     if not submit and terms.canary:
         raise UserError(

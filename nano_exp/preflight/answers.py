@@ -59,6 +59,12 @@ class GpuPart:
     mib: int
 
 
+def of_partition(nodes: Iterable[Nodes], partition: str) -> list[Nodes]:
+    """The nodes of one or several partitions with commas; "" for the default one."""
+    partitions = partition.split(",") if partition else []
+    return [n for n in nodes if (n.partition in partitions if partitions else n.default)]
+
+
 def part(nodes: Iterable[Nodes], partition: str, gpus: int, kind: str = "") -> GpuPart | None:
     """The smallest part of those nodes that have `gpus` GPUs (of a type); None where none has.
 
@@ -66,12 +72,7 @@ def part(nodes: Iterable[Nodes], partition: str, gpus: int, kind: str = "") -> G
     ----------
     partition: one or several with commas; "" for the default one
     """
-    partitions = partition.split(",") if partition else []
-    fitting = [
-        n
-        for n in nodes
-        if (n.partition in partitions if partitions else n.default) and n.gpu_count(kind) >= max(gpus, 1)
-    ]
+    fitting = [n for n in of_partition(nodes, partition) if n.gpu_count(kind) >= max(gpus, 1)]
     if not fitting:
         return None
     return GpuPart(

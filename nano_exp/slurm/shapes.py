@@ -28,6 +28,11 @@ class Shape:
     cpus_per_node: int | None = None
     whole: bool = False
 
+    def times(self, count: int) -> Shape:
+        """What so many runs of this shape need on the same nodes."""
+        cpus = None if self.cpus_per_node is None else self.cpus_per_node * count
+        return Shape(self.nodes, self.gpus_per_node * count, cpus, self.whole)
+
     def __str__(self) -> str:
         cpus = f", {self.cpus_per_node} CPUs a node" if self.cpus_per_node is not None else ""
         return f"{self.nodes} x {self.gpus_per_node} GPUs{cpus}{', whole nodes' if self.whole else ''}"

@@ -37,6 +37,7 @@ def halt(launch_dir: Path, manifest: Mapping[str, Any], why: str, say: Say) -> N
     if not reason(launch_dir):
         files.write_json(launch_dir / FILE, {"why": why, "time": time.time()}, durable=True)
     lookup = QueueLookup()
+    count = 0
     jobs: list[str] = []  # tasks by name: of a whole array, one that waits to go on would be cancelled too
     for folder in run_dirs(manifest):
         run = runs.load(folder)
@@ -46,10 +47,11 @@ def halt(launch_dir: Path, manifest: Mapping[str, Any], why: str, say: Say) -> N
         now = lookup.state(run)
         if now.kind == "pending" and not has_started(run, launch_dir.name):
             cancelled(run, why, now.job)
-            jobs.append(now.job)
+            count += 1
+            jobs += [] if sent.packed else [now.job]  # the others of a packed run's job may be waiting to go on
     problem = lookup.error or slurm.cancel_waiting(jobs)
     failed = f" (not taken out of the queue: {problem}; they end when they start)" if problem else ""
-    say(f"{why}: {len(jobs)} waiting run{'s' if len(jobs) != 1 else ''} of launch {launch_dir.name} stopped{failed}")
+    say(f"{why}: {count} waiting run{'s' if count != 1 else ''} of launch {launch_dir.name} stopped{failed}")
 
 
 def has_started(run: runs.Run, launch: str) -> bool:

@@ -29,6 +29,7 @@ LEFT_OUT: dict[str, str] = {
     "yes": "launcher",
     "ignore": "launcher",
     "parallel": "launcher",
+    "pack": "launcher",
     "after": "launcher",
     "fail_fast": "launcher",
     "canary": "launcher",

@@ -26,6 +26,7 @@ LAUNCHER_KEYS = (
     "yes",
     "ignore",
     "parallel",
+    "pack",
     "after",
     "fail_fast",
     "canary",
@@ -40,7 +41,7 @@ SWITCHES = ("dry_run", "wait", "submit", "fresh", "show_yaml", "yes")
 
 
 #: Its terms (`nano_exp.launch.terms`), which are not either.
-TERMS = ("parallel", "after", "fail_fast", "canary", "budget", "stop", "halving")
+TERMS = ("parallel", "pack", "after", "fail_fast", "canary", "budget", "stop", "halving")
 
 
 #: Which of preflight's rules do not count. Of one launch too; run.json says it by itself.

@@ -37,7 +37,7 @@ class Spell:
     ended: its end; of one that runs, now; of one that vanished, when it last printed something
     gpus: of the allocation, over all its nodes; None where nothing says, as for runs of the launching machine
     kind: done, stopped, failed, cancelled; lost without an end, running while it executes
-    job: the Slurm job or array task; None without Slurm
+    job: the Slurm job or array task; None without Slurm, and where other runs executed in it too
     restart: how often Slurm had started that job before
     setup_s: from the engine's start to its first step; None where there was no step
     resumed: the step that its engine went on from; None where no engine started
@@ -146,7 +146,7 @@ def spells(run: Run, attempts: Sequence[Attempt], gpus: GpusOf, running: bool, n
                 max(began, ended),
                 gpus(str(launch), array) if type(array) is int else None,
                 kind,
-                owner.job if owner else None,
+                owner.job if owner and not start.data.get("packed") else None,
                 owner.restart if owner else 0,
                 _finite(end.get("setup_s")),
                 resumed if type(resumed) is int else None,

@@ -73,6 +73,7 @@ class Submission:
     local: Owner | None  # the launcher, where there is no Slurm
     by_hand: bool = False  # submit=false: the user types sbatch, now or later or never
     named: bool = True  # its job has the launch's name, as one that a launch sends has
+    packed: bool = False  # its job has other runs too
 
     def job(self, number: str) -> str:
         return number if self.task is None else f"{number}_{self.task}"
@@ -100,6 +101,7 @@ def as_submission(event: Event) -> Submission | None:
             local,
             data.get("by_hand") is True,
             data.get("named", not data.get("by_hand")) is True,
+            data.get("packed") is True,
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
@@ -184,6 +186,8 @@ def _in_slurm(
     if entry is None:
         return None
     job = sent.job(entry.id)
+    if sent.packed:
+        return _in_pack(run, sent, last, entry, job)
     if entry.state in slurm.WAITING:
         return State("pending", entry.reason if entry.reason != "None" else entry.state.lower(), job, n)
     if last is not None and last.end is not None and n > sent.after_attempt:
@@ -193,6 +197,36 @@ def _in_slurm(
         if entry.state == "COMPLETING":
             return None
     return State("running", "" if entry.state == "RUNNING" else entry.state.lower(), job, n)
+
+
+def _in_pack(run: Run, sent: Submission, last: Attempt | None, entry: slurm.Job, job: str) -> State | None:
+    """The state of one of several runs in a job that is in the queue; None once the job does nothing for it."""
+    n = last.number if last else 0
+    if not due(run, sent, last):
+        return None
+    if entry.state in slurm.WAITING:
+        return State("pending", entry.reason if entry.reason != "None" else entry.state.lower(), job, n)
+    if last is not None and last.end is None and n > sent.after_attempt:
+        return State("running", "" if entry.state == "RUNNING" else entry.state.lower(), job, n)
+    return None if entry.state == "COMPLETING" else State("pending", "waits for its turn in its job", job, n)
+
+
+def due(run: Run, sent: Submission, last: Attempt | None) -> bool:
+    """Whether a job that has several runs executes this one, or is still to do so: it has not ended there for good.
+
+    Parameters
+    ----------
+    sent: the run's submission to that job
+    """
+    if last is not None and last.end is None and last.number > sent.after_attempt:
+        return True
+    newest = run.last("submit", "cancel")
+    if newest is not None and newest.kind == "cancel":
+        return False
+    if last is None or last.number <= sent.after_attempt:
+        return True
+    again = run.last("requeue")
+    return again is not None and again.data.get("attempt") == last.number
 
 
 def _name_of_its_job(run: Run, sent: Submission | None, last: Attempt, jobs: Callable[[str], Mapping[int, str]]) -> str:

@@ -43,9 +43,25 @@ def test_they_make_no_other_run(tmp_path: Path) -> None:
     assert (plain.digest, plain.overrides) == (typed.digest, typed.overrides)
 
 
+def test_a_pack_of_one_is_none(tmp_path: Path) -> None:
+    assert (read(tmp_path, ["pack=4"]).pack, read(tmp_path, ["pack=1"]).pack) == (4, None)
+    assert terms.of_manifest({"terms": Terms(pack=4).as_dict()}).pack == 4
+    assert terms.changed(Terms(pack=4), ["pack=null"]).pack is None
+
+
 @pytest.mark.parametrize(
     "override",
-    ["parallel=0", "parallel=true", "parallel=many", "fail_fast=-1", "fail_fast=1.5", "canary=1", "after={a:1}"],
+    [
+        "pack=0",
+        "pack=all",
+        "parallel=0",
+        "parallel=true",
+        "parallel=many",
+        "fail_fast=-1",
+        "fail_fast=1.5",
+        "canary=1",
+        "after={a:1}",
+    ],
 )
 def test_what_they_cannot_be_is_refused_by_name(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -37,6 +37,17 @@ def sent(folder: Path, after: int = 0, recorded: bool = True) -> None:
         runs.record_job(folder.parent.parent, "L", 0, "12")
 
 
+def packed(folder: Path) -> None:
+    """Submitted with others as task 3 of array 0 of launch L, which became job 12."""
+    sent(folder)
+    data = {**runs.load(folder).events[-1].data, "packed": True}
+    runs.record_event(folder, "submit", durable=False, **{k: v for k, v in data.items() if k not in ("time", "kind")})
+
+
+def requeued(folder: Path) -> None:
+    runs.record_event(folder, "requeue", durable=False, attempt=1, by="attempt", why="time limit")
+
+
 def by_hand(folder: Path, after: int = 0) -> None:
     """Frozen as task 3 of array 0 of launch L."""
     intend(folder, array=0, task=3, after=after, by_hand=True)
@@ -182,6 +193,34 @@ CASES: dict[str, tuple[list[Make], list[str] | None, tuple[str, str, str]]] = {
     "its budget is spent": ([sent, tried(1, TASK, STOPPED), out_of_budget], [], ("budget", "spent", JOB)),
     "cancelled, submitted again": ([sent, cancelled, sent], [line("PENDING")], ("pending", "", JOB)),
     "cancelled too late": ([sent, tried(1, TASK, DONE), cancelled], [], ("done", "", JOB)),
+    # several runs in a job
+    "packed, waits for a slot": ([packed], [line("RUNNING")], ("pending", "waits for its turn in its job", JOB)),
+    "packed, the job waits": ([packed], [line("PENDING", "Priority")], ("pending", "Priority", JOB)),
+    "packed, runs": ([packed, tried(1, TASK)], [line("RUNNING")], ("running", "", JOB)),
+    "packed, failed beside others": (
+        [packed, tried(1, TASK, FAILED)],
+        [line("RUNNING")],
+        ("failed", "exit code 1", JOB),
+    ),
+    "packed, failed, the job waits to go on": (
+        [packed, tried(1, TASK, FAILED)],
+        [line("PENDING")],
+        ("failed", "", JOB),
+    ),
+    "packed, cut off": ([packed, tried(1, TASK, STOPPED), requeued], [line("PENDING")], ("pending", "", JOB)),
+    "packed, goes on in its turn": (
+        [packed, tried(1, TASK, STOPPED), requeued],
+        [line("RUNNING")],
+        ("pending", "waits for its turn", JOB),
+    ),
+    "packed, cancelled beside others": ([packed, cancelled], [line("RUNNING")], ("cancelled", "", "")),
+    "packed, being cancelled": ([packed, tried(1, TASK), cancelled], [line("RUNNING")], ("running", "", JOB)),
+    "packed, cancelled, and ended": (
+        [packed, tried(1, TASK, STOPPED), cancelled],
+        [line("RUNNING")],
+        ("cancelled", "", JOB),
+    ),
+    "packed, the job over before its turn": ([packed], [], ("unstarted", "before it started", "")),
     # damage
     "run.json unreadable": ([sent, unreadable], [line("RUNNING")], ("damaged", "run.json", "")),
     "owner unreadable": (

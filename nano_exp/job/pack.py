@@ -1,0 +1,266 @@
+"""Several runs in one allocation (`pack=N`): a slot for each that executes, and the next one where a slot is free.
+
+Each run is an attempt of its own, a child of this process with a part of the allocation: GPUs, CPUs, its own log. What
+ends one ends no other. Where runs are left when the time is over, Slurm is asked once to start the job again; an
+attempt in it says only, by a `requeue` event, that its run goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from nano_exp import files
+from nano_exp.job import child, claim, ending, requeue, turn
+from nano_exp.job.child import Stop
+from nano_exp.slurm import shapes
+from nano_exp.store import packed, runs, state
+from nano_exp.store.runs import Attempt, Owner, Run
+
+#: How often the runs' folders are looked at for a `cancel`, seconds, and children for their end.
+LOOK_S, POLL_S = 1.0, 0.2
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a launch's manifest says of one of its allocations.
+
+    Parameters
+    ----------
+    runs: number in the array, and folder, in the order in which they start
+    gpus: of one run
+    """
+
+    dir: Path
+    array: int
+    slots: int
+    gpus: int
+    runs: Sequence[tuple[int, Path]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A slot's part of the allocation; CPUs that are bound, or none where there are fewer than slots."""
+
+    gpus: tuple[str, ...]
+    cpus: tuple[int, ...]
+    cpu_count: int
+
+
+@dataclass
+class Running:
+    """A run that executes."""
+
+    index: int
+    run_dir: Path
+    process: subprocess.Popen[bytes]
+    part: Part
+    earlier: int  # attempts before
+    told: bool = False  # it was sent SIGTERM
+
+
+def find(launch: Path, array: int | str) -> Order | None:
+    """The order for this job; None where each run of the array has its own. Raises Damaged or OSError."""
+    if isinstance(array, str):
+        return None
+    manifest = files.read_json(launch / "manifest.json")
+    try:
+        entry = manifest["arrays"][array]
+        if not entry.get("pack"):
+            return None
+        task = int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
+        dealt = [(index, Path(folder)) for index, folder in packed.members(entry, task)]
+        return Order(launch, array, int(entry["pack"]["slots"]), int(entry["shape"]["gpus_per_node"]), dealt)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise files.Damaged(f"{launch / 'manifest.json'} has no pack in array {array}") from error
+
+
+def execute(order: Order, stop: Stop) -> int:
+    """Execute the runs of an allocation. Returns the job's exit code: 0 where all of them ended well or go on.
+
+    Raises
+    ------
+    Refuse: what the launch waits for has not ended well
+    """
+    owner = claim.slurm_owner()
+    new = [run for _, folder in order.runs if (run := runs.load(folder)) and not runs.attempts(folder)]
+    if new:
+        turn.require(order.dir, new[0], owner.job)
+    return _Allocation(order, owner, stop, os.environ).work()
+
+
+def parts(slots: int, gpus: int, environ: Mapping[str, str], cpus: Sequence[int]) -> list[Part]:
+    """Equal parts of an allocation.
+
+    Parameters
+    ----------
+    gpus: of each
+    environ: CUDA_VISIBLE_DEVICES as Slurm set it, and SLURM_*
+    cpus: that this process may use
+    """
+    visible = [word for word in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word]
+    devices = visible or [str(number) for number in range(slots * gpus)]
+    each = len(cpus) // slots
+    count = max((shapes.fewest_cpus(environ) or len(cpus)) // slots, 1)
+    return [
+        Part(tuple(devices[slot * gpus :][:gpus]), tuple(cpus[slot * each :][:each]), count) for slot in range(slots)
+    ]
+
+
+def environment(part: Part) -> dict[str, str]:
+    """What a run's attempt is told of its part."""
+    gpus = {"SLURM_JOB_GPUS": ",".join(part.gpus), "SLURM_GPUS_ON_NODE": str(len(part.gpus))} if part.gpus else {}
+    cpus = dict.fromkeys(("SLURM_JOB_CPUS_PER_NODE", "SLURM_CPUS_ON_NODE"), str(part.cpu_count))
+    return {"CUDA_VISIBLE_DEVICES": ",".join(part.gpus), **gpus, **cpus}
+
+
+class _Allocation:
+    def __init__(self, order: Order, owner: Owner, stop: Stop, environ: Mapping[str, str]) -> None:
+        self.order, self.owner, self.stop, self.environ = order, owner, stop, environ
+        self.free = deque(parts(order.slots, order.gpus, environ, sorted(os.sched_getaffinity(0))))
+        self.waiting = deque(order.runs)
+        self.running: list[Running] = []
+        self.closing = False  # the time is nearly over: nothing more starts here
+        self.requeued = False
+        self.left = False  # runs that go on in the job's next start
+        self.codes: dict[int, int] = {}
+
+    def work(self) -> int:
+        looked = 0.0
+        while self.running or (self.waiting and not self.stop.signal and not self.closing):
+            self._reap()
+            if time.monotonic() - looked >= LOOK_S or self.stop.signal:
+                looked = time.monotonic()
+                self._pass_on()
+            while self.free and self.waiting and not self.stop.signal and not self.closing:
+                self._start(*self.waiting.popleft())
+            time.sleep(POLL_S)
+        self._go_on()
+        return 0 if self.requeued else max(self.codes.values(), default=0)
+
+    # --- one run ----------------------------------------------------------------------------------------------------
+
+    def _start(self, index: int, run_dir: Path) -> None:
+        run, tried = runs.load(run_dir), runs.attempts(run_dir)
+        if not self._due(run, tried):
+            return
+        part = self.free.popleft()
+        name = f"{(self.owner.job or 'job')}-{run_dir.name}.out"
+        words = [sys.executable, "-m", "nano_exp.job", str(self.order.dir), "--array", str(self.order.array)]
+        with (self.order.dir / "slurm" / name).open("ab") as out:
+            process = subprocess.Popen(
+                [*words, "--task", str(index)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**self.environ, **environment(part)},
+                preexec_fn=partial(_in_child, os.getpid(), part.cpus),
+            )
+        self.running.append(Running(index, run_dir, process, part, len(tried)))
+        gpus = f"GPU {','.join(part.gpus)}" if part.gpus else "no GPU"
+        self._say(f"{run_dir.name} starts ({gpus}; its output: slurm/{name})")
+
+    def _due(self, run: Run, tried: Sequence[Attempt]) -> bool:
+        """Whether this job is still to execute a run: it is this launch's, and has not ended for good."""
+        sent = state.submission(run)
+        if sent is None or sent.launch != self.order.dir.name or _done(tried):
+            return False
+        return state.due(run, sent, tried[-1] if tried else None)
+
+    def _reap(self) -> None:
+        for one in [one for one in self.running if one.process.poll() is not None]:
+            self.running.remove(one)
+            self.free.append(one.part)
+            self._ended(one, int(one.process.returncode))
+
+    def _ended(self, one: Running, code: int) -> None:
+        tried = runs.attempts(one.run_dir)
+        last = tried[-1] if len(tried) > one.earlier else None
+        if last is not None and last.end is None and not self.stop.signal:
+            self._bury(one.run_dir, last, code)
+            tried = runs.attempts(one.run_dir)
+            last = tried[-1]
+        self.codes[one.index] = code if code >= 0 else 128 - code
+        kind = str((last.end or {}).get("kind", "cut off")) if last else "not started"
+        self._say(f"{one.run_dir.name}: {kind}")
+        if last is None or not self._due(runs.load(one.run_dir), tried):
+            return
+        if last.end is not None and last.end.get("kind") == "stopped":  # by itself, before the time limit
+            self.closing = True
+        self.waiting.append((one.index, one.run_dir))
+
+    def _bury(self, run_dir: Path, last: Attempt, code: int) -> None:
+        """The end of an attempt that was killed alone, which nobody else would write while this job goes on."""
+        end = ending.of_killed(runs.load(run_dir), last, self.owner) or {
+            "attempt": last.number,
+            "kind": "failed",
+            "why": f"its attempt was killed by {signal.Signals(-code).name}" if code < 0 else "its attempt left no end",
+            "exit_code": code if code >= 0 else 128 - code,
+        }
+        ending.write(run_dir, last.dir, dict(end))
+
+    # --- all of them ------------------------------------------------------------------------------------------------
+
+    def _pass_on(self) -> None:
+        """A signal goes to all of them, a `cancel` to its run; a requeue that one of them wants is asked for once."""
+        for one in self.running:
+            if not one.told and (self.stop.signal or _cancelled(one.run_dir)):
+                one.told = True
+                one.process.send_signal(signal.SIGTERM)
+        if self.stop.signal and not self.requeued and self._leaves():
+            self._go_on()
+
+    def _leaves(self) -> bool:
+        """Whether a run has said that it goes on, or has not started."""
+        if any(self._due(runs.load(folder), runs.attempts(folder)) for _, folder in self.waiting):
+            return True
+        return any(_wants_more(one.run_dir) for one in self.running)
+
+    def _go_on(self) -> None:
+        """Have Slurm start this job again where runs of it are left and Slurm does not end it for good."""
+        if self.requeued or not self._leaves():
+            return
+        until = None
+        meant = requeue.what_it_meant(self.stop, self.owner, until) if self.stop.signal else "time_limit"
+        if meant == "slurm":
+            self.requeued = True
+        elif meant in ("time_limit", "preempted"):
+            self._say("runs are left: starting this job again")
+            problem = requeue.ask_slurm(self.owner, "", until, self._say, lambda: False)
+            self.requeued = not problem
+            if problem:
+                self._say(f"could not be started again: {problem}; nano-exp retry does it")
+
+    def _say(self, line: str) -> None:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} nano-exp: {line}", flush=True)
+
+
+def _in_child(parent: int, cpus: Sequence[int]) -> None:
+    child.die_with(parent)
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+
+
+def _done(tried: Sequence[Attempt]) -> bool:
+    return any(attempt.end and attempt.end.get("kind") == "done" for attempt in tried)
+
+
+def _cancelled(run_dir: Path) -> bool:
+    """Whether `nano-exp cancel` has named a run that executes."""
+    newest = runs.load(run_dir).last("submit", "cancel")
+    return newest is not None and newest.kind == "cancel"
+
+
+def _wants_more(run_dir: Path) -> bool:
+    """Whether the newest attempt of a run has said that the run goes on."""
+    run, tried = runs.load(run_dir), runs.attempts(run_dir)
+    again = run.last("requeue")
+    return bool(tried) and again is not None and again.data.get("attempt") == tried[-1].number
