@@ -3,7 +3,7 @@
 Both sides submit to a real Slurm (a mini cluster of the bench's own, so it needs root), with their jobs held, and are
 measured from the command to the answer of their last sbatch. With --stub a script answers in sbatch's place.
 
-    make bench                          1, 10, 100 and 1,000 points
+    make bench                          1 to 1,000 points, and 10,000 of ours alone (--write: into docs/speed.md)
     make bench ARGS="--points 10 --json bench.json"
 """
 
@@ -27,6 +27,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 MINICLUSTER = ROOT / "slurm" / "minicluster"
 SIDES = ("stock", "nano-exp")
+#: Of more points only ours are launched: stock would take an hour and more.
+MOST_OF_STOCK = 1000
+#: Where the tables stand in docs/speed.md.
+PAGE, BEGIN, END = ROOT / "docs" / "speed.md", "<!-- measured -->", "<!-- /measured -->"
 #: A launch that takes longer is given up.
 LIMIT_S = 1800.0
 #: Stands in sbatch's place, asks the real one, and writes down when it answered.
@@ -125,7 +129,8 @@ def _progress(text: str) -> None:
 @contextmanager
 def slurm(folder: Path, stub: bool) -> Iterator[dict[str, str]]:
     """The environment of a launch: with a mini cluster, or with a stub that answers in Slurm's place."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "NANO_EXP_", "HYDRA_"))}
+    foreign = ("SLURM_", "NANO_EXP_", "HYDRA_", "PYTHONDONTWRITEBYTECODE")  # a user's modules are compiled once
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     if stub:
         tools = folder / "stub"
         tools.mkdir()
@@ -159,7 +164,14 @@ def table(found: Sequence[Measured]) -> str:
     ]
     by = {(m.side, m.points): m for m in found}
     for points in dict.fromkeys(m.points for m in found):
-        stock, ours = (by[side, points] for side in SIDES)
+        ours = by["nano-exp", points]
+        stock = by.get(("stock", points))
+        if stock is None:
+            lines.append(f"| {points} | time to the last sbatch | - | {ours.seconds:.2f} s | |")
+            lines.append(f"|  | CPU time | - | {ours.cpu_seconds:.2f} s | |")
+            lines.append(f"|  | peak memory | - | {ours.peak_mb:.0f} MB | |")
+            lines.append(f"|  | written for each point | - | {ours.size / points / 1e3:.1f} kB | |")
+            continue
         rows = (
             (
                 "time to the last sbatch",
@@ -187,10 +199,65 @@ def table(found: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
+def growth(found: Sequence[Measured]) -> str:
+    """How ours grows with the points: CPU time of each one more."""
+    ours = [one for one in found if one.side == "nano-exp"]
+    lines = ["| points | CPU time | CPU time of each point more |", "|---|---|---|"]
+    for i, one in enumerate(ours):
+        more = (one.cpu_seconds - ours[i - 1].cpu_seconds) / (one.points - ours[i - 1].points) if i else None
+        lines.append(
+            f"| {one.points} | {one.cpu_seconds:.2f} s | {f'{more * 1e3:.1f} ms' if more is not None else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def others(results: Path, folder: Path, environment: dict[str, str], repeat: int) -> str:
+    """What else a user waits for, as a Markdown table of CPU seconds: the least of some runs.
+
+    Parameters
+    ----------
+    results: of a launch of many points
+    """
+    launch = [sys.executable, str(ROOT / "launch.py"), "model=nano_9b", "cluster=1n8g", "dry_run=true"]
+    status = [sys.executable, "-m", "nano_exp.cli", "status", "--results", str(results)]
+    runs = sum(1 for _ in results.glob("*/*/run.json"))
+    copy = next(results.glob(".launches/*/code"))
+    cases = {
+        "a dry run": (launch, {}),
+        "the same, nothing kept on disk": (launch, {"NANO_EXP_CACHE": ""}),
+        "a mistyped key": ([*launch, "grpo.num_prompt_per_step=3"], {}),
+        "a mistyped option": ([*launch, "model=nano_9"], {}),
+        f"status of {runs:,} runs, with its cache": (status, {}),
+        "an attempt: its imports, from the launch's copy": (
+            [sys.executable, "-c", "import nano_exp.job.attempt"],
+            {"PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1"},
+        ),
+    }
+    first = _cpu(status, folder, environment)
+    lines = ["| what | CPU time |", "|---|---|", f"| status of {runs:,} runs, for the first time | {first:.2f} s |"]
+    for what, (words, more) in cases.items():
+        least = min(_cpu(words, folder, {**environment, **more}) for _ in range(max(repeat, 3)))
+        lines.append(f"| {what} | {least:.2f} s |")
+    return "\n".join(lines)
+
+
+def _cpu(words: Sequence[str], folder: Path, environment: dict[str, str]) -> float:
+    process = subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    usage = os.wait4(process.pid, 0)[2]
+    return usage.ru_utime + usage.ru_stime
+
+
+def write(text: str) -> None:
+    """Put the tables into docs/speed.md."""
+    page = PAGE.read_text()
+    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--points", type=int, nargs="+", default=[1, 10, 100, 1000])
+    parser.add_argument("--points", type=int, nargs="+", default=[1, 10, 100, 1000, 10000])
     parser.add_argument(
         "--repeat",
         type=int,
@@ -199,23 +266,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="write every launch's numbers there too")
     parser.add_argument("--stub", action="store_true", help="without Slurm: a script answers in sbatch's place")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/speed.md")
+    parser.add_argument("--ours", action="store_true", help="without stock")
     given = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the mini cluster goes down with it
     found: list[Measured] = []
     every: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="nano-exp-bench-") as made, slurm(Path(made), given.stub) as environment:
         for points in given.points:
-            for side in SIDES:
-                repeat = 1 if side == "stock" and points >= 100 else given.repeat  # minutes each
+            for side in SIDES if points <= MOST_OF_STOCK and not given.ours else SIDES[1:]:
+                slow = (side == "stock" and points >= 100) or points > MOST_OF_STOCK
+                repeat = 1 if slow else given.repeat  # minutes each
                 runs = [measure(side, points, Path(made) / f"{side}-{points}-{i}", environment) for i in range(repeat)]
                 every += [asdict(one) for one in runs]
                 found.append(median(runs))
                 spread = statistics.pstdev([one.seconds for one in runs])
                 _progress("")
                 print(f"{side}: {points} points, {found[-1].seconds:.2f} s (+- {spread:.2f})", file=sys.stderr)
+        largest = Path(made) / f"nano-exp-{max(given.points)}-0" / "out"
+        waits = others(largest, Path(made), environment, given.repeat)
     cores = len(os.sched_getaffinity(0))
-    print(f"\non {cores} CPU cores, with {'a stub of sbatch' if given.stub else 'Slurm on the same machine'}\n")
-    print(table(found))
+    place = f"On {cores} CPU cores, with {'a stub of sbatch' if given.stub else 'Slurm on the same machine'}:"
+    text = "\n\n".join([place, table(found), growth(found), waits])
+    print(f"\n{text}")
+    if given.write:
+        write(text)
     if given.json:
         given.json.write_text(json.dumps({"cores": cores, "launches": every}, indent=1) + "\n")
     return 0
