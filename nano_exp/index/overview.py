@@ -17,7 +17,7 @@ from nano_exp.store.runs import Attempt, Event, Run
 #: Of run.json.
 RECORD = ("digest", "overrides", "user", "created", "max_steps", "launch", "place")
 #: Of an attempt's end, and of a diagnosis in it.
-END = ("kind", "why", "seconds", "last_step", "exit_code", "nonfinite", "wandb")
+END = ("kind", "rung", "why", "seconds", "last_step", "exit_code", "nonfinite", "wandb")
 DIAGNOSIS = ("cause", "title", "remedy", "fault", "bad_node")
 #: Events that no table needs; of every other kind the newest is kept, since a state depends on the newest ones only.
 LEFT_OUT = ("engine", "end", "note")

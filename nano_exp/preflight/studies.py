@@ -40,8 +40,7 @@ def stop_is_measured(c: View) -> Iterator[Mistake]:
 
 @rule(engine=ANY_ENGINE)
 def rungs_are_reached(c: View) -> Iterator[Mistake]:
-    """The rungs of a study ascend, lie within the run, are validated and saved, and its learning rate is the whole
-    run's."""
+    """The rungs of a study ascend, end before the run does, are saved, and each is validated where that compares."""
     rules = _halving(c)
     if rules is None:
         return

@@ -1,0 +1,68 @@
+"""Rules about studies: a rule of stop= that is not measured, rungs that a run does not reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from core_case import frozen
+
+from nano_exp.preflight import RULES
+from nano_exp.preflight.run import findings
+from nano_exp.preflight.view import View
+
+NINE, TWELVE = ("model=nano_9b", "cluster=1n8g"), ("model=nano_12b", "cluster=1n8g")
+TINY: tuple[str, ...] = ()
+UNVALIDATED = ("grpo.val_period=0", "grpo.val_at_start=false", "grpo.val_at_end=false")
+STEPS = ("grpo.max_num_steps=100",)
+
+
+def said(rule: str, *words: str) -> list[str]:
+    view = View(frozen(Path("/launch"), *words).config, words)
+    return [f"{one.found}: {one.cause}: {one.fix}" for one in findings(view, [RULES[rule]])]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ((*NINE, "stop=grpo"), "not measurable: train/kl_penalty is 0 throughout"),
+        ((*TWELVE, "stop.mixed_below=1", "nemo_rl=v0_5"), "is logged from v0.6.0 on"),
+        (
+            ("stop.behind=3", "grpo.val_period=0", "grpo.val_at_start=false", "grpo.val_at_end=false"),
+            "nothing validates",
+        ),
+    ],
+)
+def test_a_rule_without_its_metric_is_said(words: tuple[str, ...], part: str) -> None:
+    assert part in said("stop_is_measured", *words)[0]
+
+
+def test_what_is_measured_is_not_said() -> None:
+    assert not said("stop_is_measured", *TINY)
+    assert not said("stop_is_measured", "stop=grpo", "loss_fn.reference_policy_kl_penalty=0.01")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (
+            (*NINE, "halving.rungs=[5,20]"),
+            "the run ends at step 17, so nobody would go on from there: halving.rungs=[5]",
+        ),
+        (("halving.rungs=[20,120]",), "the run ends at step 120"),
+        (("halving.rungs=[40,20]",), "halving.rungs=[20,40]"),
+        (("halving.rungs=[20]", "checkpointing.enabled=false"), "a paused run goes on from its checkpoint"),
+        (
+            (*TWELVE, *STEPS, "halving.rungs=[20]", "policy.megatron_cfg.scheduler.weight_decay_incr_style=linear"),
+            "weight_decay_incr_style=constant",
+        ),
+    ],
+)
+def test_rungs_that_cannot_be_are_refused(words: tuple[str, ...], part: str) -> None:
+    assert any(part in one for one in said("rungs_are_reached", *words)), said("rungs_are_reached", *words)
+
+
+def test_rungs_that_can_be_are_not() -> None:
+    assert not said("rungs_are_reached", "halving.rungs=[20,60]")
+    assert not said("rungs_are_reached", *NINE, "halving.rungs=[5,10]")
+    assert not said("rungs_are_reached", *TWELVE, *STEPS, "halving.rungs=[20]")
