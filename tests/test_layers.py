@@ -23,6 +23,7 @@ LAYERS = (
     ("triage", "index", "notify", "study"),
     ("terminal",),
     ("engines",),
+    ("after",),
     ("job", "compose"),
     ("planner",),
     ("preflight",),

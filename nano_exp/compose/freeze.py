@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from nano_exp import credentials, dotted
-from nano_exp.compose import launcher_settings
+from nano_exp.compose import launcher_settings, origins
 from nano_exp.compose.compose import Point
 from nano_exp.compose.conf_tree import raw
 from nano_exp.dotted import Keys, at, with_values
@@ -70,7 +70,7 @@ def identified(
     """The last step of `freeze`: absolute paths, the name, the identity. Leaves `resolved` as it is."""
     launcher_settings.require(resolved)
     _require_results(resolved)
-    config = with_values(resolved, _absolute(resolved, launch_folder))
+    config = origins.settled(with_values(resolved, _absolute(resolved, launch_folder)), launch_folder)
     of_the_run = tuple(o for o in overrides if not _of_the_launch(o))
     return Frozen(_name(config), identity.digest(config), of_the_run, config, choices)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from nano_exp.engines.origin import Origin
 from nano_exp.errors import UserError, choice, nearest
 from nano_exp.text import as_typed
 
@@ -120,6 +121,14 @@ class Engine(Protocol):
         """Refuse what this engine cannot run, with Refused where a config's keys are wrong, else with UserError. Called
         at launch; imports no torch."""
 
+    def fits(self, config: dict[str, Any], origin: Origin, source: Mapping[str, Any]) -> None:
+        """Refuse a run that cannot start from the checkpoint of `origin`, or go on with it. Called at launch.
+
+        `source`: the config that the checkpoint was trained with. Raises UserError."""
+
+    def initial(self, config: dict[str, Any]) -> dict[str, object]:
+        """Dotted key -> value of what names the first weights of a run that has `init_from`; nothing for others."""
+
     def overlay(self, config: dict[str, Any], ctx: Context) -> dict[str, object]:
         """Dotted key -> value for what the attempt alone knows (deadline, parser's path)."""
 
@@ -141,6 +150,18 @@ class Engine(Protocol):
 
     def last_step(self, config: dict[str, Any], ctx: Context) -> int:
         """The last finished step that survives this attempt's end: that of the newest whole checkpoint, or 0."""
+
+    def export(self, config: dict[str, Any], checkpoint_path: Path, target: Path) -> Command:
+        """What writes a checkpoint's Hugging Face weights into a folder that is not there yet. UserError where this
+        engine and version have no converter for it."""
+
+    def evaluate(self, config: dict[str, Any], checkpoint_path: Path, data: str, target: Path) -> Command:
+        """What evaluates a checkpoint on `data` (empty: this engine's own held-out data) and writes into `target`,
+        which is not there yet. UserError where it cannot."""
+
+    def scores(self, config: dict[str, Any], target: Path, printed: Iterable[str]) -> dict[str, float]:
+        """What an evaluation found: name -> value, from its folder and the lines of its stdout. Raises OSError, Damaged
+        or ValueError where there is nothing."""
 
     def torn(self, config: dict[str, Any], ctx: Context) -> list[Path]:
         """What kills left of this run's checkpoints, is never read again, and the engine would leave there for ever."""

@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nano_exp import files
+from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 
 INFO = "training_info.json"
+#: Words for a step.
+BEST, LAST = "best", "last"
 
 
 def whole(folder: Path) -> list[int]:
@@ -76,3 +80,59 @@ def best(infos: Mapping[int, Mapping[str, Any]], metric: str, higher_is_better: 
         if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
     }
     return max(scored, key=lambda step: (scored[step], step), default=None)
+
+
+def ranked(folder: Path, checkpointing: Mapping[str, Any]) -> int | None:
+    """The step of the best checkpoint that is there, by checkpointing.metric_name; None where none has a value."""
+    metric, higher = checkpointing.get("metric_name"), bool(checkpointing.get("higher_is_better", True))
+    return best(infos(folder, whole(folder)), str(metric), higher) if metric else None
+
+
+def choose(folder: Path, word: str, checkpointing: Mapping[str, Any], typed: str) -> int:
+    """The step that a word means: a number, `best` or `last`.
+
+    Parameters
+    ----------
+    checkpointing: the run's section: `best` is by its metric_name, of the checkpoints that are still there
+    typed: what stands before the word: `init_from=RUN@`, `--step `
+
+    Raises
+    ------
+    UserError: there is no such checkpoint
+    """
+    steps = whole(folder)
+    if not steps:
+        raise UserError(f"no checkpoint in {folder}", "its weights are read from one", "a run that has saved one")
+    listed = ", ".join(map(str, steps[-12:]))
+    if word == LAST:
+        return steps[-1]
+    if word == BEST:
+        step = ranked(folder, checkpointing)
+        if step is None:
+            raise UserError(
+                f"{typed}{BEST} and checkpointing.metric_name={checkpointing.get('metric_name') or 'null'}",
+                "no checkpoint has a value to be the best by",
+                f"{typed}{LAST}, or one of these steps: {listed}",
+            )
+        return step
+    if not word.isdigit() or int(word) not in steps:
+        raise UserError(
+            f"{typed}{word}: no such checkpoint in {folder}", f"there are those of steps {listed}", f"{typed}{LAST}"
+        )
+    return int(word)
+
+
+def bring(source: Path, folder: Path) -> Path:
+    """Copy a checkpoint into another run's folder, whole or not at all. Copies, never links: the source may be removed,
+    and NeMo RL's own removal stops at a link.
+
+    Raises
+    ------
+    OSError: it is not there, or there is no room
+    """
+    target = folder / source.name
+    aside = folder / f"tmp_{source.name}"  # what a kill leaves is removed as a save that was cut off
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside)
+    aside.rename(target)
+    return target

@@ -249,6 +249,7 @@ def _links(run: Run, config: Mapping[str, Any], folder: Path) -> list[dict[str, 
     """What is there of the run's files, relative to the page; and W&B's page where a sync has written it down."""
     tried = runs.attempts(run.dir)
     checkpoints = dotted.Config(config).text("checkpointing.checkpoint_dir")
+    origin = run.line.origin or {}
     targets = {
         "folder": run.dir,
         "config": run.dir / "config.yaml",
@@ -256,6 +257,9 @@ def _links(run: Run, config: Mapping[str, Any], folder: Path) -> list[dict[str, 
         "stdout": tried[-1].dir / "stdout.log" if tried else None,
         "stderr": tried[-1].dir / "stderr.log" if tried else None,
         "checkpoints": Path(checkpoints) if checkpoints else None,
+        "export": run.dir / "export",
+        "eval": run.dir / "eval",
+        f"from {origin.get('run')} step {origin.get('step')}": Path(str(origin["path"])) if origin else None,
     }
     links = [
         {"title": title, "href": quote(os.path.relpath(target, folder))}

@@ -17,7 +17,12 @@ def curves(runs: Sequence[Run], extra: Iterable[str] = ()) -> list[dict[str, Any
     ----------
     extra: names of further metrics to draw, after those of charts.CHARTS
     """
-    return [curve for chart in charts(extra) if (curve := _curve(chart, runs))]
+    return [curve for chart in charts([*extra, *_evaluations(runs)]) if (curve := _curve(chart, runs))]
+
+
+def _evaluations(runs: Sequence[Run]) -> list[str]:
+    """What was measured of checkpoints after training."""
+    return sorted({name for run in runs for name in run.metrics.names if name.startswith("eval/")})
 
 
 def _curve(chart: Chart, runs: Sequence[Run]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from nano_exp.store.phase import Now as Phase
 from nano_exp.store.runs import Attempt, Event, Run
 
 #: Of run.json.
-RECORD = ("digest", "overrides", "user", "created", "max_steps", "launch", "place")
+RECORD = ("digest", "overrides", "user", "created", "max_steps", "launch", "place", "init_from", "fork_from")
 #: Of an attempt's end, and of a diagnosis in it.
 END = ("kind", "rung", "why", "seconds", "last_step", "exit_code", "nonfinite", "wandb")
 DIAGNOSIS = ("cause", "title", "remedy", "fault", "bad_node")

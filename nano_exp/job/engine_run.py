@@ -15,7 +15,8 @@ from typing import Any
 
 from nano_exp import engines, files, slurm
 from nano_exp.dotted import Config
-from nano_exp.engines import Command, Context, nodes
+from nano_exp.engines import Command, Context, checkpoints, nodes
+from nano_exp.engines import origin as origins
 from nano_exp.engines.templates import ray_logs
 from nano_exp.errors import UserError
 from nano_exp.job import (
@@ -59,7 +60,8 @@ def train_in_turn(
             shown.append(what)
 
     waiter = cache_lock.Waiter(ahead.owner, run.id, ahead.say, stopped, waits)
-    with cache_lock.hold(caches.of(config, os.environ), waiter) as hold:
+    first = engines.get(config["engine"]["name"]).initial(config)
+    with cache_lock.hold(caches.of(Config(config).changed(first), os.environ), waiter) as hold:
         waits("")
         if ahead.stop.signal and (hold.waited or hold.claims):  # an engine that is cut off here leaves them torn
             last_step = engines.get(config["engine"]["name"]).last_step(config, ctx)
@@ -77,11 +79,13 @@ def _train(
     earlier = [a.end for a in runs.attempts(run.dir) if a.end]
     _leave_wandb_offline(earlier, say)
     ctx = Context(run.dir, attempt_dir, number, attempt_dir / "nemo_rl.yaml", ahead.until, learned_setup(earlier))
-    changes = {**trackers.overlay(runs.load(run.dir), config), **engine.overlay(config, ctx), **course.overlay(config)}
+    changes = {**trackers.overlay(runs.load(run.dir), config), **engine.initial(config), **engine.overlay(config, ctx)}
+    changes |= course.overlay(config)
     engine_config = Config(run_config.engine_config(config)).changed(changes)
     files.write_text(ctx.config_path, files.dump_yaml(engine_config))
     child.require_newest(ctx)  # it may have waited, or stood still on a node that was cut off
     child.recover_rows(engine, config, run.dir, number - 1)
+    _bring(run, config, engine.checkpoint_folder(config, ctx), say)
     resumes_from = engine.last_step(config, ctx)
     ctx = replace(ctx, resumes_from=resumes_from)
     _require_checkpoints(run, config, resumes_from)
@@ -249,6 +253,22 @@ def _remove_torn(folders: list[Path], say: Say) -> None:
             say(f"{path} was cut off and cannot be removed: {error.strerror}")
         else:
             say(f"removed {path}: a checkpoint that was cut off")
+
+
+def _bring(run: runs.Run, config: dict[str, Any], folder: Path, say: Say) -> None:
+    """Before a fork's first step: a copy of the checkpoint that it goes on with."""
+    origin = origins.of(config)
+    if origin is None or origin.key != origins.FORK or checkpoints.whole(folder) or finished_steps(run.dir):
+        return
+    try:
+        checkpoints.bring(origin.path, folder)
+    except OSError as error:
+        raise UserError(
+            f"{origin.path} cannot be copied to {folder}: {error.strerror or error}",
+            f"the run is a fork of {origin.typed}",
+            "bring that checkpoint back, make room, or fork another step",
+        ) from error
+    say(f"a fork of {origin.typed}: copied {origin.path}")
 
 
 def _require_checkpoints(run: runs.Run, config: dict[str, Any], resumes_from: int) -> None:

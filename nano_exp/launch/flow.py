@@ -16,6 +16,7 @@ from nano_exp.compose.family import Sibling
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.launch import (
+    after_training,
     convergence,
     dependency,
     gather,
@@ -104,18 +105,30 @@ def launch(
             if plan.to_submit
             else None
         )
+        if where == "slurm" and send:
+            _print(after_training.send_lacking(plan.of("done"), request.terms.after_training))
     active = plan.of(*state.ACTIVE)
     if ready is not None and where == "local":
         parallel = request.terms.parallel or int(request.frozen_configs[0].config["slurm"]["parallel_local"])
-        return Launched(plan, waiting.run_here(ready, parallel) or code)
+        ended = waiting.run_here(ready, parallel)
+        if ended != 130:  # of those that were done before
+            code = after_training.here([row.dir for row in plan.of("done")], request.terms.after_training) or code
+        return Launched(plan, ended or code)
     if ready is None:
         done = plan.of("done") if where == "local" else []
         show.results([row.dir for row in done])
         if len(done) < len(plan.rows):
             show.nothing_to_do(plan)
+    if where == "local":
+        code = after_training.here([row.dir for row in plan.of("done")], request.terms.after_training) or code
     if request.switches["wait"] and (plan.to_submit or active):
         code = waiting.wait_for([*plan.to_submit, *active]) or code
     return Launched(plan, code)
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"  {line}")
 
 
 def _announce(plan: convergence.Plan, request: Request, start: str, parameters: Mapping[str, Any]) -> None:
@@ -187,6 +200,7 @@ def dispatch(
                 submit.send(ready)
             finally:  # of several arrays the first ones may be queued when a later one is refused
                 show.submitted(ready)
+            _print(after_training.send(ready))
     except KeyboardInterrupt:
         show.cut_off(ready)
         raise

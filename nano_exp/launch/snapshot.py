@@ -17,10 +17,10 @@ from nano_exp.credentials import redact
 
 PACKAGE = Path(__file__).resolve().parents[1]
 #: What a job runs: the packages that `nano_exp.job` reaches, and the modules beside them that these use.
-JOB_CODE = ("job", "study", "triage", "store", "slurm", "notify")
+JOB_CODE = ("job", "after", "study", "triage", "store", "slurm", "notify")
 JOB_MODULES = (
     *("__init__", "credentials", "dotted", "environment", "errors", "files", "overrides", "project", "text"),
-    *("nemo_rl/__init__", "nemo_rl/caches", "nemo_rl/checkout", "nemo_rl/versions"),
+    *("nemo_rl/__init__", "nemo_rl/caches", "nemo_rl/checkout", "nemo_rl/model_files", "nemo_rl/versions"),
 )
 #: Of these packages, what only the launch side uses.
 NOT_OF_A_JOB = ("slurm/reasons.py", "store/results_folder.py", "triage/printed.py")

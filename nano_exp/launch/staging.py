@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import environment, files, slurm
+from nano_exp.engines import origin as origins
 from nano_exp.errors import UserError
 from nano_exp.launch import batch_script, snapshot
 from nano_exp.launch.convergence import Row
@@ -67,6 +68,7 @@ def record(row: Row, launch: Launch) -> dict[str, Any]:
         "digest": row.frozen.digest,
         "overrides": list(row.frozen.overrides),
         "choices": dict(row.frozen.choices),
+        **_origins(row.config),
         "launch": launch.id,
         "place": row.place,
         "created": time.time(),
@@ -80,6 +82,14 @@ def record(row: Row, launch: Launch) -> dict[str, Any]:
         "model_revision": _model_revision(row.config),
         "max_steps": row.config["grpo"]["max_num_steps"],
         "ignored": row.config.get("ignore") or [],
+    }
+
+
+def _origins(config: dict[str, Any]) -> dict[str, Any]:
+    """What it started from, where that is another run's checkpoint or a folder."""
+    found = (origins.of(config, key) for key in (origins.INIT, origins.FORK))
+    return {
+        origin.key: {"run": origin.run, "step": origin.step, "path": str(origin.path)} for origin in found if origin
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from nano_exp.after import follow
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.overrides import Override
@@ -33,6 +34,7 @@ class Terms:
     halving: its study's rungs (nano_exp.study.halving); empty: every run trains to its end
     stop: the rules that end a run which is lost (nano_exp.study.stop_rules); empty: none do
     pack: so many of its runs at once in one allocation (nano_exp.launch.packing); None: each has its own
+    after_training: what is done with runs that are done (nano_exp.after.follow)
     """
 
     parallel: int | None = None
@@ -43,6 +45,7 @@ class Terms:
     stop: Mapping[str, Any] = field(default_factory=dict)
     halving: Mapping[str, Any] = field(default_factory=dict)
     pack: int | None = None
+    after_training: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For the launch's manifest; `of_manifest` reads it."""
@@ -65,7 +68,7 @@ def read(frozen_configs: Sequence[Frozen], typed: Sequence[str] = ()) -> Terms:
             raise UserError(f"points of one launch have different {key}=", "it holds for a whole launch", f"{key}=...")
     counts = (_count(first, "parallel"), _words(first.get("after")), _count(first, "fail_fast"))
     canary, budget = _canary(first.get("canary", False)), _budget(first.get("budget"))
-    return Terms(*counts, canary, budget, _stop(first.get("stop")), _halving(first), _pack(first))
+    return Terms(*counts, canary, budget, _stop(first.get("stop")), _halving(first), _pack(first), _after(first))
 
 
 def _stop(section: Any) -> dict[str, Any]:
@@ -81,6 +84,14 @@ def _halving(config: Mapping[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         rules = None
     return rules.as_dict() if rules is not None else {}
+
+
+def _after(section: Mapping[str, Any]) -> tuple[str, ...]:
+    """`after_training`: nothing, one word or a list of them."""
+    value = section.get("after_training")
+    words = value if isinstance(value, list) else [] if value is None else [value]
+    follow.require([str(word) for word in words])
+    return tuple(map(str, words))
 
 
 def _off(key: str, value: Any) -> dict[str, Any]:
@@ -168,7 +179,7 @@ def of_manifest(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms
         canary = terms.get("canary") is True
         counts = (_count(terms, "parallel"), tuple(after), _count(terms, "fail_fast"))
         rules = {"stop": _stop(terms.get("stop")), "halving": _halving(terms), "pack": _pack(terms)}
-        return Terms(*counts, canary, **rules)
+        return Terms(*counts, canary, **rules, after_training=_after(terms))
     except UserError:
         return Terms(after=tuple(after))
 
@@ -193,7 +204,7 @@ def changed(terms: Terms, typed: Sequence[str]) -> Terms:
     counts = (_count(values, "parallel"), _words(values["after"]), _count(values, "fail_fast"))
     canary, budget = _canary(values["canary"]), _budget(values["budget"])
     rules = (_off("stop", values["stop"]), _off("halving", values["halving"]))
-    return Terms(*counts, canary, budget, *rules, _pack(values))
+    return Terms(*counts, canary, budget, *rules, _pack(values), _after(values))
 
 
 def settled(terms: Terms, cold: bool) -> Terms:
@@ -221,6 +232,18 @@ def require(terms: Terms, where: str, submit: bool) -> None:
             f"pack={terms.pack} with submit=false",
             "sweep.sbatch gives each run an allocation of its own",
             "leave one of the two out",
+        )
+    if terms.pack and terms.after_training:
+        raise UserError(
+            f"pack={terms.pack} with after_training",
+            "a job that waits for one run cannot wait for a part of an allocation",
+            "leave one of the two out; later: nano-exp export RUN, nano-exp eval RUN",
+        )
+    if not submit and terms.after_training:
+        raise UserError(
+            "after_training with submit=false",
+            "its jobs wait for the runs' jobs, which have no number before they are submitted",
+            "leave it out; later: nano-exp export RUN --submit, nano-exp eval RUN --submit",
         )
     if not submit and terms.canary:
         raise UserError(

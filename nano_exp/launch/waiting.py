@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from nano_exp.index import progress
 from nano_exp.launch import (
+    after_training,
     convergence,
     job_arrays,
     local,
@@ -26,7 +27,8 @@ def run_here(ready: job_arrays.Launch, parallel: int) -> int:
         show.interrupted([row.dir for row in rows])
         return 130
     show.results([row.dir for row in rows], time.monotonic() - began)
-    return 1 if any(end not in state.ENDED_WELL for end in ends.values()) else 0
+    code = after_training.here([row.dir for row in rows], ready.terms.after_training)
+    return 1 if any(end not in state.ENDED_WELL for end in ends.values()) else code
 
 
 def wait_for(rows: Sequence[convergence.Row], poll_s: float = 5.0) -> int:

@@ -35,6 +35,7 @@ from nano_exp.preflight import (  # noqa: F401  each registers its rules, in thi
     shared_caches,
     memory,
     studies,
+    exportable,
 )
 
 # isort: on

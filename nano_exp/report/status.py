@@ -46,6 +46,7 @@ class Line:
     next: what to type, or what happens by itself; may be empty
     unsent: whether it has ended, recorded W&B offline, and has steps that nano-exp sync has not sent
     phase, phase_s: where a run that executes is (store.phase.LABELS), and for how long, seconds
+    origin: what it started from: how (init: weights, fork: all of a checkpoint), run, step, path; None: its model
     point: key -> value on each axis of the runs of its name, typed or not; empty where they have none
     """
 
@@ -74,6 +75,7 @@ class Line:
     unsent: bool = False
     phase: str = ""
     phase_s: float | None = None
+    origin: dict[str, Value] | None = None
 
 
 def lines(results: Path, words: Sequence[str], lookup: QueueLookup, now: float | None = None) -> list[Line]:
@@ -271,9 +273,19 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
         dir=str(run.dir),
         damaged=run.damaged,
         unsent=_unsent(facts, now, end),
+        origin=_origin(run.record),
         phase=here.phase if here else "",
         phase_s=moment - here.since if here and math.isfinite(here.since) else None,
     )
+
+
+def _origin(record: Mapping[str, Any]) -> dict[str, Value] | None:
+    """Run, step and whether it is a fork; None of a run that started from its model's weights."""
+    for key in ("fork_from", "init_from"):
+        if isinstance(source := record.get(key), Mapping):
+            place = {name: source.get(name) for name in ("run", "step", "path")}
+            return {"how": key.removesuffix("_from"), **place}
+    return None
 
 
 def _unsent(facts: Facts, now: State, end: Mapping[str, Any]) -> bool:

@@ -54,7 +54,10 @@ CHARTS = (
 def charts(extra: Iterable[str] = ()) -> list[Chart]:
     """CHARTS, and further metrics after them."""
     known = {chart.metric for chart in CHARTS}
-    return [*CHARTS, *(Chart(name, name) for name in dict.fromkeys(extra) if name not in known)]
+    return [
+        *CHARTS,
+        *(Chart(name, name, sparse=name.startswith("eval/")) for name in dict.fromkeys(extra) if name not in known),
+    ]
 
 
 def clock(metrics: Metrics) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp.errors import UserError, choice, nearest
-from nano_exp.store import metrics_file, runs
+from nano_exp.store import evaluations, metrics_file, runs
 from nano_exp.store.spells import Spell
 
 #: Word -> the metric that it stands for. NeMo RL v0.5.0 to main and the embedded engine have all of them.
@@ -70,10 +70,12 @@ class Metrics:
 
     @staticmethod
     def read(run_dir: Path, spells: Sequence[Spell] = ()) -> Metrics:
-        """From metrics.jsonl; rows of one step are one row."""
+        """From metrics.jsonl and the evaluations after training; rows of one step are one row."""
         every, damaged = metrics_file.read_counting(run_dir)
         rows: dict[int, dict[str, Any]] = {}
         for row in every:
+            rows.setdefault(row["step"], {}).update(row)
+        for row in evaluations.rows(run_dir):
             rows.setdefault(row["step"], {}).update(row)
         return Metrics([rows[step] for step in sorted(rows)], spells, damaged)
 

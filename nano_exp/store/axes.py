@@ -91,13 +91,17 @@ def as_typed(one: Value) -> str:
     return re.sub(r"e([+-])0+(?=\d)", r"e\1", repr(one)) if isinstance(one, float) else str(one)
 
 
+#: Keys of a run that only those runs have which were launched with them.
+OPTIONAL = ("init_from", "fork_from")
+
+
 def at(config: Mapping[str, Any], choices: Mapping[str, str | None], key: str) -> Value:
     """What a run without an override of this key has: the option of a group, or a value of its frozen config."""
     if key in choices:
         return choices[key]
     read = Config(config)
     if not read.has(key):
-        return None if "." in key else UNKNOWN
+        return None if "." in key or key in OPTIONAL else UNKNOWN
     node = read.get(key)
     return _plain(node) if "." in key or not isinstance(node, Mapping) else UNKNOWN
 

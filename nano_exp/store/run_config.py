@@ -33,6 +33,9 @@ LAUNCHER_KEYS = (
     "budget",
     "stop",
     "halving",
+    "after_training",
+    "init_from",
+    "fork_from",
 )
 
 
@@ -41,7 +44,7 @@ SWITCHES = ("dry_run", "wait", "submit", "fresh", "show_yaml", "yes")
 
 
 #: Its terms (`nano_exp.launch.terms`), which are not either.
-TERMS = ("parallel", "pack", "after", "fail_fast", "canary", "budget", "stop", "halving")
+TERMS = ("parallel", "pack", "after", "fail_fast", "canary", "budget", "stop", "halving", "after_training")
 
 
 #: Which of preflight's rules do not count. Of one launch too; run.json says it by itself.

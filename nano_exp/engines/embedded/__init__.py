@@ -14,10 +14,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from nano_exp import files
 from nano_exp.engines import Command, Context, Mistake, Refused
 from nano_exp.engines.embedded import checkpoint, refusals, schedule
+from nano_exp.engines.embedded.starting import fits as fits
+from nano_exp.engines.embedded.starting import initial as initial
+from nano_exp.errors import UserError
 from nano_exp.text import dd_hh_mm_ss
 
+#: Requests that it makes itself, by the name of their part.
+SPLITS = ("validation", "train")
 SAVE_MARGIN_S = 60.0
 """Seconds kept free before the allocation's end, for imports, the warm start and a last save."""
 
@@ -58,6 +64,11 @@ def overlay(config: dict[str, Any], ctx: Context) -> dict[str, object]:
 
 def command(config: dict[str, Any], ctx: Context) -> Command:
     """This package's own module, from the same code as the caller's, with site.python or the running interpreter."""
+    words = ("--config", str(ctx.config_path), "--metrics", str(ctx.run_dir / "metrics.jsonl"))
+    return _module(config, ctx.run_dir, "nano_exp.engines.embedded", *words)
+
+
+def _module(config: dict[str, Any], cwd: Path, module: str, *words: str) -> Command:
     site = config.get("site") or {}
     source = Path(__file__).resolve().parents[3]
     path = os.pathsep.join(part for part in (str(source), os.environ.get("PYTHONPATH", "")) if part)
@@ -72,16 +83,30 @@ def command(config: dict[str, Any], ctx: Context) -> Command:
     }
     for name in [name for name, value in (site.get("env") or {}).items() if value is None]:
         env.pop(name, None)  # null takes a variable away, as for the engine nemo_rl
-    argv = [
-        str(site.get("python") or sys.executable),
-        "-m",
-        "nano_exp.engines.embedded",
-        "--config",
-        str(ctx.config_path),
-        "--metrics",
-        str(ctx.run_dir / "metrics.jsonl"),
-    ]
-    return Command(argv=argv, env=env, cwd=ctx.run_dir)
+    return Command([str(site.get("python") or sys.executable), "-m", module, *words], env, cwd)
+
+
+def export(config: dict[str, Any], checkpoint_path: Path, target: Path) -> Command:
+    """Its own module (hugging_face.py), which also checks that transformers loads what it wrote."""
+    words = ("export", "--checkpoint", str(checkpoint_path), "--out", str(target))
+    return _module(config, target.parent, "nano_exp.engines.embedded.hugging_face", *words)
+
+
+def evaluate(config: dict[str, Any], checkpoint_path: Path, data: str, target: Path) -> Command:
+    """Its own module; `data` is validation, train, or a JSONL file."""
+    if data and data not in SPLITS and not Path(data).is_file():
+        raise UserError(
+            f"--data {data}",
+            f"it is none of {', '.join(SPLITS)}, and there is no such file of requests",
+            "--data validation, or a JSONL file of requests (docs/after-training.md)",
+        )
+    words = ("eval", "--checkpoint", str(checkpoint_path), "--data", data or "validation", "--out", str(target))
+    return _module(config, target.parent, "nano_exp.engines.embedded.hugging_face", *words)
+
+
+def scores(config: dict[str, Any], target: Path, printed: Iterable[str]) -> dict[str, float]:
+    """What the evaluation wrote."""
+    return dict(files.read_json(target / "scores.json"))
 
 
 def follow(config: dict[str, Any], ctx: Context, lines: Iterable[str | None]) -> Iterator[dict[str, Any]]:

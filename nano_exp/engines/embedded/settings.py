@@ -113,6 +113,7 @@ class Settings:
 
     device: str = key("engine.device", choice("cpu", "cuda", "auto"), "auto")
     threads: int = key("engine.threads", whole(), 1)
+    init_from: str | None = key("engine.init_from", optional(text), None)  # filled in by the attempt
     warm_start: WarmStart = section(WarmStart)
     seed: int = key("grpo.seed", whole(0, 2**32 - 1))
     prompts: int = key("grpo.num_prompts_per_step", whole())

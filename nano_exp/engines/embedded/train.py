@@ -83,6 +83,8 @@ class Run:
         try:
             if newest:
                 self._resume(newest)
+            elif settings.init_from:
+                self._init_from(Path(settings.init_from))
             else:
                 self._warm_start()
             self._loop()
@@ -106,6 +108,20 @@ class Run:
             trainer = self.trainer
             warm_start.run(trainer.model, trainer.vocabulary, trainer.train_set, plan, self.settings.seed, progress)
             say(f"warm start took {time.time() - began:.1f} s")
+        self._begin()
+
+    def _init_from(self, path: Path) -> None:
+        """Another run's weights in place of the warm start: new optimizer, and they are the reference policy."""
+        if problem := checkpoint.damage(path):
+            raise UserError(
+                f"{path}: {problem}", "this run starts from its weights", "bring it back, or launch from another step"
+            )
+        weights = torch.load(path / "policy/weights.pt", map_location="cpu", weights_only=True)
+        self.trainer.model.load_state_dict(weights)
+        say(f"weights of {path}: no warm start, a new optimizer")
+        self._begin()
+
+    def _begin(self) -> None:
         self.trainer.freeze_reference()
         self.chance = self.trainer.chance()
         if self.settings.val_at_start:
@@ -125,6 +141,7 @@ class Run:
         optimizer = newest.path / "policy/optimizer.pt"
         if optimizer.exists():
             trainer.optimizer.load_state_dict(torch.load(optimizer, map_location="cpu", weights_only=True))
+            trainer.configure_optimizer()  # of a fork these may be others
         else:
             say(
                 f"warning: {newest.path.name} has no optimizer state (checkpointing.save_optimizer=false); "
@@ -257,6 +274,7 @@ class Run:
         """Write summary.json once the last step is done, and close the W&B run."""
         settings, rewards, validations = self.settings, self.history["rewards"], self.history["validations"]
         summary: dict[str, Any] = {}
+        warmed = 0 if settings.init_from else settings.warm_start.steps
         if self.finished >= settings.max_steps and rewards:
             last = rewards[-AFTER_STEPS:]
             summary = {
@@ -267,7 +285,7 @@ class Run:
                 "steps": self.finished,
                 "seconds": time.time() - self.began,
                 "warm_start": {
-                    "steps": settings.warm_start.steps,
+                    "steps": warmed,
                     "lr": settings.warm_start.lr,
                     "teaches": TEACHES,
                 },
@@ -287,7 +305,7 @@ class Run:
             shown = f", validation {validations[-1]:.3f}" if validations else ""
             say(
                 f"done: reward {summary['reward_before']:.3f} -> {summary['reward_after']:.3f}{shown}, "
-                f"{self.finished} steps, {summary['seconds']:.1f} s, {settings.warm_start.steps} warm-start steps"
+                f"{self.finished} steps, {summary['seconds']:.1f} s, {warmed} warm-start steps"
             )
         self.wandb.finish({name: value for name, value in summary.items() if isinstance(value, int | float)})
 

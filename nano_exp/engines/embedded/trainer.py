@@ -85,6 +85,12 @@ class Trainer:
             fused=self.device.type == "cuda" or None,
         )
 
+    def configure_optimizer(self) -> None:
+        """Put the settings' values in place of those that a checkpoint's optimizer state has."""
+        settings = self.settings.optimizer
+        for group in self.optimizer.param_groups:
+            group.update(betas=tuple(settings.betas), eps=settings.eps, weight_decay=settings.weight_decay)
+
     @property
     def parameters(self) -> int:
         """Trainable parameters."""

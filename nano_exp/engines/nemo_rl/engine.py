@@ -15,9 +15,13 @@ from typing import Any, Literal
 
 from nano_exp import credentials, dotted, slurm
 from nano_exp.engines import Command, Context, checkpoints, entry, nodes
-from nano_exp.engines.nemo_rl import driver_env, metrics, program, stdout
+from nano_exp.engines.nemo_rl import converters, driver_env, metrics, program, stdout
+from nano_exp.engines.nemo_rl.converters import export as export
+from nano_exp.engines.nemo_rl.converters import scores as scores
 from nano_exp.engines.nemo_rl.program import section
 from nano_exp.engines.nemo_rl.run_phase import Phases
+from nano_exp.engines.nemo_rl.weights import fits as fits
+from nano_exp.engines.nemo_rl.weights import initial as initial
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
 from nano_exp.text import dd_hh_mm_ss
@@ -194,6 +198,13 @@ def _make_folders(config: Config) -> None:
             raise UserError(
                 f"{path} cannot be made: {error.strerror}", "the container mounts it", "name another folder"
             ) from error
+
+
+def evaluate(config: Config, checkpoint_path: Path, data: str, target: Path) -> Command:
+    """A benchmark's set by run_eval.py; else the run's own Gym tasks, or a file of such, by the training's script."""
+    if data in converters.SETS:
+        return converters.benchmark(config, checkpoint_path, data, target)
+    return command(*converters.trajectories(config, checkpoint_path, data, target))
 
 
 def checkpoint_folder(config: Config, ctx: Context) -> Path:

@@ -1,0 +1,145 @@
+"""NeMo RL's checkpoints as weights: which of them a run can start from or go on with, and by which of its keys.
+
+Facts are of NeMo RL v0.5.0 to v0.7.0 (file and line in brackets are v0.7.0's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nano_exp.dotted import Config as Read
+from nano_exp.engines import origin as origins
+from nano_exp.engines.origin import FORK, INIT, Origin
+from nano_exp.errors import UserError
+from nano_exp.nemo_rl import versions
+
+Config = Mapping[str, Any]
+#: Inside a step_N.
+ITERATION = "policy/weights/iter_0000000"
+#: A Hugging Face tree that DTensor v2 writes beside its shards with checkpointing.save_consolidated=true.
+CONSOLIDATED = "policy/weights/model/consolidated"
+#: policy.pretrained_checkpoint reads a Megatron checkpoint as it is (models/megatron/setup.py 378).
+PRETRAINED_FROM = (0, 7, 0)
+#: Where `nano-exp export` puts Hugging Face weights, in a run's folder.
+EXPORTS = "export"
+OVERRIDE = "policy.megatron_cfg.scheduler.override_opt_param_scheduler"
+_MODEL = {
+    "policy.model_name": "its tensors have other shapes, or other meanings",
+    "policy.hf_config_overrides": "its tensors have other shapes",
+}
+
+
+def is_megatron(config: Config) -> bool:
+    return Read(config).on("policy.megatron_cfg.enabled")
+
+
+def is_v2(config: Config) -> bool:
+    """Whether DTensor's second worker trains (models/policy/lm_policy.py 135)."""
+    return Read(config).on("policy.dtensor_cfg._v2")
+
+
+def has_lora(config: Config) -> bool:
+    read = Read(config)
+    return read.on("policy.dtensor_cfg.lora_cfg.enabled") or read.on("policy.megatron_cfg.peft.enabled")
+
+
+def version(config: Config) -> tuple[int, ...]:
+    return versions.order(Read(config).text("nemo_rl.version"))
+
+
+def hugging_face(checkpoint: Path) -> Path | None:
+    """A checkpoint's weights in Hugging Face's format: exported, consolidated, or the folder itself."""
+    run_dir = checkpoint.parent.parent
+    there = (run_dir / EXPORTS / checkpoint.name, checkpoint / CONSOLIDATED, checkpoint)
+    return next((path for path in there if (path / "config.json").is_file()), None)
+
+
+def fits(config: Config, origin: Origin, source: Config) -> None:
+    """Refuse a source whose weights, or for a fork all of whose checkpoint, this run cannot take. Raises UserError."""
+    if source and (source.get("engine") or {}).get("name", "nemo_rl") != "nemo_rl":
+        raise UserError(
+            f"{origin.key}={origin.typed}: a run of another engine",
+            "NeMo RL reads none of its checkpoints",
+            "another run",
+        )
+    if origin.key == FORK:
+        _require_fork(config, origin, source)
+        return
+    if source:
+        origins.require_same(config, source, origin, _MODEL)
+    if not _changes(config, origin):
+        fix = (
+            f"nano-exp export {origin.run} --step {origin.step}, and then this again"
+            if origin.run
+            else "another folder"
+        )
+        raise UserError(
+            f"{INIT}={origin.typed}: no Hugging Face weights of {origin.path}",
+            "NeMo RL starts from such a folder (policy.model_name); Megatron from v0.7.0 on from its checkpoint too",
+            fix,
+        )
+
+
+def initial(config: Config) -> dict[str, object]:
+    """The keys by which NeMo RL starts from the weights. Its tokenizer stays the model's own."""
+    origin = origins.of(config, INIT)
+    return {} if origin is None else _changes(config, origin)
+
+
+def _changes(config: Config, origin: Origin) -> dict[str, object]:
+    iteration = origin.path / ITERATION
+    bridge = (iteration / "run_config.yaml").is_file() and not has_lora(config)
+    if is_megatron(config) and version(config) >= PRETRAINED_FROM and bridge:
+        return {"policy.pretrained_checkpoint": {"path": str(iteration), "format": "megatron_bridge"}}
+    folder = hugging_face(origin.path)
+    return {} if folder is None else {"policy.model_name": str(folder)}
+
+
+# --- forks ----------------------------------------------------------------------------------------------------------
+
+
+def _require_fork(config: Config, origin: Origin, source: Config) -> None:
+    origins.require_fork(config, source, origin)
+    backend = "the optimizer's state is that backend's"
+    origins.require_same(
+        config, source, origin, dict.fromkeys(("policy.megatron_cfg.enabled", "policy.dtensor_cfg._v2"), backend)
+    )
+    if (source.get("checkpointing") or {}).get("save_optimizer") is False and version(source) >= (0, 6, 0):
+        raise origins.no_optimizer(origin, "optimizer state")
+    refuse = _refuse_megatron if is_megatron(config) else _refuse_dtensor
+    refuse(config, source, origin)
+
+
+def _refuse_dtensor(config: Config, source: Config, origin: Origin) -> None:
+    """torch restores the optimizer's param_groups and the scheduler's base_lrs: the old values stay, without a word."""
+    for section in ("policy.optimizer", "policy.scheduler"):
+        for key, (old, new) in origins.differing(config, source, section).items():
+            raise _keeps(origin, key, old, new, "DTensor restores it with the optimizer's state, without a word", "")
+
+
+def _refuse_megatron(config: Config, source: Config, origin: Origin) -> None:
+    """Megatron's scheduler compares its values with the checkpoint's, and stops; told to override, it takes its own."""
+    scheduled = ("lr", "min_lr", "weight_decay", "start_weight_decay", "end_weight_decay")
+    changed = {
+        **origins.differing(config, source, "policy.megatron_cfg.optimizer"),
+        **origins.differing(config, source, "policy.megatron_cfg.scheduler"),
+        **origins.differing(config, source, "grpo.max_num_steps"),
+    }
+    changed.pop(OVERRIDE, None)
+    overrides = Read(config).on(OVERRIDE)
+    for key, (old, new) in changed.items():
+        if ".optimizer." in key and key.rpartition(".")[2] not in scheduled:
+            raise _keeps(origin, key, old, new, "Megatron restores it with the optimizer's state, without a word", "")
+        if not overrides:
+            fix = f"{OVERRIDE}=true too; "
+            raise _keeps(origin, key, old, new, "Megatron's scheduler stops where the checkpoint's differs", fix)
+
+
+def _keeps(origin: Origin, key: str, old: object, new: object, why: str, fix: str) -> UserError:
+    return UserError(
+        f"{FORK}={origin.typed}: {key} was {old}, and {new} is asked for",
+        why,
+        f"{fix}{INIT}={origin.typed}, which takes the weights alone and a new optimizer",
+    )
