@@ -2,8 +2,9 @@
 
 Each study draws three of the recorded seeds for each of nine points, anew for each point, and runs them on four workers
 in the order of a sweep whose first axis is the seed. Against the full grid of the same draw: is the winner as good, or
-is its mean within the grid's winner's 95% interval, and which part of the GPU-seconds did it take. A step of a point
-costs what its quickest recorded seed's median step took: the runs were recorded on a machine that others used.
+is its mean within the 95% interval of the grid's winner (over all its recorded seeds), and which part of the
+GPU-seconds did it take. A step of a point costs what its quickest recorded seed's median step took: the runs were
+recorded on a machine that others used.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def study(points: Mapping[str, Sequence[Recorded]], chance: random.Random, rules
     trained = replay(draw, rules)
     ended = [point for point in points if all(trained[f"{point} {n}"] == draw[point, n].steps for n in range(SEEDS))]
     winner = max(ended, key=lambda point: means[point])
-    interval = certainty.interval(finals[best])
+    # Of all recorded seeds: a draw may have one of them three times, and then no interval at all.
+    interval = certainty.interval([one.accuracy[one.steps] for one in points[best]])
     low = interval.low if interval is not None else means[best]
     cost = sum(trained[f"{point} {n}"] * one.step_s for (point, n), one in draw.items())
     part = cost / sum(one.steps * one.step_s for one in draw.values())

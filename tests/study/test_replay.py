@@ -19,4 +19,4 @@ def test_forty_studies_find_the_grids_winner_at_two_fifths_of_its_cost() -> None
     assert part <= 0.40
     page = (ROOT / "docs" / "studies.md").read_text()
     said = re.search(r"(\d+) of 40 .*? ([\d.]+)% of the grid's GPU-seconds", page, re.DOTALL)
-    assert said is not None and (int(said[1]), said[2]) == (sum(one.same for one in made), f"{part:.1%}"[:-1])
+    assert said is not None and (int(said[1]), said[2]) == (sum(one.right for one in made), f"{part:.1%}"[:-1])
