@@ -8,6 +8,7 @@ from pathlib import Path
 from nano_exp import files
 from nano_exp.after import card, making
 from nano_exp.after.making import Chosen
+from nano_exp.credentials import redact
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import model_files
 from nano_exp.store import runs
@@ -59,7 +60,6 @@ def upload(target: Path, repository: str, say: Say) -> None:
         )
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise UserError(
             f"--upload {repository} and no huggingface_hub", "it sends the files", "pip install huggingface_hub"
@@ -68,9 +68,11 @@ def upload(target: Path, repository: str, say: Say) -> None:
     try:
         api.create_repo(repository, private=True, exist_ok=True)
         sent = api.upload_folder(repo_id=repository, folder_path=target, commit_message=f"{target.parent.parent.name}")
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # the hub's words and those of its HTTP client have no class in common
+        first = redact((str(error).strip() or type(error).__name__).splitlines()[0])
         raise UserError(
-            f"--upload {repository}: {first}", "the hub did not take it", "a repository of yours: USER/NAME"
+            f"--upload {repository}: {first}",
+            "the hub did not take it",
+            "a repository of yours, USER/NAME, from a host with a network",
         ) from error
     say(f"uploaded: {sent}")

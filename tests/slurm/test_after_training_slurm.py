@@ -29,9 +29,14 @@ def test_what_is_done_is_exported_once_and_what_is_not_when_it_is(lab: Lab) -> N
     assert not exported(lab, second)
 
     lab.tool("retry", second.id)
+    lab.cluster.run("scontrol", "release", lab.job(second))
     lab.wait_ended(second)
     lab.wait_for("the other export", lambda: exported(lab, second))
     lab.wait_queue_empty()
     made = (first.dir / "export" / "step_3" / "nano_exp.json").stat().st_mtime_ns
     assert "after training" not in lab.launch(*EXPORTED).text
     assert (first.dir / "export" / "step_3" / "nano_exp.json").stat().st_mtime_ns == made
+
+    assert "submitted: job" in lab.tool("export", first.id, "--step", "2", "--submit")
+    lab.wait_for("an earlier step's export", (first.dir / "export" / "step_2" / "nano_exp.json").is_file)
+    lab.wait_queue_empty()
