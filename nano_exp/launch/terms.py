@@ -178,8 +178,7 @@ def of_manifest(manifest: Mapping[str, Any], after: Sequence[str] = ()) -> Terms
     try:
         canary = terms.get("canary") is True
         counts = (_count(terms, "parallel"), tuple(after), _count(terms, "fail_fast"))
-        rules = {"stop": _stop(terms.get("stop")), "halving": _halving(terms), "pack": _pack(terms)}
-        return Terms(*counts, canary, **rules, after_training=_after(terms))
+        return Terms(*counts, canary, None, _stop(terms.get("stop")), _halving(terms), _pack(terms), _after(terms))
     except UserError:
         return Terms(after=tuple(after))
 
