@@ -35,15 +35,19 @@ class Order:
 
     Parameters
     ----------
-    runs: number in the array, and folder, in the order in which they start
+    task: of the array; None where this is the only allocation
     gpus: of one run
+    runs: number in the array, and folder, in the order in which they start
+    others: the same of those that were dealt to other allocations
     """
 
     dir: Path
     array: int
+    task: int | None
     slots: int
     gpus: int
     runs: Sequence[tuple[int, Path]]
+    others: Sequence[tuple[int, Path]] = ()
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,10 @@ def find(launch: Path, array: int | str) -> Order | None:
         if not entry.get("pack"):
             return None
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
-        dealt = [(index, Path(folder)) for index, folder in packed.members(entry, task)]
-        return Order(launch, array, int(entry["pack"]["slots"]), int(entry["shape"]["gpus_per_node"]), dealt)
+        ours = [(index, Path(folder)) for index, folder in packed.members(entry, task)]
+        others = [one for one in enumerate(map(Path, entry["runs"])) if one not in ours]
+        sizes = (int(entry["pack"]["slots"]), int(entry["shape"]["gpus_per_node"]))
+        return Order(launch, array, task if packed.tasks(entry) > 1 else None, *sizes, ours, others)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise files.Damaged(f"{launch / 'manifest.json'} has no pack in array {array}") from error
 
@@ -95,6 +101,22 @@ def execute(order: Order, stop: Stop) -> int:
     if new:
         turn.require(order.dir, new[0], owner.job)
     return _Allocation(order, owner, stop, os.environ).work()
+
+
+def take(run_dir: Path, order: Order) -> bool:
+    """Have this allocation execute a run that another one of the launch has not begun. Returns whether it is to.
+
+    Should the other one begin it at the same moment, the run's claim decides.
+    """
+    run, tried = runs.load(run_dir), runs.attempts(run_dir)
+    sent, last, event = state.submission(run), tried[-1] if tried else None, run.last("submit")
+    if sent is None or event is None or sent.launch != order.dir.name or not state.due(run, sent, last):
+        return False
+    if _done(tried) or (last is not None and last.number > sent.after_attempt):
+        return False
+    data = {key: value for key, value in event.data.items() if key not in ("time", "kind")}
+    runs.record_event(run_dir, "submit", **{**data, "task": order.task})
+    return True
 
 
 def parts(slots: int, gpus: int, environ: Mapping[str, str], cpus: Sequence[int]) -> list[Part]:
@@ -126,8 +148,10 @@ class _Allocation:
     def __init__(self, order: Order, owner: Owner, stop: Stop, environ: Mapping[str, str]) -> None:
         self.order, self.owner, self.stop, self.environ = order, owner, stop, environ
         self.free = deque(parts(order.slots, order.gpus, environ, sorted(os.sched_getaffinity(0))))
-        self.waiting = deque(order.runs)
+        ours = [one for one in (*order.runs, *order.others) if self._due(runs.load(one[1]), runs.attempts(one[1]))]
+        self.waiting = deque(sorted(ours, key=lambda one: not runs.attempts(one[1])))  # those that were cut off first
         self.running: list[Running] = []
+        self.nothing_left = False  # in other allocations
         self.closing = False  # the time is nearly over: nothing more starts here
         self.requeued = False
         self.left = False  # runs that go on in the job's next start
@@ -135,24 +159,35 @@ class _Allocation:
 
     def work(self) -> int:
         looked = 0.0
-        while self.running or (self.waiting and not self.stop.signal and not self.closing):
+        while True:
             self._reap()
             if time.monotonic() - looked >= LOOK_S or self.stop.signal:
                 looked = time.monotonic()
                 self._pass_on()
-            while self.free and self.waiting and not self.stop.signal and not self.closing:
-                self._start(*self.waiting.popleft())
+            while self.free and not self.stop.signal and not self.closing and (one := self._next()) is not None:
+                self._start(*one)
+            if not self.running:
+                break
             time.sleep(POLL_S)
         self._go_on()
         return 0 if self.requeued else max(self.codes.values(), default=0)
 
     # --- one run ----------------------------------------------------------------------------------------------------
 
+    def _next(self) -> tuple[int, Path] | None:
+        """A run whose turn it is: of this allocation or, where that has none left, one that another has not begun."""
+        while self.waiting:
+            index, run_dir = self.waiting.popleft()
+            if self._due(runs.load(run_dir), runs.attempts(run_dir)):
+                return index, run_dir
+        for index, run_dir in () if self.nothing_left else reversed(self.order.others):
+            if take(run_dir, self.order):
+                return index, run_dir
+        self.nothing_left = True
+        return None
+
     def _start(self, index: int, run_dir: Path) -> None:
-        run, tried = runs.load(run_dir), runs.attempts(run_dir)
-        if not self._due(run, tried):
-            return
-        part = self.free.popleft()
+        tried, part = runs.attempts(run_dir), self.free.popleft()
         name = f"{(self.owner.job or 'job')}-{run_dir.name}.out"
         words = [sys.executable, "-m", "nano_exp.job", str(self.order.dir), "--array", str(self.order.array)]
         with (self.order.dir / "slurm" / name).open("ab") as out:
@@ -171,7 +206,7 @@ class _Allocation:
     def _due(self, run: Run, tried: Sequence[Attempt]) -> bool:
         """Whether this job is still to execute a run: it is this launch's, and has not ended for good."""
         sent = state.submission(run)
-        if sent is None or sent.launch != self.order.dir.name or _done(tried):
+        if sent is None or (sent.launch, sent.task) != (self.order.dir.name, self.order.task) or _done(tried):
             return False
         return state.due(run, sent, tried[-1] if tried else None)
 
@@ -179,6 +214,7 @@ class _Allocation:
         for one in [one for one in self.running if one.process.poll() is not None]:
             self.running.remove(one)
             self.free.append(one.part)
+            self.nothing_left = False
             self._ended(one, int(one.process.returncode))
 
     def _ended(self, one: Running, code: int) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from core_case import intend, make_attempt, make_run
 
 from nano_exp import files
 from nano_exp.job import pack
 from nano_exp.job.pack import Part
+from nano_exp.store import runs, state
+from nano_exp.store.runs import Owner
+
+OWNER = Owner("12_0", 0, "node1", 7, 1.0)
 
 SLURM = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "SLURM_JOB_CPUS_PER_NODE": "16"}
 
@@ -47,4 +52,21 @@ def test_a_job_finds_its_runs_in_the_manifest(tmp_path: Path, monkeypatch: pytes
     assert pack.find(tmp_path, 0) is None
     assert pack.find(tmp_path, "canary") is None
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    assert pack.find(tmp_path, 1) == pack.Order(tmp_path, 1, 2, 1, [(1, Path("/b"))])
+    assert pack.find(tmp_path, 1) == pack.Order(
+        tmp_path, 1, 1, 2, 1, [(1, Path("/b"))], [(0, Path("/a")), (2, Path("/c"))]
+    )
+
+
+def test_a_free_slot_takes_what_another_allocation_has_not_begun(tmp_path: Path) -> None:
+    order = pack.Order(runs.launch_dir(tmp_path, "L"), 0, 1, 2, 1, [])
+    waits, begun, over, elsewhere = (make_run(tmp_path, run=f"r{n}") for n in range(4))
+    for folder in (waits, begun, over):
+        intend(folder, task=0)
+    runs.record_event(elsewhere, "submit", durable=False, launch="M", array=0, task=0, after_attempt=0)
+    make_attempt(begun, 1, OWNER)
+    make_attempt(over, 1, OWNER, {"kind": "failed"})
+    assert [pack.take(folder, order) for folder in (waits, begun, over, elsewhere)] == [True, False, False, False]
+    sent = state.submission(runs.load(waits))
+    assert sent is not None and (sent.launch, sent.task) == ("L", 1)
+    runs.record_event(waits, "cancel", durable=False, job="12_1")
+    assert not pack.take(waits, order)

@@ -1,4 +1,4 @@
-"""`pack=N` on a real Slurm: runs that share one allocation, and what ends one of them."""
+"""`pack=N` on a real Slurm: runs that share an allocation, what ends one of them, and what takes its place."""
 
 from __future__ import annotations
 
@@ -6,55 +6,54 @@ import os
 import signal
 
 import pytest
-from launching import SMALL, Lab, assert_executed_once, kinds, setting, train_steps
+from launching import HOLD, SMALL, Lab, assert_executed_once, kinds, setting, train_steps
 
-from nano_exp import files
 from nano_exp.store import runs
 
 pytestmark = pytest.mark.slurm
 
 STEPS = 12
-PACKED = (*SMALL, f"grpo.max_num_steps={STEPS}", setting("STEP_SECONDS", 0.5), "pack=2", "parallel=2")
+PACKED = (*SMALL, f"grpo.max_num_steps={STEPS}", setting("STEP_SECONDS", 0.5), "pack=2", "parallel=4", HOLD)
 
 
-def pid(run: runs.Run) -> int:
-    """Of the attempt that executes it."""
+def kill_attempt(run: runs.Run) -> None:
     owner = runs.attempts(run.dir)[-1].owner
     assert owner is not None
-    return owner.pid
+    os.kill(owner.pid, signal.SIGKILL)
 
 
-def gpu(run: runs.Run, attempt: int = 1) -> str:
-    """What its attempt was given."""
-    return str(files.read_json(run.dir / "attempts" / str(attempt) / "owner.json"))
+def states(lab: Lab, *of: runs.Run) -> list[str]:
+    rows = lab.status()
+    return [rows[run.id]["state"] for run in of]
 
 
 def test_one_that_is_killed_or_cancelled_harms_none_and_those_cut_off_go_on(lab: Lab) -> None:
+    """Two allocations, of seeds 1, 3, 5 and of 2, 4; the second one waits, and its runs are taken by the first."""
     said = lab.launch(*PACKED, "grpo.seed=1,2,3,4,5").text
-    assert "packed: 1 allocation, at most 2 runs at once" in said
-    killed, cancelled, third, fourth, last = (lab.run(grpo__seed=seed) for seed in range(1, 6))
-    job = lab.job(killed)
-    assert job.isdigit() and {lab.job(run) for run in lab.runs()} == {job}
+    assert "packed: 2 allocations, at most 2 runs at once in each" in said
+    killed, last, cancelled, taken, own = (lab.run(grpo__seed=seed) for seed in range(1, 6))
+    first, second = lab.job(killed), lab.job(last)
+    assert [lab.job(run) for run in (cancelled, taken, own)] == [first, second, first]
+    lab.cluster.run("scontrol", "release", first)
     lab.wait_step(killed, 1)
     lab.wait_step(cancelled, 1)
-    states = {run: row["state"] for run, row in lab.status().items()}
-    assert [states[run.id] for run in (killed, cancelled, third, last)] == ["running", "running", "pending", "pending"]
+    assert states(lab, killed, cancelled, own, taken) == ["running", "running", "pending", "pending"]
 
-    os.kill(pid(killed), signal.SIGKILL)
+    kill_attempt(killed)
+    lab.wait_step(own, 1)
     lab.tool("cancel", cancelled.id)
-    lab.wait_step(third, 1)
-    lab.wait_step(fourth, 1)
-    states = {run: row["state"] for run, row in lab.status().items()}
-    assert [states[run.id] for run in (killed, cancelled, third, last)] == ["failed", "cancelled", "running", "pending"]
+    lab.wait_step(taken, 1)
+    assert lab.job(taken) == first
+    assert states(lab, killed, cancelled, own, last) == ["failed", "cancelled", "running", "pending"]
 
-    lab.cluster.run("scontrol", "requeue", job)
+    lab.cluster.run("scontrol", "requeue", first)
+    lab.wait_ended(own, taken, attempt=2)
     lab.wait_ended(last)
-    lab.wait_ended(third, fourth, attempt=2)
+    lab.cluster.run("scontrol", "release", second)
     lab.wait_queue_empty()
-    for run in (third, fourth):
+    for run in (own, taken):
         assert kinds(run) == ["stopped", "done"]
         assert train_steps(run) == list(range(1, STEPS + 1))
     assert_executed_once(last, STEPS)
     assert (kinds(killed), kinds(cancelled)) == (["failed"], ["cancelled"])
-    states = {run: row["state"] for run, row in lab.status().items()}
-    assert [states[run.id] for run in (killed, cancelled)] == ["failed", "cancelled"]
+    assert states(lab, killed, cancelled) == ["failed", "cancelled"]
