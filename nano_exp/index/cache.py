@@ -116,7 +116,7 @@ class Cache:
                     entries = {key: entry for key in keys if (entry := self._entry(key, began)) is not None}
                     values = {key: self._values[key] for key in keys if self._values.get(key)}
                     whole = {"version": VERSION, "runs": entries, "accounting": self.accounting, "values": values}
-                    json.dump(whole, file, separators=(",", ":"))
+                    file.write(json.dumps(whole, separators=(",", ":")))  # json.dump encodes in Python, this in C
                 aside.replace(self.path)
             finally:
                 aside.unlink(missing_ok=True)

@@ -23,19 +23,22 @@ class Folder(NamedTuple):
 
     name: str
     id: str
-    dir: Path
-    path: str  # the same as text, for what is done ten thousand times
+    path: str
     inode: int
     word: str  # what to type for this run alone: its id, or name/id where another name has a run of that id
+
+    @property
+    def dir(self) -> Path:
+        return Path(self.path)
 
 
 def folders(results: Path) -> list[Folder]:
     """Every run of a results folder, by name and id."""
-    names_below = [(name, results / name, _below(path)) for name, path, _ in _below(str(results))]
-    times = Counter(run for _, _, below in names_below for run, _, _ in below)
+    names_below = [(name, _below(path)) for name, path, _ in _below(str(results))]
+    times = Counter(run for _, below in names_below for run, _, _ in below)
     return [
-        Folder(name, run, parent / run, path, inode, run if times[run] == 1 else f"{name}/{run}")
-        for name, parent, below in names_below
+        Folder(name, run, path, inode, run if times[run] == 1 else f"{name}/{run}")
+        for name, below in names_below
         for run, path, inode in below
     ]
 

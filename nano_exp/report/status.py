@@ -92,9 +92,9 @@ def look(cache: Cache, words: Sequence[str], lookup: QueueLookup, now: float | N
     """The same with a cache that is kept; it is written where that is worth it."""
     moment = time.time() if now is None else now
     chosen = select(cache.results, words)
-    all_facts = cache.get(chosen)
+    all_facts = sorted(cache.get(chosen), key=_launched)
     lookup.include(facts.run for facts in all_facts)
-    pairs = [(facts, _state(facts, lookup)) for facts in sorted(all_facts, key=_launched)]
+    pairs = [(facts, _state(facts, lookup)) for facts in all_facts]
     ends = _endings(pairs, cache, lookup)
     every = folders(cache.results) if words else chosen
     points = _points(cache, all_facts, every)
@@ -112,10 +112,12 @@ def look(cache: Cache, words: Sequence[str], lookup: QueueLookup, now: float | N
 def _points(cache: Cache, all_facts: Sequence[Facts], every: Sequence[Folder]) -> dict[str, dict[str, Value]]:
     """Run folder -> its point, among all runs of its name, also those that are not looked at."""
     names = {facts.run.name for facts in all_facts}
-    whole = all_facts if len(all_facts) == len(every) else cache.get(folder for folder in every if folder.name in names)
+    whole = all_facts
+    if len(all_facts) != len(every):
+        whole = sorted(cache.get(folder for folder in every if folder.name in names), key=_launched)
     points: dict[str, dict[str, Value]] = {}
     by_name: dict[str, list[Facts]] = {}
-    for facts in sorted(whole, key=_launched):
+    for facts in whole:
         by_name.setdefault(facts.run.name, []).append(facts)
     for same in by_name.values():
         of_name = axes.points([axes.typed(f.run.overrides) for f in same], partial(_of, cache, same))

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,11 @@ class Run:
     events: list[Event] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def id(self) -> str:
         return self.dir.name
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.dir.parent.name
 
@@ -103,7 +104,10 @@ class Run:
 
     def last(self, *kinds: str) -> Event | None:
         """The newest event of these kinds."""
-        return next((e for e in reversed(self.events) if e.kind in kinds), None)
+        for event in reversed(self.events):
+            if event.kind in kinds:
+                return event
+        return None
 
     def config(self) -> dict[str, Any]:
         """The frozen config. Raises Damaged or FileNotFoundError."""
