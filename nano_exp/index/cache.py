@@ -22,7 +22,7 @@ from nano_exp.store import axes, runs
 from nano_exp.store.axes import Value
 
 #: Another one for another form of the file.
-VERSION = 6
+VERSION = 7
 #: A file that is changed twice within one tick of its file system's clock has the same time twice, so what changed this
 #: shortly before it was read is not kept. Seconds; the coarsest clocks tick once a second.
 TICK_S = 2.0

@@ -165,7 +165,7 @@ def _execute_once(order: Order, stop: Stop, first: bool) -> int | None:
         say = partial(_say, log)
         say(f"attempt {number} of run {run.id} on {owner.host}" + (f", job {owner.job}" if owner.job else ""))
         until = None if order.local else deadline()
-        course = Course.of(order.manifest, runs.load(run_dir))
+        course = Course.of(order.manifest, runs.load(run_dir), order.canary)
         ahead = Ending(run_dir, number, owner, stop, until, config["slurm"], began, say, packed=order.packed)
         try:
             _bury_lost(run_dir, config, number, owner, stop, say)
@@ -218,7 +218,9 @@ def _require_going_on(order: Order, run: runs.Run, site: dict[str, Any]) -> None
 
     Raises Refuse, and Damaged where that cannot be told.
     """
-    if rung_end.is_paused(run, Course.of(order.manifest, run)):  # Slurm starts a job again whose node failed at its end
+    if rung_end.is_paused(
+        run, Course.of(order.manifest, run, order.canary)
+    ):  # Slurm starts a job again whose node failed at its end
         raise AlreadyDone(f"run {run.id} is paused at a rung; nothing to do")
     why = "" if order.local or order.manifest.get("by_hand") else halt.reason(order.dir)
     if why and not halt.has_started(run, order.launch):

@@ -28,8 +28,10 @@ class Course:
     level: int = 0
 
     @staticmethod
-    def of(manifest: Mapping[str, Any], run: runs.Run) -> Course:
-        """From a launch's manifest."""
+    def of(manifest: Mapping[str, Any], run: runs.Run, canary: bool = False) -> Course:
+        """From a launch's manifest. A canary ends by itself: its launch waits for that."""
+        if canary:
+            return Course()
         terms = manifest.get("terms") or {}
         return Course(terms.get("stop") or {}, halving.of(terms.get("halving")), runs.rungs_left(run))
 

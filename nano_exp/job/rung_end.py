@@ -49,19 +49,20 @@ def facts(run: runs.Run, course: Course, attempt: int) -> dict[str, Any]:
 
 def settle(run_dir: Path, rules: Halving, ahead: Ending) -> bool:
     """Decide who goes on, and send them. Returns whether this run does, here."""
-    run = runs.load(run_dir)
+    run, here = runs.load(run_dir), False
     try:
         with book.lock(run.results, run.name) as held:
             if not held:
                 ahead.say("the study has no lock: another decides")
             told = book.promote(run.results, run.name, rules) if held else []
             here = _goes_on_here(run_dir, ahead)
+            if here:
+                _ask_for(run_dir)  # else another end would send it a job
         for one in told:
             ahead.say(f"goes on from step {rules.rungs[one.rung]}: point {one.point}, {one.why(rules)}")
         _send_all(run, rules, None if here else ahead.owner.job, run_dir if here else None, ahead)
     except (UserError, files.Damaged, OSError, KeyError, TypeError, ValueError) as error:
         ahead.say(f"the study was not told of this end: {type(error).__name__}: {error}")
-        return False
     return here
 
 
@@ -74,12 +75,25 @@ def _goes_on_here(run_dir: Path, ahead: Ending) -> bool:
 def is_promoted(run: runs.Run, tried: Sequence[runs.Attempt]) -> bool:
     """Whether a run was promoted from the rung at which its last attempt ended."""
     end = (tried[-1].end or {}) if tried else {}
-    return end.get("kind") == "paused" and runs.rungs_left(run) > int(end.get("rung") or 0)
+    newest = run.last("submit", "cancel")
+    cancelled = newest is not None and newest.kind == "cancel"
+    return end.get("kind") == "paused" and runs.rungs_left(run) > int(end.get("rung") or 0) and not cancelled
 
 
 def _asked_for(run: runs.Run, attempts: int) -> bool:
     sent = run.last("submit")
     return sent is not None and sent.data.get("after_attempt") == attempts
+
+
+def _ask_for(run_dir: Path) -> state.Submission | None:
+    """Write down that a run is to be executed once more, where its last submission had it; None where it had none."""
+    run, tried = runs.load(run_dir), runs.attempts(run_dir)
+    sent = run.last("submit")
+    known = state.as_submission(sent) if sent is not None else None
+    if sent is not None and known is not None:
+        again = {key: value for key, value in sent.data.items() if key not in ("time", "kind")}
+        runs.record_event(run_dir, "submit", **{**again, "after_attempt": tried[-1].number if tried else 0})
+    return known
 
 
 def _send_all(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, ahead: Ending) -> None:
@@ -111,31 +125,33 @@ def _send(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None,
                 raise slurm.NoAnswer(lookup.error)
             if now.kind != "unstarted":
                 continue
-        if not _send_one(other, tried[-1].number, leaving, ahead):
+        if not _send_one(other, leaving, ahead):
             return
-        leaving = None  # its place is taken
 
 
-def _send_one(other: runs.Run, attempts: int, leaving: str | None, ahead: Ending) -> bool:
-    """Send a run's task of its array once more. Returns whether there was room for it."""
+def _send_one(other: runs.Run, leaving: str | None, ahead: Ending) -> bool:
+    """Send a run's task of its array once more. Returns whether there was room for it. Raises NoAnswer or Unclear."""
     sent = other.last("submit")
     known = state.as_submission(sent) if sent is not None else None
-    if sent is None or known is None:
-        return True
-    again = {key: value for key, value in sent.data.items() if key not in ("time", "kind")}
-    again["after_attempt"] = attempts
-    if known.local is not None:  # its launcher starts it
-        runs.record_event(other.dir, "submit", **again)
+    if known is None or known.local is not None:  # its launcher starts it
+        _ask_for(other.dir)
         return True
     launch_dir = runs.launch_dir(other.results, known.launch)
     manifest = files.read_json(launch_dir / "manifest.json")
     if not throttle.make_room(launch_dir, manifest, leaving, ahead.say):
         ahead.say(f"{other.id} goes on when parallel={manifest['terms']['parallel']} has room for it")
         return False
-    runs.record_event(other.dir, "submit", **again)
+    _ask_for(other.dir)
     task = [] if known.task is None else [f"--array={known.task}"]
     script = launch_dir / f"array-{known.array}.sbatch"
-    job = slurm.sbatch(script, "--dependency=", *task, carry=environment.carried(os.environ))
+    try:
+        job = slurm.sbatch(script, "--dependency=", *task, carry=environment.carried(os.environ))
+    except slurm.Refused as error:
+        if slurm.out_of_reach(error.found):
+            raise slurm.NoAnswer(error.found) from error
+        runs.record_event(other.dir, "refused", launch=known.launch, why=error.found)
+        ahead.say(f"{other.id} does not go on yet: {error.found}")
+        return True
     if known.task is None:
         runs.record_job(other.results, known.launch, known.array, job)
     ahead.say(f"{other.id} goes on as job {known.job(job)}")

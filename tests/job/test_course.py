@@ -55,6 +55,13 @@ def test_a_lost_run_ends_at_its_next_checkpoint_and_goes_on_without_the_rule(tmp
     assert began == [0, end["last_step"]]
 
 
+def test_a_canary_is_no_part_of_a_study(tmp_path: Path) -> None:
+    halving = {"rungs": [1], "keep": 0.34, "metric": "train/reward", "higher_is_better": True}
+    manifest = {"terms": {"stop": STOP, "halving": halving}}
+    assert Course.of(manifest, runs.Run(tmp_path)).goal(2) == 1
+    assert Course.of(manifest, runs.Run(tmp_path), canary=True) == Course()
+
+
 def test_without_rules_nothing_is_read(tmp_path: Path) -> None:
     judge = Course().judge(runs.Run(tmp_path), {}, lambda: 1 // 0, print)
     assert not judge.is_over()

@@ -153,3 +153,49 @@ def test_one_process_at_a_time_hands_on(
         fcntl.flock(other, fcntl.LOCK_EX)
         assert hand_on(launch, BOTH) == []
     assert told == []
+
+
+# --- room for a run that goes on from a rung ------------------------------------------------------------------------
+
+
+def make_room(folder: Path, parallel: int | None, now: slurm.Queue, leaving: str | None) -> bool:
+    runs.record_job(folder.parent.parent, folder.name, 0, "11")
+    return throttle.make_room(folder, manifest(parallel, (9, parallel or 1, None)), leaving, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "lines", "leaving", "room", "tells"),
+    [
+        (None, [], None, True, []),
+        (2, ["11_8|RUNNING|0"], None, True, []),
+        (2, ["11_8|RUNNING|0", "11_7|RUNNING|0"], None, False, []),
+        (2, ["11_8|RUNNING|0", "11_7|RUNNING|0"], "11_7", True, []),
+        (2, ["11_8|RUNNING|0", "15_3|PENDING|0"], "11_8", True, []),
+        (2, ["11_7|RUNNING|0", "15_3|RUNNING|0", "11_8|RUNNING|0"], "11_8", False, []),
+        (3, ["11_[7-8%3]|PENDING|0", "11_6|RUNNING|0", "11_5|RUNNING|0"], "11_5", True, [("11", 2)]),
+        (1, ["11_[7-8%1]|PENDING|0", "11_6|RUNNING|0"], "11_6", False, []),
+    ],
+    ids=["no limit", "room", "full", "its place", "its place besides another", "another took it", "a share", "last"],
+)
+def test_a_run_goes_on_within_parallel(
+    launch: Path,
+    told: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    parallel: int | None,
+    lines: list[str],
+    leaving: str | None,
+    room: bool,
+    tells: list[tuple[str, int]],
+) -> None:
+    monkeypatch.setattr(slurm, "queue", lambda merged: queue(*lines))
+    assert make_room(launch, parallel, queue(*lines), leaving) is room
+    assert told == tells
+
+
+def test_there_is_no_room_where_an_array_keeps_its_share(
+    launch: Path, told: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = queue("11_[7-8%3]|PENDING|0", "11_6|RUNNING|0", "11_5|RUNNING|0")
+    monkeypatch.setattr(slurm, "queue", lambda merged: now)
+    monkeypatch.setattr(slurm, "throttle", lambda job, tasks: "Access denied")
+    assert not make_room(launch, 3, now, "11_5")
