@@ -17,13 +17,15 @@ from nano_exp.files import Damaged
 from nano_exp.html_report import lines
 from nano_exp.html_report.samples import samples
 from nano_exp.html_report.thinning import MOST
-from nano_exp.results import Point, Results, Run, charts, ranking_table
+from nano_exp.results import Point, Results, Run, charts, ranking_table, study_tree
 from nano_exp.results import spent as costs
 from nano_exp.results.ranking import Ranking, Standing, short_name
 from nano_exp.store import axes, identity, runs
 from nano_exp.store.axes import Value
 from nano_exp.triage import causes
 
+#: States of which it says why.
+EXPLAINED = ("failed", "lost", "damaged", "paused", "ended early")
 #: What a report says of how far its figures can be trusted.
 NOTES = (
     f"Curves of more than {MOST} steps are thinned for drawing: of each stretch its lowest and its highest value are "
@@ -158,6 +160,7 @@ def _tiles(results: Results, spent: costs.Cost) -> list[tuple[str, str]]:
     unit = _unit(spent)
     tiles = [("runs", str(len(results.runs))), *((state, str(count)) for state, count in states.most_common())]
     tiles += [(f"{unit} spent", f"{amount:.3g}"), ("of them wasted", f"{lost / amount:.0%}" if amount else "0%")]
+    tiles += [("of the full grid's steps trained", f"{one.part:.0%}") for one in study_tree.every(results)]
     if spent.energy_j is not None:
         tiles.append(("energy, as Slurm measured it", f"{spent.energy_j / 3.6e6:.3g} kWh"))
     return tiles
@@ -240,9 +243,9 @@ def _run(
 
 
 def _cause(run: Run) -> str:
-    """Why its last attempt failed, in words."""
+    """Why its last attempt failed, or a run ended before its last step, in words."""
     cause = causes().get(run.line.cause)
-    return cause.title if cause else run.line.why if run.state in ("failed", "lost", "damaged") else ""
+    return cause.title if cause else run.line.why if run.state in EXPLAINED else ""
 
 
 def _links(run: Run, config: Mapping[str, Any], folder: Path) -> list[dict[str, str]]:

@@ -348,7 +348,7 @@
     { title: "attempts", numeric: true, get: (run) => run.attempts },
     { title: data.unit, numeric: true, get: (run) => run.gpu_hours },
     { title: "", text: true, show: (run) => el("details", {}, el("summary", {}, "more"),
-      run.cause ? el("p", {}, el("span", { class: "bad" }, run.cause), run.remedy ? ` Do: ${run.remedy}` : "") : null,
+      run.cause ? el("p", {}, el("span", { class: ["paused", "ended early"].includes(run.state) ? null : "bad" }, run.cause), run.remedy ? ` Do: ${run.remedy}` : "") : null,
       el("p", {}, ...run.links.flatMap((link) => [el("a", { href: link.href }, link.title), " "])),
       run.command ? el("div", {}, "Make it again:", el("pre", {}, run.command)) : null,
       run.differs.length ? el("div", {}, "Differs from the best run in:", el("pre", {}, run.differs.join("\n"))) : null) },

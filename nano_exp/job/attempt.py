@@ -218,9 +218,8 @@ def _require_going_on(order: Order, run: runs.Run, site: dict[str, Any]) -> None
 
     Raises Refuse, and Damaged where that cannot be told.
     """
-    if rung_end.is_paused(
-        run, Course.of(order.manifest, run, order.canary)
-    ):  # Slurm starts a job again whose node failed at its end
+    course = Course.of(order.manifest, run, order.canary)
+    if rung_end.is_paused(run, course):  # Slurm starts a job again whose node failed at its end
         raise AlreadyDone(f"run {run.id} is paused at a rung; nothing to do")
     why = "" if order.local or order.manifest.get("by_hand") else halt.reason(order.dir)
     if why and not halt.has_started(run, order.launch):

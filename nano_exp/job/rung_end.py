@@ -44,7 +44,8 @@ def facts(run: runs.Run, course: Course, attempt: int) -> dict[str, Any]:
     step = course.rungs.rungs[course.level]
     known = None if value is None or value != value else value
     shown = "not measured" if known is None else f"{known:.4g}"
-    return {"rung": course.level, "value": known, "why": f"rung at step {step}: {course.rungs.metric} {shown}"}
+    why = f"rung {course.level + 1} of {len(course.rungs.rungs)}, step {step}: {course.rungs.metric} {shown}"
+    return {"rung": course.level, "value": known, "why": why}
 
 
 def settle(run_dir: Path, rules: Halving, ahead: Ending) -> bool:

@@ -14,7 +14,7 @@ from nano_exp import files, project, slurm, text
 from nano_exp.compose import sweep
 from nano_exp.compose.freeze import Frozen
 from nano_exp.index import selection
-from nano_exp.launch import batch_script, job_arrays, to_the_end
+from nano_exp.launch import batch_script, job_arrays, study_terms, to_the_end
 from nano_exp.launch.convergence import Plan, Row
 from nano_exp.preflight.cost import cost
 from nano_exp.preflight.view import View
@@ -103,8 +103,10 @@ def skipped(skipped_points: Sequence[sweep.Skipped], others: Sequence[Frozen]) -
 
 def expected(the_plan: Plan, start: str, parameters: Mapping[str, Any]) -> None:
     """What the runs to submit cost, and when Slurm would start them: a line each, where it is known."""
+    whole = to_the_end.whole(the_plan.to_submit)
     lines = [
-        to_the_end.whole(the_plan.to_submit).line(),
+        whole.line(),
+        study_terms.cost(the_plan.rows, whole),
         *cost((View(row.config) for row in the_plan.to_submit), parameters).lines(),
         start,
     ]

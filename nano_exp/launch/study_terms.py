@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nano_exp.errors import UserError
+from nano_exp.launch.convergence import Row
 from nano_exp.launch.terms import Terms
-from nano_exp.study import book, halving
+from nano_exp.launch.to_the_end import NO_END, Whole, gpu_hours
+from nano_exp.study import book, halving, peers
 from nano_exp.study.halving import Halving
 
 
@@ -26,6 +28,27 @@ def settle(results: Path, names: Iterable[str], terms: Terms) -> None:
             _require_same(results, name, rules)
             book.write(results, name, rules)
             book.promote(results, name, rules)
+
+
+def cost(rows: Sequence[Row], whole: Whole) -> str:
+    """What a launch with rungs takes of its grid, at least and at most; "" where that cannot be told.
+
+    Parameters
+    ----------
+    rows: all of the launch
+    whole: the cost of those that are to be submitted
+    """
+    rules = halving.of(rows[0].config.get("halving")) if rows else None
+    most = {int(row.config["grpo"]["max_num_steps"]) for row in rows}
+    if rules is None or len(most) != 1 or max(most) > NO_END or max(most) <= rules.rungs[-1]:
+        return ""
+    last, points = max(most), len({peers.point(row.frozen.overrides) for row in rows})
+    part = halving.least_steps(points, rules, last) / (points * last)
+    steps = len(rows) * last
+    words = f"with rungs: at least {part * steps:,.0f} of the grid's {steps:,} steps ({part:.0%})"
+    if whole.hours and len(whole.hours) == len(rows) and all(row.is_new for row in rows):
+        words += f", {gpu_hours(part * whole.total)} of {gpu_hours(whole.total)} GPU-hours"
+    return f"{words}; at most all of them"
 
 
 def _require_same(results: Path, name: str, rules: Halving) -> None:

@@ -62,11 +62,11 @@ class Whole:
             return ""
         parts = []
         if self.hours:
-            each = f"{_hours(max(self.hours))} GPU-hours a run"
-            parts.append(each if len(self.hours) == 1 else f"{each}, {_hours(self.total)} in all")
+            each = f"{gpu_hours(max(self.hours))} GPU-hours a run"
+            parts.append(each if len(self.hours) == 1 else f"{each}, {gpu_hours(self.total)} in all")
         if self.endless:
             whose = f"{len(self.endless)} run{'s' * (len(self.endless) != 1)}, whose steps it does not limit"
-            parts.append(f"{_hours(max(self.endless))} GPU-hours for each 100 steps of {whose}")
+            parts.append(f"{gpu_hours(max(self.endless))} GPU-hours for each 100 steps of {whose}")
         said = "; ".join(parts)
         seconds = sorted(one.seconds for one in self.steps)
         low, high = _seconds(seconds[0]), _seconds(seconds[-1])
@@ -161,7 +161,8 @@ def estimated(config: Mapping[str, Any]) -> StepTime | None:
     return StepTime(seconds, f"estimated for {name}: good to a factor of 2")
 
 
-def _hours(hours: float) -> str:
+def gpu_hours(hours: float) -> str:
+    """In words, without the unit."""
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
 
 

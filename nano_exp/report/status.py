@@ -21,7 +21,9 @@ from nano_exp.errors import UserError, choice, nearest
 from nano_exp.index.cache import Cache
 from nano_exp.index.overview import Facts
 from nano_exp.index.selection import Folder, folders, select
+from nano_exp.report import rungs
 from nano_exp.report.next_step import advice, ending
+from nano_exp.report.rungs import Rungs
 from nano_exp.slurm import reasons
 from nano_exp.store import axes, halt, predecessors, runs, state
 from nano_exp.store.axes import Value
@@ -46,6 +48,7 @@ class Line:
     next: what to type, or what happens by itself; may be empty
     unsent: whether it has ended, recorded W&B offline, and has steps that nano-exp sync has not sent
     phase, phase_s: where a run that executes is (store.phase.LABELS), and for how long, seconds
+    rung: of a run of a study: rungs passed, of how many, the step until which it trains, the value at the newest one
     origin: what it started from: how (init: weights, fork: all of a checkpoint), run, step, path; None: its model
     point: key -> value on each axis of the runs of its name, typed or not; empty where they have none
     """
@@ -76,6 +79,7 @@ class Line:
     phase: str = ""
     phase_s: float | None = None
     origin: dict[str, Value] | None = None
+    rung: dict[str, Value] | None = None
 
 
 def lines(results: Path, words: Sequence[str], lookup: QueueLookup, now: float | None = None) -> list[Line]:
@@ -99,11 +103,11 @@ def look(cache: Cache, words: Sequence[str], lookup: QueueLookup, now: float | N
     every = folders(cache.results) if words else chosen
     points = _points(cache, all_facts, every)
     word_of = {folder.path: folder.word for folder in chosen}
-    before = Before(cache.results, lookup)
+    before, rungs_of = Before(cache.results, lookup), Rungs(cache.results)
     lines = []
     for facts, now_state in pairs:
         path = str(facts.run.dir)
-        line = _line(facts, now_state, points[path], ends, moment, word_of[path])
+        line = _line(facts, now_state, points[path], ends, moment, word_of[path], rungs_of.of(facts))
         lines.append(_waiting(line, facts, now_state, before, word_of[path]))
     cache.save(every)
     return lines
@@ -229,7 +233,15 @@ def _waiting(line: Line, facts: Facts, now: State, before: Before, word: str) ->
 # --- one line -------------------------------------------------------------------------------------------------------
 
 
-def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, str], moment: float, word: str) -> Line:
+def _line(
+    facts: Facts,
+    now: State,
+    point: dict[str, Value],
+    ends: Mapping[str, str],
+    moment: float,
+    word: str,
+    rung: dict[str, Value] | None,
+) -> Line:
     run, newest = facts.run, facts.newest
     last = facts.attempts[-1] if facts.attempts else None
     end: Mapping[str, Any] = last.end if last is not None and last.end is not None else {}
@@ -246,6 +258,8 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
         why = _stalled_words(facts, stalled)
     elif here is not None and here.phase != "step":
         why = f"{here.label} for {text.duration(moment - here.since)}"
+    elif now.kind == "running" and not why:
+        why = rungs.words(rung)
     why = ends.get(_job_key(facts, now), why) if ends else why
     why = "; ".join(filter(None, [why, _nonfinite(facts, now, end)]))
     again = run.last("requeue")
@@ -276,6 +290,7 @@ def _line(facts: Facts, now: State, point: dict[str, Value], ends: Mapping[str, 
         damaged=run.damaged,
         unsent=_unsent(facts, now, end),
         origin=_origin(run.record),
+        rung=rung,
         phase=here.phase if here else "",
         phase_s=moment - here.since if here and math.isfinite(here.since) else None,
     )

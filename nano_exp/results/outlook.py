@@ -15,14 +15,16 @@ from nano_exp import text
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 from nano_exp.report.table import hours
-from nano_exp.results import spent
+from nano_exp.results import spent, study_tree
 from nano_exp.results.curves import NAMES
 from nano_exp.results.model import Results, Run
 from nano_exp.results.ranking import Ranking, rank, short_name
 from nano_exp.results.ranking_table import number
 from nano_exp.results.spent import Cost
+from nano_exp.results.study_tree import Tree
 from nano_exp.store import budget
 from nano_exp.store.spells import newest_checkpoint
+from nano_exp.store.state import ENDED_WELL
 from nano_exp.terminal import grid
 
 #: States in which a run goes on by itself.
@@ -70,7 +72,8 @@ class Outlook:
     Parameters
     ----------
     counts: state -> how many runs
-    left: of each run that is not done
+    left: of each run that is to train on
+    studies: those among the names
     ranking: None where nothing was measured, with `unranked` in words
     """
 
@@ -81,6 +84,7 @@ class Outlook:
     obstacles: tuple[Obstacle, ...]
     ranking: Ranking | None
     unranked: str
+    studies: tuple[Tree, ...] = ()
 
     @property
     def gpu_hours_left(self) -> float | None:
@@ -102,7 +106,7 @@ def look(results: Results, by: str = "reward") -> Outlook:
     """Raises UserError for a metric that there is not."""
     paces = {run.dir: p for run in results.runs if (p := pace(run)) is not None}
     usual = median(paces.values()) if paces else None
-    left = tuple(_left(run, paces.get(run.dir, usual)) for run in results.runs if run.state != "done")
+    left = tuple(_left(run, paces.get(run.dir, usual)) for run in results.runs if run.state not in ENDED_WELL)
     ranking, unranked = None, ""
     try:
         ranking = rank(results, by)
@@ -112,7 +116,8 @@ def look(results: Results, by: str = "reward") -> Outlook:
         unranked = error.found
     counts = dict(Counter(run.state for run in results.runs).most_common())
     cost = spent.total(run.cost for run in results.runs)
-    return Outlook(results, counts, cost, left, tuple(_obstacles(results.runs)), ranking, unranked)
+    obstacles = tuple(_obstacles(results.runs))
+    return Outlook(results, counts, cost, left, obstacles, ranking, unranked, tuple(study_tree.every(results)))
 
 
 def pace(run: Run) -> float | None:
@@ -140,7 +145,7 @@ def _obstacles(runs: Sequence[Run]) -> list[Obstacle]:
     grouped: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         line = run.line
-        if run.state == "done" or (run.state == "running" and line.stalled_s is None):
+        if run.state in ENDED_WELL or (run.state == "running" and line.stalled_s is None):
             continue
         what = line.next.replace(run.id, "RUN")
         grouped.setdefault((run.state, line.why or "; ".join(line.damaged), what), []).append(run)
@@ -158,6 +163,7 @@ def words(made: Outlook, width: int | None = None) -> str:
     states = ", ".join(f"{count} {state}" for state, count in made.counts.items())
     lines = [("runs", f"{made.counts.get('done', 0)} of {total} done ({states})"), ("best", _best(made))]
     lines += [("spent", _spent(made.cost)), *(("budget", said) for said in budgets(results))]
+    lines += [("study", f"{study_tree.trained(one)}; {study_tree.saved(one)}") for one in made.studies]
     if made.left:
         lines.append(("left", _left_words(made)))
     for obstacle in made.obstacles:
@@ -311,6 +317,7 @@ def as_json(made: Outlook) -> str:
         "best": best,
         "spent": _plain(cost),
         "spent_by_run": per_run,
+        "studies": [study_tree.totals(one) for one in made.studies],
         "budgets": budgets(made.results),
         "left": {
             "runs": len(made.left),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nano_exp.errors import UserError
+from nano_exp.files import Damaged
 from nano_exp.results.model import Results, Run
 from nano_exp.study import book, halving
 from nano_exp.study.halving import Halving, Member
@@ -54,6 +56,11 @@ class Tree:
     spent_s: float
     saved_s: float
 
+    @property
+    def part(self) -> float:
+        """Of the full grid's steps that are trained."""
+        return self.trained / self.full if self.full else 0.0
+
 
 def look(results: Results, name: str) -> Tree:
     """Raises UserError where the name has no study."""
@@ -64,8 +71,8 @@ def look(results: Results, name: str) -> Tree:
         raise UserError(
             f"{name} is no study", "none of its runs was launched with rungs", "halving.rungs=[20,60] in a launch"
         )
-    by_id = {run.id: run for run in results.runs}
-    labels = {run.id: point.label for point in results.points for run in point.runs}
+    by_id = {run.id: run for run in results.runs if run.name == name}
+    labels = {run.id: point.label for point in results.points for run in point.runs if run.name == name}
     known = [(by_id[run.id], member) for run, member in pairs if run.id in by_id]
     whys = {
         (run.id, event.data.get("rung")): str(event.data.get("why") or "")
@@ -81,6 +88,15 @@ def look(results: Results, name: str) -> Tree:
     saved = math.fsum((most - run.line.step) * math.fsum(took) / len(took) for run, took in paused)
     trained = sum(run.line.step for run, _ in known)
     return Tree(name, rules, rungs, trained, most * len(known), math.fsum(map(math.fsum, times)), saved)
+
+
+def every(results: Results) -> list[Tree]:
+    """The studies among the names of these runs."""
+    trees = []
+    for name in results.names:
+        with contextlib.suppress(UserError, Damaged):
+            trees.append(look(results, name))
+    return trees
 
 
 def _rung(
@@ -121,12 +137,20 @@ def words(tree: Tree) -> str:
             value = "" if end else "-" if branch.value is None else f"{branch.value:.4g}"
             seeds = f" ({len(branch.runs)} seeds)" if len(branch.runs) > 1 else ""
             lines.append(f"  {value:8}{branch.fate:10}{branch.label}{seeds}")
-    part = tree.trained / tree.full if tree.full else 0.0
-    lines.append(f"trained {tree.trained} of the {tree.full} steps of the full grid ({part:.0%})")
-    lines.append(
-        f"training took {duration(tree.spent_s)}; pausing saved {duration(tree.saved_s)}, at the runs' own pace"
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, trained(tree), saved(tree)])
+
+
+def trained(tree: Tree) -> str:
+    return f"trained {tree.trained:,} of the {tree.full:,} steps of the full grid ({tree.part:.0%})"
+
+
+def saved(tree: Tree) -> str:
+    return f"training took {duration(tree.spent_s)}; pausing saved {duration(tree.saved_s)}, at the runs' own pace"
+
+
+def totals(tree: Tree) -> dict[str, Any]:
+    """What it trained and saved, for scripts: steps, seconds."""
+    return {key: getattr(tree, key) for key in ("name", "trained", "full", "spent_s", "saved_s")}
 
 
 def as_json(tree: Tree) -> str:

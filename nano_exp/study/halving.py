@@ -140,6 +140,15 @@ def value_at(rows: Iterable[Mapping[str, Any]], metric: str, step: int) -> float
     return value
 
 
+def least_steps(points: int, halving: Halving, max_steps: int) -> int:
+    """Steps of a study of so many points of one run each, where at each rung only its part goes on."""
+    steps, count, before = 0, points, 0
+    for step in (*halving.rungs, max_steps):
+        steps += count * (step - before)
+        count, before = max(1, math.floor(halving.keep * count + 1e-9)), step
+    return steps
+
+
 def steps_of(members: Iterable[Member], halving: Halving, max_steps: int) -> tuple[int, int]:
     """Steps that a study's runs train to as it stands, and those of the full grid."""
     runs_of = list(members)

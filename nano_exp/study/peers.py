@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nano_exp.files import Damaged
@@ -19,7 +19,12 @@ def gpus(config: Mapping[str, Any]) -> int:
 def point_of(run: runs.Run) -> str:
     """The point that a run is a repeat of: what was typed for it, but for its seed. Its config does not tell: what
     follows from a seed by interpolation is another key."""
-    values = axes.typed(run.overrides)
+    return point(run.overrides)
+
+
+def point(overrides: Sequence[str]) -> str:
+    """The same of what was typed."""
+    values = axes.typed(overrides)
     return " ".join(f"{key}={axes.as_typed(values[key])}" for key in sorted(values) if key.split(".")[-1] != "seed")
 
 

@@ -84,3 +84,8 @@ def test_a_value_is_the_last_one_up_to_the_rung() -> None:
     assert halving.value_at(rows, "v", 20) == 0.2
     assert math.isnan(halving.value_at(rows, "v", 5))
     assert math.isnan(halving.value_at([*rows, {"step": 31, "v": None}], "v", 40))
+
+
+def test_at_least_each_rungs_part_goes_on() -> None:
+    assert halving.least_steps(9, Halving((20, 40)), 120) == 9 * 20 + 3 * 20 + 80
+    assert halving.least_steps(1, Halving((20, 40)), 120) == 120
