@@ -19,19 +19,22 @@ with_caches()
 os.environ.pop("WANDB_API_KEY", None)
 
 
-#: Slurm's tests are two scopes, each with a cluster of its own in its process. These files have all that starts Ray, of
-#: which this machine's nodes see each other's.
+#: Slurm's tests are three scopes, each with a cluster of its own in its process. These files have all that starts Ray,
+#: of which this machine's nodes see each other's; the others are two parts of one length, before and from this file.
 WITH_RAY = ("tests/slurm/test_launch.py", "tests/slurm/test_nodes.py")
+SECOND_PART = "tests/slurm/test_convergence.py"
 
 
 class _FilesAndSlurm(LoadFileScheduling):
-    """A file's tests in one process, and those of Slurm in two: they share a cluster."""
+    """A file's tests in one process, and those of Slurm in three: they share a cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         if not file.startswith("tests/slurm/"):
             return file
-        return "tests/slurm with Ray" if file in WITH_RAY else "tests/slurm"
+        if file in WITH_RAY:
+            return "tests/slurm with Ray"
+        return f"tests/slurm {'from' if file >= SECOND_PART else 'before'} {SECOND_PART}"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
@@ -59,7 +62,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def place(item: pytest.Item) -> tuple[int, int]:
         file = item.nodeid.partition("::")[0]
-        return (0 if file in WITH_RAY else 1, 0) if file.startswith("tests/slurm/") else (2, -many[item.path])
+        if not file.startswith("tests/slurm/"):
+            return 3, -many[item.path]
+        return (0 if file in WITH_RAY else 1 if file >= SECOND_PART else 2), 0
 
     items.sort(key=place)
 
