@@ -12,5 +12,6 @@ nano-exp compare lr_x_generations
 nano-exp plot lr_x_generations --kind heatmap -o $here/heatmap.png
 nano-exp plot lr_x_generations --metric reward --metric validation --metric approx_entropy -o $here/curves.png
 nano-exp report lr_x_generations -o results/lr_x_generations.html
+python $here/study.py $here/study.png
 python $here/terminal.py $here/plan.svg 120 200 14 60 -- nano-exp plan model=nano_12b cluster=1n8g
 python $here/terminal.py $here/watch.svg 100 24 24 15 -- nano-exp watch lr_x_generations

@@ -91,9 +91,14 @@ def replay(runs: Mapping[tuple[str, int], Recorded], rules: Halving = RULES, wor
     return trained
 
 
+def drawn(points: Mapping[str, Sequence[Recorded]], chance: random.Random) -> dict[tuple[str, int], Recorded]:
+    """The runs of one study, in the order of its launch."""
+    return {(point, n): chance.choice(seeds) for n in range(SEEDS) for point, seeds in points.items()}
+
+
 def study(points: Mapping[str, Sequence[Recorded]], chance: random.Random, rules: Halving = RULES) -> Study:
     """One study and its full grid."""
-    draw = {(point, n): chance.choice(seeds) for n in range(SEEDS) for point, seeds in points.items()}
+    draw = drawn(points, chance)
     finals = {point: [draw[point, n].accuracy[draw[point, n].steps] for n in range(SEEDS)] for point in points}
     means = {point: fmean(values) for point, values in finals.items()}
     best = max(means, key=lambda point: means[point])
