@@ -1,7 +1,8 @@
 """Facts of many runs without reading again those that have not changed.
 
-The cache is one file, results/.cache/status-<user id>.json. It may be deleted at any time, and is ignored where it is
-damaged or of another version: the runs' own files are the truth, and their times tell what changed (facts.signature).
+The cache is a file for each name, results/.cache/status-<user id>/<name>.json. It may be deleted at any time, and is
+ignored where it is damaged or of another version: the runs' own files are the truth, and their times tell what changed
+(overview.signature).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ VERSION = 7
 #: A file that is changed twice within one tick of its file system's clock has the same time twice, so what changed this
 #: shortly before it was read is not kept. Seconds; the coarsest clocks tick once a second.
 TICK_S = 2.0
-#: The file is written again once this part of the runs was read anew: writing 10,000 takes as long as reading 300.
+#: A file is written again once this part of its runs was read anew: writing 10,000 takes as long as reading 300.
 WORTH = 0.03
 
 
@@ -35,7 +37,34 @@ class Cache:
 
     def __init__(self, results: Path) -> None:
         self.results = results
-        self.path = results / ".cache" / f"status-{os.getuid()}.json"
+        self.folder = results / ".cache" / f"status-{os.getuid()}"
+        #: Name -> the facts of its runs; a name that nobody asks for is not read.
+        self.of = cache(lambda name: OfName(self.folder / f"{name}.json"))
+
+    def get(self, folders: Iterable[Folder]) -> list[Facts]:
+        """The facts of these runs, as their files have them now."""
+        launches = Launches(self.results)
+        return [self.of(folder.name).get(folder, launches) for folder in folders]
+
+    def save(self, present: Iterable[Folder]) -> None:
+        """Write the files that are worth it. Does nothing where the results cannot be written.
+
+        Parameters
+        ----------
+        present: every run of the names that were looked at; what is known of others of these names is dropped
+        """
+        by_name: dict[str, list[str]] = {}
+        for folder in present:
+            by_name.setdefault(folder.name, []).append(folder.id)
+        for name, ids in by_name.items():
+            self.of(name).save(ids)
+
+
+class OfName:
+    """The facts of one name's runs, with a file that has those of an earlier command."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.began = time.time()
         self.read_anew = 0
         self.asked_anew = False
@@ -43,7 +72,7 @@ class Cache:
         self._packed: dict[str, list[Any]] = {}
         #: "job name" -> state, exit code and nodes in Slurm's accounting; what has ended does not change
         self.accounting: dict[str, list[str]] = {}
-        #: "name/id" -> key -> value of its frozen config; only of those that did not set an axis of their sweep
+        #: id -> key -> value of its frozen config; only of those that did not set an axis of their sweep
         self._values: dict[str, dict[str, Value]] = {}
         self._load()
 
@@ -57,13 +86,9 @@ class Cache:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # none yet, or damaged: it is written anew
 
-    def get(self, folders: Iterable[Folder]) -> list[Facts]:
-        """The facts of these runs, as their files have them now."""
-        launches = Launches(self.results)
-        return [self._of(folder, launches) for folder in folders]
-
-    def _of(self, folder: Folder, launches: Launches) -> Facts:
-        key = f"{folder.name}/{folder.id}"
+    def get(self, folder: Folder, launches: Launches) -> Facts:
+        """The facts of a run, as its files have them now."""
+        key = folder.id
         known = self._known.get(key) or self._unpack(key, folder)
         if known is not None and known[0] == overview.signature(folder.path, folder.inode, known[1]):
             facts = known[1]
@@ -86,7 +111,7 @@ class Cache:
     def value(self, facts: Facts, key: str) -> Value:
         """What a run that did not set a key has; "?" where its files do not say. A frozen config never changes."""
         run = facts.run
-        values = self._values.setdefault(f"{run.name}/{run.id}", {})
+        values = self._values.setdefault(run.id, {})
         if key not in values:
             from_config = runs.load(run.dir, events=False).value(key)
             if from_config == axes.UNKNOWN:
@@ -95,20 +120,19 @@ class Cache:
             self.read_anew += 1
         return values[key]
 
-    def save(self, present: Iterable[Folder]) -> None:
-        """Write the file, where that is worth it. Does nothing where the results cannot be written.
+    def save(self, keys: Sequence[str]) -> None:
+        """Write the file, where that is worth it.
 
         Parameters
         ----------
-        present: every run that there is; what is known of others is dropped
+        keys: the ids of every run of this name
         """
-        keys = [f"{folder.name}/{folder.id}" for folder in present]
         if self.read_anew <= len(keys) * WORTH and not self.asked_anew:
             return
         self.read_anew, self.asked_anew = 0, False
         aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}")
         with contextlib.suppress(OSError):
-            aside.parent.mkdir(exist_ok=True)
+            aside.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with aside.open("w") as file:
                     # The file system's own time at which this began: its clock may be another than this host's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,10 +32,14 @@ class Folder(NamedTuple):
         return Path(self.path)
 
 
-def folders(results: Path) -> list[Folder]:
-    """Every run of a results folder, by name and id."""
-    names_below = [(name, _below(path)) for name, path, _ in _below(str(results))]
+def folders(results: Path, names: Collection[str] | None = None) -> list[Folder]:
+    """Every run of a results folder, or of some names, by name and id."""
+    every = _below(str(results))
+    names_below = [(name, _below(path)) for name, path, _ in every if names is None or name in names]
     times = Counter(run for _, below in names_below for run, _, _ in below)
+    if names is not None and times:
+        for _, path, _ in (one for one in every if one[0] not in names):
+            times.update(run for run in times.keys() & files.names(Path(path)) if Path(path, run).is_dir())
     return [
         Folder(name, run, path, inode, run if times[run] == 1 else f"{name}/{run}")
         for name, below in names_below
@@ -85,7 +89,10 @@ def select(results: Path, words: Sequence[str]) -> list[Folder]:
     ------
     UserError: no runs at all, or none of that name, with the nearest one
     """
-    every = folders(results)
+    words = [word.rstrip("/") for word in words]
+    every = folders(results, words or None)
+    if words and {folder.name for folder in every} != set(words):  # not all of them are names
+        every = folders(results)
     hidden = closed(results) if not every else []
     if hidden:
         raise UserError(f"no runs that can be read in {results}", "; ".join(hidden), "another --results FOLDER")
@@ -98,7 +105,7 @@ def select(results: Path, words: Sequence[str]) -> list[Folder]:
     if not words:
         return every
     chosen: dict[str, Folder] = {}
-    for word in (typed.rstrip("/") for typed in words):
+    for word in words:
         hits = [f for f in every if f.name == word] or [f for f in every if word in (f.id, f"{f.name}/{f.id}")]
         hits = hits or [f for f in every if f.id.startswith(word)]
         if not hits and _JOB.fullmatch(word):

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nano_exp import files
 from nano_exp.compose.freeze import Frozen, overrides_key, place
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
@@ -122,13 +123,14 @@ class _Stored:
         return by_overrides
 
     def twin(self, base: str) -> str:
-        """Another name that has a run of this id; empty where none has."""
+        """Another name that has a run of this id of the launch; empty where none has."""
         return self._elsewhere.get(base, "")
 
     @cached_property
     def _elsewhere(self) -> dict[str, str]:
         names = [folder for folder in runs.folders(self.results) if folder.name != self.name]
-        return {f.name: names_folder.name for names_folder in names for f in runs.folders(names_folder)}
+        there = ((run, folder) for folder in names for run in self._launch_ids.intersection(files.names(folder)))
+        return {run: folder.name for run, folder in there if (folder / run).is_dir()}
 
 
 def _require_open(folder: Path) -> None:

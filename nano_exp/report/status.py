@@ -100,7 +100,7 @@ def look(cache: Cache, words: Sequence[str], lookup: QueueLookup, now: float | N
     lookup.include(facts.run for facts in all_facts)
     pairs = [(facts, _state(facts, lookup)) for facts in all_facts]
     ends = _endings(pairs, cache, lookup)
-    every = folders(cache.results) if words else chosen
+    every = folders(cache.results, {folder.name for folder in chosen}) if words else chosen
     points = _points(cache, all_facts, every)
     word_of = {folder.path: folder.word for folder in chosen}
     before, rungs_of = Before(cache.results, lookup), Rungs(cache.results)
@@ -115,10 +115,9 @@ def look(cache: Cache, words: Sequence[str], lookup: QueueLookup, now: float | N
 
 def _points(cache: Cache, all_facts: Sequence[Facts], every: Sequence[Folder]) -> dict[str, dict[str, Value]]:
     """Run folder -> its point, among all runs of its name, also those that are not looked at."""
-    names = {facts.run.name for facts in all_facts}
     whole = all_facts
     if len(all_facts) != len(every):
-        whole = sorted(cache.get(folder for folder in every if folder.name in names), key=_launched)
+        whole = sorted(cache.get(every), key=_launched)
     points: dict[str, dict[str, Value]] = {}
     by_name: dict[str, list[Facts]] = {}
     for facts in whole:
@@ -130,7 +129,7 @@ def _points(cache: Cache, all_facts: Sequence[Facts], every: Sequence[Folder]) -
 
 
 def _of(cache: Cache, same: Sequence[Facts], index: int, key: str) -> Value:
-    return cache.value(same[index], key)
+    return cache.of(same[index].run.name).value(same[index], key)
 
 
 def _launched(facts: Facts) -> tuple[str, str, int, float, str]:
@@ -151,12 +150,13 @@ def _state(facts: Facts, lookup: QueueLookup) -> State:
 
 def _endings(pairs: Sequence[tuple[Facts, State]], cache: Cache, lookup: QueueLookup) -> dict[str, str]:
     """`12_3 its name` -> how it ended, for runs that vanished. What has ended does not change, so it is asked once."""
-    job_of_key = {key: key.split()[0] for facts, now in pairs if (key := _job_key(facts, now))}
-    missing = {job: key.split(" ", 1)[1] for key, job in job_of_key.items() if key not in cache.accounting}
-    for job, end in lookup.endings(missing).items():
-        cache.accounting[f"{job} {missing[job]}"] = [end.state, end.exit_code, end.nodes]
-        cache.asked_anew = True
-    known = {key: cache.accounting[key] for key in job_of_key if key in cache.accounting}
+    name_of = {key: facts.run.name for facts, now in pairs if (key := _job_key(facts, now))}
+    missing = {key.split()[0]: key for key, name in name_of.items() if key not in cache.of(name).accounting}
+    for job, ended in lookup.endings({job: key.split(" ", 1)[1] for job, key in missing.items()}).items():
+        of_name = cache.of(name_of[missing[job]])
+        of_name.accounting[missing[job]] = [ended.state, ended.exit_code, ended.nodes]
+        of_name.asked_anew = True
+    known = {key: end for key, name in name_of.items() if (end := cache.of(name).accounting.get(key))}
     return {key: ending(ended_as, code, nodes, _user(ended_as)) for key, (ended_as, code, nodes) in known.items()}
 
 

@@ -108,7 +108,7 @@ def shown(results: Path, queue: list[str] | None = None) -> str:
 
 def shown_without_cache(results: Path, queue: list[str] | None) -> str:
     """As on the first call ever; what is in the cache stays."""
-    kept = cache.Cache(results).path
+    kept = cache.Cache(results).of("name").path
     aside = kept.with_name("aside")
     if kept.exists():
         kept.rename(aside)
@@ -208,7 +208,7 @@ DAMAGES = {
     "a list": lambda whole: "[]",
     "runs are a list": lambda whole: '{"version":2,"runs":[],"accounting":{}}',
     "entries of another shape": lambda whole: (
-        '{"version":2,"runs":{"name/r0":[[1],[2],[3]],"name/r1":7},"accounting":{"12":[1]}}'
+        '{"version":2,"runs":{"r0":[[1],[2],[3]],"r1":7},"accounting":{"12":[1]}}'
     ),
     "accounting of another shape": lambda whole: '{"version":2,"runs":{},"accounting":[1]}',
 }
@@ -219,7 +219,7 @@ def test_a_damaged_cache_is_ignored_and_written_anew(
     store: Path, counted: list[Path], damage: Callable[[str], str]
 ) -> None:
     first = shown(store)
-    path = cache.Cache(store).path
+    path = cache.Cache(store).of("name").path
     path.write_text(damage(path.read_text()))
     assert shown(store) == first
     counted.clear()
@@ -229,7 +229,7 @@ def test_a_damaged_cache_is_ignored_and_written_anew(
 
 def test_results_that_cannot_be_written_are_shown_all_the_same(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = shown(store)
-    cache.Cache(store).path.unlink()
+    cache.Cache(store).of("name").path.unlink()
     real = Path.open
 
     def read_only(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
@@ -239,12 +239,12 @@ def test_results_that_cannot_be_written_are_shown_all_the_same(store: Path, monk
 
     monkeypatch.setattr(Path, "open", read_only)
     assert shown(store) == first
-    assert not cache.Cache(store).path.exists()
+    assert not cache.Cache(store).of("name").path.exists()
 
 
 def test_many_at_once_leave_a_whole_cache_and_nothing_else(store: Path) -> None:
     first = shown(store)
-    saved = cache.Cache(store).path.read_text()
+    saved = cache.Cache(store).of("name").path.read_text()
 
     def look() -> None:
         for _ in range(20):
@@ -258,8 +258,8 @@ def test_many_at_once_leave_a_whole_cache_and_nothing_else(store: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [p.name for p in (store / ".cache").iterdir()] == [cache.Cache(store).path.name]
-    assert cache.Cache(store).path.read_text() == saved
+    assert [p.name for p in cache.Cache(store).folder.iterdir()] == [cache.Cache(store).of("name").path.name]
+    assert cache.Cache(store).of("name").path.read_text() == saved
     assert shown(store) == first
 
 
@@ -279,5 +279,5 @@ def test_runs_that_are_gone_are_gone_from_the_cache(store: Path) -> None:
     runs.discard(store / "name" / "r2")
     (store / "name" / "r1").rename(store / "name" / "r3")
     assert shown(store).count("Line(") == 2
-    known = json.loads(cache.Cache(store).path.read_text())["runs"]
-    assert sorted(known) == ["name/r0", "name/r3"]
+    known = json.loads(cache.Cache(store).of("name").path.read_text())["runs"]
+    assert sorted(known) == ["r0", "r3"]

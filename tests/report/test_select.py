@@ -79,6 +79,15 @@ def test_hidden_folders_and_files_are_no_runs(store: Path) -> None:
     assert [folder.id for folder in selection.folders(store)] == ["r1a", "r1b", "r2c"]
 
 
+def test_a_name_alone_gives_the_same_as_all_names(store: Path) -> None:
+    make_run(store, name="other", run="r1a")
+    (store / "other" / "r1b").write_text("no run")
+    for names in (["lr"], ["lr", "other"], ["none"], ["empty"]):
+        expected = [folder for folder in selection.folders(store) if folder.name in names]
+        assert selection.folders(store, names) == expected
+    assert [folder.word for folder in selection.select(store, ["lr/"])] == ["lr/r1a", "r1b"]
+
+
 def test_a_canary_is_found_by_its_id_and_its_job(tmp_path: Path) -> None:
     make_run(tmp_path, run="r1")
     for launch in ("L1", "L2"):
