@@ -358,7 +358,7 @@ def test_a_log_that_grows_is_followed_into_the_next_attempt(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("nano-exp st", {"status"}),
+        ("nano-exp st", {"status", "study"}),
         ("nano-exp status ", {"lr", "other", "r1aaaaaaaaa", "r1bbbbbbbbb", "r2ccccccccc"}),
         ("nano-exp status r1", {"r1aaaaaaaaa", "r1bbbbbbbbb"}),
         ("nano-exp retry lr r2", {"r2ccccccccc"}),

@@ -6,7 +6,6 @@ import argparse
 import json
 import shlex
 
-from nano_exp import files
 from nano_exp.commands import Commands, folder, of_runs
 
 
@@ -48,5 +47,7 @@ def _eval(arguments: argparse.Namespace) -> int:
         return 0
     evaluation.evaluate(chosen, arguments.data, (lambda line: None) if arguments.json else print)
     if arguments.json:
+        from nano_exp import files
+
         print(json.dumps(files.read_json(target)))
     return 0
