@@ -7,13 +7,14 @@ import signal
 
 import pytest
 from launching import HOLD, SMALL, Lab, assert_executed_once, kinds, setting, train_steps
+from pace import paced
 
 from nano_exp.store import runs
 
 pytestmark = pytest.mark.slurm
 
 STEPS = 12
-PACKED = (*SMALL, f"grpo.max_num_steps={STEPS}", setting("STEP_SECONDS", 0.5), "pack=2", "parallel=4", HOLD)
+PACKED = (*SMALL, f"grpo.max_num_steps={STEPS}", setting("STEP_SECONDS", paced(1)), "pack=2", "parallel=4", HOLD)
 
 
 def kill_attempt(run: runs.Run) -> None:

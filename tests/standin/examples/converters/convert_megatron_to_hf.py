@@ -1,4 +1,4 @@
-"""Stands in for NeMo RL's converter: the same options, and one tensor in Hugging Face's form."""
+"""A stand-in for NeMo RL's converter: the same options, and one tensor in Hugging Face's form."""
 
 import argparse
 import json
