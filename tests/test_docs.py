@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_readme_commands_compose(command: str, tmp_path: Path) -> None:
-    words = command.split(" > ")[0].replace("site=mysite", "site=minicluster").split()
+    words = shlex.split(command.split(" > ")[0].replace("site=mysite", "site=minicluster"))
     if words[0] == "python":
         words = [sys.executable, str(ROOT / "launch.py"), *words[2:], f"site.checkout={ROOT / 'tests' / 'standin'}"]
         words += [f"site.python={sys.executable}", *([] if "dry_run=true" in words else ["dry_run=true"])]
