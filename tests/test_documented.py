@@ -81,7 +81,7 @@ def test_a_documented_command_is_not_refused(command: str, recipe: Path, monkeyp
     assert refused(words, monkeypatch) == ""
 
 
-@pytest.mark.parametrize(("sweep", "model", "cluster"), spread(ON_EACH, 12))
+@pytest.mark.parametrize(("sweep", "model", "cluster"), spread(ON_EACH, 6))
 def test_a_shipped_sweep_works_on_every_published_recipe(
     sweep: str, model: str, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from nano_exp import dotted
 from nano_exp.compose import compose, conf_tree, launcher_settings
 from nano_exp.synonyms import MEANT
 
-EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "4"))
 NINE = ("model=nano_9b", "cluster=1n8g")
 BASES: tuple[tuple[str, ...], ...] = (NINE, ("model=nano_30b", "cluster=1n8g"), ())
 

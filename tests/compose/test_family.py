@@ -22,7 +22,7 @@ from nano_exp.errors import UserError
 
 FOLDER = Path("/nowhere")
 #: Each one costs three compositions by Hydra. `NANO_EXP_EXAMPLES=1000` for a night.
-EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "6"))
 NINE = ("model=nano_9b", "cluster=1n8g")
 
 

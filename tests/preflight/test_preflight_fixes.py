@@ -142,7 +142,7 @@ def judged(overrides: list[str]) -> Judged:
 
 
 #: `NANO_EXP_EXAMPLES=1000` for a night.
-EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "5"))
 
 
 # Each example composes a dozen configs: one that fails is small enough as it is, and is not shrunk.

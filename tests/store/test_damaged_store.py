@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from core_case import make_attempt, point, prepared, standin
+from core_case import make_attempt, point, prepared, spread, standin
 
 from nano_exp import cli, errors, slurm
 from nano_exp.launch import flow, snapshot
@@ -170,7 +170,7 @@ def path_is_closed(path: Path) -> bool:
     return path.is_dir() and path.stat().st_mode & 0o777 == 0
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", spread(DAMAGES, 4))
 def test_a_launch_over_a_damaged_store_answers_in_words(
     whole: Path, copied: Path, damage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

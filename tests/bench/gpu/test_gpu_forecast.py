@@ -16,6 +16,7 @@ import measure
 import memory
 import pytest
 import torch
+from core_case import spread
 from torch.profiler import ProfilerActivity, profile
 
 from nano_exp.engines.embedded.trainer import Trainer
@@ -58,7 +59,7 @@ def allocated(run: Any) -> int:
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["plain", "recompute"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", spread(CASES, 3), ids=str)
 def test_a_training_step_allocates_what_was_forecast(case: str, recompute: bool, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     pattern, own, length = CASES[case]
