@@ -9,16 +9,17 @@ from nano_exp import files
 from nano_exp.after import card, making
 from nano_exp.after.making import Chosen
 from nano_exp.credentials import redact
+from nano_exp.engines import checkpoints
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import model_files
 from nano_exp.store import runs
 from nano_exp.text import Say
 
-FOLDER, FACTS = "export", "nano_exp.json"
+FACTS = "nano_exp.json"
 
 
 def folder(chosen: Chosen) -> Path:
-    return chosen.run.dir / FOLDER / chosen.path.name
+    return chosen.run.dir / checkpoints.EXPORTS / chosen.path.name
 
 
 def export(chosen: Chosen, say: Say) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from nano_exp.after import evaluation, export, making
 from nano_exp.engines.checkpoints import BEST, LAST
 from nano_exp.errors import UserError
-from nano_exp.store import runs
+from nano_exp.store import runs, state
 from nano_exp.text import Say
 
 KINDS = ("export", "eval")
@@ -49,7 +49,7 @@ def pending(run_dir: Path, words: Sequence[str]) -> list[str]:
 def follow(run_dir: Path, words: Sequence[str], say: Say, step: str = "") -> None:
     """Do what the words ask for, once each. Of a run that is not done: nothing. Raises UserError."""
     run = runs.load(run_dir)
-    if not step and not making.is_done(run_dir):
+    if not step and not state.is_done(runs.attempts(run_dir)):
         say(f"run {run.id} is not done: nothing to do after it")
         return
     chosen = making.choose(run, step or step_of(words))

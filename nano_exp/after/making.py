@@ -22,9 +22,6 @@ from nano_exp.files import Damaged
 from nano_exp.store import runs
 from nano_exp.text import Say
 
-#: So many of a command's last lines go into an error.
-LAST_LINES = 3
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -59,11 +56,6 @@ def choose(run: runs.Run, word: str) -> Chosen:
     word = word or (checkpoints.BEST if checkpoints.ranked(folder, checkpointing) else checkpoints.LAST)
     step = checkpoints.choose(folder, word, checkpointing, "--step ")
     return Chosen(run, config, step, folder / f"step_{step}")
-
-
-def is_done(run_dir: Path) -> bool:
-    """Whether all of a run's steps are finished."""
-    return any(attempt.end and attempt.end.get("kind") == "done" for attempt in runs.attempts(run_dir))
 
 
 @contextmanager
@@ -112,7 +104,7 @@ def execute(command: Command, log: Path, say: Say) -> list[str]:
                     for line in process.stdout:
                         file.write(redact(line))
                         lines.append(line.rstrip())
-                except BaseException:
+                except BaseException:  # Ctrl-C too: what was started does not outlive this
                     process.terminate()
                     raise
     except OSError as error:

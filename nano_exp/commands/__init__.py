@@ -43,6 +43,16 @@ def ranking_options(parser: argparse.ArgumentParser, at: bool = True) -> None:
     )
 
 
+def checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoint is meant, and where the work is done: of every command about one."""
+    of_runs(parser.add_argument("run_id", metavar="RUN"))
+    parser.add_argument(
+        "--step", default="", help="best, last or a step (default: best, or last where none has a value)"
+    )
+    parser.add_argument("--submit", action="store_true", help="as a job of Slurm's")
+    parser.add_argument("--dry-run", action="store_true", help="the command that would do it")
+
+
 def output_file(given: Path, endings: tuple[str, ...], what: str) -> Path:
     """The file of -o, made sure of before anything is read.
 

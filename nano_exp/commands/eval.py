@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 
-from nano_exp.commands import Commands, folder, of_runs
+from nano_exp.commands import Commands, checkpoint_options, folder
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
@@ -16,13 +16,8 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
         parents=[results],
         help="a checkpoint's accuracy on held-out tasks, for compare and report",
     )
-    of_runs(evaluate.add_argument("run_id", metavar="RUN"))
+    checkpoint_options(evaluate)
     evaluate.add_argument("--data", default="", help="a set's name, or a file of tasks (default: the run's validation)")
-    evaluate.add_argument(
-        "--step", default="", help="best, last or a step (default: best, or last where none has a value)"
-    )
-    evaluate.add_argument("--submit", action="store_true", help="as a job of Slurm's")
-    evaluate.add_argument("--dry-run", action="store_true", help="the command that would do it")
     evaluate.add_argument("--json", action="store_true", help="the result for scripts")
     evaluate.set_defaults(run=_eval)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from nano_exp.commands import Commands, folder, of_runs
+from nano_exp.commands import Commands, checkpoint_options, folder
 
 
 def add(commands: Commands, results: argparse.ArgumentParser) -> None:
@@ -15,13 +15,8 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
         parents=[results],
         help="a checkpoint as Hugging Face weights, with a model card, in the run's folder",
     )
-    of_runs(export.add_argument("run_id", metavar="RUN"))
-    export.add_argument(
-        "--step", default="", help="best, last or a step (default: best, or last where none has a value)"
-    )
+    checkpoint_options(export)
     export.add_argument("--upload", metavar="USER/NAME", help="to the Hugging Face hub, with HF_TOKEN; private if new")
-    export.add_argument("--submit", action="store_true", help="as a job of Slurm's")
-    export.add_argument("--dry-run", action="store_true", help="the command that would do it")
     export.set_defaults(run=_export)
 
 

@@ -16,6 +16,8 @@ from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 
 INFO = "training_info.json"
+#: Where Hugging Face weights made of checkpoints lie, in a run's folder.
+EXPORTS = "export"
 #: Words for a step.
 BEST, LAST = "best", "last"
 

@@ -50,7 +50,7 @@ class Facts:
 
     @property
     def done(self) -> bool:
-        return any(a.end is not None and a.end.get("kind") == "done" for a in self.attempts)
+        return state.is_done(self.attempts)
 
 
 class Launches:

@@ -41,7 +41,7 @@ def claim(run: runs.Run, owner: Owner | None = None) -> tuple[int, Path, Owner]:
     me = owner or slurm_owner()
     for _ in range(100):
         earlier = runs.attempts(run.dir)
-        if any(a.end and a.end.get("kind") == "done" for a in earlier):
+        if state.is_done(earlier):
             raise AlreadyDone(f"run {run.id} is done; nothing to do")
         last = earlier[-1] if earlier else None
         if last is not None and last.end is None:

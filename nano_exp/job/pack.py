@@ -112,10 +112,9 @@ def take(run_dir: Path, order: Order) -> bool:
     sent, last, event = state.submission(run), tried[-1] if tried else None, run.last("submit")
     if sent is None or event is None or sent.launch != order.dir.name or not state.due(run, sent, last):
         return False
-    if _done(tried) or (last is not None and last.number > sent.after_attempt):
+    if state.is_done(tried) or (last is not None and last.number > sent.after_attempt):
         return False
-    data = {key: value for key, value in event.data.items() if key not in ("time", "kind")}
-    runs.record_event(run_dir, "submit", **{**data, "task": order.task})
+    state.submit_again(run_dir, event, task=order.task)
     return True
 
 
@@ -154,7 +153,6 @@ class _Allocation:
         self.nothing_left = False  # in other allocations
         self.closing = False  # the time is nearly over: nothing more starts here
         self.requeued = False
-        self.left = False  # runs that go on in the job's next start
         self.codes: dict[int, int] = {}
 
     def work(self) -> int:
@@ -206,7 +204,7 @@ class _Allocation:
     def _due(self, run: Run, tried: Sequence[Attempt]) -> bool:
         """Whether this job is still to execute a run: it is this launch's, and has not ended for good."""
         sent = state.submission(run)
-        if sent is None or (sent.launch, sent.task) != (self.order.dir.name, self.order.task) or _done(tried):
+        if sent is None or (sent.launch, sent.task) != (self.order.dir.name, self.order.task) or state.is_done(tried):
             return False
         return state.due(run, sent, tried[-1] if tried else None)
 
@@ -285,10 +283,6 @@ def _in_child(parent: int, cpus: Sequence[int]) -> None:
         os.sched_setaffinity(0, cpus)
 
 
-def _done(tried: Sequence[Attempt]) -> bool:
-    return any(attempt.end and attempt.end.get("kind") == "done" for attempt in tried)
-
-
 def _cancelled(run_dir: Path) -> bool:
     """Whether `nano-exp cancel` has named a run that executes."""
     newest = runs.load(run_dir).last("submit", "cancel")
@@ -298,5 +292,4 @@ def _cancelled(run_dir: Path) -> bool:
 def _wants_more(run_dir: Path) -> bool:
     """Whether the newest attempt of a run has said that the run goes on."""
     run, tried = runs.load(run_dir), runs.attempts(run_dir)
-    again = run.last("requeue")
-    return bool(tried) and again is not None and again.data.get("attempt") == tried[-1].number
+    return bool(tried) and state.is_requeued(run, tried[-1].number)

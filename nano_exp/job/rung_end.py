@@ -92,8 +92,7 @@ def _ask_for(run_dir: Path) -> state.Submission | None:
     sent = run.last("submit")
     known = state.as_submission(sent) if sent is not None else None
     if sent is not None and known is not None:
-        again = {key: value for key, value in sent.data.items() if key not in ("time", "kind")}
-        runs.record_event(run_dir, "submit", **{**again, "after_attempt": tried[-1].number if tried else 0})
+        state.submit_again(run_dir, sent, after_attempt=tried[-1].number if tried else 0)
     return known
 
 

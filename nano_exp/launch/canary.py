@@ -16,7 +16,7 @@ from nano_exp.compose.freeze import place
 from nano_exp.dotted import Keys, with_values
 from nano_exp.launch.convergence import Row
 from nano_exp.preflight import shared_caches
-from nano_exp.store import runs
+from nano_exp.store import runs, state
 from nano_exp.store.state import State
 
 STEPS = 2
@@ -59,4 +59,4 @@ def succeeded(manifest: Mapping[str, Any]) -> bool:
         folder = Path(manifest[runs.CANARY]["runs"][0])
     except (KeyError, IndexError, TypeError):
         return False
-    return any(attempt.end is not None and attempt.end.get("kind") == "done" for attempt in runs.attempts(folder))
+    return state.is_done(runs.attempts(folder))

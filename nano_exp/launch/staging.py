@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from nano_exp.store import predecessors, run_config, runs
 from nano_exp.terminal.progress_line import counting
 
 _COMMITS: dict[str, str | None] = {}
-_REVISIONS: dict[tuple[str, str | None], str | None] = {}
 
 
 def prepare(
@@ -108,9 +108,13 @@ def _model_revision(config: dict[str, Any]) -> str | None:
         return None
     home = config["site"].get("hf_home")
     key = str(config["policy"].get("model_name") or ""), str(home or os.environ.get("HF_HOME") or "") or None
-    if key not in _REVISIONS:
-        _REVISIONS[key] = nemo_rl_checkout.revision(*key)
-    return _REVISIONS[key]
+    return _revision_of(*key)
+
+
+@cache
+def _revision_of(model: str, home: str | None) -> str | None:
+    """The same for all runs of a launch, which may be thousands."""
+    return nemo_rl_checkout.revision(model, home)
 
 
 def _stage(

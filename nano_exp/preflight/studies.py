@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from nano_exp.preflight.registry import ANY_ENGINE, Mistake, rule
@@ -81,9 +82,16 @@ def _rows(c: View) -> int | None:
     if not isinstance(path, str):
         return None
     file = Path(str(c.site.get("checkout") or ".")) / path
-    with contextlib.suppress(OSError), file.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
+    with contextlib.suppress(OSError):
+        return _lines(file)
     return WORKPLACE_ROWS if "workplace_assistant" in path else None
+
+
+@cache
+def _lines(file: Path) -> int:
+    """Of a file that all points of a sweep have in common, read once."""
+    with file.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
 
 
 def _validated(c: View, rules: halving.Halving) -> Iterator[Mistake]:

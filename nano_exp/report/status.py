@@ -262,8 +262,7 @@ def _line(
         why = rungs.words(rung)
     why = ends.get(_job_key(facts, now), why) if ends else why
     why = "; ".join(filter(None, [why, _nonfinite(facts, now, end)]))
-    again = run.last("requeue")
-    goes_on = again is not None and last is not None and again.data.get("attempt") == last.number
+    goes_on = last is not None and state.is_requeued(run, last.number)
     max_steps = run.record.get("max_steps")
     return Line(
         name=run.name,

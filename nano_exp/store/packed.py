@@ -19,4 +19,5 @@ def tasks(entry: Mapping[str, Any]) -> int:
 
 def members(entry: Mapping[str, Any], task: int) -> list[tuple[int, str]]:
     """The runs of a task: number in the array, and folder."""
-    return [(index, folder) for index, folder in enumerate(entry["runs"]) if index % tasks(entry) == task]
+    count = tasks(entry)
+    return [(index, folder) for index, folder in enumerate(entry["runs"]) if index % count == task]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nano_exp import slurm
@@ -125,7 +126,7 @@ def state(
         return State("damaged", "; ".join(run.damaged) or "run.json says nothing")
     last = attempts[-1] if attempts else None
     n = last.number if last else 0
-    if any(a.end and a.end.get("kind") == "done" for a in attempts):
+    if is_done(attempts):
         return State("done", "", _owner_name(last), n)
     sent = submission(run)
     if sent is not None and sent.local is None:
@@ -199,6 +200,23 @@ def _in_slurm(
     return State("running", "" if entry.state == "RUNNING" else entry.state.lower(), job, n)
 
 
+def is_done(attempts: Iterable[Attempt]) -> bool:
+    """Whether all of a run's steps are finished."""
+    return any(attempt.end is not None and attempt.end.get("kind") == "done" for attempt in attempts)
+
+
+def is_requeued(run: Run, attempt: int) -> bool:
+    """Whether an attempt has written down that its run is started again."""
+    again = run.last("requeue")
+    return again is not None and again.data.get("attempt") == attempt
+
+
+def submit_again(run_dir: Path, sent: Event, **changed: Any) -> None:
+    """Write down a submission like an earlier one of the run."""
+    again = {key: value for key, value in sent.data.items() if key not in ("time", "kind")}
+    runs.record_event(run_dir, "submit", **{**again, **changed})
+
+
 def _in_pack(run: Run, sent: Submission, last: Attempt | None, entry: slurm.Job, job: str) -> State | None:
     """The state of one of several runs in a job that is in the queue; None once the job does nothing for it."""
     n = last.number if last else 0
@@ -225,8 +243,7 @@ def due(run: Run, sent: Submission, last: Attempt | None) -> bool:
         return False
     if last is None or last.number <= sent.after_attempt:
         return True
-    again = run.last("requeue")
-    return again is not None and again.data.get("attempt") == last.number
+    return is_requeued(run, last.number)
 
 
 def _name_of_its_job(run: Run, sent: Submission | None, last: Attempt, jobs: Callable[[str], Mapping[int, str]]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from nano_exp import files
 from nano_exp.files import Damaged
-from nano_exp.store import metrics_file, runs
+from nano_exp.store import metrics_file, runs, state
 from nano_exp.study import halving, peers
 from nano_exp.study.halving import Halving, Member, Promotion
 
@@ -104,8 +104,7 @@ def _member(run: runs.Run, rules: Halving) -> Member:
     sent = run.last("submit", "cancel", "refused")
     after = sent.data.get("after_attempt") if sent is not None and sent.kind == "submit" else None
     again = tried and after == tried[-1].number
-    requeue = run.last("requeue")
-    goes_on = requeue is not None and tried and requeue.data.get("attempt") == tried[-1].number
+    goes_on = tried and state.is_requeued(run, tried[-1].number)
     out = kind in OUT and not again and not goes_on
     out = out or (sent is not None and sent.kind != "submit" and kind not in ("done", "paused"))
     if kind in ("ended early", "done") and own not in values and own < len(rules.rungs):

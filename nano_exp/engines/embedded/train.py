@@ -14,6 +14,7 @@ import yaml
 from nano_exp.engines.embedded import checkpoint, schedule, tracking, warm_start
 from nano_exp.engines.embedded.nemotron_h import choose_device
 from nano_exp.engines.embedded.settings import Settings
+from nano_exp.engines.embedded.starting import OPTIMIZER, WEIGHTS
 from nano_exp.engines.embedded.trainer import Metrics, State, Trainer
 from nano_exp.errors import UserError
 from nano_exp.store import metrics_file
@@ -116,7 +117,7 @@ class Run:
             raise UserError(
                 f"{path}: {problem}", "this run starts from its weights", "bring it back, or launch from another step"
             )
-        weights = torch.load(path / "policy/weights.pt", map_location="cpu", weights_only=True)
+        weights = torch.load(path / WEIGHTS, map_location="cpu", weights_only=True)
         self.trainer.model.load_state_dict(weights)
         say(f"weights of {path}: no warm start, a new optimizer")
         self._begin()
@@ -131,14 +132,14 @@ class Run:
         trainer = self.trainer
         weights, rng, history = (
             torch.load(newest.path / name, map_location="cpu", weights_only=True)
-            for name in ("policy/weights.pt", "rng.pt", "history.pt")
+            for name in (WEIGHTS, "rng.pt", "history.pt")
         )
         trainer.model.load_state_dict(weights)
         reference = newest.path / "policy/reference.pt"
         if reference.exists():
             loaded = torch.load(reference, map_location=self.device, weights_only=True)
             trainer.reference = loaded
-        optimizer = newest.path / "policy/optimizer.pt"
+        optimizer = newest.path / OPTIMIZER
         if optimizer.exists():
             trainer.optimizer.load_state_dict(torch.load(optimizer, map_location="cpu", weights_only=True))
             trainer.configure_optimizer()  # of a fork these may be others
@@ -245,12 +246,12 @@ class Run:
 
         writers: dict[str, Callable[[Path], None]] = {
             "config.yaml": write_config,
-            "policy/weights.pt": tensors(trainer.model.state_dict()),
+            WEIGHTS: tensors(trainer.model.state_dict()),
             "rng.pt": tensors(self.chance),
             "history.pt": tensors(self.history),
         }
         if settings.save_optimizer:
-            writers["policy/optimizer.pt"] = tensors(trainer.optimizer.state_dict())
+            writers[OPTIMIZER] = tensors(trainer.optimizer.state_dict())
         if trainer.reference is not None:
             writers["policy/reference.pt"] = tensors(trainer.reference)
         if settings.metric_name is not None and settings.metric_name not in self.info:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp.dotted import Config as Read
+from nano_exp.engines import checkpoints
 from nano_exp.engines import origin as origins
 from nano_exp.engines.origin import FORK, INIT, Origin
 from nano_exp.errors import UserError
@@ -22,8 +23,6 @@ ITERATION = "policy/weights/iter_0000000"
 CONSOLIDATED = "policy/weights/model/consolidated"
 #: policy.pretrained_checkpoint reads a Megatron checkpoint as it is (models/megatron/setup.py 378).
 PRETRAINED_FROM = (0, 7, 0)
-#: Where `nano-exp export` puts Hugging Face weights, in a run's folder.
-EXPORTS = "export"
 OVERRIDE = "policy.megatron_cfg.scheduler.override_opt_param_scheduler"
 _MODEL = {
     "policy.model_name": "its tensors have other shapes, or other meanings",
@@ -52,7 +51,7 @@ def version(config: Config) -> tuple[int, ...]:
 def hugging_face(checkpoint: Path) -> Path | None:
     """A checkpoint's weights in Hugging Face's format: exported, consolidated, or the folder itself."""
     run_dir = checkpoint.parent.parent
-    there = (run_dir / EXPORTS / checkpoint.name, checkpoint / CONSOLIDATED, checkpoint)
+    there = (run_dir / checkpoints.EXPORTS / checkpoint.name, checkpoint / CONSOLIDATED, checkpoint)
     return next((path for path in there if (path / "config.json").is_file()), None)
 
 
