@@ -21,8 +21,8 @@ class Rungs:
         self._rules = cache(lambda name: _rules(results, name))
 
     def of(self, facts: Facts) -> dict[str, Value] | None:
-        """`passed` of `of` rungs, the step `until` which it trains, the `value` at the newest rung that it reached;
-        None where it was last sent without rungs."""
+        """How many of its `of` rungs it `reached`, from how many it `passed` on, the step `until` which it trains, the
+        `value` at the newest rung that it reached; None where it was last sent without rungs."""
         run = facts.run
         sent = run.last("submit")
         rules = self._rules(run.name) if sent is not None and sent.data.get("halving") else None
@@ -31,7 +31,13 @@ class Rungs:
         passed, reached, most = runs.rungs_left(run), run.last("rung"), run.record.get("max_steps")
         until = halving.target(rules, passed, most if isinstance(most, int) else rules.rungs[-1])
         value = runs.number(reached.data.get("value")) if reached is not None else None
-        return {"passed": passed, "of": len(rules.rungs), "until": until, "value": value}
+        return {
+            "reached": runs.rungs_reached(run),
+            "passed": passed,
+            "of": len(rules.rungs),
+            "until": until,
+            "value": value,
+        }
 
 
 def _rules(results: Path, name: str) -> Halving | None:

@@ -48,7 +48,7 @@ class Line:
     next: what to type, or what happens by itself; may be empty
     unsent: whether it has ended, recorded W&B offline, and has steps that nano-exp sync has not sent
     phase, phase_s: where a run that executes is (store.phase.LABELS), and for how long, seconds
-    rung: of a run of a study: rungs passed, of how many, the step until which it trains, the value at the newest one
+    rung: of a run of a study: rungs reached and passed, of how many, until which step it trains, the newest one's value
     origin: what it started from: how (init: weights, fork: all of a checkpoint), run, step, path; None: its model
     point: key -> value on each axis of the runs of its name, typed or not; empty where they have none
     """

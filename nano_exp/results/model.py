@@ -77,6 +77,13 @@ class Point:
         return tuple(run.seed for run in self.runs)
 
     @property
+    def rung(self) -> Mapping[str, Value] | None:
+        """Of a study: how many of its rungs it reached and from how many it went on, as status has it of its run that
+        came farthest; None where none was launched with rungs."""
+        known = [run.line.rung for run in self.runs if run.line.rung is not None]
+        return max(known, key=lambda rung: (int(rung["passed"] or 0), int(rung["reached"] or 0)), default=None)
+
+    @property
     def label(self) -> str:
         """`lr=1e-06 num_generations_per_prompt=8`; the name where there are no axes."""
         named = axes.names(list(self.axes))

@@ -66,6 +66,7 @@ def _table(ranking: Ranking, width: int | None) -> str:
         "#": [str(place) for place in range(1, len(found) + 1)],
         **({"name": [one.point.name for one in found]} if several else {}),
         "seeds": [_seeds(one) for one in found],
+        **({"rung": [_rung(one) for one in found]} if _is_study(ranking) else {}),
         name: [number(one.mean) for one in found],
         "95% interval": [interval(one) for one in found],
         "best": [number(one.best) for one in found],
@@ -78,6 +79,18 @@ def _table(ranking: Ranking, width: int | None) -> str:
     points = [one.point.axes for one in found]
     made = grid.grid(columns, points, width, ("time", "best", "GPU-h"), before="seeds")
     return grid.text(made, [_short(one, ranking.metric) for one in found], "not counted")
+
+
+def _is_study(ranking: Ranking) -> bool:
+    return any(point.rung is not None for point in ranking.results.points)
+
+
+def _rung(one: Standing) -> str:
+    """The newest rung that a point reached; `all` once it has gone on from the last one."""
+    rung = one.point.rung
+    if rung is None:
+        return "-"
+    return "all" if rung["passed"] == rung["of"] else f"{rung['reached']} of {rung['of']}"
 
 
 def _seeds(one: Standing) -> str:
@@ -174,6 +187,8 @@ def _columns(ranking: Ranking) -> str:
             else "t, bootstrapped from 10 seeds on"
         )
         said += f"; 95% interval: {kind}, over seeds; p: that chance alone puts the first so far above (Welch)"
+    if _is_study(ranking):
+        said += "; rung: the newest at which it was compared; all: it went on from the last one"
     return said
 
 
@@ -194,6 +209,8 @@ def records(ranking: Ranking) -> list[dict[str, Value]]:
         row |= {"low": one.interval.low if one.interval else None, "high": one.interval.high if one.interval else None}
         row |= {"interval": one.interval.method if one.interval else None, "best": one.best}
         row |= {"p": one.behind.p if one.behind else None, "at": ranking.at, "budget": ranking.budget}
+        rung = one.point.rung or {}
+        row |= {"rung": rung.get("reached"), "rungs_passed": rung.get("passed"), "rungs": rung.get("of")}
         row |= {"gpu_hours": one.gpu_hours, "seconds": one.seconds}
         found.append(row)
     return found

@@ -131,7 +131,17 @@ def number(value: Any) -> float | None:
 
 def rungs_left(run: Run) -> int:
     """From how many rungs of its study a run was promoted."""
-    rungs = [event.data.get("rung") for event in run.events if event.kind == "promote"]
+    return _rungs(run, "promote")
+
+
+def rungs_reached(run: Run) -> int:
+    """At how many rungs of its study a run was compared."""
+    return _rungs(run, "rung")
+
+
+def _rungs(run: Run, kind: str) -> int:
+    """Up to which rung, counted from 1, a run has events of a kind."""
+    rungs = [event.data.get("rung") for event in run.events if event.kind == kind]
     return max((rung + 1 for rung in rungs if isinstance(rung, int)), default=0)
 
 

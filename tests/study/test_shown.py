@@ -12,7 +12,7 @@ from core_case import Answer, frozen, make_attempt, make_run, standin
 from nano_exp.html_report.document import document
 from nano_exp.launch import convergence, study_terms, to_the_end
 from nano_exp.report import status
-from nano_exp.results import load_results, outlook
+from nano_exp.results import load_results, outlook, ranking_table
 from nano_exp.results.ranking import rank
 from nano_exp.store import metrics_file, runs, state
 from nano_exp.store.runs import Owner
@@ -53,8 +53,23 @@ def test_a_line_has_the_rung_and_where_the_run_is_compared_next(store: Path) -> 
         ("running", "to rung 1 of 2 at step 20"),
     ]
     first, second, _ = json.loads(status.as_json(lines, Answer([])))["runs"]
-    assert first["rung"] == {"passed": 0, "of": 2, "until": 20, "value": 0.1}
+    assert first["rung"] == {"reached": 1, "passed": 0, "of": 2, "until": 20, "value": 0.1}
     assert second["rung"]["until"] == 60
+
+
+def test_a_comparison_has_the_rung_that_each_point_reached(store: Path) -> None:
+    runs.record_event(store / "name" / "rb", "rung", rung=1, step=60, value=0.1, attempt=2)
+    runs.record_event(store / "name" / "rb", "promote", rung=1, to=None, why="", by="study")
+    made = rank(load_results(store, ["name"], asked=Answer([]), now=time.time(), accounting=False), "reward", "steps=5")
+    shown = ranking_table.words(made, 80)
+    head, *rows = shown.splitlines()[2:6]
+    assert [row[head.index("rung") :][:6].rstrip() for row in rows] == ["1 of 2", "all", "0 of 2"]
+    points = json.loads(ranking_table.as_json(made))["points"]
+    assert [(point["rung"], point["rungs_passed"], point["rungs"]) for point in points] == [
+        (1, 0, 2),
+        (2, 2, 2),
+        (0, 0, 2),
+    ]
 
 
 def test_a_summary_and_a_report_say_what_was_saved(store: Path) -> None:
