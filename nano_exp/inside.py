@@ -21,9 +21,12 @@ from nano_exp.compose import conf_tree
 from nano_exp.compose.compose import Point
 from nano_exp.compose.family import Sibling
 from nano_exp.compose.sweep import Constraint
+from nano_exp.engines.origin import INIT
 from nano_exp.errors import UserError
 from nano_exp.job.by_hand import SWEEP, Allocation, allocation, become, require_shape
 from nano_exp.launch import (
+    convergence,
+    dependency,
     flow,
     hydra_plugins,
     job_arrays,
@@ -106,6 +109,13 @@ class Train:
         return flow.Launched(plan)
 
     def _require_inside(self, request: launch_request.Request) -> None:
+        sources = dependency.sources_of(frozen.config for frozen in request.frozen_configs)
+        if dependency.after((), request.results, convergence.QueueLookup(), sources).waits:
+            raise UserError(
+                f"{INIT}={sources[0]} in job {self.have.job}: that run has not ended",
+                "the allocation is there already, and would wait for it",
+                f"the same on a login node: {project.launcher()} {' '.join(self.command[1:])}, which queues behind it",
+            )
         if request.terms.after or request.terms.canary:
             raise UserError(
                 f"{'after' if request.terms.after else 'canary'}= in job {self.have.job}",

@@ -21,7 +21,7 @@ def text(chosen: Chosen) -> str:
     head: dict[str, Any] = {"library_name": "transformers", "tags": ["grpo", "nano-exp", run.name]}
     if base:
         head["base_model"] = base
-    origin = origins.of(config)
+    origin = origins.started(config, run)
     facts = {
         "run": f"{run.name}/{run.id}, step {chosen.step}",
         "model": (config.get("model") or {}).get("name"),

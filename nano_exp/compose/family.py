@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from nano_exp import credentials, dotted, hydra_internals
-from nano_exp.compose import compose, conf_tree, freeze, launcher_settings, resolvers
+from nano_exp.compose import compose, conf_tree, freeze, launcher_settings, origins, resolvers
 from nano_exp.compose.compose import Point
 from nano_exp.compose.freeze import Frozen
 from nano_exp.dotted import Keys
@@ -229,7 +229,7 @@ def freeze_all(points: Sequence[Point | Sibling], launch_folder: Any) -> list[Fr
     """
     credentials.refuse_overrides(dict.fromkeys(text for point in points for text in point.overrides))
     frozen_configs = []
-    with counting("freezing", len(points)) as one_more:
+    with origins.looking(), counting("freezing", len(points)) as one_more:
         for point in points:
             one = freeze.freeze(point, launch_folder) if isinstance(point, Point) else _freeze(point, launch_folder)
             frozen_configs.append(one)

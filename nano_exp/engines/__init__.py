@@ -124,10 +124,16 @@ class Engine(Protocol):
     def fits(self, config: dict[str, Any], origin: Origin, source: Mapping[str, Any]) -> None:
         """Refuse a run that cannot start from the checkpoint of `origin`, or go on with it. Called at launch.
 
-        `source`: the config that the checkpoint was trained with. Raises UserError."""
+        `source`: the config that the checkpoint was trained with. Of an open origin only the configs are compared.
+        Raises UserError."""
+
+    def readable(self, config: dict[str, Any], origin: Origin) -> bool:
+        """Whether a checkpoint is there in a form that a run with `init_from` can start from; else an export of it
+        is."""
 
     def initial(self, config: dict[str, Any]) -> dict[str, object]:
-        """Dotted key -> value of what names the first weights of a run that has `init_from`; nothing for others."""
+        """Dotted key -> value of what names the first weights of a run that has `init_from`; nothing for others.
+        UserError where they are not there."""
 
     def overlay(self, config: dict[str, Any], ctx: Context) -> dict[str, object]:
         """Dotted key -> value for what the attempt alone knows (deadline, parser's path)."""

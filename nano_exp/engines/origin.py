@@ -13,6 +13,7 @@ from typing import Any
 from nano_exp.dotted import leaves
 from nano_exp.errors import UserError
 from nano_exp.store import identity
+from nano_exp.store.runs import Run
 from nano_exp.text import as_typed
 
 INIT, FORK = "init_from", "fork_from"
@@ -26,14 +27,20 @@ class Origin:
     ----------
     key: INIT or FORK
     run: name/id of the source; None of a folder
-    step: of its checkpoint; None of a folder that is no checkpoint
-    path: the checkpoint's step_N, or the folder
+    step: of its checkpoint; None of a folder that is no checkpoint; of an open one it may be `best` or `last`
+    path: the checkpoint's step_N, or the folder; of an open one the source's run folder
     """
 
     key: str
     run: str | None
-    step: int | None
+    step: int | str | None
     path: Path
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the source had not ended when this was written down: which checkpoint it is, the run's first attempt
+        finds out (nano_exp.job.first_weights)."""
+        return self.run is not None and "/".join(self.path.parts[-2:]) == self.run
 
     @property
     def typed(self) -> str:
@@ -55,6 +62,14 @@ def of(config: Mapping[str, Any], *keys: str) -> Origin | None:
         if isinstance(section, Mapping) and section.get("path"):
             return Origin(key, section.get("run"), section.get("step"), Path(str(section["path"])))
     return None
+
+
+def started(config: Mapping[str, Any], run: Run) -> Origin | None:
+    """What a run started from: as `of`, and of an open origin the checkpoint that it turned out to be, once it did."""
+    origin, event = of(config), run.last("origin")
+    if origin is None or not origin.is_open or event is None:
+        return origin
+    return Origin(origin.key, origin.run, event.data.get("step"), Path(str(event.data.get("path"))))
 
 
 #: What a fork cannot change: its checkpoint is of that model, and stands at that place in that data.
@@ -98,7 +113,7 @@ def require_same(
 
 def require_fork(config: Mapping[str, Any], source: Mapping[str, Any], origin: Origin) -> None:
     """What holds for the forks of every engine. Raises UserError."""
-    if origin.run is None or origin.step is None:
+    if origin.run is None or not isinstance(origin.step, int):
         raise UserError(f"{FORK}={origin.typed}", "a fork goes on with a run of the store", f"{FORK}=RUN@STEP")
     require_same(config, source, origin, FIXED_IN_A_FORK)
     steps = int(config["grpo"]["max_num_steps"])

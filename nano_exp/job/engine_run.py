@@ -23,6 +23,7 @@ from nano_exp.job import (
     cache_lock,
     child,
     ending,
+    first_weights,
     gpu_memory,
     postmortem,
     tell,
@@ -46,6 +47,7 @@ def train_in_turn(
 ) -> dict[str, Any]:
     """Train, once nobody else makes what this run shares with others and needs."""
     _require_engine_commit(run, config, commit, ahead.say)
+    config = first_weights.settled(run, config, ahead.say)
     ctx = Context(run.dir, attempt_dir, ahead.number, attempt_dir / "nemo_rl.yaml", ahead.until)
 
     def stopped() -> bool:

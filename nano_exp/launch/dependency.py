@@ -5,18 +5,22 @@
     after=afterany:RUN        however it ends
     'after=[RUN,afterany:JOB]'    all of them
 
-A run that is done imposes nothing. One that has ended otherwise would be waited for in vain, and is refused.
+A run that is done imposes nothing. One that has ended otherwise would be waited for in vain, and is refused. The open
+`init_from=` of a run asks for the same without being typed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from nano_exp import files, slurm
+from nano_exp.engines import origin as origins
+from nano_exp.engines.origin import INIT
 from nano_exp.errors import UserError
 from nano_exp.index import selection
 from nano_exp.store import packed, predecessors, runs, state
@@ -28,10 +32,19 @@ from nano_exp.store.state import State
 
 @dataclass(frozen=True)
 class Wish:
-    """One word of `after`: how (afterok, afterany), and what is meant."""
+    """One word of `after`: how (afterok, afterany), and what is meant.
+
+    Parameters
+    ----------
+    key: by which key it is asked for
+    """
 
     how: str
     what: str
+    key: str = "after"
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.what}"
 
     @property
     def is_job(self) -> bool:
@@ -60,14 +73,20 @@ class After:
     ----------
     terms: of sbatch's --dependency, all of which have to hold; none where everything is over already
     waits: what they stand for, for the launch's folder; not what is over
+    sources: of them the runs that others start from, by their open `init_from=`
     """
 
     terms: tuple[str, ...] = ()
     waits: tuple[Wait, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
-def after(words: Sequence[str], results: Path, lookup: QueueLookup) -> After:
+def after(words: Sequence[str], results: Path, lookup: QueueLookup, sources: Sequence[str] = ()) -> After:
     """What these words mean now.
+
+    Parameters
+    ----------
+    sources: name/id of runs whose weights are waited for
 
     Raises
     ------
@@ -76,7 +95,8 @@ def after(words: Sequence[str], results: Path, lookup: QueueLookup) -> After:
     waits: list[Wait] = []
     waited: list[tuple[str, Run, State]] = []
     jobs: list[str] = []
-    for wish in map(parse, words):
+    wishes = [*(Wish("afterok", source, INIT) for source in sources), *map(parse, words)]
+    for wish in wishes:
         if wish.is_job:
             job = of_job(wish, lookup)
             jobs += [job] if job else []
@@ -87,7 +107,14 @@ def after(words: Sequence[str], results: Path, lookup: QueueLookup) -> After:
         for run, now in [(run, lookup.state(run)) for run in meant]:
             waits += [Wait(wish.how, run=f"{run.name}/{run.id}")] if imposes(wish, run, now) else []
             waited.append((wish.how, run, now))
-    return After(tuple(dict.fromkeys([*jobs, *_terms(waited)])), tuple(dict.fromkeys(waits)))
+    open_sources = tuple(source for source in sources if any(wait.run == source for wait in waits))
+    return After(tuple(dict.fromkeys([*jobs, *_terms(waited)])), tuple(dict.fromkeys(waits)), open_sources)
+
+
+def sources_of(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """name/id of the runs whose weights these wait for, each once."""
+    found = (origins.of(config, INIT) for config in configs)
+    return list(dict.fromkeys(origin.run for origin in found if origin and origin.is_open and origin.run))
 
 
 def _meant(results: Path, wish: Wish) -> list[Run]:
@@ -134,14 +161,14 @@ def imposes(wish: Wish, run: Run, now: State) -> bool:
     word = f"{run.name}/{run.id}"
     if now.kind == "unknown":
         raise UserError(
-            f"after={wish.what}: cannot tell whether {word} is active ({now.why})",
+            f"{wish}: cannot tell whether {word} is active ({now.why})",
             "what to wait for depends on it",
             "the same command when Slurm answers again, or on the host that runs it",
             code=4,
         )
     if now.kind in state.ACTIVE and ":" in now.job:
         raise UserError(
-            f"after={wish.what}: {word} runs on this machine ({now.job})",
+            f"{wish}: {word} runs on this machine ({now.job})",
             "Slurm cannot wait for what it does not run",
             "the same command when it has ended",
         )
@@ -149,10 +176,11 @@ def imposes(wish: Wish, run: Run, now: State) -> bool:
         return True
     if now.kind == "done" or (wish.how == "afterany" and now.kind not in ("frozen", "damaged")):
         return False
+    anyhow = now.kind != "frozen" and wish.key != INIT
     raise UserError(
-        f"after={wish.what}: {word} is {now.kind}" + (f" ({now.why})" if now.why else ""),
+        f"{wish}: {word} is {now.kind}" + (f" ({now.why})" if now.why else ""),
         f"it is not in the queue ({state.MEANING[now.kind][0]}), so it would be waited for in vain",
-        f"nano-exp retry {word} first" + ("" if now.kind == "frozen" else f"; or after=afterany:{word}"),
+        f"nano-exp retry {word} first" + (f"; or after=afterany:{word}" if anyhow else ""),
     )
 
 

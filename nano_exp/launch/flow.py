@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +224,9 @@ def arranged(
     cold = several and any(shared_caches.cold([row.config for row in rows], os.environ))
     settled = terms.settled(requested or Terms(), cold)
     ready = job_arrays.arrange(rows, job_arrays.new_id(), results, settled, limit)
-    after = dependency.after(ready.terms.after, results, convergence.QueueLookup())
-    ready.after = dependency.After((*after.terms, *(f"afterany:{job}" for job in behind)), after.waits)
+    sources = dependency.sources_of(row.config for row in rows) if where == "slurm" else []
+    after = dependency.after(ready.terms.after, results, convergence.QueueLookup(), sources)
+    ready.after = replace(after, terms=(*after.terms, *(f"afterany:{job}" for job in behind)))
     return ready
 
 

@@ -193,7 +193,11 @@ def _before(ready: job_arrays.Launch) -> list[str]:
 def _waits(ready: job_arrays.Launch) -> str:
     """What a launch waits for, in its user's words, and as Slurm has it."""
     count = len(ready.after.waits)
-    what = ", ".join(ready.terms.after) + (f" ({count} runs)" if count > 1 else "")
+    sources = ready.after.sources
+    typed = [word for word in ready.terms.after if word not in {f"afterok:{source}" for source in sources}]
+    what = ", ".join([*typed, *(f"{source}, whose weights it starts from" for source in sources)]) + (
+        f" ({count} runs)" if count > 1 else ""
+    )
     return f"{what}: --dependency={','.join(ready.after.terms)}"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nano_exp.engines.nemo_rl.converters import SETS, not_exportable
+from nano_exp.engines.nemo_rl.converters import SETS
+from nano_exp.engines.nemo_rl.weights import not_exportable
 from nano_exp.preflight.registry import ANY_ENGINE, Mistake, rule
 from nano_exp.preflight.view import View
 

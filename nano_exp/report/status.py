@@ -288,17 +288,21 @@ def _line(
         dir=str(run.dir),
         damaged=run.damaged,
         unsent=_unsent(facts, now, end),
-        origin=_origin(run.record),
+        origin=_origin(run),
         rung=rung,
         phase=here.phase if here else "",
         phase_s=moment - here.since if here and math.isfinite(here.since) else None,
     )
 
 
-def _origin(record: Mapping[str, Any]) -> dict[str, Value] | None:
-    """Run, step and whether it is a fork; None of a run that started from its model's weights."""
+def _origin(run: runs.Run) -> dict[str, Value] | None:
+    """Run, step and whether it is a fork; None of a run that started from its model's weights. The step is the word
+    that was typed (best, last) until the run has started."""
+    found = run.last("origin")
     for key in ("fork_from", "init_from"):
-        if isinstance(source := record.get(key), Mapping):
+        if isinstance(source := run.record.get(key), Mapping):
+            if found is not None and found.data.get("key") == key:
+                source = found.data
             place = {name: source.get(name) for name in ("run", "step", "path")}
             return {"how": key.removesuffix("_from"), **place}
     return None

@@ -37,8 +37,8 @@ GPU_PEAKS = "peaks.json"
 @dataclass(frozen=True)
 class Event:
     """One thing that happened to a run; `kind` is submit, refused, start, engine, ending, end, requeue, lost, stalled,
-    waiting (for what another run makes), cancel, note or synced; of a
-    study rung and promote."""
+    waiting (for what another run makes), origin (the checkpoint that an open init_from turned out to be), cancel, note
+    or synced; of a study rung and promote."""
 
     time: float
     kind: str

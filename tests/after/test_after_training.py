@@ -121,7 +121,8 @@ def test_nemo_rl_starts_from_a_folder_and_megatron_from_its_own_checkpoint(step:
     weights.fits(twelve, origin, twelve)
     bridge = {"path": str(step / weights.ITERATION), "format": "megatron_bridge"}
     assert weights.initial({**twelve, INIT: origin.frozen}) == {"policy.pretrained_checkpoint": bridge}
-    assert weights.initial({**of(step, TWELVE, "v0.6.0"), INIT: origin.frozen}) == {}
+    with pytest.raises(UserError, match="nano-exp export"):  # and not from the model's own weights, without a word
+        weights.initial({**of(step, TWELVE, "v0.6.0"), INIT: origin.frozen})
     out = step.parents[1] / "export" / "step_7"
     out.mkdir(parents=True)
     (out / "config.json").write_text("{}")

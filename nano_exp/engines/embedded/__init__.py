@@ -19,6 +19,7 @@ from nano_exp.engines import Command, Context, Mistake, Refused
 from nano_exp.engines.embedded import checkpoint, refusals, schedule
 from nano_exp.engines.embedded.starting import fits as fits
 from nano_exp.engines.embedded.starting import initial as initial
+from nano_exp.engines.embedded.starting import readable as readable
 from nano_exp.errors import UserError
 from nano_exp.text import dd_hh_mm_ss
 

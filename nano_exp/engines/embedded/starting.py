@@ -20,13 +20,15 @@ _ENGINE = "this engine reads checkpoints of its own"
 def fits(config: Config, origin: Origin, source: Config) -> None:
     """Refuse a source whose weights, or for a fork all of whose checkpoint, this run cannot take. Raises UserError."""
     name = (source.get("engine") or {}).get("name")
-    if name != "embedded" or not (origin.path / WEIGHTS).is_file():
+    if name != "embedded" or not (origin.is_open or (origin.path / WEIGHTS).is_file()):
         raise UserError(
             f"{origin.key}={origin.typed}: no checkpoint of the embedded engine in {origin.path}",
             _ENGINE,
             f"{origin.key}=RUN@best, or the path of a step_N",
         )
     origins.require_same(config, source, origin, {MODEL: "its tensors have other shapes"})
+    if origin.is_open:
+        return
     if problem := checkpoint.damage(origin.path):
         raise UserError(f"{origin.path} is damaged: {problem}", "its weights would be wrong", "another step")
     if origin.key == INIT:
@@ -48,3 +50,8 @@ def initial(config: Config) -> dict[str, object]:
     """What tells the engine where its first weights are."""
     origin = origins.of(config, INIT)
     return {} if origin is None else {"engine.init_from": str(origin.path)}
+
+
+def readable(config: Config, origin: Origin) -> bool:
+    """Always: it reads its checkpoints as they are."""
+    return True

@@ -20,10 +20,10 @@ from nano_exp.engines.nemo_rl import driver_env, program
 from nano_exp.engines.nemo_rl.weights import (
     CONSOLIDATED,
     ITERATION,
-    has_lora,
     hugging_face,
     is_megatron,
     is_v2,
+    not_exportable,
     version,
 )
 from nano_exp.errors import UserError
@@ -35,23 +35,6 @@ BENCHMARKS = "examples/run_eval.py"
 #: What examples/run_eval.py calls its sets (data/datasets/eval_datasets/__init__.py at v0.7.0).
 SETS = ("aime2024", "aime2025", "gpqa", "gpqa_diamond", "math", "math500", "mmlu", "mmlu_pro")
 TRAJECTORIES = "trajectory_collection.jsonl"
-FORMAT, WHOLE = "checkpointing.model_save_format", "checkpointing.save_consolidated"
-
-
-def not_exportable(config: Config) -> tuple[str, str]:
-    """Why no converter takes the checkpoints of this config, and the override that makes it one; empty where one does.
-
-    DTensor v2 writes safetensors in shards unless told otherwise (models/automodel/checkpoint.py), which
-    convert_dcp_to_hf.py does not read.
-    """
-    read = Read(config)
-    if has_lora(config):
-        return "no converter here merges a LoRA adapter with its base", "the adapter as it is, or training without LoRA"
-    if is_megatron(config) or not is_v2(config):
-        return "", ""
-    if read.text(FORMAT, "safetensors") == "torch_save" or read.on(WHOLE):
-        return "", ""
-    return "DTensor v2 saves safetensors in shards, for which NeMo RL has no converter", f"++{WHOLE}=true"
 
 
 def export(config: dict[str, Any], checkpoint_path: Path, target: Path) -> Command:

@@ -22,6 +22,7 @@ from nano_exp.engines.nemo_rl.program import section
 from nano_exp.engines.nemo_rl.run_phase import Phases
 from nano_exp.engines.nemo_rl.weights import fits as fits
 from nano_exp.engines.nemo_rl.weights import initial as initial
+from nano_exp.engines.nemo_rl.weights import readable as readable
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
 from nano_exp.text import dd_hh_mm_ss

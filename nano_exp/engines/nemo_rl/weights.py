@@ -23,6 +23,7 @@ ITERATION = "policy/weights/iter_0000000"
 CONSOLIDATED = "policy/weights/model/consolidated"
 #: policy.pretrained_checkpoint reads a Megatron checkpoint as it is (models/megatron/setup.py 378).
 PRETRAINED_FROM = (0, 7, 0)
+FORMAT, WHOLE = "checkpointing.model_save_format", "checkpointing.save_consolidated"
 OVERRIDE = "policy.megatron_cfg.scheduler.override_opt_param_scheduler"
 _MODEL = {
     "policy.model_name": "its tensors have other shapes, or other meanings",
@@ -48,6 +49,22 @@ def version(config: Config) -> tuple[int, ...]:
     return versions.order(Read(config).text("nemo_rl.version"))
 
 
+def not_exportable(config: Config) -> tuple[str, str]:
+    """Why no converter takes the checkpoints of this config, and the override that makes it one; empty where one does.
+
+    DTensor v2 writes safetensors in shards unless told otherwise (models/automodel/checkpoint.py), which
+    convert_dcp_to_hf.py does not read.
+    """
+    read = Read(config)
+    if has_lora(config):
+        return "no converter here merges a LoRA adapter with its base", "the adapter as it is, or training without LoRA"
+    if is_megatron(config) or not is_v2(config):
+        return "", ""
+    if read.text(FORMAT, "safetensors") == "torch_save" or read.on(WHOLE):
+        return "", ""
+    return "DTensor v2 saves safetensors in shards, for which NeMo RL has no converter", f"++{WHOLE}=true"
+
+
 def hugging_face(checkpoint: Path) -> Path | None:
     """A checkpoint's weights in Hugging Face's format: exported, consolidated, or the folder itself."""
     run_dir = checkpoint.parent.parent
@@ -68,29 +85,58 @@ def fits(config: Config, origin: Origin, source: Config) -> None:
         return
     if source:
         origins.require_same(config, source, origin, _MODEL)
-    if not _changes(config, origin):
-        fix = (
-            f"nano-exp export {origin.run} --step {origin.step}, and then this again"
-            if origin.run
-            else "another folder"
-        )
-        raise UserError(
-            f"{INIT}={origin.typed}: no Hugging Face weights of {origin.path}",
-            "NeMo RL starts from such a folder (policy.model_name); Megatron from v0.7.0 on from its checkpoint too",
-            fix,
-        )
+    if origin.is_open:
+        _require_readable(config, origin, source)
+    elif not _changes(config, origin):
+        raise _no_weights(origin)
+
+
+def _no_weights(origin: Origin) -> UserError:
+    fix = f"nano-exp export {origin.run} --step {origin.step}, and then this again" if origin.run else "another folder"
+    return UserError(
+        f"{INIT}={origin.typed}: no Hugging Face weights of {origin.path}",
+        "NeMo RL starts from such a folder (policy.model_name); Megatron from v0.7.0 on from its checkpoint too",
+        fix,
+    )
+
+
+def _require_readable(config: Config, origin: Origin, source: Config) -> None:
+    """Refuse a source that has not ended and whose checkpoints nothing will make weights of."""
+    if is_megatron(source) and not has_lora(source) and _reads_megatron(config):
+        return
+    why, fix = not_exportable(source)
+    if why:
+        raise UserError(f"{INIT}={origin.typed}: its checkpoints cannot be exported", why, f"for that run: {fix}")
 
 
 def initial(config: Config) -> dict[str, object]:
-    """The keys by which NeMo RL starts from the weights. Its tokenizer stays the model's own."""
+    """The keys by which NeMo RL starts from the weights. Its tokenizer stays the model's own.
+
+    Raises
+    ------
+    UserError: they are not there any more; without them it would start from the model's own
+    """
     origin = origins.of(config, INIT)
-    return {} if origin is None else _changes(config, origin)
+    if origin is None:
+        return {}
+    changes = _changes(config, origin)
+    if not changes:
+        raise _no_weights(origin)
+    return changes
+
+
+def readable(config: Config, origin: Origin) -> bool:
+    """Whether the checkpoint is there in a form that the run can start from; else an export of it is."""
+    return bool(_changes(config, origin))
+
+
+def _reads_megatron(config: Config) -> bool:
+    return is_megatron(config) and version(config) >= PRETRAINED_FROM and not has_lora(config)
 
 
 def _changes(config: Config, origin: Origin) -> dict[str, object]:
     iteration = origin.path / ITERATION
-    bridge = (iteration / "run_config.yaml").is_file() and not has_lora(config)
-    if is_megatron(config) and version(config) >= PRETRAINED_FROM and bridge:
+    if _reads_megatron(config) and (iteration / "run_config.yaml").is_file():
         return {"policy.pretrained_checkpoint": {"path": str(iteration), "format": "megatron_bridge"}}
     folder = hugging_face(origin.path)
     return {} if folder is None else {"policy.model_name": str(folder)}
