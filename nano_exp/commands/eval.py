@@ -35,10 +35,10 @@ def _eval(arguments: argparse.Namespace) -> int:
         )
         return 0
     if arguments.submit:
-        from nano_exp.launch import after_training
+        from nano_exp.after import jobs
 
         word = f"eval:{arguments.data}" if arguments.data else "eval"
-        print(after_training.submit(run, [word], chosen.step))
+        print(jobs.submit(run, [word], chosen.step))
         return 0
     evaluation.evaluate(chosen, arguments.data, (lambda line: None) if arguments.json else print)
     if arguments.json:

@@ -30,9 +30,9 @@ def _export(arguments: argparse.Namespace) -> int:
         print(shlex.join(chosen.engine.export(chosen.config, chosen.path, export.folder(chosen)).argv))
         return 0
     if arguments.submit:
-        from nano_exp.launch import after_training
+        from nano_exp.after import jobs
 
-        print(after_training.submit(run, ["export"], chosen.step))
+        print(jobs.submit(run, ["export"], chosen.step))
         return 0
     target = export.export(chosen, lambda line: print(line, flush=True))
     if arguments.upload:

@@ -23,6 +23,7 @@ from nano_exp.job import (
     canary_end,
     ending,
     engine_run,
+    follow_up,
     pack,
     postmortem,
     requeue,
@@ -200,6 +201,8 @@ def _execute_once(order: Order, stop: Stop, first: bool) -> int | None:
         if course.rungs is not None and rung_end.settle(run_dir, course.rungs, ahead):
             return None
         if not order.local:
+            if end["kind"] == "done":
+                follow_up.send(run_dir, order.manifest, ahead)
             _tell_launch(order, config, end, say)
         tell.end(order.dir, order.manifest, config["site"], run_dir, say)
     if order.canary and end["kind"] != "done":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +97,30 @@ def _ask_for(run_dir: Path) -> state.Submission | None:
 
 
 def _send_all(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, ahead: Ending) -> None:
-    """Jobs for the runs that were promoted and have none, asked for until Slurm answers or the allocation ends."""
+    """Jobs for the runs that were promoted and have none."""
+
+    def ask() -> None:
+        with book.lock(run.results, run.name) as held:
+            if held:
+                _send(run, rules, leaving, here, ahead)
+
+    until_answered(ask, "promoted runs have no job yet", ahead, once=here is not None)
+
+
+def until_answered(ask: Callable[[], None], undone: str, ahead: Ending, once: bool = False) -> None:
+    """Ask Slurm for something until it answers or the allocation ends.
+
+    Parameters
+    ----------
+    undone: what is said where it does not answer for too long
+    """
     give_up = min(time.time() + TRIES_S, ahead.until or float("inf"))
     while True:
         try:
-            with book.lock(run.results, run.name) as held:
-                if held:
-                    _send(run, rules, leaving, here, ahead)
-            return
+            return ask()
         except (slurm.NoAnswer, slurm.Unclear) as error:
-            if time.time() + POLL_S > give_up or ahead.stop.signal or here is not None:
-                ahead.say(f"promoted runs have no job yet: {error}")
-                return
+            if time.time() + POLL_S > give_up or ahead.stop.signal or once:
+                return ahead.say(f"{undone}: {error}")
             ahead.say(f"Slurm does not answer ({error}); asking again")
             time.sleep(POLL_S)
 

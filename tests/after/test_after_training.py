@@ -11,14 +11,13 @@ import pytest
 import yaml
 from core_case import TINY, frozen
 
-from nano_exp.after import follow
+from nano_exp.after import follow, jobs
 from nano_exp.compose import origins as launch_origins
 from nano_exp.dotted import Config
 from nano_exp.engines import checkpoints, embedded
 from nano_exp.engines.nemo_rl import converters, engine, weights
 from nano_exp.engines.origin import FORK, INIT, Origin
 from nano_exp.errors import UserError
-from nano_exp.launch import after_training
 from nano_exp.preflight import RULES
 from nano_exp.preflight.run import findings
 from nano_exp.preflight.view import View
@@ -187,5 +186,5 @@ def test_words_that_ask_for_nothing_are_refused(word: str) -> None:
 
 def test_its_job_is_the_launches_own_script_with_another_program() -> None:
     text = "#SBATCH --nodes=2\nexec env A=1 python -m nano_exp.job /launch --array 0\n"
-    made = after_training._with_program(text, "export eval:x")
+    made = jobs.script(text, ["export", "eval:x"])
     assert made == "#SBATCH --nodes=2\nexec env A=1 python -m nano_exp.after /launch --array 0 export eval:x\n"

@@ -16,7 +16,8 @@ import pytest
 from core_case import make_attempt, make_run
 
 from nano_exp import files, slurm
-from nano_exp.job import rung_end
+from nano_exp.after import jobs
+from nano_exp.job import follow_up, rung_end
 from nano_exp.job.ending import Ending
 from nano_exp.store import runs, state
 from nano_exp.store.queue_lookup import QueueLookup
@@ -98,11 +99,13 @@ class Lab:
 
     def settle(self, name: str) -> bool:
         """The rest of that attempt; whether the run goes on in it."""
+        return rung_end.settle(self.run(name), RULES, self.ending(name))
+
+    def ending(self, name: str, attempt: int = 1) -> Ending:
         owner = runs.attempts(self.run(name))[-1].owner
         assert owner is not None
         stop = cast(Any, SimpleNamespace(signal=0))
-        ending = Ending(self.run(name), 1, owner, stop, None, {}, time.time(), self.said.append)
-        return rung_end.settle(self.run(name), RULES, ending)
+        return Ending(self.run(name), attempt, owner, stop, None, {}, time.time(), self.said.append)
 
     def state(self, name: str) -> str:
         return QueueLookup().state(runs.load(self.run(name))).kind
@@ -237,6 +240,35 @@ def test_what_slurm_refuses_is_said_and_tried_at_the_next_end(lab: Lab) -> None:
     sbatch.write_text(works)
     assert not lab.settle("ra")
     assert lab.sent == ["1"]
+
+
+def test_what_follows_the_training_is_sent_once_by_the_attempt_that_ends_it(lab: Lab) -> None:
+    launch = runs.launch_dir(lab.results, "L")
+    (launch / "code/nano_exp/after").mkdir(parents=True)
+    rb = lab.run("rb")
+
+    def ends(attempt: int) -> None:
+        follow_up.send(rb, {"terms": {"after_training": ["export"]}}, lab.ending("rb", attempt))
+
+    lab.reaches("rb")
+    make_attempt(rb, 2, Owner(f"{JOB}_1", 0, "node1", 7, 1.0), {"kind": "done", "attempt": 2})
+    ends(2)
+    assert lab.sent == [], "the launch's own waits for that job"
+    sent = runs.load(rb).last("submit")
+    assert sent is not None
+    state.submit_again(rb, sent, after_attempt=1)
+    lab.away("squeue")
+    ends(2)
+    assert "launching again does it" in lab.said[-1]
+    lab.away()
+    (lab.bin / "queue").write_text("8_1|PENDING|nx-L.after-0|Dependency\n")
+    ends(2)
+    assert lab.sent == [], "it went on in that job, and the launch's own still waits for it"
+    (lab.bin / "queue").write_text(f"8_1|PENDING|nx-L.after-0|{jobs.IN_VAIN}\n")
+    ends(2)
+    ends(2)
+    assert lab.sent == ["1"], "once"
+    assert "after training: export, submitted: job 9" in lab.said[-1]
 
 
 def test_what_a_user_cancelled_is_not_sent(lab: Lab) -> None:
