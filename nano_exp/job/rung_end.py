@@ -22,6 +22,7 @@ from nano_exp.store import runs, state
 from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.study import book
 from nano_exp.study.halving import Halving
+from nano_exp.text import Say
 
 #: How long a controller that does not answer is asked, seconds, and how often.
 TRIES_S = 600.0
@@ -102,7 +103,7 @@ def _send_all(run: runs.Run, rules: Halving, leaving: str | None, here: Path | N
     def ask() -> None:
         with book.lock(run.results, run.name) as held:
             if held:
-                _send(run, rules, leaving, here, ahead)
+                send(run, rules, leaving, here, ahead.say)
 
     until_answered(ask, "promoted runs have no job yet", ahead, once=here is not None)
 
@@ -125,7 +126,18 @@ def until_answered(ask: Callable[[], None], undone: str, ahead: Ending, once: bo
             time.sleep(POLL_S)
 
 
-def _send(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, ahead: Ending) -> None:
+def send(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, say: Say) -> None:
+    """Jobs for the runs of a run's study that were promoted and have none. Under the study's lock.
+
+    Parameters
+    ----------
+    leaving: the Slurm job that is about to end
+    here: the folder of the run that goes on in it
+
+    Raises
+    ------
+    NoAnswer or Unclear: Slurm's words in it
+    """
     lookup = QueueLookup()
     for other, _ in book.members(run.results, run.name, rules):
         tried = runs.attempts(other.dir)
@@ -137,11 +149,11 @@ def _send(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None,
                 raise slurm.NoAnswer(lookup.error)
             if now.kind != "unstarted":
                 continue
-        if not _send_one(other, leaving, ahead):
+        if not _send_one(other, leaving, say):
             return
 
 
-def _send_one(other: runs.Run, leaving: str | None, ahead: Ending) -> bool:
+def _send_one(other: runs.Run, leaving: str | None, say: Say) -> bool:
     """Send a run's task of its array once more. Returns whether there was room for it. Raises NoAnswer or Unclear."""
     sent = other.last("submit")
     known = state.as_submission(sent) if sent is not None else None
@@ -150,8 +162,8 @@ def _send_one(other: runs.Run, leaving: str | None, ahead: Ending) -> bool:
         return True
     launch_dir = runs.launch_dir(other.results, known.launch)
     manifest = files.read_json(launch_dir / "manifest.json")
-    if not throttle.make_room(launch_dir, manifest, leaving, ahead.say):
-        ahead.say(f"{other.id} goes on when parallel={manifest['terms']['parallel']} has room for it")
+    if not throttle.make_room(launch_dir, manifest, leaving, say):
+        say(f"{other.id} goes on when parallel={manifest['terms']['parallel']} has room for it")
         return False
     _ask_for(other.dir)
     task = [] if known.task is None else [f"--array={known.task}"]
@@ -162,9 +174,9 @@ def _send_one(other: runs.Run, leaving: str | None, ahead: Ending) -> bool:
         if slurm.out_of_reach(error.found):
             raise slurm.NoAnswer(error.found) from error
         runs.record_event(other.dir, "refused", launch=known.launch, why=error.found)
-        ahead.say(f"{other.id} does not go on yet: {error.found}")
+        say(f"{other.id} does not go on yet: {error.found}")
         return True
     if known.task is None:
         runs.record_job(other.results, known.launch, known.array, job)
-    ahead.say(f"{other.id} goes on as job {known.job(job)}")
+    say(f"{other.id} goes on as job {known.job(job)}")
     return True

@@ -6,7 +6,6 @@ import json
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -18,6 +17,7 @@ from nano_exp.report.table import hours
 from nano_exp.results import spent, study_tree
 from nano_exp.results.curves import NAMES
 from nano_exp.results.model import Results, Run
+from nano_exp.results.obstacles import Obstacle, obstacles
 from nano_exp.results.ranking import Ranking, rank, short_name
 from nano_exp.results.ranking_table import number
 from nano_exp.results.spent import Cost
@@ -31,8 +31,6 @@ from nano_exp.terminal import grid
 GOES_ON = ("running", "pending")
 #: Steps whose times say how quick a run is now.
 NEWEST_STEPS = 20
-#: How many runs are named for one obstacle.
-MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,6 @@ class Left:
     @property
     def gpu_hours(self) -> float | None:
         return None if self.seconds is None or self.gpus is None else self.seconds * self.gpus / 3600
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """Why runs do not go on, and what to type."""
-
-    state: str
-    why: str
-    next: str
-    runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
@@ -116,8 +104,8 @@ def look(results: Results, by: str = "reward") -> Outlook:
         unranked = error.found
     counts = dict(Counter(run.state for run in results.runs).most_common())
     cost = spent.total(run.cost for run in results.runs)
-    obstacles = tuple(_obstacles(results.runs))
-    return Outlook(results, counts, cost, left, obstacles, ranking, unranked, tuple(study_tree.every(results)))
+    studies = tuple(study_tree.every(results))
+    return Outlook(results, counts, cost, left, obstacles(results.runs), ranking, unranked, studies)
 
 
 def pace(run: Run) -> float | None:
@@ -140,19 +128,6 @@ def _left(run: Run, step_s: float | None) -> Left:
     return Left(run, steps, None if step_s is None else steps * step_s, gpus)
 
 
-def _obstacles(runs: Sequence[Run]) -> list[Obstacle]:
-    """The runs that do not go on by themselves, those of one cause together, the most first."""
-    grouped: dict[tuple[str, str, str], list[Run]] = {}
-    for run in runs:
-        line = run.line
-        if run.state in ENDED_WELL or (run.state == "running" and line.stalled_s is None):
-            continue
-        what = line.next.replace(run.id, "RUN")
-        grouped.setdefault((run.state, line.why or "; ".join(line.damaged), what), []).append(run)
-    found = [Obstacle(*key, tuple(same)) for key, same in grouped.items()]
-    return sorted(found, key=lambda one: -len(one.runs))
-
-
 # --- in words -------------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +142,7 @@ def words(made: Outlook, width: int | None = None) -> str:
     if made.left:
         lines.append(("left", _left_words(made)))
     for obstacle in made.obstacles:
-        lines.append(("in the way" if obstacle is made.obstacles[0] else "", _obstacle(obstacle)))
+        lines.append(("in the way" if obstacle is made.obstacles[0] else "", str(obstacle)))
     if results.slurm_error:
         lines.append(("slurm", f"does not answer ({results.slurm_error}): some states are unknown"))
     held = " ".join(f"{key}={value}" for key, value in results.held.items())
@@ -286,13 +261,6 @@ def _left_words(made: Outlook) -> str:
     return said
 
 
-def _obstacle(one: Obstacle) -> str:
-    ids = [run.id for run in one.runs]
-    named = ", ".join(ids[:MOST_NAMED]) + (f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else "")
-    said = f"{len(ids)} {one.state}" + (f", {one.why}" if one.why else "") + f": {named}"
-    return said + (f"; {one.next.replace('RUN', ' '.join(ids))}" if one.next else "")
-
-
 def as_json(made: Outlook) -> str:
     """The same as one object; seconds, GPU-hours, joules."""
     ranking = made.ranking
@@ -325,9 +293,7 @@ def as_json(made: Outlook) -> str:
             "gpu_hours": made.gpu_hours_left,
             "seconds": made.seconds_left,
         },
-        "in_the_way": [
-            {"state": o.state, "why": o.why, "next": o.next, "runs": [run.id for run in o.runs]} for o in made.obstacles
-        ],
+        "in_the_way": [obstacle.as_dict() for obstacle in made.obstacles],
         "slurm_error": made.results.slurm_error or None,
     }
     return json.dumps(whole, indent=1)

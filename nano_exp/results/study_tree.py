@@ -7,15 +7,19 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 from nano_exp.results.model import Results, Run
+from nano_exp.results.obstacles import Obstacle, obstacles
 from nano_exp.study import book, halving
 from nano_exp.study.halving import Halving, Member
 from nano_exp.text import duration
 
+#: Of a point that goes on.
+ON = "goes on"
 STEP_TIME = "timing/train/total_step_time"
 
 
@@ -44,6 +48,7 @@ class Tree:
     Parameters
     ----------
     rungs: step -> the points there, the best first; the last step is the runs' end
+    in_the_way: its runs that do not go on by themselves: what is compared waits for some of them
     trained, full: steps of its runs so far, and of a grid of all of them
     spent_s, saved_s: seconds of training, and those that paused runs have left at their own pace
     """
@@ -51,6 +56,7 @@ class Tree:
     name: str
     rules: Halving
     rungs: tuple[tuple[int, tuple[Branch, ...]], ...]
+    in_the_way: tuple[Obstacle, ...]
     trained: int
     full: int
     spent_s: float
@@ -68,9 +74,7 @@ def look(results: Results, name: str) -> Tree:
     rules = book.read(store, name)
     pairs = book.members(store, name, rules) if rules is not None else []
     if rules is None or not pairs:
-        raise UserError(
-            f"{name} is no study", "none of its runs was launched with rungs", "halving.rungs=[20,60] in a launch"
-        )
+        raise _no_study(store, name, results)
     by_id = {run.id: run for run in results.runs if run.name == name}
     labels = {run.id: point.label for point in results.points for run in point.runs if run.name == name}
     known = [(by_id[run.id], member) for run, member in pairs if run.id in by_id]
@@ -87,7 +91,18 @@ def look(results: Results, name: str) -> Tree:
     paused = [(run, took) for (run, _), took in zip(known, times, strict=True) if run.state == "paused" and took]
     saved = math.fsum((most - run.line.step) * math.fsum(took) / len(took) for run, took in paused)
     trained = sum(run.line.step for run, _ in known)
-    return Tree(name, rules, rungs, trained, most * len(known), math.fsum(map(math.fsum, times)), saved)
+    blocking = tuple(one for one in obstacles(run for run, _ in known) if one.state != "pending" or one.next)
+    return Tree(name, rules, rungs, blocking, trained, most * len(known), math.fsum(map(math.fsum, times)), saved)
+
+
+def _no_study(store: Path, name: str, results: Results) -> UserError:
+    """For a run's id, a name that was launched without rungs, or one all of whose runs were removed."""
+    own = [one for one in book.names(store) if one in results.names]
+    others = [f"nano-exp study {one}" for one in own or book.names(store)[:3]]
+    if own and name not in own:
+        return UserError(f"{name} is no study", f"it is a run of {', '.join(own)}", " or ".join(others))
+    launch = "its launch again with 'halving.rungs=[STEP,STEP]'"
+    return UserError(f"{name} is no study", "none of its runs was launched with rungs", "; or ".join([*others, launch]))
 
 
 def every(results: Results) -> list[Tree]:
@@ -117,7 +132,7 @@ def _rung(
                 labels[own[0][0].id],
                 tuple(run.id for run, _ in own),
                 None if value is None or math.isinf(value) else value,
-                "goes on" if on else states,
+                ON if on else states,
                 next((whys[run.id, rung] for run in on if (run.id, rung) in whys), ""),
             )
         )
@@ -126,18 +141,21 @@ def _rung(
 
 def words(tree: Tree) -> str:
     """For people."""
-    lines = [f"{tree.name}: {tree.rules}"]
+    counts = {len(branch.runs) for _, branches in tree.rungs for branch in branches}
+    same = f", {counts.pop()} seeds a point" if len(counts) == 1 and counts != {1} else ""
+    lines = [f"{tree.name}: {tree.rules}{same}"]
+    wide = max((len(branch.fate) for _, branches in tree.rungs for branch in branches), default=0)
     for rung, (step, branches) in enumerate(tree.rungs):
-        on = sum(branch.fate == "goes on" for branch in branches)
+        on = sum(branch.fate == ON for branch in branches)
         end = rung == len(tree.rungs) - 1
         reached = sum(branch.value is not None for branch in branches)
         count = f"{len(branches)} point{'s' if len(branches) != 1 else ''}"
         lines.append(f"step {step}: {count}" + ("" if end else f", {reached} reached it, {on} went on"))
         for branch in branches:
             value = "" if end else "-" if branch.value is None else f"{branch.value:.4g}"
-            seeds = f" ({len(branch.runs)} seeds)" if len(branch.runs) > 1 else ""
-            lines.append(f"  {value:8}{branch.fate:10}{branch.label}{seeds}")
-    return "\n".join([*lines, trained(tree), saved(tree)])
+            seeds = f" ({len(branch.runs)} seeds)" if len(branch.runs) > 1 and not same else ""
+            lines.append(f"  {value:8}{branch.fate:{wide}}  {branch.label}{seeds}")
+    return "\n".join([*lines, trained(tree), saved(tree), *(f"in the way: {one}" for one in tree.in_the_way)])
 
 
 def trained(tree: Tree) -> str:
@@ -156,4 +174,6 @@ def totals(tree: Tree) -> dict[str, Any]:
 def as_json(tree: Tree) -> str:
     """For scripts."""
     rungs = [{"step": step, "points": [vars(branch) for branch in branches]} for step, branches in tree.rungs]
-    return json.dumps({**vars(tree), "rules": tree.rules.as_dict(), "rungs": rungs}, indent=1)
+    in_the_way = [one.as_dict() for one in tree.in_the_way]
+    whole = {**vars(tree), "rules": tree.rules.as_dict(), "rungs": rungs, "in_the_way": in_the_way}
+    return json.dumps(whole, indent=1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,29 @@ PATIENCE_S = 60.0
 OUT = ("failed", "cancelled", "ended early")
 
 
+def path(results: Path, name: str) -> Path:
+    """Where a name's rungs are written."""
+    return results / FOLDER / f"{name}.json"
+
+
 def write(results: Path, name: str, rules: Halving) -> None:
     files.make_dir(results / FOLDER)
-    files.write_json(results / FOLDER / f"{name}.json", rules.as_dict(), durable=True)
+    files.write_json(path(results, name), rules.as_dict(), durable=True)
 
 
 def read(results: Path, name: str) -> Halving | None:
     """The rules of a name's study; None where it has none. Raises Damaged."""
     try:
-        return halving.of(files.read_json(results / FOLDER / f"{name}.json"))
+        return halving.of(files.read_json(path(results, name)))
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise Damaged(f"{results / FOLDER / name}.json cannot be read: {error}") from error
+        raise Damaged(f"{path(results, name)} cannot be read: {error}") from error
+
+
+def names(results: Path) -> list[str]:
+    """Those that have a study, sorted."""
+    return sorted(found.stem for found in (results / FOLDER).glob("*.json"))
 
 
 @contextmanager
@@ -126,6 +136,8 @@ def promote(results: Path, name: str, rules: Halving) -> list[Promotion]:
     told: list[Promotion] = []
     while True:
         pairs = members(results, name, rules)
+        for run, event in _cut_off(pairs):
+            record(run, rules, event.data["rung"], str(event.data.get("why")), BY_STUDY)
         news = halving.decide([member for _, member in pairs], rules)
         if not news:
             return told
@@ -134,6 +146,29 @@ def promote(results: Path, name: str, rules: Halving) -> list[Promotion]:
                 if member.point == promotion.point and member.level == promotion.rung and not member.out:
                     record(run, rules, promotion.rung, promotion.why(rules), BY_STUDY)
         told += news
+
+
+def _cut_off(pairs: Sequence[tuple[runs.Run, Member]]) -> list[tuple[runs.Run, runs.Event]]:
+    """Runs that were to go on with the rest of their point, each with the event of one that does: whoever wrote those
+    down was killed in between. What reached the rung only later is decided anew."""
+    points: dict[str, list[tuple[runs.Run, Member]]] = {}
+    for run, member in pairs:
+        points.setdefault(member.point, []).append((run, member))
+    found: dict[Path, tuple[runs.Run, runs.Event]] = {}
+    for seeds in points.values():
+        for told in [event for run, _ in seeds for event in run.events if event.kind == "promote"]:
+            for run, member in seeds if told.data.get("by") == BY_STUDY else ():
+                if member.level == told.data.get("rung") and not member.out and _was_there(run, told):
+                    found.setdefault(run.dir, (run, told))
+    return list(found.values())
+
+
+def _was_there(run: runs.Run, told: runs.Event) -> bool:
+    """Whether a run had reached the rung of a promotion by then."""
+    return any(
+        event.kind == "rung" and event.data.get("rung") == told.data.get("rung") and event.time < told.time
+        for event in run.events
+    )
 
 
 def record(run: runs.Run, rules: Halving, rung: int, why: str, by: str) -> None:

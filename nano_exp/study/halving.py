@@ -116,9 +116,10 @@ def decide(members: Sequence[Member], halving: Halving) -> list[Promotion]:
         goes_on = math.floor(halving.keep * len(reached) + 1e-9)
         if reached and not more_below:
             goes_on = max(1, goes_on)
-        told = {one.point for one in members if one.level > rung}
+        # Of a point that went on a run may be left: a seed that came later, or all but the one that a user promoted.
+        left = {one.point for one in members if one.level == rung and not one.out}
         for place, (point, value) in enumerate(reached[:goes_on], 1):
-            if point not in told and any(one.point == point and not one.out for one in members):
+            if point in left:
                 promotions.append(Promotion(point, rung, value, place, len(reached), goes_on))
         more_below = more_below or bool(promotions)  # what was just promoted comes to the next rung
     return promotions

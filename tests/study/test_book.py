@@ -21,7 +21,9 @@ POINTS = {"ra": 1.0, "rb": 2.0, "rc": 3.0}
 
 def paused(results: Path, name: str, value: float, reach: bool = True) -> Path:
     """A run that reached the first rung; without `reach` its attempt was killed before it wrote that down."""
-    folder = make_run(results, run=name, record={"overrides": [f"optimizer.lr={POINTS[name]}", f"grpo.seed={value}"]})
+    folder = make_run(
+        results, run=name, record={"overrides": [f"optimizer.lr={POINTS[name[:2]]}", f"grpo.seed={value}"]}
+    )
     runs.record_event(folder, "submit", launch="L", array=0, task=0, after_attempt=0, halving=True)
     (folder / "metrics.jsonl").write_text(metrics_file.line({"step": 20, "validation/accuracy": value}))
     if reach:
@@ -45,6 +47,29 @@ def test_a_rung_is_written_once_and_promotions_are_what_the_events_say(tmp_path:
     assert levels(tmp_path) == {"ra": 0, "rb": 1, "rc": 0}
     event = runs.load(folders[1]).last("promote")
     assert event is not None and (event.data["rung"], event.data["to"], event.data["by"]) == (0, 60, "study")
+
+
+def test_killed_between_two_seeds_of_a_point_the_second_goes_on_whatever_came_since(tmp_path: Path) -> None:
+    first, second = (paused(tmp_path, name, value) for name, value in (("rb", 0.5), ("rb2", 0.4)))
+    book.record(runs.load(first), RULES, 0, "why", book.BY_STUDY)  # and its attempt is killed here
+    paused(tmp_path, "rc", 0.9)
+    book.promote(tmp_path, "name", RULES)
+    assert levels(tmp_path) == {"rb": 1, "rb2": 1, "rc": 1}
+    event = runs.load(second).last("promote")
+    assert event is not None and event.data["why"] == "why"
+    paused(tmp_path, "rb3", 0.1)
+    assert book.promote(tmp_path, "name", RULES) == []
+    assert levels(tmp_path)["rb3"] == 0, "a seed that comes later is compared with its point as that stands now"
+
+
+def test_of_a_point_of_which_a_user_promoted_a_seed_the_others_go_on_where_it_is_the_best(tmp_path: Path) -> None:
+    first, _ = (paused(tmp_path, name, value) for name, value in (("rb", 0.5), ("rb2", 0.4)))
+    paused(tmp_path, "ra", 0.1, reach=False)
+    book.record(runs.load(first), RULES, 0, "by hand", "a user")
+    assert book.promote(tmp_path, "name", RULES) == []
+    book.reach(runs.load(tmp_path / "name" / "ra"), RULES, 0, 1)
+    assert [one.point for one in book.promote(tmp_path, "name", RULES)] == ["optimizer.lr=2"]
+    assert levels(tmp_path) == {"ra": 0, "rb": 1, "rb2": 1}
 
 
 def test_an_attempt_that_was_killed_at_its_rung_is_waited_for(tmp_path: Path) -> None:
