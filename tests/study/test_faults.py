@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from core_case import make_attempt, make_run
+from core_case import dead_process, make_attempt, make_run
 
-from nano_exp import files, slurm
+from nano_exp import cli, files, slurm
 from nano_exp.after import jobs
 from nano_exp.job import follow_up, rung_end
 from nano_exp.job.ending import Ending
@@ -240,6 +240,32 @@ def test_what_slurm_refuses_is_said_and_tried_at_the_next_end(lab: Lab) -> None:
     sbatch.write_text(works)
     assert not lab.settle("ra")
     assert lab.sent == ["1"]
+
+
+def test_by_hand_a_run_goes_on_within_its_launch_and_one_that_is_not_paused_says_what_to_type(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def promote(*words: str) -> tuple[int, str]:
+        code = cli.main(["promote", *words, "--results", str(lab.results)])
+        return code, "".join(capsys.readouterr())
+
+    lab.reaches("ra")
+    lab.reaches("rb")
+    make_attempt(lab.run("rc"), 1, dead_process(), {"kind": "failed", "why": "", "attempt": 1})
+    code, said = promote("ra")
+    assert code == 2 and f"{book.path(lab.results, 'name')} is missing" in said
+    book.write(lab.results, "name", RULES)
+    lab.parallel(1)
+    lab.queue(f"{JOB}_3|RUNNING")
+    code, said = promote("ra", "rc")
+    assert code == 0 and "left alone, not paused: rc (failed)" in said
+    assert "ra goes on when parallel=1 has room for it" in said and lab.sent == []
+    lab.queue()
+    code, said = promote("ra")
+    assert code == 0 and "ra goes on as job 9_0" in said and lab.sent == ["0"]
+    code, said = promote("ra", "rc")
+    assert code == 2 and "ra is pending, rc is failed" in said and "fix: nano-exp retry rc" in said
+    assert lab.promotions() == {"ra": [0], "rb": [], "rc": []}
 
 
 def test_what_follows_the_training_is_sent_once_by_the_attempt_that_ends_it(lab: Lab) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from core_case import Answer, frozen, make_attempt, make_run, standin
 
+from nano_exp.errors import UserError
 from nano_exp.html_report.document import document
 from nano_exp.launch import convergence, study_terms, to_the_end
 from nano_exp.report import status
-from nano_exp.results import load_results, outlook, ranking_table
+from nano_exp.results import load_results, outlook, ranking_table, study_tree
 from nano_exp.results.ranking import rank
 from nano_exp.store import metrics_file, runs, state
 from nano_exp.store.runs import Owner
@@ -97,3 +98,25 @@ def test_a_launch_says_what_its_rungs_cost_of_the_grid(tmp_path: Path) -> None:
     said = "with rungs: at least 160 of the grid's 360 steps (44%), 133 of 300 GPU-hours; at most all of them"
     assert study_terms.cost(plan.rows, whole) == said
     assert study_terms.cost(plan.rows, to_the_end.Whole((), (), (), 3)) == said.replace(", 133 of 300 GPU-hours", "")
+
+
+def test_the_tree_says_what_stands_in_the_way_and_of_another_name_what_to_type(store: Path) -> None:
+    results = load_results(store, ["name"], asked=Answer([]), now=time.time(), accounting=False)
+    tree = study_tree.look(results, "name")
+    lines = study_tree.words(tree).splitlines()
+    assert lines[1:4] == [
+        "step 20: 3 points, 2 reached it, 1 went on",
+        "  0.1     paused   lr=1",
+        "  0.1     goes on  lr=2",
+    ]
+    assert lines[-1].startswith("in the way: 2 lost, ") and lines[-1].endswith("nano-exp retry rb rc")
+    assert json.loads(study_tree.as_json(tree))["in_the_way"][0]["runs"] == ["rb", "rc"]
+    make_run(store, name="plain", run="rd")
+    for word, of, fix in (
+        ("ra", "ra", "nano-exp study name"),
+        ("plain", "plain", "nano-exp study name; or its launch "),
+    ):
+        found = load_results(store, [of], asked=Answer([]), now=time.time(), accounting=False)
+        with pytest.raises(UserError) as error:
+            study_tree.look(found, word)
+        assert error.value.fix.startswith(fix)
