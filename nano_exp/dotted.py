@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any, TypeVar
 
 #: Where a value is in plain data: mapping keys and list places from the top.
 Keys = tuple[Any, ...]
 Default = TypeVar("Default")
+Items = Callable[[Mapping[str, Any]], Iterable[tuple[str, Any]]]
 
 _ABSENT = object()
 
@@ -109,27 +111,30 @@ def set_dotted(config: dict[str, Any], key: str, value: object) -> None:
 
 
 def flat(
-    config: Mapping[str, Any], left_out: Collection[str] = ()
+    config: Mapping[str, Any], left_out: Collection[str] = (), items: Items = methodcaller("items")
 ) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
     """Leaves, and mappings, by dotted key; lists and empty mappings are leaves.
 
     Parameters
     ----------
     left_out: top-level keys
+    items: how a mapping's keys and values are read
     """
     leaves: dict[str, Any] = {}
     inner: dict[str, Mapping[str, Any]] = {}
-    _walk({key: value for key, value in config.items() if key not in left_out}, "", leaves, inner)
+    _walk({key: value for key, value in items(config) if key not in left_out}, "", leaves, inner, items)
     return leaves, inner
 
 
-def _walk(node: Mapping[str, Any], prefix: str, leaves: dict[str, Any], inner: dict[str, Mapping[str, Any]]) -> None:
+def _walk(
+    node: Mapping[str, Any], prefix: str, leaves: dict[str, Any], inner: dict[str, Mapping[str, Any]], items: Items
+) -> None:
     # Not inside of `flat`: a function that calls itself from there keeps all that it saw until cycles are collected.
-    for key, value in node.items():
+    for key, value in items(node):
         path = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
             inner[path] = value
-            _walk(value, f"{path}.", leaves, inner)
+            _walk(value, f"{path}.", leaves, inner, items)
         else:
             leaves[path] = value
 

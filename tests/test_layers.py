@@ -18,6 +18,7 @@ PACKAGE = Path(nano_exp.__file__).parent
 LAYERS = (
     ("__init__", "errors", "overrides", "hydra_internals"),
     ("files", "text", "credentials", "dotted", "synonyms", "project"),
+    ("alike",),
     ("nemo_rl", "slurm", "environment"),
     ("store", "layout"),
     ("triage", "index", "notify", "study"),

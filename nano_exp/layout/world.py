@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from nano_exp.dotted import Config, leaves
+from nano_exp import alike
+from nano_exp.dotted import Config
 
 _OWN = "policy.generation.colocated.resources"
 
@@ -54,8 +55,8 @@ def _separate(config: Config, nodes: int | None) -> int | None:
 
 
 def _reward_model(config: Config) -> tuple[int, int]:
-    data = leaves(config.section("data").values)
-    if not any(value == "reward_model" and f".{key}".endswith(".env_name") for key, value in data.items()):
+    data, _ = alike.flat(config.section("data").values)
+    if not any(data[key] == "reward_model" for key in data if f".{key}".endswith(".env_name")):
         return 0, 0
     resources = config.section("env.reward_model.resources")
     return _size(resources.get("num_nodes")), _size(resources.get("gpus_per_node"))

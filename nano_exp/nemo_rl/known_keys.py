@@ -101,6 +101,11 @@ class KnownKeys:
             if "[]" not in key and "*" not in key
         }
 
+    def mistyped(self, key: str, value: Any) -> bool:
+        """Whether a value has none of its key's types."""
+        check = self.checks.get(key)
+        return check is not None and not check(value)
+
     def types(self, key: str) -> str:
         """A key's types in words."""
         entry = self.raw.keys[key]

@@ -9,7 +9,6 @@ from nano_exp import engines
 from nano_exp.compose import compose
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import versions
-from nano_exp.preflight import ahead
 from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
 
@@ -36,7 +35,7 @@ def _without_checkout(c: View, mistake: Mistake) -> Mistake:
     checkout = c.site.get("checkout")
     if checkout and c.facts.is_dir(str(checkout)):
         return mistake
-    clone = f"{ahead.command(c.overrides)} --checkout {'main' if '+' in c.release else c.release}, which clones it"
+    clone = f"{c.prepare} --checkout {'main' if '+' in c.release else c.release}, which clones it"
     return replace(mistake, fix=f"{clone}; or {mistake.fix}")
 
 

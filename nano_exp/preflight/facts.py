@@ -69,8 +69,6 @@ class Facts:
         self.disk_free = cache(disk_free)
         self.commit = cache(lambda checkout: nemo_rl_checkout.read_checkout(Path(checkout)).commit)
         self.keys = known_keys.load
-        #: Key -> the last value that had the key's type: points of a sweep share most of their values.
-        self.good_values: dict[str, Any] = {}
 
 
 def model_files(model: str, hf_home: str | None) -> ModelFiles:

@@ -116,17 +116,15 @@ def value_type(c: View) -> Iterator[Mistake]:
     known = _known(c)
     if known is None:
         return
-    checks, checked, good = known.checks, c.version >= CHECKED, c.facts.good_values
+    checks, checked = known.checks, c.version >= CHECKED
     off = _off_sections(c, known)
-    wrong = []
-    for key, value in c.leaves.items():
-        if good.get(key, good) is value:
-            continue
-        check = checks.get(key)
-        if check is None or check(value) or (value is None and key in FILLED_IN):
-            good[key] = value
-        elif not key.startswith(off) and (checked or c.how_typed(key) is not None):
-            wrong.append(key)
+    wrong = [
+        key
+        for key in c.where(known.mistyped)
+        if not (c.leaves[key] is None and key in FILLED_IN)
+        and not key.startswith(off)
+        and (checked or c.how_typed(key) is not None)
+    ]
     typed = [key for key in wrong if c.how_typed(key) is not None]
     for key in typed or wrong:  # what is computed from a typed one is wrong with it
         value = c.leaves[key]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
+from nano_exp import alike
 from nano_exp.preflight.registry import ANY_ENGINE, Mistake, rule
 from nano_exp.preflight.view import View
 
@@ -38,20 +39,20 @@ def at_least_one(c: View) -> Iterator[Mistake]:
 @rule(engine=ANY_ENGINE)
 def finite_numbers(c: View) -> Iterator[Mistake]:
     """No number is nan or infinite."""
-    knobs = {f"optimizer.{name}": value for name, value in c.launcher("optimizer").items() if _endless(value)}
+    optimizer = c.launcher("optimizer")
+    knobs = {f"optimizer.{name}": optimizer[name] for name in alike.where(optimizer, _endless)}
     for name, value in {key: value for key, value in knobs.items() if key in c.typed}.items() or knobs.items():
         yield Mistake((), NO_NUMBER, f"{name}=<a number>", f"{name}={value}")
     if knobs:
         return  # what is derived from them is not the user's
-    for key, value in c.leaves.items():
-        if _endless(value):
-            yield Mistake((key,), NO_NUMBER, f"{key}=<a number>")
+    for key in c.where(_endless):
+        yield Mistake((key,), NO_NUMBER, f"{key}=<a number>")
 
 
 NO_NUMBER = "what is computed with it is not a number: the weights become nan at the first step"
 
 
-def _endless(value: Any) -> bool:
+def _endless(key: str, value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from nano_exp.alike import Alike
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError, nearest
 from nano_exp.preflight import ahead, shared_caches, tokens
@@ -15,7 +18,7 @@ from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
 from nano_exp.preflight.memory import not_checked
 from nano_exp.preflight.registry import ANY_ENGINE, PLACE, RENAMED, RULES, Rule
-from nano_exp.preflight.view import View
+from nano_exp.preflight.view import View, signs
 from nano_exp.terminal.progress_line import counting
 
 
@@ -102,10 +105,51 @@ def rules_of(view: View) -> list[Rule]:
 
 def findings(view: View, rules: Iterable[Rule]) -> list[Finding]:
     """What these rules say of one config."""
-    of_config = [finding for rule in rules for finding in rule.findings(view)]
-    if view.facts.elsewhere:
-        of_config = [replace(f, severity="warning") if RULES[f.rule].place else f for f in of_config]
-    return of_config
+    return [finding for rule in rules for finding in _findings(view, rule)]
+
+
+def _findings(view: View, rule: Rule) -> Iterator[Finding]:
+    as_warning = rule.place and view.facts.elsewhere
+    return (replace(finding, severity="warning") if as_warning else finding for finding in rule.findings(view))
+
+
+def _word(rule: Rule, view: View) -> tuple[Finding, ...]:
+    return tuple(_findings(view, rule)) if applies(rule, view) else ()
+
+
+class Verdicts:
+    """What is asked of every point, once for all points that are alike in what the answer is made of.
+
+    Parameters
+    ----------
+    facts: the same for all of them
+    """
+
+    def __init__(self, points: Sequence[Frozen], facts: Facts) -> None:
+        self._facts = facts
+        documents = [{"config": p.config, "overrides": tuple(p.overrides), "typed": signs(p.overrides)} for p in points]
+        self._points = Alike(documents, lambda document: View.of(document, facts), copy.copy)
+        #: Kind of points -> what is said of all of them, and the rules whose word hangs on what they differ in.
+        self._of_kind: dict[Hashable, tuple[list[Finding], list[Rule]]] = {}
+
+    def findings(self, index: int) -> list[Finding]:
+        """What the rules about a point's engine and version say of it."""
+        same, left = self._of_kind.setdefault(self._points.kind(index), ([], list(RULES.values())))
+        found = list(same)
+        for rule in list(left):
+            said = self._points.ask(index, rule.name, partial(_word, rule))
+            found += said
+            if self._points.same(index, rule.name):
+                same += said
+                left.remove(rule)
+        return found
+
+    def cost(self, index: int) -> Cost:
+        return self._points.ask(index, "cost", lambda view: costs.of_one(view, self._facts.parameters))
+
+    def not_judged(self, index: int) -> tuple[str, ...]:
+        """Why memory and disk are not judged, a line each."""
+        return self._points.ask(index, "not judged", lambda view: not_checked([view]))
 
 
 def examine(points: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) -> Report:
@@ -115,22 +159,18 @@ def examine(points: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
     ----------
     ignore: rules, or `place`, whose findings do not count
     """
-    rules_by_kind: dict[tuple[str, tuple[int, ...]], list[Rule]] = {}
+    verdicts = Verdicts(points, facts)
     points_of: dict[Finding, list[int]] = {}
     each: list[costs.Cost] = []
     not_judged: dict[str, None] = {}
     with counting("checking", len(points)) as one_more:
-        for index, frozen in enumerate(points):
-            view = View(frozen.config, frozen.overrides, facts)  # none of them stays: each is larger than its config
-            kind = (view.engine, view.version)
-            if kind not in rules_by_kind:
-                rules_by_kind[kind] = rules_of(view)
-            for finding in findings(view, rules_by_kind[kind]):
+        for index in range(len(points)):
+            for finding in verdicts.findings(index):
                 where = points_of.setdefault(finding, [])
                 if not where or where[-1] != index:
                     where.append(index)
-            each.append(costs.of_one(view, facts.parameters))
-            not_judged |= dict.fromkeys(not_checked([view]))
+            each.append(verdicts.cost(index))
+            not_judged |= dict.fromkeys(verdicts.not_judged(index))
             one_more()
     order = {name: number for number, name in enumerate(RULES)}
     groups = sorted(

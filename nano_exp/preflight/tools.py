@@ -8,7 +8,6 @@ from pathlib import Path
 
 from nano_exp.engines import entry
 from nano_exp.nemo_rl.checkout import PARSER_NAME, PARSER_PATTERN
-from nano_exp.preflight import ahead
 from nano_exp.preflight.facts import ModelFiles
 from nano_exp.preflight.finding import Severity
 from nano_exp.preflight.registry import Mistake, rule
@@ -93,7 +92,7 @@ def model_there(c: View) -> Iterator[Mistake]:
         ("policy.model_name",),
         f"{missing} on this host"
         + (", and this site's nodes have no network" if network is False else ": every node would download them"),
-        f"{ahead.command(c.overrides)}, which downloads it to {where}; site.network says whether nodes reach a network",
+        f"{c.prepare}, which downloads it to {where}; site.network says whether nodes reach a network",
         severity=severity,
     )
 
@@ -140,7 +139,7 @@ def tool_parser_file(c: View) -> Iterator[Mistake]:
             ("policy.model_name",),
             f"vLLM has the parser {PARSER_NAME} from a file of the model's snapshot, and the snapshot is not in "
             f"{c.site.get('hf_home') or 'HF_HOME'} on this host",
-            f"{ahead.command(c.overrides)}, which downloads the model; or site.hf_home=/where/it/is",
+            f"{c.prepare}, which downloads the model; or site.hf_home=/where/it/is",
         )
     elif not files.parsers:
         yield Mistake(
@@ -223,5 +222,5 @@ def data_files(c: View) -> Iterator[Mistake]:
             yield Mistake(
                 (key,),
                 f"there is no such file (relative paths are taken from {checkout})",
-                f"{ahead.command(c.overrides)}, which makes NeMo Gym's own; or {key}=/path/to/data.jsonl",
+                f"{c.prepare}, which makes NeMo Gym's own; or {key}=/path/to/data.jsonl",
             )

@@ -5,11 +5,12 @@ A value of a wrong type is None in the derived numbers: one rule reports it, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from nano_exp.dotted import Config, flat
+from nano_exp import alike
+from nano_exp.dotted import Config
 from nano_exp.errors import UserError
 from nano_exp.layout import architecture, case, layouts, models, world
 from nano_exp.layout.architecture import Architecture
@@ -17,6 +18,7 @@ from nano_exp.layout.case import Case
 from nano_exp.layout.world import World
 from nano_exp.nemo_rl import versions
 from nano_exp.overrides import Override
+from nano_exp.preflight import ahead
 from nano_exp.preflight.facts import Facts
 from nano_exp.store.run_config import LAUNCHER_KEYS
 
@@ -36,6 +38,16 @@ def product(*numbers: int | None) -> int | None:
     return result
 
 
+def _prepare(key: str, overrides: Sequence[str]) -> str:
+    return ahead.command(overrides)
+
+
+def signs(overrides: Sequence[str]) -> dict[str, str]:
+    """Dotted key -> how it was typed: "", "+" or "++"; of those that set a value."""
+    typed = map(Override.parse, overrides)
+    return {one.name: one.sign for one in typed if one.has_value and not one.deletes}
+
+
 class View:
     """One frozen config, and the facts around it.
 
@@ -51,9 +63,25 @@ class View:
     """
 
     def __init__(self, config: Mapping[str, Any], overrides: Sequence[str] = (), facts: Facts | None = None) -> None:
-        self.config, self.overrides = config, overrides
+        self._take({"config": config, "overrides": overrides}, facts)
+
+    @classmethod
+    def of(cls, point: Mapping[str, Any], facts: Facts) -> View:
+        """A view of a point that may be watched (`nano_exp.alike`).
+
+        Parameters
+        ----------
+        point: its `config`, `overrides` and their `typed`
+        """
+        view = cls.__new__(cls)
+        view._take(point, facts)
+        view.typed = point["typed"]
+        return view
+
+    def _take(self, point: Mapping[str, Any], facts: Facts | None) -> None:
+        self._point, self.config = point, point["config"]
         self.facts = facts if facts is not None else Facts()
-        self.leaves, self.inner = flat(config, LAUNCHER_KEYS)
+        self.leaves, self.inner = alike.flat(self.config, LAUNCHER_KEYS)
         self.engine = str(self.launcher("engine").get("name") or "nemo_rl")
         self.release = str(self.launcher("nemo_rl").get("version") or "")
         self.version = versions.order(self.release)
@@ -68,6 +96,15 @@ class View:
         if key in self.leaves:
             return self.leaves[key]
         return Config(self.config).get(key)
+
+    def where(self, holds: Callable[[str, Any], bool]) -> list[str]:
+        """The keys of the leaves of which something holds.
+
+        Parameters
+        ----------
+        holds: of a dotted key and its value; a function or a method that is there for good
+        """
+        return alike.where(self.leaves, holds)
 
     def section(self, key: str) -> Mapping[str, Any]:
         """A mapping of NeMo RL's; empty where there is none."""
@@ -120,11 +157,21 @@ class View:
         """The model's kind, as its config.json names it."""
         return self.model.get("model_type")
 
+    @property
+    def overrides(self) -> Sequence[str]:
+        """As typed."""
+        words: Sequence[str] = self._point["overrides"]
+        return words
+
     @cached_property
     def typed(self) -> dict[str, str]:
         """Dotted key -> how it was typed: "", "+" or "++"."""
-        typed = map(Override.parse, self.overrides)
-        return {one.name: one.sign for one in typed if one.has_value and not one.deletes}
+        return signs(self.overrides)
+
+    @property
+    def prepare(self) -> str:
+        """The command that makes ahead what a first run makes."""
+        return alike.said(self._point, _prepare, "overrides")[0]
 
     def how_typed(self, key: str) -> str | None:
         """How the key, or a mapping around it, was typed; None when it comes from the files."""

@@ -1,0 +1,344 @@
+"""Asking one question of many configs that are nearly alike: once for all that have the same values of what it reads.
+
+The points of a sweep differ in a few values, and most of what is asked of each reads none of them. Configs with the
+same keys are a kind: a first one, and what the others have in its place. A question is asked of a config in which those
+values are watched; its answer is that of every config of the kind that has the same values of the ones that were read.
+That is exact for any question that depends on its config alone, however it goes about it: the values that were read
+decide which others are, so that nobody has to say what a question depends on.
+
+An answer must hold nothing of the config that it was made of.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Hashable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from nano_exp import dotted
+from nano_exp.dotted import Keys, at, with_values
+
+Answer = TypeVar("Answer")
+Seen = TypeVar("Seen")
+
+#: With how many first configs another one is compared at most.
+KINDS = 16
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of a value.
+
+    Parameters
+    ----------
+    path: of the value
+    of, key: only what a function says of this key and the value; None where the value itself was read
+    """
+
+    path: Keys
+    of: Callable[[str, Any], Any] | None = None
+    key: str = ""
+
+    def exactly(self, value: Any) -> Hashable:
+        return exact(value if self.of is None else self.of(self.key, value))
+
+
+class Watched(dict[Any, Any]):
+    """A mapping that writes down which of some of its values are read, in every way in which a dict is read.
+
+    Parameters
+    ----------
+    paths: key -> path, of those values
+    reads: filled
+    """
+
+    __slots__ = ("paths", "reads")
+
+    def __init__(self, values: Mapping[Any, Any], paths: Mapping[Any, Keys], reads: dict[Read, None]) -> None:
+        super().__init__(values)
+        self.paths, self.reads = paths, reads
+
+    def _read(self, key: Any) -> None:
+        if key in self.paths:
+            self.reads[Read(self.paths[key])] = None
+
+    def whole(self) -> dict[Any, Any]:
+        """A plain copy; all of them are read."""
+        for key in self.paths:
+            self._read(key)
+        return dict(dict.items(self))
+
+    def said(self, says: Callable[[str, Any], Answer], *keys: Any) -> list[Answer]:
+        """As the function of this name; only what `says` answers is read."""
+        self.reads.update((Read(self.paths[key], says, key), None) for key in keys if key in self.paths)
+        return [says(key, dict.__getitem__(self, key)) for key in keys]
+
+    def __getitem__(self, key: Any) -> Any:
+        self._read(key)
+        return super().__getitem__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self._read(key)
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator[Any]:
+        return super().__iter__()  # with this one of its own, dict(x) and {**x} ask for each value too
+
+    def items(self) -> ItemsView[Any, Any]:  # type: ignore[override]
+        return self.whole().items()
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        return self.whole().values()
+
+    def copy(self) -> dict[Any, Any]:
+        return self.whole()
+
+    def __copy__(self) -> dict[Any, Any]:
+        return self.whole()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
+        from copy import deepcopy
+
+        return deepcopy(self.whole(), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return dict, (self.whole(),)
+
+    def __eq__(self, other: object) -> bool:
+        return self.whole() == (other.whole() if isinstance(other, Watched) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None
+
+    def __or__(self, other: Any) -> Any:
+        return self.whole() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.whole()
+
+    def __repr__(self) -> str:
+        return repr(self.whole())
+
+    def _fixed(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("a frozen config is not changed")
+
+    __setitem__ = __delitem__ = __ior__ = pop = popitem = setdefault = update = clear = _fixed
+
+
+def where(values: Mapping[str, Any], holds: Callable[[str, Any], bool]) -> list[str]:
+    """The keys of the values of which something holds.
+
+    Parameters
+    ----------
+    holds: of a key and its value; a function or a method that is there for good, as answers are kept by it
+    """
+    return list(itertools.compress(values, said(values, holds, *values)))
+
+
+def said(values: Mapping[str, Any], says: Callable[[str, Any], Answer], *keys: str) -> list[Answer]:
+    """What a function, there for good, says of these keys and their values."""
+    if isinstance(values, Watched):
+        return values.said(says, *keys)
+    return [says(key, values[key]) for key in keys]
+
+
+def flat(
+    config: Mapping[str, Any], left_out: Collection[str] = ()
+) -> tuple[Mapping[str, Any], dict[str, Mapping[str, Any]]]:
+    """As `dotted.flat`; of a config that is watched the leaves are too."""
+    leaves, inner = dotted.flat(config, left_out, _unread)
+    paths: dict[str, Keys] = {}
+    reads = None
+    for name, node in (("", config), *inner.items()):
+        if isinstance(node, Watched):
+            reads = node.reads
+            paths |= {f"{name}.{key}" if name else key: path for key, path in node.paths.items()}
+    return leaves if reads is None else Watched(leaves, {k: p for k, p in paths.items() if k in leaves}, reads), inner
+
+
+def _unread(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return dict.items(node) if isinstance(node, Watched) else node.items()
+
+
+def differences(
+    first: Mapping[Any, Any], other: Mapping[Any, Any], equal: set[tuple[int, int]], path: Keys = ()
+) -> dict[Keys, Any] | None:
+    """Path -> the other one's value, of all that is not the same; None where their keys are others, or in another
+    order.
+
+    Only mappings are looked into; in doubt a value is another one.
+
+    Parameters
+    ----------
+    equal: ids of values that are equal, added to; all of them have to stay alive
+    """
+    if len(first) != len(other):
+        return None
+    found: dict[Keys, Any] = {}
+    for (key, before), (name, value) in zip(first.items(), other.items(), strict=True):
+        if key != name:
+            return None
+        if value is before or (id(before), id(value)) in equal:
+            continue
+        inner: dict[Keys, Any] | None
+        if type(value) is dict and type(before) is dict:
+            inner = differences(before, value, equal, (*path, key))
+        elif isinstance(value, Mapping) or isinstance(before, Mapping):
+            inner = None
+        else:
+            inner = {} if exact(value) == exact(before) else {(*path, key): value}
+        if inner is None or any("." in str(part) for part in itertools.chain(*inner)):
+            return None  # by a dotted key one with dots could be taken for another
+        if not inner and isinstance(value, dict | list):
+            equal.add((id(before), id(value)))
+        found |= inner
+    return found
+
+
+def exact(value: Any) -> Hashable:
+    """Equal for two plain values exactly when no code can tell them apart: 1 is not 1.0, nor True, nor "1"."""
+    return value if type(value) is str else (type(value), repr(value))
+
+
+class _Kept(Generic[Answer]):
+    """The answers to one question, by the values that each was made of."""
+
+    def __init__(self) -> None:
+        self.by_reads: dict[tuple[Read, ...], dict[tuple[Hashable, ...], Answer]] = {}
+
+    def find(self, values: Callable[[Read], Hashable]) -> tuple[Answer] | None:
+        """The answer for a config of these values, in a tuple; None where none is known."""
+        for reads, answers in self.by_reads.items():
+            key = tuple(map(values, reads))
+            if key in answers:
+                return (answers[key],)
+        return None
+
+
+class _Kind:
+    """Configs of the same keys.
+
+    Parameters
+    ----------
+    first: one of them
+    differing: path -> the first one's value, of all values in which any of them differs from it
+    """
+
+    def __init__(self, first: Mapping[Any, Any]) -> None:
+        self.first = first
+        self.differing: dict[Keys, Any] = {}
+        self.kept: dict[Hashable, _Kept[Any]] = {}
+
+    def watched(self, own: Mapping[Keys, Any], reads: dict[Read, None]) -> Mapping[Any, Any]:
+        """One of them, with what it has in place of the first one's values."""
+        whole = with_values(self.first, {path: own.get(path, value) for path, value in self.differing.items()})
+        parents: dict[Keys, dict[Any, Keys]] = {}
+        for path in self.differing:
+            parents.setdefault(path[:-1], {})[path[-1]] = path
+        for parent in sorted(parents, key=len, reverse=True):  # the inner ones first
+            if not parent:
+                return Watched(whole, parents[parent], reads)
+            above = at(whole, parent[:-1])
+            above[parent[-1]] = Watched(above[parent[-1]], parents[parent], reads)
+        return whole
+
+
+class _Member:
+    """One config, by its kind and what it has in place of the first one's values."""
+
+    def __init__(self, kind: _Kind, own: Mapping[Keys, Any]) -> None:
+        self.kind, self.own = kind, own
+        self.known: dict[Read, Hashable] = {}
+
+    def exact(self, read: Read) -> Hashable:
+        """What is read there, as answers are compared by it."""
+        if read not in self.known:
+            own = self.own.get(read.path, _ABSENT)
+            self.known[read] = read.exactly(self.kind.differing[read.path] if own is _ABSENT else own)
+        return self.known[read]
+
+
+class Alike(Generic[Seen]):
+    """Configs that are asked one after another.
+
+    Parameters
+    ----------
+    see: what the questions are asked of, made of a config
+    again: gives one that knows nothing of an earlier question
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[Mapping[Any, Any]],
+        see: Callable[[Mapping[Any, Any]], Seen],
+        again: Callable[[Seen], Seen],
+    ) -> None:
+        self._see, self._again = see, again
+        self._members = _members(configs)
+        self._now: tuple[_Member, Seen, tuple[Read, ...], dict[Read, None]] | None = None
+
+    def kind(self, index: int) -> Hashable:
+        """Equal for configs of one kind."""
+        return self._members[index].kind
+
+    def ask(self, index: int, name: Hashable, question: Callable[[Seen], Answer]) -> Answer:
+        """What a question says of a config.
+
+        Parameters
+        ----------
+        name: of the question
+        """
+        member = self._members[index]
+        kept: _Kept[Answer] = member.kind.kept.setdefault(name, _Kept())
+        known = kept.find(member.exact)
+        if known is not None:
+            return known[0]
+        seen, always, reads = self._seen(member)
+        reads.clear()
+        reads.update(dict.fromkeys(always))
+        answer = question(self._again(seen) if member.kind.differing else seen)
+        kept.by_reads.setdefault(tuple(reads), {})[tuple(map(member.exact, reads))] = answer
+        return answer
+
+    def same(self, index: int, name: Hashable) -> bool:
+        """Whether the answer that a config got is that of its whole kind."""
+        return () in self._members[index].kind.kept[name].by_reads
+
+    def _seen(self, member: _Member) -> tuple[Seen, tuple[Read, ...], dict[Read, None]]:
+        """What is asked, what was read to make it, and where what is read is written down."""
+        if self._now is None or self._now[0] is not member:
+            reads: dict[Read, None] = {}
+            seen = self._see(member.kind.watched(member.own, reads))
+            self._now = member, seen, tuple(reads), reads
+        return self._now[1:]
+
+
+def _members(configs: Sequence[Mapping[Any, Any]]) -> list[_Member]:
+    """The configs by kinds. All that will be asked are among them: what they differ in is what is watched."""
+    kinds: list[_Kind] = []  # the one that was met last comes first
+    equal: set[tuple[int, int]] = set()
+    members = []
+    for config in configs:
+        own: dict[Keys, Any] | None = None
+        for place, kind in enumerate(kinds[:KINDS]):
+            own = differences(kind.first, config, equal)
+            if own is not None:
+                kinds.insert(0, kinds.pop(place))
+                break
+        else:
+            kinds.insert(0, _Kind(config))
+        kind = kinds[0]
+        kind.differing.update({path: at(kind.first, path) for path in (own or {}) if path not in kind.differing})
+        members.append(_Member(kind, own or {}))
+    return members
+
+
+def each(configs: Sequence[Mapping[str, Any]], question: Callable[[Mapping[str, Any]], Answer]) -> list[Answer]:
+    """What a question says of each config."""
+    alike = Alike(configs, lambda config: config, lambda config: config)
+    return [alike.ask(index, None, question) for index in range(len(configs))]
