@@ -12,8 +12,10 @@ An answer must hold nothing of the config that it was made of.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Collection, Hashable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from nano_exp import dotted
@@ -165,38 +167,28 @@ def _unread(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return dict.items(node) if isinstance(node, Watched) else node.items()
 
 
-def differences(
-    first: Mapping[Any, Any], other: Mapping[Any, Any], equal: set[tuple[int, int]], path: Keys = ()
-) -> dict[Keys, Any] | None:
+def differences(first: Mapping[Any, Any], other: Mapping[Any, Any], path: Keys = ()) -> dict[Keys, Any] | None:
     """Path -> the other one's value, of all that is not the same; None where their keys are others, or in another
     order.
 
     Only mappings are looked into; in doubt a value is another one.
-
-    Parameters
-    ----------
-    equal: ids of values that are equal, added to; all of them have to stay alive
     """
-    if len(first) != len(other):
+    if list(first) != list(other):
         return None
     found: dict[Keys, Any] = {}
-    for (key, before), (name, value) in zip(first.items(), other.items(), strict=True):
-        if key != name:
-            return None
-        if value is before or (id(before), id(value)) in equal:
-            continue
-        inner: dict[Keys, Any] | None
+    for key in itertools.compress(other, map(operator.is_not, first.values(), other.values())):
+        before, value = first[key], other[key]
         if type(value) is dict and type(before) is dict:
-            inner = differences(before, value, equal, (*path, key))
+            inner = differences(before, value, (*path, key))
+            if inner is None:
+                return None
+            found |= inner
         elif isinstance(value, Mapping) or isinstance(before, Mapping):
-            inner = None
-        else:
-            inner = {} if exact(value) == exact(before) else {(*path, key): value}
-        if inner is None or any("." in str(part) for part in itertools.chain(*inner)):
-            return None  # by a dotted key one with dots could be taken for another
-        if not inner and isinstance(value, dict | list):
-            equal.add((id(before), id(value)))
-        found |= inner
+            return None
+        elif exact(value) != exact(before):
+            if any("." in str(part) for part in (*path, key)):
+                return None  # by a dotted key one with dots could be taken for another
+            found[(*path, key)] = value
     return found
 
 
@@ -231,8 +223,17 @@ class _Kind:
 
     def __init__(self, first: Mapping[Any, Any]) -> None:
         self.first = first
+        self.size = 0
         self.differing: dict[Keys, Any] = {}
         self.kept: dict[Hashable, _Kept[Any]] = {}
+
+    def member(self, config: Mapping[Any, Any], own: Mapping[Keys, Any]) -> _Member:
+        """One more: a config that has these values in place of the first one's."""
+        self.size += 1
+        self.differing.update({path: at(self.first, path) for path in own if path not in self.differing})
+        if self.size == 2:  # the first was composed, the others made of a copy of it: what they share is quickly seen
+            self.first = with_values(config, {path: at(self.first, path) for path in own})
+        return _Member(self, own)
 
     def watched(self, own: Mapping[Keys, Any], reads: dict[Read, None]) -> Mapping[Any, Any]:
         """One of them, with what it has in place of the first one's values."""
@@ -279,7 +280,7 @@ class Alike(Generic[Seen]):
         again: Callable[[Seen], Seen],
     ) -> None:
         self._see, self._again = see, again
-        self._members = _members(configs)
+        self._members = configs.members if isinstance(configs, Configs) else _members(configs)
         self._now: tuple[_Member, Seen, tuple[Read, ...], dict[Read, None]] | None = None
 
     def kind(self, index: int) -> Hashable:
@@ -321,24 +322,38 @@ class Alike(Generic[Seen]):
 def _members(configs: Sequence[Mapping[Any, Any]]) -> list[_Member]:
     """The configs by kinds. All that will be asked are among them: what they differ in is what is watched."""
     kinds: list[_Kind] = []  # the one that was met last comes first
-    equal: set[tuple[int, int]] = set()
     members = []
     for config in configs:
         own: dict[Keys, Any] | None = None
         for place, kind in enumerate(kinds[:KINDS]):
-            own = differences(kind.first, config, equal)
+            own = differences(kind.first, config)
             if own is not None:
                 kinds.insert(0, kinds.pop(place))
                 break
         else:
             kinds.insert(0, _Kind(config))
-        kind = kinds[0]
-        kind.differing.update({path: at(kind.first, path) for path in (own or {}) if path not in kind.differing})
-        members.append(_Member(kind, own or {}))
+        members.append(kinds[0].member(config, own or {}))
     return members
 
 
-def each(configs: Sequence[Mapping[str, Any]], question: Callable[[Mapping[str, Any]], Answer]) -> list[Answer]:
-    """What a question says of each config."""
-    alike = Alike(configs, lambda config: config, lambda config: config)
-    return [alike.ask(index, None, question) for index in range(len(configs))]
+class Configs(list[Mapping[str, Any]]):
+    """Configs of which several questions are asked; neither they nor the list are changed."""
+
+    @cached_property
+    def members(self) -> list[_Member]:
+        return _members(self)
+
+
+def _itself(config: Any) -> Any:
+    return config
+
+
+def each(
+    configs: Sequence[Mapping[Any, Any]],
+    question: Callable[[Any], Answer],
+    see: Callable[[Mapping[Any, Any]], Any] = _itself,
+    again: Callable[[Any], Any] = _itself,
+) -> list[Answer]:
+    """What a question says of each config; parameters as for `Alike`."""
+    alike, name = Alike(configs, see, again), object()
+    return [alike.ask(index, name, question) for index in range(len(configs))]

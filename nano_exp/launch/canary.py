@@ -14,7 +14,7 @@ from typing import Any
 
 from nano_exp.compose.freeze import place
 from nano_exp.dotted import Keys, with_values
-from nano_exp.launch.convergence import Row
+from nano_exp.launch.convergence import Row, configs_of
 from nano_exp.preflight import shared_caches
 from nano_exp.store import runs, state
 from nano_exp.store.state import State
@@ -49,7 +49,7 @@ def of(row: Row, launch_dir: Path) -> Row:
 
 def choose(rows: Sequence[Row]) -> Row:
     """The run that the canary tries: the first that has something to make for all of them, or the first."""
-    missing = shared_caches.cold([row.config for row in rows], os.environ)
+    missing = shared_caches.cold(configs_of(rows), os.environ)
     return next((row for row, words in zip(rows, missing, strict=True) if words), rows[0])
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nano_exp import files
+from nano_exp import alike, files
 from nano_exp.compose.freeze import Frozen, overrides_key, place
 from nano_exp.errors import UserError
 from nano_exp.files import Damaged
@@ -53,13 +53,26 @@ class Row:
         return Path(self.config["run"]["results"])
 
 
+class Rows(list[Row]):
+    """Runs of a launch; the list is not changed."""
+
+    @cached_property
+    def configs(self) -> alike.Configs:
+        return alike.Configs(row.config for row in self)
+
+
+def configs_of(rows: Sequence[Row]) -> alike.Configs:
+    """The runs' configs."""
+    return (rows if isinstance(rows, Rows) else Rows(rows)).configs
+
+
 @dataclass(frozen=True)
 class Plan:
     rows: tuple[Row, ...]
 
-    @property
-    def to_submit(self) -> list[Row]:
-        return [row for row in self.rows if row.submit]
+    @cached_property
+    def to_submit(self) -> Rows:
+        return Rows(row for row in self.rows if row.submit)
 
     def of(self, *kinds: str) -> list[Row]:
         return [row for row in self.rows if row.state.kind in kinds]

@@ -221,7 +221,12 @@ def option(*terms: str) -> list[str]:
 
 
 def renew(results: Path, again: Sequence[Run], lookup: QueueLookup) -> list[str]:
-    """Have what came after these runs wait for the jobs that they are in by now. Returns what to say, a line each."""
+    """Have what came after these runs wait for the jobs that they are in by now. Returns what to say, a line each.
+
+    Parameters
+    ----------
+    again: only who they are counts; they need not be read
+    """
     waiting: dict[tuple[Path, int], list[tuple[Dependant, State]]] = {}
     gone: list[str] = []
     for one in predecessors.dependants(results, again):

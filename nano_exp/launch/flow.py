@@ -205,7 +205,7 @@ def dispatch(
         show.cut_off(ready)
         raise
     if send and where == "slurm":
-        for line in dependency.renew(results, [runs.load(row.dir) for row in rows], convergence.QueueLookup()):
+        for line in dependency.renew(results, [runs.Run(row.dir) for row in rows], convergence.QueueLookup()):
             print(f"  {line}")
     return ready
 
@@ -221,7 +221,7 @@ def arranged(
     """The arrays of a launch, and what they wait for. Raises UserError where that will never come."""
     limit = job_arrays.array_limit(len(rows)) if where == "slurm" else len(rows)
     several = where == "slurm" and send and len(rows) > 1
-    cold = several and any(shared_caches.cold([row.config for row in rows], os.environ))
+    cold = several and any(shared_caches.cold(convergence.configs_of(rows), os.environ))
     settled = terms.settled(requested or Terms(), cold)
     ready = job_arrays.arrange(rows, job_arrays.new_id(), results, settled, limit)
     sources = dependency.sources_of(row.config for row in rows) if where == "slurm" else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,9 +59,9 @@ def _new(frozen_configs: Sequence[Frozen]) -> Counter[tuple[str, ...]]:
     """Runs per array that have no folder in the store yet: those are submitted for certain."""
     runs = {}
     for frozen in frozen_configs:
-        folder = Path(frozen.config["run"]["results"]) / frozen.name / identity.run_id(frozen.digest)
+        folder = os.path.join(frozen.config["run"]["results"], frozen.name, identity.run_id(frozen.digest))  # noqa: PTH118 (a Path costs as much as the look)
         runs[folder] = (str(shapes.shape(frozen.config)), frozen.name)
-    return Counter(array for folder, array in runs.items() if not folder.exists())
+    return Counter(array for folder, array in runs.items() if not os.path.exists(folder))  # noqa: PTH110
 
 
 def ask(frozen_configs: Sequence[Frozen], parameters: Mapping[str, Any], timeout_s: float | None = None) -> Answers:

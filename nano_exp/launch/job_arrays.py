@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano_exp import slurm
+from nano_exp import alike, slurm
 from nano_exp.errors import UserError
 from nano_exp.launch import canary, packing
-from nano_exp.launch.convergence import Row
+from nano_exp.launch.convergence import Row, configs_of
 from nano_exp.launch.dependency import After
 from nano_exp.launch.packing import Pack
 from nano_exp.launch.terms import Terms
@@ -100,10 +100,8 @@ def arrange(
     limit: the most tasks that Slurm takes in one array; larger groups become several
     """
     groups: dict[tuple[Shape, str, str], list[Row]] = {}
-    for row in rows:
-        ours = [row.config["site"], row.config["slurm"], run_config.placement(row.config)]
-        place = json.dumps(ours, sort_keys=True)
-        groups.setdefault((shape(row.config), row.frozen.name, place), []).append(row)
+    for row, (form, place) in zip(rows, alike.each(configs_of(rows), _shape_and_place), strict=True):
+        groups.setdefault((form, row.frozen.name, place), []).append(row)
     job_arrays: list[Array] = []
     for (form, name, _), members in groups.items():
         for chunk in arrays.chunks(len(members), min(limit, _max_array(members[0].config) or limit)):
@@ -124,6 +122,11 @@ def arrange(
         name = f"nx-{launch_id}.{runs.CANARY}-{first.frozen.name}"
         launch.canary = Array(runs.CANARY, shape(first.config), [first], name)
     return launch
+
+
+def _shape_and_place(config: dict[str, Any]) -> tuple[Shape, str]:
+    ours = [config["site"], config["slurm"], run_config.placement(config)]
+    return shape(config), json.dumps(ours, sort_keys=True)
 
 
 def _max_array(config: dict[str, Any]) -> int | None:

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nano_exp.errors import UserError
-from nano_exp.launch.convergence import Row
+from nano_exp.launch.convergence import Row, configs_of
 from nano_exp.preflight.cost import cost
-from nano_exp.preflight.view import View
 
 #: More than this is asked about: runs to submit, and GPU-hours of one allocation for each of them.
 RUNS, GPU_HOURS = 500, 1000.0
@@ -27,7 +26,7 @@ def words(rows: Sequence[Row], parameters: Mapping[str, Any]) -> str:
     rows: those to submit
     parameters: hydra.launcher's
     """
-    hours = cost((View(row.config) for row in rows), parameters).gpu_hours
+    hours = cost(configs_of(rows), parameters).gpu_hours
     if not is_large(len(rows), hours):
         return ""
     return f"{len(rows):,} runs" + (f" of {hours:,.0f} GPU-hours in one allocation each" if hours else "")

@@ -17,7 +17,6 @@ from nano_exp.index import selection
 from nano_exp.launch import batch_script, job_arrays, study_terms, to_the_end
 from nano_exp.launch.convergence import Plan, Row
 from nano_exp.preflight.cost import cost
-from nano_exp.preflight.view import View
 from nano_exp.slurm import reasons
 from nano_exp.store import axes, metrics_file, run_config, runs
 from nano_exp.store.metrics_file import first_and_last
@@ -107,7 +106,7 @@ def expected(the_plan: Plan, start: str, parameters: Mapping[str, Any]) -> None:
     lines = [
         whole.line(),
         study_terms.cost(the_plan.rows, whole),
-        *cost((View(row.config) for row in the_plan.to_submit), parameters).lines(),
+        *cost(the_plan.to_submit.configs, parameters).lines(),
         start,
     ]
     for line in lines if the_plan.to_submit else ():

@@ -6,16 +6,16 @@ A run goes on through as many allocations as it needs, so that its cost is set b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from nano_exp import text
+from nano_exp import alike, text
 from nano_exp.errors import UserError
-from nano_exp.launch.convergence import Row
+from nano_exp.launch.convergence import Row, configs_of
 from nano_exp.layout import models, workload
 from nano_exp.planner import gpus, steptime
 from nano_exp.store import metrics_file, runs, spells
@@ -78,22 +78,20 @@ class Whole:
 
 def whole(rows: Sequence[Row]) -> Whole:
     """Of runs that are to be submitted: from their newest checkpoints on, start-ups not counted."""
-    measured = cache(lambda place: _measured(*place))
+    on_slurm = [row for row in rows if row.config["slurm"]["where"] == "slurm"]
+    with_gpus = [row for row in on_slurm if _gpus(row.config)]
     hours, steps, endless = [], [], []
-    for row in rows:
-        config = row.config
-        count = _gpus(config)
-        if config["slurm"]["where"] != "slurm" or count is None:
-            continue
-        one = _step(row, measured)
+    for row, one in zip(with_gpus, _steps(rows if len(with_gpus) == len(rows) else with_gpus), strict=True):
         if one is not None:
-            left, each = max(0, int(config["grpo"]["max_num_steps"]) - _kept(row)), one.seconds * count / 3600
+            left, each = (
+                max(0, int(row.config["grpo"]["max_num_steps"]) - _kept(row)),
+                one.seconds * (_gpus(row.config) or 0) / 3600,
+            )
             if left > NO_END:
                 endless.append(100 * each)
             else:
                 hours.append(left * each)
             steps.append(one)
-    on_slurm = [row for row in rows if row.config["slurm"]["where"] == "slurm"]
     return Whole(tuple(hours), tuple(steps), tuple(endless), len(on_slurm) - len(steps))
 
 
@@ -110,14 +108,23 @@ def _kept(row: Row) -> int:
     return spells.newest_checkpoint(spells.spells(run, runs.attempts(row.dir), lambda *_: None, False, 0.0))
 
 
-def _step(row: Row, measured: Callable[[tuple[Path, tuple[str | None, ...]]], StepTime | None]) -> StepTime | None:
-    own = None if row.is_new else _time_of(row.dir)
-    if own is not None:
-        return StepTime(own, "measured")
-    return measured((row.dir.parent, _alike(row.frozen.choices))) or estimated(row.config)
+def _steps(rows: Sequence[Row]) -> list[StepTime | None]:
+    """Of each run: its own, or those of its name that are alike, or as the planner estimates it."""
+    like = cache(_measured)
+    measured = [_own(row) or like(row.dir.parent, _choices(row.frozen.choices)) for row in rows]
+    others = configs_of(
+        rows if not any(measured) else [row for row, one in zip(rows, measured, strict=True) if not one]
+    )
+    estimates = iter(alike.each(configs_of(others), estimated))
+    return [known if known is not None else next(estimates) for known in measured]
 
 
-def _alike(choices: Mapping[str, str | None]) -> tuple[str | None, ...]:
+def _own(row: Row) -> StepTime | None:
+    seconds = None if row.is_new else _time_of(row.dir)
+    return StepTime(seconds, "measured") if seconds is not None else None
+
+
+def _choices(choices: Mapping[str, str | None]) -> tuple[str | None, ...]:
     return tuple(choices.get(key) for key in ALIKE)
 
 
@@ -126,7 +133,7 @@ def _measured(folder: Path, choices: tuple[str | None, ...]) -> StepTime | None:
     found = []
     for path in runs.folders(folder)[:LOOKED_AT]:
         seconds = _time_of(path)
-        if seconds is not None and _alike(runs.load(path, events=False).choices) == choices:
+        if seconds is not None and _choices(runs.load(path, events=False).choices) == choices:
             found.append(seconds)
     if not found:
         return None

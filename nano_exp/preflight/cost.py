@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nano_exp import alike
 from nano_exp.preflight.view import View
 from nano_exp.slurm.restart_policy import Limits
 
@@ -166,9 +168,9 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.0f} GB" if size >= 1e10 else f"{size / 1e9:.1f} GB"
 
 
-def cost(views: Iterable[View], parameters: Mapping[str, Any]) -> Cost:
+def cost(configs: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> Cost:
     """What runs of these configs cost at most."""
-    return of_all([of_one(view, parameters) for view in views])
+    return of_all(alike.each(configs, lambda view: of_one(view, parameters), View, copy.copy))
 
 
 def of_one(c: View, parameters: Mapping[str, Any]) -> Cost:

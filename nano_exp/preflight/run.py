@@ -147,6 +147,9 @@ class Verdicts:
     def cost(self, index: int) -> Cost:
         return self._points.ask(index, "cost", lambda view: costs.of_one(view, self._facts.parameters))
 
+    def needs(self, index: int) -> shared_caches.Needs:
+        return self._points.ask(index, "needs", lambda view: shared_caches.needs(view.config, self._facts.environ))
+
     def not_judged(self, index: int) -> tuple[str, ...]:
         """Why memory and disk are not judged, a line each."""
         return self._points.ask(index, "not judged", lambda view: not_checked([view]))
@@ -186,13 +189,14 @@ def examine(points: Sequence[Frozen], facts: Facts, ignore: Sequence[str] = ()) 
         start_line(facts.answers.test) if facts.answers is not None else "",
         costs.of_all(each),
         tuple(tokens.lines([frozen.config for frozen in points], facts.environ, facts.env_names)),
-        tuple(_cold(points, facts)),
+        tuple(_cold(points, verdicts)),
     )
 
 
-def _cold(points: Sequence[Frozen], facts: Facts) -> list[str]:
-    prepare = ahead.shared([frozen.overrides for frozen in points])
-    return shared_caches.lines([frozen.config for frozen in points], facts.environ, prepare)
+def _cold(points: Sequence[Frozen], verdicts: Verdicts) -> list[str]:
+    needs = [verdicts.needs(index) for index in range(len(points))]
+    configs = [frozen.config for frozen in points]
+    return shared_caches.lines(needs, configs, lambda: ahead.shared([frozen.overrides for frozen in points]))
 
 
 def _ignored(group: Group, ignore: Sequence[str]) -> bool:

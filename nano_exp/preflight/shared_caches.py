@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
+from nano_exp import alike
 from nano_exp.nemo_rl import caches, checkout
 from nano_exp.preflight.registry import Mistake, rule
 from nano_exp.preflight.view import View
@@ -12,31 +14,36 @@ from nano_exp.preflight.view import View
 REBUILD = "NRL_FORCE_REBUILD_VENVS"
 
 
+#: What a run shares with others, and the downloads of its model by each of its nodes, in words.
+Needs = tuple[tuple[caches.Cache, ...], tuple[str, ...]]
+
+
+def needs(config: Mapping[str, Any], environ: Mapping[str, str]) -> Needs:
+    """What a run needs that may not be made yet."""
+    return tuple(caches.of(config, environ)), tuple(_downloads(config))
+
+
 def cold(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> list[list[str]]:
     """What each run would have to make before it trains, in words; each folder is looked at once."""
-    known: dict[tuple[caches.Cache, ...], list[str]] = {}
-    missing_caches = []
-    for config in configs:
-        shared = tuple(caches.of(config, environ))
-        if shared not in known:
-            known[shared] = caches.cold(shared)
-        missing_caches.append(known[shared])
-    return missing_caches
+    look = cache(caches.cold)
+    return [look(shared) for shared in alike.each(configs, lambda config: tuple(caches.of(config, environ)))]
 
 
-def lines(configs: Sequence[Mapping[str, Any]], environ: Mapping[str, str], prepare: str) -> list[str]:
+def lines(all_needs: Sequence[Needs], configs: Sequence[Mapping[str, Any]], prepare: Callable[[], str]) -> list[str]:
     """What is not made yet, a line each, and who makes it; nothing where all is there.
 
     Parameters
     ----------
-    prepare: the command that makes it ahead
+    all_needs: of these configs, by themselves
+    prepare: gives the command that makes it ahead
     """
-    missing = list(dict.fromkeys(word for words in cold(configs, environ) for word in words))
-    missing += dict.fromkeys(word for config in configs for word in _downloads(config))
+    shared = dict.fromkeys(shared for shared, _ in all_needs)
+    missing = list(dict.fromkeys(word for one in shared for word in caches.cold(one)))
+    missing += dict.fromkeys(word for _, words in all_needs for word in words)
     if not missing:
         return []
     who = "the run makes" if len(configs) == 1 else "one run makes, and those that need them wait for,"
-    return [f"cold caches: before it trains {who}", *(f"  {word}" for word in missing), *_idle(configs, prepare)]
+    return [f"cold caches: before it trains {who}", *(f"  {word}" for word in missing), *_idle(configs, prepare())]
 
 
 def _downloads(config: Mapping[str, Any]) -> Iterator[str]:

@@ -54,24 +54,24 @@ def test_what_is_not_known_is_not_counted() -> None:
 
 
 def test_one_line_for_a_run_and_for_a_sweep() -> None:
-    one = cost([view(TWELVE)], {"timeout_min": 240})
+    one = cost([view(TWELVE).config], {"timeout_min": 240})
     assert one.lines() == [
         "one allocation each, to its time limit: 32 GPU-hours a run",
         "a run with steps left goes on in another one, up to 100 (slurm.max_attempts)",
         "disk, at most (estimated): 518 GB a run (checkpoints 517 GB, logged rollouts 0.7 GB)",
     ]
-    alone = cost([view(TWELVE, ("slurm.requeue=false",))], {"timeout_min": 240})
+    alone = cost([view(TWELVE, ("slurm.requeue=false",)).config], {"timeout_min": 240})
     assert alone.lines()[0] == one.lines()[0]
     assert "goes on" not in alone.lines()[1]
-    both = cost([view(TWELVE), view(TWELVE_2)], {"timeout_min": 90})
+    both = cost([view(TWELVE).config, view(TWELVE_2).config], {"timeout_min": 90})
     assert both.gpu_hours == 12 + 24
     assert both.lines()[0].endswith(": 24 GPU-hours a run, 36 in all")
     assert "GB a run, " in both.lines()[2]
-    assert cost([view(NINE)], {}).lines()[-1].endswith(" GB), and logged rollouts 50 MB a step")
+    assert cost([view(NINE).config], {}).lines()[-1].endswith(" GB), and logged rollouts 50 MB a step")
 
 
 def test_this_machine_costs_no_gpu_hours() -> None:
-    assert cost([view(TWELVE, ("slurm.where=local",))], {"timeout_min": 240}).gpu_hours is None
+    assert cost([view(TWELVE, ("slurm.where=local",)).config], {"timeout_min": 240}).gpu_hours is None
     assert cost([], {}).lines() == []
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from core_case import Answer, frozen, standin
@@ -38,6 +40,10 @@ def rows(folder: Path, *points: tuple[str, ...]) -> list[convergence.Row]:
     return convergence.make([frozen(folder, *standin(), *point) for point in points], False, Answer([])).to_submit
 
 
+def lines(configs: Sequence[dict[str, Any]], environ: Mapping[str, str], prepare: str) -> list[str]:
+    return shared_caches.lines([shared_caches.needs(one, environ) for one in configs], configs, lambda: prepare)
+
+
 def launch(folder: Path, *points: tuple[str, ...], asked: bool | None = None, send: bool = True) -> job_arrays.Launch:
     return flow.arranged(rows(folder, *points), "slurm", folder / "results", Terms(canary=asked), send=send)
 
@@ -52,7 +58,7 @@ def test_what_prepares_is_told_in_words_that_can_be_typed() -> None:
 
 def test_what_is_not_made_is_said_once(cold: Path) -> None:
     configs = [row.config for row in rows(cold, *TWO)]
-    first, *words = shared_caches.lines(configs, {"NEMO_RL_VENV_DIR": str(cold), "HF_HOME": "/hf"}, AHEAD)
+    first, *words = lines(configs, {"NEMO_RL_VENV_DIR": str(cold), "HF_HOME": "/hf"}, AHEAD)
     assert first == "cold caches: before it trains one run makes, and those that need them wait for,"
     assert words == [
         "  the environment of MegatronPolicyWorker",
@@ -66,16 +72,14 @@ def test_what_is_not_made_is_said_once(cold: Path) -> None:
 def test_the_models_download_is_one_of_them_where_nodes_do_it(cold: Path) -> None:
     config = rows(cold, ())[0].config
     config["site"] |= {"network": True, "hf_home": str(cold)}
-    words = shared_caches.lines([config], os.environ, AHEAD)
+    words = lines([config], os.environ, AHEAD)
     assert f"  the download of {config['policy']['model_name']}, about 25 GB, by each node" in words
     config["site"]["network"] = None
-    assert not [line for line in shared_caches.lines([config], os.environ, AHEAD) if "the download" in line], (
-        "model_there's"
-    )
+    assert not [line for line in lines([config], os.environ, AHEAD) if "the download" in line], "model_there's"
 
 
 def test_nothing_is_said_where_all_is_there(tmp_path: Path) -> None:
-    assert not shared_caches.lines([row.config for row in rows(tmp_path, ())], os.environ, AHEAD)
+    assert not lines([row.config for row in rows(tmp_path, ())], os.environ, AHEAD)
 
 
 def test_a_sweep_on_cold_caches_has_a_canary_by_itself(cold: Path) -> None:
