@@ -112,9 +112,7 @@ def _steps(rows: Sequence[Row]) -> list[StepTime | None]:
     """Of each run: its own, or those of its name that are alike, or as the planner estimates it."""
     like = cache(_measured)
     measured = [_own(row) or like(row.dir.parent, _choices(row.frozen.choices)) for row in rows]
-    others = configs_of(
-        rows if not any(measured) else [row for row, one in zip(rows, measured, strict=True) if not one]
-    )
+    others = [row for row, known in zip(rows, measured, strict=True) if known is None] if any(measured) else rows
     estimates = iter(alike.each(configs_of(others), estimated))
     return [known if known is not None else next(estimates) for known in measured]
 
