@@ -1,7 +1,7 @@
-"""The bring-up of Ray over several nodes: the files that its parts read, and why it failed.
+"""The bring-up of Ray over several nodes, or in a slot of one: the files that its parts read, and why it failed.
 
 The attempt starts one step with a task on each node (templates/node.sh, with templates/ray_node.py for what needs
-Python). All of it lies in attempts/<n>/nodes, which every node sees.
+Python); in a slot it is a child process. All of it lies in attempts/<n>/nodes, which every node sees.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp.engines import entry
+from nano_exp.engines.slots import VLLM_PORT, Slot
 from nano_exp.errors import UserError
 
 JOIN_S = 300.0
@@ -31,6 +32,7 @@ def write(
     driver: Sequence[str],
     open_files: int,
     allocation_start: float | None,
+    slot: Slot | None = None,
 ) -> Path:
     """Make attempts/<n>/nodes and phases.json; return the script that the step runs on each node.
 
@@ -39,6 +41,7 @@ def write(
     hosts: the allocation's nodes in Slurm's order; the first has Ray's head and the driver
     cpus: of a node, declared to Ray
     settings: the engine's variables, for inside a container; no secrets
+    slot: of the one node, whose ports the run has to keep to
     """
     folder = attempt_dir / "nodes"
     folder.mkdir(exist_ok=True)
@@ -56,6 +59,10 @@ def write(
         "NX_JOIN_S": f"{float(engine.get('join_deadline_s') or JOIN_S):g}",
         "NX_OPEN_FILES": str(open_files),
     }
+    if slot is not None:
+        node_settings |= _in_slot(slot)
+        (folder / "site").mkdir(exist_ok=True)
+        shutil.copyfile(entry.TEMPLATES / "sitecustomize.py", folder / "site" / "sitecustomize.py")
     text = entry.script("node.sh", {**settings, **node_settings}, python, driver, config["site"])
     token = f"NX_TOKEN={secrets.token_hex(8)}"  # not exported before the set-up: what has it is what node.sh started
     path = folder / "node.sh"
@@ -69,6 +76,20 @@ def write(
     phases = {"allocation": allocation_start, "attempt": time.time()}
     (attempt_dir / "phases.json").write_text(json.dumps(phases) + "\n")
     return path
+
+
+def _in_slot(slot: Slot) -> dict[str, str]:
+    """What of the settings is another one in a slot of a node."""
+    low, high = slot.range("workers")
+    return {
+        "NX_RANK": "0",
+        "NX_HEAD_PORTS": " ".join(str(slot.port(name)) for name in ("gcs", "client", "dashboard")),
+        "NX_WORKER_PORTS": f"{low} {high}",
+        "NX_NODE_PORTS": " ".join(str(slot.port(name)) for name in ("node", "objects", "environments")),
+        "NX_AGENT_PORTS": " ".join(str(slot.port(name)) for name in ("http", "grpc", "metrics")),
+        "NX_MEMORY": str(slot.mib * 2**20),
+        VLLM_PORT: str(slot.vllm),
+    }
 
 
 def failure(attempt_dir: Path) -> UserError | None:

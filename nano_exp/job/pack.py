@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,9 +20,10 @@ from functools import partial
 from pathlib import Path
 
 from nano_exp import files
+from nano_exp.engines import parts
+from nano_exp.engines.parts import Part
 from nano_exp.job import child, claim, ending, requeue, turn
 from nano_exp.job.child import Stop
-from nano_exp.slurm import shapes
 from nano_exp.store import packed, runs, state
 from nano_exp.store.runs import Attempt, Owner, Run
 
@@ -48,15 +50,6 @@ class Order:
     gpus: int
     runs: Sequence[tuple[int, Path]]
     others: Sequence[tuple[int, Path]] = ()
-
-
-@dataclass(frozen=True)
-class Part:
-    """A slot's part of the allocation; CPUs that are bound, or none where there are fewer than slots."""
-
-    gpus: tuple[str, ...]
-    cpus: tuple[int, ...]
-    cpu_count: int
 
 
 @dataclass
@@ -118,35 +111,14 @@ def take(run_dir: Path, order: Order) -> bool:
     return True
 
 
-def parts(slots: int, gpus: int, environ: Mapping[str, str], cpus: Sequence[int]) -> list[Part]:
-    """Equal parts of an allocation.
-
-    Parameters
-    ----------
-    gpus: of each
-    environ: CUDA_VISIBLE_DEVICES as Slurm set it, and SLURM_*
-    cpus: that this process may use
-    """
-    visible = [word for word in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word]
-    devices = visible or [str(number) for number in range(slots * gpus)]
-    each = len(cpus) // slots
-    count = max((shapes.fewest_cpus(environ) or len(cpus)) // slots, 1)
-    return [
-        Part(tuple(devices[slot * gpus :][:gpus]), tuple(cpus[slot * each :][:each]), count) for slot in range(slots)
-    ]
-
-
-def environment(part: Part) -> dict[str, str]:
-    """What a run's attempt is told of its part."""
-    gpus = {"SLURM_JOB_GPUS": ",".join(part.gpus), "SLURM_GPUS_ON_NODE": str(len(part.gpus))} if part.gpus else {}
-    cpus = dict.fromkeys(("SLURM_JOB_CPUS_PER_NODE", "SLURM_CPUS_ON_NODE"), str(part.cpu_count))
-    return {"CUDA_VISIBLE_DEVICES": ",".join(part.gpus), **gpus, **cpus}
-
-
 class _Allocation:
     def __init__(self, order: Order, owner: Owner, stop: Stop, environ: Mapping[str, str]) -> None:
         self.order, self.owner, self.stop, self.environ = order, owner, stop, environ
-        self.free = deque(parts(order.slots, order.gpus, environ, sorted(os.sched_getaffinity(0))))
+        dealt = parts.parts(order.slots, order.gpus, environ, sorted(os.sched_getaffinity(0)))
+        self.kept: list[socket.socket] = []
+        if any(map(_needs_ports, order.runs)):
+            dealt, self.kept = parts.with_ports(dealt, order.gpus)
+        self.free = deque(dealt)
         ours = [one for one in (*order.runs, *order.others) if self._due(runs.load(one[1]), runs.attempts(one[1]))]
         self.waiting = deque(sorted(ours, key=lambda one: not runs.attempts(one[1])))  # those that were cut off first
         self.running: list[Running] = []
@@ -194,7 +166,7 @@ class _Allocation:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**self.environ, **environment(part)},
+                env={**self.environ, **parts.environment(part)},
                 preexec_fn=partial(_in_child, os.getpid(), part.cpus),
             )
         self.running.append(Running(index, run_dir, process, part, len(tried)))
@@ -281,6 +253,14 @@ def _in_child(parent: int, cpus: Sequence[int]) -> None:
     child.die_with(parent)
     if cpus:
         os.sched_setaffinity(0, cpus)
+
+
+def _needs_ports(one: tuple[int, Path]) -> bool:
+    """Whether a run starts a Ray; what cannot be read its own attempt will say."""
+    try:
+        return bool(runs.load(one[1]).config()["engine"]["name"] == "nemo_rl")
+    except (files.Damaged, OSError, KeyError):
+        return False
 
 
 def _cancelled(run_dir: Path) -> bool:

@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from submitit import LocalExecutor, SlurmExecutor
 from submitit.local.local import LocalJob
 
 from nano_exp import environment
+from nano_exp.engines import parts
+from nano_exp.engines.parts import Part
 from nano_exp.errors import UserError
 
 
@@ -110,8 +113,8 @@ class ManifestLocalExecutor(LocalExecutor):
         """What the attempt of run number `task` of an array printed."""
         return Path(self.folder) / f"{array}-{task}.log"
 
-    def start(self, array: int, task: int) -> LocalJob[None]:
-        """Start the attempt of run number `task` of one of the launch's arrays."""
+    def start(self, array: int, task: int, part: Part | None = None) -> LocalJob[None]:
+        """Start the attempt of run number `task` of one of the launch's arrays, with its part of the machine."""
         self.array = array
         with self.log(array, task).open("ab") as out:
             process = subprocess.Popen(
@@ -119,7 +122,8 @@ class ManifestLocalExecutor(LocalExecutor):
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=dict(os.environ),
+                env={**os.environ, **(parts.environment(part) if part else {})},
                 start_new_session=True,
+                preexec_fn=partial(os.sched_setaffinity, 0, part.cpus) if part and part.cpus else None,
             )
         return LocalJob(folder=self.folder, job_id=str(process.pid), process=process)

@@ -23,6 +23,7 @@ from nano_exp.launch import (
     job_arrays,
     large,
     launch_request,
+    packing,
     show,
     spending,
     staging,
@@ -109,7 +110,7 @@ def launch(
             _print(after_training.send_lacking(plan.of("done"), request.terms.after_training))
     active = plan.of(*state.ACTIVE)
     if ready is not None and where == "local":
-        parallel = request.terms.parallel or int(request.frozen_configs[0].config["slurm"]["parallel_local"])
+        parallel = packing.at_once(request.terms) or int(request.frozen_configs[0].config["slurm"]["parallel_local"])
         ended = waiting.run_here(ready, parallel)
         if ended != 130:  # of those that were done before
             code = after_training.here([row.dir for row in plan.of("done")], request.terms.after_training) or code
@@ -224,6 +225,9 @@ def arranged(
     cold = several and any(shared_caches.cold(convergence.configs_of(rows), os.environ))
     settled = terms.settled(requested or Terms(), cold)
     ready = job_arrays.arrange(rows, job_arrays.new_id(), results, settled, limit)
+    if where == "local":  # these runs are the launcher's own processes, with parts of this machine (local.py)
+        for array in ready.arrays:
+            array.pack = None
     sources = dependency.sources_of(row.config for row in rows) if where == "slurm" else []
     after = dependency.after(ready.terms.after, results, convergence.QueueLookup(), sources)
     ready.after = replace(after, terms=(*after.terms, *(f"afterany:{job}" for job in behind)))

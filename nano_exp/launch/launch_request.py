@@ -65,7 +65,7 @@ def read(
     _require_place(where)
     requested = terms.read(frozen_configs, points[0].overrides)
     terms.require(requested, where, switches["submit"])
-    packing.require(requested, [frozen.config for frozen in frozen_configs], parameters)
+    packing.require(requested, [frozen.config for frozen in frozen_configs], parameters, where)
     return Request(
         frozen_configs, switches, where, Path(frozen_configs[0].config["run"]["results"]), env_file, requested
     )

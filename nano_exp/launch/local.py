@@ -14,6 +14,7 @@ from nano_exp.credentials import redact
 from nano_exp.index import progress
 from nano_exp.launch.convergence import Row
 from nano_exp.launch.executors import ManifestLocalExecutor
+from nano_exp.launch.machine import Places
 from nano_exp.launch.submit import Launch
 from nano_exp.store import runs
 from nano_exp.terminal import progress_line
@@ -28,7 +29,7 @@ class Interrupted(Exception):
 
 
 def execute(launch: Launch, parallel: int) -> dict[str, str]:
-    """Run all of a launch's runs here, `parallel` at a time.
+    """Run all of a launch's runs here, `parallel` at a time; with `pack` each with its part of this machine.
 
     Returns
     -------
@@ -36,11 +37,13 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
 
     Raises
     ------
+    UserError: there are no ports for so many at once
     Interrupted: after Ctrl-C, when the attempts have ended
     """
     executor = ManifestLocalExecutor(launch.dir)
     tasks = [(array.number, task, row) for array in launch.arrays for task, row in enumerate(array.rows)]
     rows = [row for _, _, row in tasks]
+    places = _places(launch, rows, parallel)
     waiting = deque(range(len(tasks)))
     running: dict[int, Any] = {}
     ends: dict[str, str] = {}
@@ -50,10 +53,12 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
             while waiting and len(running) < parallel:
                 index = waiting.popleft()
                 array, task, _ = tasks[index]
-                running[index] = executor.start(array, task)
+                running[index] = executor.start(array, task, places.take(index) if places else None)
             time.sleep(POLL_S)
             for index in [i for i, job in running.items() if job.done()]:
                 running.pop(index)
+                if places:
+                    places.give_back(index)
                 array, task, row = tasks[index]
                 ends[str(row.dir)] = how_ended(row.dir)
                 waiting.extendleft(_promoted(tasks, {*running, *waiting}))
@@ -71,6 +76,14 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
         raise Interrupted() from None
     live.clear()
     return ends
+
+
+def _places(launch: Launch, rows: list[Row], parallel: int) -> Places | None:
+    """The parts of this machine, where the launch packs its runs."""
+    if launch.terms.pack is None:
+        return None
+    engines = {str(row.config["engine"]["name"]) for row in rows}
+    return Places(parallel, launch.arrays[0].shape.gpus_per_node, engines)
 
 
 def _promoted(tasks: list[tuple[int, int, Row]], under_way: set[int]) -> list[int]:

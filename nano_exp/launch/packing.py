@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nano_exp.dotted import Config
+from nano_exp.engines import slots
 from nano_exp.errors import UserError
-from nano_exp.launch import allocation
+from nano_exp.launch import allocation, machine
 from nano_exp.launch.terms import Terms
 from nano_exp.slurm import arrays
 from nano_exp.slurm.shapes import Shape, shape
@@ -56,13 +56,21 @@ def deal(terms: Terms, counts: Sequence[int]) -> list[Pack | None]:
     ]
 
 
-def require(terms: Terms, configs: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> None:
-    """Refuse to pack runs that cannot share an allocation.
+def at_once(terms: Terms) -> int | None:
+    """How many runs a machine without Slurm executes at once; None where neither `pack` nor `parallel` says."""
+    return min(filter(None, (terms.pack, terms.parallel)), default=None)
+
+
+def require(
+    terms: Terms, configs: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any], where: str = "slurm"
+) -> None:
+    """Refuse to pack runs that cannot share an allocation, or this machine.
 
     Parameters
     ----------
     configs: the frozen configs of a launch
     parameters: hydra.launcher's
+    where: slurm or local
 
     Raises
     ------
@@ -77,14 +85,15 @@ def require(terms: Terms, configs: Sequence[Mapping[str, Any]], parameters: Mapp
             "leave one of the two out",
         )
     shapes = list(dict.fromkeys(shape(dict(config)) for config in configs))
-    _require_small(terms.pack, shapes)
+    _require_small(terms.pack, shapes, where)
     for config in configs:
-        _require_engine(terms.pack, config)
+        _require_engine(terms.pack, config, shapes[0])
     for config in configs:
-        _require_room(terms.pack, shapes[0], config, parameters)
+        most = machine.gpus() if where == "local" else allocation.most_gpus(config["site"], parameters)
+        _require_room(terms.pack, shapes[0], most, where)
 
 
-def _require_small(pack: int, shapes: Sequence[Shape]) -> None:
+def _require_small(pack: int, shapes: Sequence[Shape], where: str) -> None:
     form = shapes[0]
     if len(shapes) > 1:
         raise UserError(
@@ -94,36 +103,40 @@ def _require_small(pack: int, shapes: Sequence[Shape]) -> None:
         )
     if form.nodes > 1:
         raise UserError(f"pack={pack}, and runs of {form}", "runs that share a node have one node each", ALONE)
-    if form.whole:
+    if form.whole and where != "local":
         raise UserError(
             f"pack={pack}, and runs that have their nodes alone", "they share a node", "site.allocation=share"
         )
 
 
-def _require_engine(pack: int, config: Mapping[str, Any]) -> None:
+def _require_engine(pack: int, config: Mapping[str, Any], form: Shape) -> None:
     if config["engine"]["name"] != "nemo_rl":
         return
-    if Config(config).get("engine.ray_address", "local") == "local":
-        raise UserError(
-            f"pack={pack} with the engine nemo_rl, which starts Ray",
-            "NeMo RL's memory report stops with an error where it finds two Rays on a host",
-            f"{ALONE}, on a node of its own",
-        )
     if config["site"].get("entry") == "pyxis":
         raise UserError(
             f"pack={pack} with site.entry=pyxis",
             "its step takes all of the allocation's GPUs and CPUs",
             ALONE,
         )
+    if pack > (most := slots.most(form.gpus_per_node)):
+        raise UserError(
+            f"pack={pack}, and runs of NeMo RL with {_gpus(form)}",
+            f"each one's Ray and vLLM need ports of their own, and there are blocks for {most}",
+            f"pack={most}",
+        )
 
 
-def _require_room(pack: int, form: Shape, config: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-    most = allocation.most_gpus(config["site"], parameters)
+def _require_room(pack: int, form: Shape, most: int | None, where: str) -> None:
     if most is None or form.gpus_per_node * pack <= most:
         return
     fits = most // form.gpus_per_node
+    has = f"this machine shows {most}" if where == "local" else f"they share a node, and nodes there have {most}"
     raise UserError(
-        f"pack={pack}, and runs of {form.gpus_per_node} GPU{'s' if form.gpus_per_node > 1 else ''}",
-        f"they share a node, and nodes there have {most}",
+        f"pack={pack}, and runs of {_gpus(form)}",
+        has,
         f"pack={fits}" if fits > 1 else ALONE,
     )
+
+
+def _gpus(form: Shape) -> str:
+    return f"{form.gpus_per_node} GPU{'s' if form.gpus_per_node > 1 else ''}"

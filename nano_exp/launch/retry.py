@@ -85,7 +85,7 @@ def retry(results: Path, selected_runs: Sequence[Run], overrides: Sequence[str])
         for batch in batches(results, again, changes, typed):
             sent.append((batch, _send(results, batch)))
     here = [(batch, ready) for batch, ready in sent if batch.where == "local"]
-    return max((waiting.run_here(ready, batch.terms.parallel or 1) for batch, ready in here), default=0)
+    return max((waiting.run_here(ready, packing.at_once(batch.terms) or 1) for batch, ready in here), default=0)
 
 
 def _left(pairs: Sequence[tuple[Run, State]]) -> str:
@@ -173,7 +173,7 @@ def _send(results: Path, batch: Batch) -> job_arrays.Launch:
         slurm.require()
         behind = _still_running(results, batch)
     terms.require(batch.terms, batch.where, submit=True)
-    packing.require(batch.terms, [row.config for row in batch.rows], batch.parameters)
+    packing.require(batch.terms, [row.config for row in batch.rows], batch.parameters, batch.where)
     show.rows(batch.rows)
     try:
         return flow.dispatch(

@@ -218,7 +218,7 @@ def settled(terms: Terms, cold: bool) -> Terms:
 
 def require(terms: Terms, where: str, submit: bool) -> None:
     """Refuse terms that the place cannot keep. Raises UserError."""
-    by_key = {key: getattr(terms, key) for key in ("after", "fail_fast", "canary", "budget", "pack")}
+    by_key = {key: getattr(terms, key) for key in ("after", "fail_fast", "canary", "budget")}
     typed = [key for key, value in by_key.items() if value]
     if where == "local" and typed:
         raise UserError(

@@ -115,13 +115,13 @@ def node_alone(c: View) -> Iterator[Mistake]:
     """A run has its nodes alone where it takes all of their GPUs; where it leaves some free it says what is meant.
 
     On one node NeMo RL stops beside another Ray: `memory_summary(stats_only=True, ...)` (utils/memory_tracker.py) looks
-    for Ray by its processes, whoever's they are.
+    for Ray by its processes, whoever's they are. Not so a packed run, whose Ray is named to it.
     """
     allocation = c.site.get("allocation")
     if not c.gpus or allocation == shapes.NODE or "exclusive" in place_facts.sbatch_options(c):
         return
     roomy = [n for n in place_facts.nodes_of(c) or () if n.gpu_count() > c.gpus and not n.exclusive]
-    own_ray = c.launcher("engine").get("ray_address", "local") in ("local", None)
+    own_ray = c.launcher("engine").get("ray_address", "local") in ("local", None) and not c.pack
     if not roomy or (allocation == shapes.SHARE and not (c.nodes == 1 and own_ray)):
         return
     have = f"nodes of partition {roomy[0].partition} have {roomy[0].gpu_count()} GPUs"

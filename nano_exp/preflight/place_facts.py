@@ -44,11 +44,14 @@ def memory_typed(c: View) -> bool:
 
 
 def host_mib(c: View) -> float | None:
-    """Host memory that the run gets of a node, MiB, of the nodes that have most; None where nobody says."""
+    """Host memory that the run gets of a node, MiB, of the nodes that have most; None where nobody says.
+
+    What is named is the job's, which runs that are packed share.
+    """
     site_gb, launcher_gb = c.site.get("memory_gb"), parameter(c, "mem_gb")
     for gb in (launcher_gb, site_gb):
         if isinstance(gb, int | float) and gb > 0:
-            return float(gb) * 1024
+            return float(gb) * 1024 / (c.pack or 1)
     if memory_typed(c) and launcher_gb != 0:  # hydra.launcher.mem_gb=0 is all of it
         return None
     kind, count = gpu_type(c), c.gpus or 1

@@ -129,6 +129,12 @@ class View:
         return values if isinstance(values, dict) else {}
 
     @cached_property
+    def pack(self) -> int | None:
+        """So many runs share the job; None where each has its own."""
+        count = self.config.get("pack")
+        return count if isinstance(count, int) and count > 1 else None
+
+    @cached_property
     def site(self) -> Mapping[str, Any]:
         return self.launcher("site")
 

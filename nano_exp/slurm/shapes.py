@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 #: The words of site.allocation.
@@ -59,3 +62,20 @@ def fewest_cpus(environ: Mapping[str, str]) -> int:
     text = environ.get("SLURM_JOB_CPUS_PER_NODE") or environ.get("SLURM_CPUS_ON_NODE") or ""
     counts = [int(n) for n in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", text)]  # `16(x2),8`
     return min(counts, default=0)
+
+
+def host_mib(environ: Mapping[str, str], cpus: int) -> int:
+    """Host memory of this job here, in MiB: what Slurm says (SLURM_MEM_*), at most what the kernel lets it have.
+
+    Parameters
+    ----------
+    cpus: of the job here, for memory that goes by the CPU
+    """
+    has = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20]
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        has.append(int(Path("/sys/fs/cgroup/memory.max").read_text()) // 2**20)
+    for name, times in (("SLURM_MEM_PER_NODE", 1), ("SLURM_MEM_PER_CPU", fewest_cpus(environ) or cpus)):
+        text = environ.get(name, "")
+        if text.isdigit() and int(text):  # 0: all of a node's
+            has.append(int(text) * times)
+    return min(has)

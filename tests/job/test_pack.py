@@ -8,41 +8,43 @@ import pytest
 from core_case import intend, make_attempt, make_run
 
 from nano_exp import files
+from nano_exp.engines import parts, slots
+from nano_exp.engines.parts import Part
 from nano_exp.job import pack
-from nano_exp.job.pack import Part
 from nano_exp.store import runs, state
 from nano_exp.store.runs import Owner
 
 OWNER = Owner("12_0", 0, "node1", 7, 1.0)
 
-SLURM = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "SLURM_JOB_CPUS_PER_NODE": "16"}
+SLURM = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "SLURM_JOB_CPUS_PER_NODE": "16", "SLURM_MEM_PER_NODE": "3000"}
 
 
 def test_each_slot_has_gpus_and_cpus_of_its_own() -> None:
-    assert pack.parts(2, 2, SLURM, range(8)) == [
-        Part(("4", "5"), (0, 1, 2, 3), 8),
-        Part(("6", "7"), (4, 5, 6, 7), 8),
+    assert parts.parts(2, 2, SLURM, range(8)) == [
+        Part(("4", "5"), (0, 1, 2, 3), 8, 1500),
+        Part(("6", "7"), (4, 5, 6, 7), 8, 1500),
     ]
 
 
 def test_where_slurm_names_no_gpus_they_are_counted() -> None:
-    assert [part.gpus for part in pack.parts(3, 1, {}, range(3))] == [("0",), ("1",), ("2",)]
-    assert [part.gpus for part in pack.parts(2, 0, {}, range(2))] == [(), ()]
+    assert [part.gpus for part in parts.parts(3, 1, {}, range(3))] == [("0",), ("1",), ("2",)]
+    assert [part.gpus for part in parts.parts(2, 0, {}, range(2))] == [(), ()]
 
 
 def test_fewer_cpus_than_slots_are_not_bound() -> None:
-    assert pack.parts(4, 0, {}, range(2)) == [Part((), (), 1)] * 4
+    assert parts.parts(4, 0, {"SLURM_MEM_PER_CPU": "1000"}, range(2)) == [Part((), (), 1, 500)] * 4
 
 
 def test_an_attempt_is_told_of_its_part_alone() -> None:
-    assert pack.environment(Part(("4", "5"), (), 8)) == {
+    assert parts.environment(Part(("4", "5"), (), 8)) == {
         "CUDA_VISIBLE_DEVICES": "4,5",
         "SLURM_JOB_GPUS": "4,5",
         "SLURM_GPUS_ON_NODE": "2",
         "SLURM_JOB_CPUS_PER_NODE": "8",
         "SLURM_CPUS_ON_NODE": "8",
     }
-    assert "SLURM_JOB_GPUS" not in pack.environment(Part((), (), 8))
+    assert "SLURM_JOB_GPUS" not in parts.environment(Part((), (), 8))
+    assert slots.told(parts.environment(Part(("4",), (), 8, 1500, 20900))) == slots.Slot(20900, 1500)
 
 
 def test_a_job_finds_its_runs_in_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

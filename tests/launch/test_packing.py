@@ -65,7 +65,6 @@ def test_an_allocation_is_as_large_as_its_slots(tmp_path: Path) -> None:
         ([["cluster.num_nodes=2", *SMALL]], "2 x 1 GPUs", packing.ALONE),
         ([["cluster.gpus_per_node=1"]], "their nodes alone", "site.allocation=share"),
         ([[*SMALL], [*SMALL, "slurm.cpus_per_node=3"]], "beside runs of", "one launch for each shape"),
-        ([[*SMALL, "engine.ray_address=local"]], "which starts Ray", packing.ALONE),
         ([[*SMALL, "site.entry=pyxis"]], "site.entry=pyxis", packing.ALONE),
         ([["cluster.gpus_per_node=3", "site.allocation=share"]], "runs of 3 GPUs", "pack=2"),
         ([["cluster.gpus_per_node=8", "site.allocation=share"]], "runs of 8 GPUs", packing.ALONE),

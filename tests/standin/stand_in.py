@@ -91,17 +91,31 @@ def verify(config: dict[str, Any], gym: bool) -> None:
 
 
 def join_ray(config: dict[str, Any]) -> None:
-    """Attach to the Ray that was brought up over the nodes, as init_ray and RayVirtualCluster do with several nodes."""
-    if os.environ.get("STANDIN_RAY") != "1" or read(config, "cluster.num_nodes") < 2:
+    """Attach to the Ray that was brought up, as init_ray and RayVirtualCluster do; then ask it for its memory, as
+    utils/memory_tracker.py does, which stops where several Rays are seen and none is named."""
+    if os.environ.get("STANDIN_RAY") != "1":
         return
     import ray
+    from ray.scripts.scripts import memory_summary
 
-    ray.init(address="auto", log_to_driver=False)  # RAY_ADDRESS stands in the environment
+    # RAY_ADDRESS stands in the environment
+    ray.init(address="auto", log_to_driver=False, runtime_env={"env_vars": dict(os.environ)})
+    memory_summary(stats_only=True, num_entries=5)
     have, nodes = ray.cluster_resources(), read(config, "cluster.num_nodes")
     want = nodes * read(config, "cluster.gpus_per_node")
     say(f"Connected to existing Ray cluster: {have.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} nodes")
     assert not any(name.startswith("nrl_tag_") for name in have), "a cluster with this mark is not attached to"
     assert have.get("GPU", 0) == want and len(ray.nodes()) == nodes, f"{want} GPUs on {nodes} nodes are wanted"
+    gpu, port = ray.get(ray.remote(num_gpus=1)(look).remote(str(Path(__file__).parent)))
+    say(f"A worker on GPU {gpu}: vLLM's ports from {port} on")
+
+
+def look(checkout: str) -> tuple[str, int]:
+    """What a worker of Ray sees: its GPU, and the port that NeMo RL would give vLLM."""
+    sys.path.insert(0, checkout)
+    from nemo_rl.distributed import virtual_cluster
+
+    return os.environ["CUDA_VISIBLE_DEVICES"], virtual_cluster.DEFAULT_VLLM_PORT_RANGE_LOW
 
 
 def make_shared(config: dict[str, Any]) -> None:

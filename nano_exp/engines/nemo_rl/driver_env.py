@@ -13,7 +13,7 @@ from typing import Any
 
 import nano_exp
 from nano_exp import dotted
-from nano_exp.engines import Context
+from nano_exp.engines import Context, slots
 from nano_exp.engines.nemo_rl.program import section
 from nano_exp.environment import PACKAGES
 from nano_exp.errors import UserError
@@ -27,6 +27,7 @@ AFFINITY = "NRL_GPU_CPU_AFFINITY_FILE"  # distributed/numa_utils.py 20: a line f
 ARCH_LIST = "9.0 10.0"  # docker/Dockerfile 137: Hopper and Blackwell; NeMo RL's own container sets the same
 # Ray's sockets are <RAY_TMPDIR>/ray/session_<26 characters>_<pid>/sockets/plasma_store; a socket's path ends at 107.
 RAY_TMPDIR_MAX = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+OWN_FOLDER = len("/nx-0123456789")  # an attempt's, in a folder for all
 
 
 def cpus(config: Config, env: Environment) -> int:
@@ -72,12 +73,15 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
     # RAY_ADDRESS=local it starts its own. An inherited address would be another job's.
     address = dotted.Config(config).get("engine.ray_address", "local")
     env["RAY_ADDRESS"] = str(address)
-    env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base))
     env.setdefault("PYTHONFAULTHANDLER", "1")  # what is ended for a stall says where it was (job/stacks.py)
     env["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # ray.sub 126: or each Ray worker builds its own environment
 
     env.setdefault("OMP_NUM_THREADS", str(_threads(config, base)))
-    if (cpus := shapes.fewest_cpus(base)) and int(config["cluster"]["num_nodes"]) == 1:
+    if (slot := slots.told(base)) is not None:
+        # vLLM's compiled kernels: an engine's folder is told by its place in the run alone (vllm_worker.py 117).
+        home = base.get("VLLM_CACHE_ROOT") or str(Path("~/.cache/vllm").expanduser())
+        env["VLLM_CACHE_ROOT"] = f"{home}-slot{slot.low}"
+    elif (cpus := shapes.fewest_cpus(base)) and int(config["cluster"]["num_nodes"]) == 1:
         # NeMo RL starts this Ray itself, and Ray counts the host's CPUs (Ray 2.55.1, resource_and_label_spec.py 170).
         env.setdefault("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": cpus}))
 
@@ -95,14 +99,15 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
             env.pop(str(name), None)
         else:
             env[str(name)] = str(value)
-    if not env.get("RAY_TMPDIR"):
-        env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base))
-    if len(env["RAY_TMPDIR"]) > RAY_TMPDIR_MAX:
+    named = str((site.get("env") or {}).get("RAY_TMPDIR") or "")
+    if len(named) + OWN_FOLDER > RAY_TMPDIR_MAX:
         raise UserError(
-            f"RAY_TMPDIR={env['RAY_TMPDIR']} ({len(env['RAY_TMPDIR'])} characters)",
-            f"Ray's sockets lie below it and a socket's path ends at 107: {RAY_TMPDIR_MAX} characters are left for it",
+            f"RAY_TMPDIR={named} ({len(named)} characters)",
+            "Ray's sockets lie below it and a socket's path ends at 107: "
+            f"{RAY_TMPDIR_MAX - OWN_FOLDER} characters are left for it",
             "name a short folder on a local disk: '++site.env.RAY_TMPDIR=/tmp'",
         )
+    env["RAY_TMPDIR"] = str(_ray_tmpdir(ctx, base, named))
     if _alone(config, base):
         # Not ray.sub's /tmp/nrl_gpu_cpu_affinity: without a container that file may be another user's, of another job.
         env.setdefault(AFFINITY, f"{env['RAY_TMPDIR']}/gpu_cpu_affinity")
@@ -112,6 +117,8 @@ def environment(config: Config, ctx: Context, base: Environment) -> dict[str, st
 def _alone(config: Config, env: Environment) -> bool:
     """Whether the job has its nodes alone. Only then are workers bound: their memory too, to a NUMA node that another
     job may have filled."""
+    if slots.told(env) is not None:
+        return False
     return bool(shapes.fewest_cpus(env)) and shapes.whole_nodes(section(config, "site").get("allocation"), "nemo_rl")
 
 
@@ -122,8 +129,8 @@ def _threads(config: Config, env: Environment) -> int:
     return max(1, min(THREADS, cpus(config, env) // max(int(config["cluster"]["gpus_per_node"]), 1)))
 
 
-def _ray_tmpdir(ctx: Context, base: Environment) -> Path:
-    """A folder of this attempt's own, with a short name."""
+def _ray_tmpdir(ctx: Context, base: Environment, named: str) -> Path:
+    """A folder of this attempt's own, with a short name, in the one that site.env names: it is removed afterwards."""
     name = hashlib.sha256(f"{ctx.attempt_dir}|{base.get('SLURM_JOB_ID', '')}".encode()).hexdigest()[:10]
-    root = tempfile.gettempdir()
-    return Path(root if len(root) + 14 <= RAY_TMPDIR_MAX else "/tmp") / f"nx-{name}"
+    root = named or tempfile.gettempdir()
+    return Path(root if len(root) + OWN_FOLDER <= RAY_TMPDIR_MAX else "/tmp") / f"nx-{name}"

@@ -1,8 +1,10 @@
 """The engine `nemo_rl`: NVIDIA's NeMo RL from its own checkout or container, on one node or several.
 
 On one node it is one child process, and NeMo RL starts Ray itself. On several it is one Slurm step, whose tasks bring
-up Ray and start NeMo RL on the first node (nodes.py). Facts are of NeMo RL v0.7.0 and Ray 2.55.1 (file and line in
-brackets are upstream's). Settings of its own: conf/engine/nemo_rl.yaml.
+up Ray and start NeMo RL on the first node (nodes.py). In a slot of a node (`pack=N`) it is a child process that does
+the same there: without RAY_ADDRESS, or with `local`, NeMo RL's memory report ends where it finds two Rays (Ray 2.55.1,
+services.py 704), while the address of a Ray that is up settles it. Facts are of NeMo RL v0.7.0 and Ray 2.55.1 (file and
+line in brackets are upstream's). Settings of its own: conf/engine/nemo_rl.yaml.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nano_exp import credentials, dotted, slurm
-from nano_exp.engines import Command, Context, checkpoints, entry, nodes
+from nano_exp.engines import Command, Context, checkpoints, entry, nodes, slots
 from nano_exp.engines.nemo_rl import converters, driver_env, metrics, program, stdout
 from nano_exp.engines.nemo_rl.converters import export as export
 from nano_exp.engines.nemo_rl.converters import scores as scores
@@ -24,6 +26,7 @@ from nano_exp.engines.nemo_rl.weights import fits as fits
 from nano_exp.engines.nemo_rl.weights import initial as initial
 from nano_exp.engines.nemo_rl.weights import readable as readable
 from nano_exp.errors import UserError
+from nano_exp.nemo_rl import versions
 from nano_exp.nemo_rl.checkout import parser_plugin, refuse_other_version
 from nano_exp.text import dd_hh_mm_ss
 
@@ -77,9 +80,22 @@ def overlay(config: Config, ctx: Context) -> dict[str, object]:
         margin = setup + 60 * float(engine.get("save_margin_min", SAVE_MARGIN_MIN))
         left = max(ctx.deadline - time.time(), 0.0)
         changes["checkpointing.checkpoint_must_save_by"] = dd_hh_mm_ss(max(left - margin, left / 2))
+    if (slot := slots.told(os.environ)) is not None:
+        changes |= _ports(config, slot)
     if plugin := parser_plugin(config):
         changes["policy.generation.vllm_cfg.tool_parser_plugin"] = str(plugin)
     return changes
+
+
+def _ports(config: Config, slot: slots.Slot) -> dict[str, object]:
+    """The ranges that NeMo RL looks for ports in (virtual_cluster.py 81); up to v0.6.0 they are the kernel's choice."""
+    if versions.order(str(section(config, "nemo_rl").get("version") or "")) < versions.order("v0.7.0"):
+        return {}
+    keys = {"cluster.master_port_range": "master", "policy.generation.port_range": "generation"}
+    if isinstance(section(config, "env").get("nemo_gym"), Mapping):
+        keys["env.nemo_gym.port_range"] = "gym"
+    ends = {f"{key}_{end}": slot.range(name)[i] for key, name in keys.items() for i, end in enumerate(("low", "high"))}
+    return dict(ends)
 
 
 def command(config: Config, ctx: Context) -> Command:
@@ -103,12 +119,16 @@ def command(config: Config, ctx: Context) -> Command:
     if way.contained:
         _make_folders(config)
     ray_tmp = Path(env["RAY_TMPDIR"])
-    scratch = (ray_tmp,) if "RAY_TMPDIR" not in (site.get("env") or {}) else ()
     if count > 1:
         argv = _start_nodes(config, ctx, way, env, python, driver)
-        return Command(argv, env, cwd, open_files=OPEN_FILES, scratch=scratch)
+        return Command(argv, env, cwd, open_files=OPEN_FILES, scratch=(ray_tmp,))
 
-    if env.get("RAY_ADDRESS", "local") == "local":
+    slot = slots.told(os.environ)
+    own_ray = env.get("RAY_ADDRESS", "local") == "local"
+    if slot is not None and own_ray:
+        argv = _start_beside(slot, config, ctx, way, env, python, driver)
+        return Command(argv, env, cwd, open_files=OPEN_FILES, scratch=(ray_tmp,))
+    if own_ray:
         _refuse_other_ray(ray_addresses(), config, ctx, env)
     try:
         ray_tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -127,7 +147,7 @@ def command(config: Config, ctx: Context) -> Command:
             argv = entry.step_argv(way, _step(config, os.environ), argv)
         else:
             argv = [*entry.container_argv(way), *argv]
-    return Command(argv, env, cwd, open_files=OPEN_FILES, scratch=scratch)
+    return Command(argv, env, cwd, open_files=OPEN_FILES, scratch=(ray_tmp,))
 
 
 def _start_nodes(
@@ -157,6 +177,24 @@ def _start_nodes(
         float(start) if start.isdigit() else None,
     )
     return entry.step_argv(way, _step(config, os.environ), ["sh", str(script)])
+
+
+def _start_beside(
+    slot: slots.Slot,
+    config: Config,
+    ctx: Context,
+    way: entry.Entry,
+    env: dict[str, str],
+    python: list[str],
+    driver: list[str],
+) -> list[str]:
+    """A Ray of the run's own and then its driver, beside those of other runs."""
+    env.pop("RAY_ADDRESS", None)  # node.sh gives the driver that of its own head
+    host = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+    cpus = driver_env.cpus(config, os.environ)
+    settings = _settings(env)
+    script = nodes.write(ctx.attempt_dir, config, [host], cpus, settings, python, driver, OPEN_FILES, None, slot)
+    return [*entry.container_argv(way), "sh", str(script)]
 
 
 def _step(config: Config, env: Environment) -> entry.Step:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nano_exp.engines import slots
 from nano_exp.nemo_rl import caches
 from nano_exp.nemo_rl.caches import Conversion, Environments
 from nano_exp.text import FROM_WORKER, plain
@@ -65,7 +66,7 @@ class Phases:
     Parameters
     ----------
     config: the frozen config
-    attempt_dir: with several nodes phases.json in it says whether Ray is up and the driver has started
+    attempt_dir: where nano-exp starts Ray, phases.json in it says whether Ray is up and the driver has started
     environ: of the attempt: says where environments and conversions lie
     clock: seconds; for how often the disk is looked at
     """
@@ -80,7 +81,8 @@ class Phases:
         self._shared = caches.of(config, environ)
         self._whole = {id(cache): cache.lacks(_whole_entries(cache)) == [] for cache in self._shared}
         self._phases_file = attempt_dir / "phases.json"
-        self._several = int((config.get("cluster") or {}).get("num_nodes") or 1) > 1
+        several = int((config.get("cluster") or {}).get("num_nodes") or 1) > 1
+        self._ray_first = several or slots.told(environ) is not None
         self._clock, self._looked, self._on_disk = clock, float("-inf"), ""
         self._phase = "environment"
         self._in_setup = True
@@ -149,7 +151,7 @@ class Phases:
         """A key of store.phase.LABELS."""
         if not self._in_setup:
             return self._phase
-        if self._several and not self._printed and not self._driver_started():
+        if self._ray_first and not self._printed and not self._driver_started():
             return "ray"
         if self._clock() - self._looked >= DISK_S:
             self._looked, self._on_disk = self._clock(), self._being_made()

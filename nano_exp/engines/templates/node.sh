@@ -1,10 +1,11 @@
 #!/bin/sh
 # One node of an attempt: Ray's head or a member of it, and on the first node the driver. Started by srun on every node,
-# inside the container where there is one. It ends with the driver's exit code; whatever ends, all of this node's ends.
+# inside the container where there is one, or in a slot of a node (pack=N) by the attempt. It ends with the driver's exit
+# code; whatever ends, all of this node's ends.
 set -u
 @SETTINGS@
 
-export NX_RANK="${SLURM_PROCID:?this runs in a Slurm step}" NX_HOST="${SLURMD_NODENAME:-$(hostname)}"
+export NX_RANK="${NX_RANK:-${SLURM_PROCID:?this runs in a Slurm step}}" NX_HOST="${SLURMD_NODENAME:-$(hostname)}"
 NX_STEP_TIME=$(date +%s.%N)
 case $NX_STEP_TIME in *[!0-9.]*) NX_STEP_TIME=$(date +%s) ;; esac  # busybox has no %N
 export NX_STEP_TIME
@@ -16,7 +17,7 @@ export NX_OTHERS
 nodes=$NX_ATTEMPT/nodes
 exec 3>&1 4>&2 >>"$nodes/$NX_HOST.log" 2>&1 </dev/null
 unset RAY_ADDRESS
-asked='' tick=0
+asked='' tick=0 starts=1
 ulimit -n "$NX_OPEN_FILES" 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
 finish() {  # exit code
@@ -108,11 +109,21 @@ if [ "$NX_RANK" != 0 ]; then
   ended "$ray" Ray
 fi
 
-engine_python "$nodes/ray_node.py" head 3>&- 4>&- &
-ray=$!
+start_head() {
+  engine_python "$nodes/ray_node.py" head 3>&- 4>&- &
+  ray=$!
+}
+
+start_head
 engine_python "$nodes/ray_node.py" drive @DRIVER@ &
 driver=$!
 while alive "$driver"; do
+  # A raylet waits 15 s for its agents and aborts: too short where several start at once from a slow disk.
+  if ! alive "$ray" && [ -n "${NX_NODE_PORTS:-}" ] && [ "$starts" -lt 4 ] && [ ! -s "$nodes/head" ] && [ ! -s "$nodes/failed" ]; then
+    starts=$((starts + 1))
+    echo "Ray's head did not come up; once more"
+    start_head
+  fi
   alive "$ray" || { kill -KILL "$driver" 2>/dev/null; ended "$ray" "Ray's head"; }
   tick=$(((tick + 1) % 10))
   [ "$tick" != 0 ] || give_stacks

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,8 +57,12 @@ def last_lines(host: str, count: int = 5) -> list[str]:
     return [f"{host}: {line}" for line in lines if line.strip()][-count:] or [f"{host}: its log is empty"]
 
 
-def own_address(others: Iterable[str]) -> str:
-    """The address by which the other nodes reach this one: that of the route to them."""
+def own_address(others: Sequence[str]) -> str:
+    """The address by which the other nodes reach this one: that of the route to them. Without others: Ray's own."""
+    if not others:
+        from ray.util import get_node_ip_address
+
+        return str(get_node_ip_address())
     for host in others:
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -99,7 +103,26 @@ def start_ray(arguments: list[str]) -> None:
     sys.argv = ["ray", "start", "--block", "--disable-usage-stats", *arguments]
     sys.argv += [f"--num-gpus={os.environ['NX_GPUS']}", f"--num-cpus={os.environ['NX_CPUS']}"]
     sys.argv += [f"--min-worker-port={low}", f"--max-worker-port={high}", f"--resources={json.dumps(resources)}"]
+    sys.argv += in_slot()
     main()
+
+
+def in_slot() -> list[str]:
+    """What a Ray that shares its host with others is told: ports, and its part of the memory as Ray would divide it."""
+    if "NX_NODE_PORTS" not in os.environ:
+        return []
+    names = ["node-manager", "object-manager", "runtime-env-agent"]
+    ports = os.environ["NX_NODE_PORTS"].split()
+    if has_dashboard():  # without it the agent opens no ports, and a raylet that was given some waits for them
+        names += ["dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export"]
+        ports += os.environ["NX_AGENT_PORTS"].split()
+    flags = [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
+    if memory := int(os.environ["NX_MEMORY"]):
+        shared = os.statvfs("/dev/shm")
+        most = max(shared.f_bavail * shared.f_frsize, 10 * 2**30)  # Ray's own limit, below which it uses the disk
+        objects = min(int(0.3 * memory), most)
+        flags += [f"--object-store-memory={objects}", f"--memory={memory - objects}"]
+    return flags
 
 
 def has_dashboard() -> bool:
@@ -118,8 +141,10 @@ def head(address: str) -> None:
     shown = os.environ["NX_DASHBOARD"] == "1" and has_dashboard()
     require_free(address, [gcs, client, dashboard] if shown else [gcs])
     flags = [f"--node-ip-address={address}", f"--port={gcs}"]
+    if shown or "NX_NODE_PORTS" in os.environ:
+        flags += [f"--ray-client-server-port={client}"]
     if shown:
-        flags += [f"--ray-client-server-port={client}", "--include-dashboard=true"]
+        flags += ["--include-dashboard=true"]
         flags += [f"--dashboard-host={address}", f"--dashboard-port={dashboard}"]
     else:
         flags += ["--include-dashboard=false"]
@@ -172,6 +197,19 @@ def listens(address: str, port: int) -> bool:
         return False
 
 
+def is_up(address: str, port: int) -> bool:
+    """Whether Ray's head can be asked. In a slot it may have to start again, and what asks one that ends is aborted:
+    there it is up once `ray start` has written its address."""
+    if not listens(address, port):
+        return False
+    if "NX_NODE_PORTS" not in os.environ:
+        return True
+    try:
+        return Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster").read_text() == f"{address}:{port}"
+    except OSError:
+        return False
+
+
 def drive(address: str, deadline: float, driver: list[str]) -> NoReturn:
     """Wait for all declared GPUs and CPUs, then become the driver."""
     import ray._private.state  # noqa: F401  while the head starts
@@ -185,7 +223,7 @@ def drive(address: str, deadline: float, driver: list[str]) -> NoReturn:
     nodes: list[dict[str, Any]] = []
     have: dict[str, float] = {}
     while True:
-        if cluster is None and listens(address, gcs):
+        if cluster is None and is_up(address, gcs):
             cluster = Cluster(f"{address}:{gcs}")
         if cluster is not None:
             nodes = cluster.nodes()
@@ -209,6 +247,9 @@ def drive(address: str, deadline: float, driver: list[str]) -> NoReturn:
     aside.write_text(json.dumps(times) + "\n")
     aside.replace(ATTEMPT / "phases.json")
     os.environ["RAY_ADDRESS"] = f"{address}:{gcs}"
+    if "NX_NODE_PORTS" in os.environ:
+        path = [str(NODES / "site"), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     for name in [name for name in os.environ if name.startswith("NX_") and name != "NX_TOKEN"]:
         del os.environ[name]
     sys.stdout.flush()
