@@ -75,6 +75,7 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) ->
         _refuse_bytes(sys.argv[1:])
         credentials.refuse_overrides(sys.argv[1:])  # first: what follows may show them
         _refuse_other_mode(sys.argv[1:])
+        _refuse_chain(sys.argv[1:])
         _require_optuna(sys.argv[1:])
         conf_tree.register()
         recipe_file.register(sys.argv[1:], conf_tree.CONF_DIR)
@@ -111,6 +112,18 @@ def _refuse_other_mode(arguments: Sequence[str]) -> None:
         typed = Override.parse(word)
         if typed.key == "hydra.mode" and not typed.deletes and typed.unquoted.upper() != "MULTIRUN":
             raise not_our_path()
+
+
+def _refuse_chain(arguments: Sequence[str]) -> None:
+    """conf/chain is no group of one run's choices."""
+    for word in arguments:
+        if (typed := Override.parse(word)).key == "chain":
+            others = [one for one in arguments if one != word and not one.startswith("-")]
+            raise UserError(
+                word,
+                "a chain is several runs of which each starts from the one before, and launch.py composes one",
+                f"nano-exp chain {' '.join([typed.unquoted, *others])}",
+            )
 
 
 def _require_optuna(arguments: Sequence[str]) -> None:

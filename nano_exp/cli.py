@@ -22,7 +22,7 @@ COMMANDS = {
     **dict.fromkeys(("status", "logs", "open", "watch", "explain", "sync", "notify"), "Look at runs"),
     **dict.fromkeys(("compare", "summary", "study", "report", "plot"), "Results"),
     **dict.fromkeys(("cancel", "retry", "promote", "clean", "rm"), "End runs, start them again, free disk"),
-    **dict.fromkeys(("export", "eval", "fork"), "What comes after a run"),
+    **dict.fromkeys(("export", "eval", "fork", "chain"), "What comes after a run"),
     **dict.fromkeys(("init", "launch"), "A project of your own, and its launches"),
     **dict.fromkeys(("check", "render", "plan", "prepare"), "Before a launch"),
     **dict.fromkeys(("recipes", "model"), "Versions of NeMo RL, and models"),

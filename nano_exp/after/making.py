@@ -43,9 +43,17 @@ class Chosen:
         return engines.get(str(self.config["engine"]["name"]))
 
 
-def choose(run: runs.Run, word: str) -> Chosen:
-    """The checkpoint of a step, `best` or `last`; of nothing, the best where one has a value, else the last. Raises
-    UserError."""
+def choose(run: runs.Run, word: str, typed: str = "--step ") -> Chosen:
+    """The checkpoint of a step, `best` or `last`; of nothing, the best where one has a value, else the last.
+
+    Parameters
+    ----------
+    typed: what stands before the word where it is typed
+
+    Raises
+    ------
+    UserError: there is no such checkpoint
+    """
     try:
         config = run.config()
     except (Damaged, OSError) as error:
@@ -54,7 +62,7 @@ def choose(run: runs.Run, word: str) -> Chosen:
     folder = engine.checkpoint_folder(config, Context(run.dir, run.dir, 0, run.dir / "config.yaml"))
     checkpointing = config.get("checkpointing") or {}
     word = word or (checkpoints.BEST if checkpoints.ranked(folder, checkpointing) else checkpoints.LAST)
-    step = checkpoints.choose(folder, word, checkpointing, "--step ")
+    step = checkpoints.choose(folder, word, checkpointing, typed)
     return Chosen(run, config, step, folder / f"step_{step}")
 
 

@@ -61,7 +61,7 @@ def without_launch(cfg: DictConfig) -> DictConfig:
 def _require_layout(choices: Mapping[str, Any]) -> None:
     """A layout of conf/parallelism cuts NeMo RL's models; nothing of the embedded engine reads it."""
     layout = choices.get("parallelism")
-    if choices.get("engine") == "embedded" and layout not in ("published", "auto", None):
+    if str(choices.get("engine")).startswith("embedded") and layout not in ("published", "auto", None):
         raise UserError(
             f"parallelism={layout} with engine=embedded",
             "the embedded engine trains in one process, so that there is nothing to lay out",

@@ -5,6 +5,7 @@ Of a run that has not ended yet `init_from=` stays open: the word is frozen, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -157,12 +158,23 @@ def _open(key: str, name: str, step: str, run_dir: Path, config: Mapping[str, An
 
 
 def _require_metric(key: str, name: str, word: str, config: Mapping[str, Any]) -> None:
-    if word == checkpoints.BEST and not (config.get("checkpointing") or {}).get("metric_name"):
-        raise UserError(
-            f"{key}={name}@best and its checkpointing.metric_name=null",
-            "no checkpoint of it will have a value to be the best by",
-            f"{key}={name}@last",
-        )
+    """Refuse `best` of a run that will have no checkpoint with a value to be the best by."""
+    if word != checkpoints.BEST:
+        return
+    saving, grpo = config.get("checkpointing") or {}, config["grpo"]
+    metric, last = str(saving.get("metric_name") or ""), int(grpo["max_num_steps"])
+    saved, validated = (int(one or 0) for one in (saving.get("save_period"), grpo.get("val_period")))
+    together = math.lcm(saved, validated)  # 0 where one of them never comes
+    at_end = bool(grpo.get("val_at_end")) or bool(validated and last % validated == 0)
+    if not metric:
+        why = "its checkpointing.metric_name is null"
+    elif not metric.startswith("train:") and not at_end and not 0 < together <= last:
+        why = f"in its {last} steps it saves every {saved} and validates every {validated}, never at the same one"
+    else:
+        return
+    raise UserError(
+        f"{key}={name}@best: no checkpoint of that run will have a value to be the best by", why, f"{key}={name}@last"
+    )
 
 
 def _require_saved(key: str, name: str, step: int, config: Mapping[str, Any]) -> None:

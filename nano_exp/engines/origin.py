@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,23 +86,30 @@ FIXED_IN_A_FORK = {
 
 
 def differing(config: Mapping[str, Any], source: Mapping[str, Any], section: str) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (the source's value, the run's) of those at or below a section that differ."""
-    old, new = leaves(source), leaves(config)
+    """Dotted key -> (the source's value, the run's) of those at or below a section that differ. An empty section is as
+    none: examples/configs/sft.yaml leaves out what grpo_math_1B.yaml has as {}."""
+    old, new = ({key: value for key, value in leaves(one).items() if value != {}} for one in (source, config))
     keys = [key for key in sorted({*old, *new}) if key == section or key.startswith(f"{section}.")]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def require_same(
-    config: Mapping[str, Any], source: Mapping[str, Any], origin: Origin, sections: Mapping[str, str]
+    config: Mapping[str, Any],
+    source: Mapping[str, Any],
+    origin: Origin,
+    sections: Mapping[str, str],
+    apart: Collection[str] = (),
 ) -> None:
     """Refuse a run whose config differs from its source's in one of these sections.
 
     Parameters
     ----------
     sections: dotted key -> why it has to be the same
+    apart: keys in them that do not have to be
     """
     for section, why in sections.items():
-        for key, (old, new) in differing(config, source, section).items():
+        different = differing(config, source, section)
+        for key, (old, new) in ((key, values) for key, values in different.items() if key not in apart):
             alone = f"; or {INIT}={origin.typed}, which takes the weights alone" if origin.key == FORK else ""
             raise UserError(
                 f"{origin.key}={origin.typed}: {key} is {as_typed(old)} there, and {as_typed(new)} here",

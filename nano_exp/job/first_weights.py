@@ -67,9 +67,7 @@ def _chosen(origin: Origin) -> making.Chosen:
             f"nano-exp retry {origin.run}, and then this run",
         )
     try:
-        return making.choose(source, str(origin.step))
-    except UserError as error:
-        raise UserError(f"{INIT}={origin.typed}: {error.found}", error.why, f"another {INIT}=", error.code) from error
+        return making.choose(source, str(origin.step), f"{INIT}={origin.run}@")
     except (files.Damaged, OSError) as error:
         raise UserError(
             f"{INIT}={origin.typed}: {error}", "its checkpoints cannot be looked at", "bring them back"

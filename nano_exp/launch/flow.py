@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import preflight, slurm
-from nano_exp.compose import sweep
+from nano_exp.compose import origins, sweep
 from nano_exp.compose.compose import Point
 from nano_exp.compose.family import Sibling
 from nano_exp.compose.freeze import Frozen
@@ -73,29 +73,78 @@ def launch(
     UserError: nothing was submitted, or Slurm refused
     """
     request = launch_request.read(points, parameters, folder, constraints)
-    where, results, send = request.where, request.results, request.switches["submit"]
     if request.switches["dry_run"]:
         report = look(request.frozen_configs, parameters, submitting=False)
         plan = dry_run(request, parameters, report.start)
         refuse(report)
         return Launched(plan)
+    return finish(record(prepare(request, parameters)))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A launch that was checked, and agreed to where it is a large one.
+
+    Parameters
+    ----------
+    agreed: the plan that the user said yes to; None where nobody had to be asked
+    """
+
+    request: Request
+    parameters: dict[str, Any]
+    report: preflight.Report
+    agreed: convergence.Plan | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A launch whose runs are in the store, and in the queue where there is Slurm.
+
+    Parameters
+    ----------
+    ready: what was submitted; None where there was nothing to submit
+    """
+
+    request: Request
+    plan: convergence.Plan
+    ready: job_arrays.Launch | None
+
+
+def prepare(request: Request, parameters: dict[str, Any]) -> Prepared:
+    """Check a launch. Writes nothing.
+
+    Raises
+    ------
+    UserError: it cannot be sent, preflight finds errors, or the user does not agree
+    """
+    send = request.switches["submit"]
     launch_request.require_sendable(request)
-    if where == "slurm" and send:
+    if request.where == "slurm" and send:
         slurm.require()
     report = check(request.frozen_configs, parameters, submitting=send)
-    agreed = _agreed(request, report, parameters)
+    return Prepared(request, parameters, report, _agreed(request, report, parameters))
+
+
+def record(prepared: Prepared) -> Recorded:
+    """Show the plan, write its runs, and submit them where there is Slurm.
+
+    Raises
+    ------
+    UserError: nothing was submitted, or Slurm refused
+    """
+    request, report, agreed = prepared.request, prepared.report, prepared.agreed
+    where, results, send = request.where, request.results, request.switches["submit"]
     with submit.lock(results):
         study_terms.settle(results, [frozen.name for frozen in request.frozen_configs], request.terms)
         plan = request.plan()
         if agreed is None or plan.to_submit != agreed.to_submit:
-            _announce(plan, request, report.start, parameters)
-        code = code_of(plan)
+            _announce(plan, request, report.start, prepared.parameters)
         spending.settle(results, [row.frozen.name for row in plan.rows], request.terms.budget)
         ready = (
             dispatch(
                 plan.to_submit,
                 where,
-                parameters,
+                prepared.parameters,
                 results,
                 request.env_file,
                 send,
@@ -108,6 +157,13 @@ def launch(
         )
         if where == "slurm" and send:
             _print(after_training.send_lacking(plan.of("done"), request.terms.after_training))
+    return Recorded(request, plan, ready)
+
+
+def finish(recorded: Recorded) -> Launched:
+    """Execute a launch here where there is no Slurm, or wait for it where that is asked for."""
+    request, plan, ready = recorded.request, recorded.plan, recorded.ready
+    where, code = request.where, code_of(plan)
     active = plan.of(*state.ACTIVE)
     if ready is not None and where == "local":
         parallel = packing.at_once(request.terms) or int(request.frozen_configs[0].config["slurm"]["parallel_local"])
@@ -137,7 +193,8 @@ def _announce(plan: convergence.Plan, request: Request, start: str, parameters: 
     if request.switches["show_yaml"]:
         show.engine_yaml(plan)
     show.plan(plan)
-    show.expected(plan, start, parameters)
+    waits = request.terms.after or dependency.sources_of(row.config for row in plan.to_submit)
+    show.expected(plan, "" if waits else start, parameters)
     if plan.to_submit:
         names = [row.frozen.name for row in plan.to_submit]
         for line in spending.require(request.results, names, request.terms.budget):
@@ -229,6 +286,7 @@ def arranged(
         for array in ready.arrays:
             array.pack = None
     sources = dependency.sources_of(row.config for row in rows) if where == "slurm" else []
+    sources = [source for source in sources if source not in origins.planned()]  # of a chain, and not sent yet
     after = dependency.after(ready.terms.after, results, convergence.QueueLookup(), sources)
     ready.after = replace(after, terms=(*after.terms, *(f"afterany:{job}" for job in behind)))
     return ready

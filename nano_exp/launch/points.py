@@ -39,6 +39,16 @@ class Expanded:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Composed:
+    """What a launch is given: the arguments of `flow.launch`."""
+
+    points: Sequence[Point | Sibling]
+    parameters: dict[str, Any]
+    folder: Path
+    constraints: Sequence[sweep.Constraint] = ()
+
+
 def expanded(overrides: Sequence[str]) -> Expanded:
     """Every point, composed and frozen.
 
@@ -46,7 +56,19 @@ def expanded(overrides: Sequence[str]) -> Expanded:
     ------
     UserError: an override that cannot be read, or a point that cannot be composed
     """
-    result = Expanded()
+    one = composed(overrides)
+    frozen, skipped = sweep.split(freeze_all(one.points, one.folder), one.constraints)
+    return Expanded(frozen, skipped, one.parameters, [note for point in one.points for note in point.notes])
+
+
+def composed(overrides: Sequence[str]) -> Composed:
+    """What a launch with these overrides would be given.
+
+    Raises
+    ------
+    UserError: an override that cannot be read, or a point that cannot be composed
+    """
+    found: list[Composed] = []
 
     def take(
         points: Sequence[Point | Sibling],
@@ -54,9 +76,7 @@ def expanded(overrides: Sequence[str]) -> Expanded:
         folder: Path,
         constraints: Sequence[sweep.Constraint] = (),
     ) -> None:
-        result.frozen, result.skipped = sweep.split(freeze_all(points, folder), constraints)
-        result.parameters = parameters
-        result.notes = [note for point in points for note in point.notes]
+        found.append(Composed(points, parameters, folder, constraints))
 
     credentials.refuse_overrides(overrides)
     recipe_file.register(overrides, conf_tree.CONF_DIR)
@@ -76,7 +96,7 @@ def expanded(overrides: Sequence[str]) -> Expanded:
             raise _user_error(error) or mistakes.explain(error, loader, overrides) from error
         assert sweeper.launcher is not None  # its setup has made one
         sweeper.launcher.launch(hydra_plugins.expand(sweep_overrides, typed), 0)
-    return result
+    return found[0]
 
 
 def _user_error(error: BaseException) -> UserError | None:

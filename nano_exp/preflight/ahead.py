@@ -9,6 +9,8 @@ from nano_exp.overrides import Override
 
 #: Groups and sections that change nothing of what is made ahead.
 _APART = ("optimizer", "sweeps", "run", "grpo", "loss_fn", "checkpointing", "logger", "ignore", "slurm", "hydra")
+#: Weights that other runs make are no part of it.
+_ORIGINS = ("init_from", "fork_from")
 
 
 def command(overrides: Sequence[str]) -> str:
@@ -28,4 +30,4 @@ def shared(points: Sequence[Sequence[str]]) -> str:
 
 
 def _counts(override: str) -> bool:
-    return Override.parse(override).section.partition("/")[0] not in _APART
+    return Override.parse(override).section.partition("/")[0] not in (*_APART, *_ORIGINS)

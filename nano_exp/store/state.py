@@ -133,7 +133,7 @@ def state(
         in_slurm = _in_slurm(run, sent, last, jobs, queue)
         if in_slurm is not None:
             return in_slurm
-    elif sent is not None and sent.local is not None and sent.after_attempt == n and runs.local_alive(sent.local):
+    elif sent is not None and sent.local is not None and sent.after_attempt == n and _comes_here(run, sent.local):
         return State("pending", "waits for its turn on this machine", f"{sent.local.host}:{sent.local.pid}", n)
     newest = run.last("submit", "cancel", "start")  # a start after it: the run was quicker
     if newest is not None and newest.kind == "cancel" and (last is None or last.end is not None):
@@ -158,6 +158,12 @@ def state(
         "",
         n,
     )
+
+
+def _comes_here(run: Run, launcher: Owner) -> bool:
+    """Whether the launcher that is to execute a run on this machine lives, and has not given it up."""
+    newest = run.last("submit", "cancel")
+    return runs.local_alive(launcher) is True and newest is not None and newest.kind == "submit"
 
 
 def _listed(value: object) -> list[object]:

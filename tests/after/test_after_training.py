@@ -128,6 +128,19 @@ def test_nemo_rl_starts_from_a_folder_and_megatron_from_its_own_checkpoint(step:
     assert weights.initial({**of(step, THIRTY), INIT: origin.frozen}) == {"policy.model_name": str(out)}
 
 
+def test_supervised_weights_of_nemo_rls_own_script_are_a_start(step: Path) -> None:
+    """Its checkpoint has the master config of examples/run_sft.py, without policy.hf_config_overrides."""
+    thirty = of(step, THIRTY)
+    source = {"sft": {"max_num_steps": 60}, "policy": {"model_name": thirty["policy"]["model_name"]}}
+    source["policy"]["tokenizer"] = {"name": "any"}
+    with pytest.raises(UserError, match="no Hugging Face weights"):
+        weights.fits(thirty, Origin(INIT, None, 7, step), source)
+    tree = step / weights.CONSOLIDATED
+    tree.mkdir(parents=True)
+    (tree / "config.json").write_text("{}")
+    weights.fits(thirty, Origin(INIT, None, 7, step), source)
+
+
 @pytest.mark.parametrize(
     ("row", "changes", "why"),
     [

@@ -15,7 +15,15 @@ from typing import Any
 
 from nano_exp.engines import Mistake
 from nano_exp.engines.embedded import task
-from nano_exp.engines.embedded.settings import KEYS, MODEL, PATTERNS, TRAIN_METRICS, VALIDATION_METRICS, leaves
+from nano_exp.engines.embedded.settings import (
+    KEYS,
+    MODEL,
+    PATTERNS,
+    SUPERVISED_METRICS,
+    TRAIN_METRICS,
+    VALIDATION_METRICS,
+    leaves,
+)
 from nano_exp.errors import choice, nearest
 from nano_exp.text import as_typed
 
@@ -182,7 +190,8 @@ def room_for_an_answer(v: Values) -> Iterator[Mistake]:
 
 
 def known_metric(v: Values) -> Iterator[Mistake]:
-    every = [*(f"train:{name}" for name in TRAIN_METRICS), *(f"val:{name}" for name in VALIDATION_METRICS)]
+    train = SUPERVISED_METRICS if v["engine.algorithm"] == "sft" else TRAIN_METRICS
+    every = [*(f"train:{name}" for name in train), *(f"val:{name}" for name in VALIDATION_METRICS)]
     full = v["checkpointing.metric_name"]
     if full is not None and full not in every:
         yield Mistake(
@@ -210,6 +219,16 @@ def reference_needed(v: Values) -> Iterator[Mistake]:
             v.pick(skip, penalty),
             "the penalty is computed from the reference policy's log probabilities",
             f"{penalty}=0, or leave the first one out",
+        )
+
+
+def supervised_has_no_penalty(v: Values) -> Iterator[Mistake]:
+    penalty = "loss_fn.reference_policy_kl_penalty"
+    if v["engine.algorithm"] == "sft" and v[penalty] != 0:
+        yield Mistake(
+            v.pick("engine.algorithm", penalty),
+            "supervised steps have one loss, cross-entropy on the right calls",
+            f"{penalty}=0",
         )
 
 
@@ -251,6 +270,7 @@ RULES: tuple[Rule, ...] = (
     known_metric,
     estimator_agrees,
     reference_needed,
+    supervised_has_no_penalty,
     rate_falls,
     possible_experts,
 )

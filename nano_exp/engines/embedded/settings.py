@@ -43,6 +43,11 @@ TRAIN_METRICS = (
     *("mean_prompt_length", "total_num_tokens", "natural_termination_rate", "truncation_rate"),
     *("mean_total_tokens_per_sample", "mean_gen_tokens_per_sample", "max_gen_tokens_per_sample"),
 )
+#: Of a supervised step (engine.algorithm=sft).
+SUPERVISED_METRICS = (
+    *("loss", "grad_norm", "lr", "reward", "num_valid_samples", "global_valid_seqs", "global_valid_toks"),
+    "total_num_tokens",
+)
 VALIDATION_METRICS = ("accuracy", "avg_length")
 
 
@@ -113,6 +118,7 @@ class Settings:
 
     device: str = key("engine.device", choice("cpu", "cuda", "auto"), "auto")
     threads: int = key("engine.threads", whole(), 1)
+    algorithm: str = key("engine.algorithm", choice("grpo", "sft"), "grpo")
     init_from: str | None = key("engine.init_from", optional(text), None)  # filled in by the attempt
     warm_start: WarmStart = section(WarmStart)
     seed: int = key("grpo.seed", whole(0, 2**32 - 1))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from nano_exp.engines.embedded import checkpoint, schedule, tracking, warm_start
+from nano_exp.engines.embedded import checkpoint, schedule, supervised, tracking, warm_start
 from nano_exp.engines.embedded.nemotron_h import choose_device
 from nano_exp.engines.embedded.settings import Settings
 from nano_exp.engines.embedded.starting import OPTIMIZER, WEIGHTS
@@ -167,7 +167,7 @@ class Run:
             timer = self.trainer.timer
             timer.take()
             with timer.measure("total_step_time"):
-                train, _ = self.trainer.step(self.finished, self.keep_going)
+                train = self._train_step()
                 if not all(abs(train[name]) < float("inf") for name in ("loss", "grad_norm")):
                     self._write(step, _prefixed("train", train))
                     raise UserError(
@@ -201,6 +201,12 @@ class Run:
             if out_of_time and not last:
                 say(f"checkpoint_must_save_by is reached: saved step {step}, ending here")
                 return
+
+    def _train_step(self) -> Metrics:
+        if self.settings.algorithm == "sft":
+            return supervised.step(self.trainer, self.finished)
+        train, _ = self.trainer.step(self.finished, self.keep_going)
+        return train
 
     def _validate(self, step: int) -> Metrics:
         began = time.perf_counter()
@@ -292,7 +298,7 @@ class Run:
                 },
                 "parameters": self.trainer.parameters,
                 "definitions": {
-                    "reward_before": "mean reward of the first GRPO step, after the warm start",
+                    "reward_before": "mean reward of the first step, after the warm start where there was one",
                     "reward_after": f"mean reward of the last {len(last)} steps",
                     "validation_before": "first validation of the run (step 0 with grpo.val_at_start)",
                     "validation_after": "last validation of the run",

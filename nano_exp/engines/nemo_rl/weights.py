@@ -29,6 +29,8 @@ _MODEL = {
     "policy.model_name": "its tensors have other shapes, or other meanings",
     "policy.hf_config_overrides": "its tensors have other shapes",
 }
+#: Of them what no tensor depends on: the 30B's GRPO recipes have it, its SFT recipes have not.
+_OF_A_LOSS = ("policy.hf_config_overrides.router_aux_loss_coef",)
 
 
 def is_megatron(config: Config) -> bool:
@@ -84,7 +86,7 @@ def fits(config: Config, origin: Origin, source: Config) -> None:
         _require_fork(config, origin, source)
         return
     if source:
-        origins.require_same(config, source, origin, _MODEL)
+        origins.require_same(config, source, origin, _MODEL, _OF_A_LOSS)
     if origin.is_open:
         _require_readable(config, origin, source)
     elif not _changes(config, origin):
