@@ -20,6 +20,7 @@ from nano_exp.launch.convergence import Row
 from nano_exp.launch.job_arrays import Array, Launch
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 from nano_exp.store import predecessors, run_config, runs
+from nano_exp.study import run_length
 from nano_exp.terminal.progress_line import counting
 
 _COMMITS: dict[str, str | None] = {}
@@ -80,7 +81,7 @@ def record(row: Row, launch: Launch) -> dict[str, Any]:
         "recipe_files": row.config["nemo_rl"].get("recipe_files", {}),  # path -> SHA-256; of a recipe file's
         "checkout_commit": _checkout_commit(row.config),
         "model_revision": _model_revision(row.config),
-        "max_steps": row.config["grpo"]["max_num_steps"],
+        "max_steps": run_length.of(row.config),
         "ignored": row.config.get("ignore") or [],
     }
 

@@ -9,7 +9,7 @@ from nano_exp.errors import UserError
 from nano_exp.launch.convergence import Row
 from nano_exp.launch.terms import Terms
 from nano_exp.launch.to_the_end import NO_END, Whole, gpu_hours
-from nano_exp.study import book, halving, peers
+from nano_exp.study import book, halving, peers, run_length
 from nano_exp.study.halving import Halving
 
 
@@ -39,7 +39,7 @@ def cost(rows: Sequence[Row], whole: Whole) -> str:
     whole: the cost of those that are to be submitted
     """
     rules = halving.of(rows[0].config.get("halving")) if rows else None
-    most = {int(row.config["grpo"]["max_num_steps"]) for row in rows}
+    most = {run_length.of(row.config) for row in rows}
     if rules is None or len(most) != 1 or max(most) > NO_END or max(most) <= rules.rungs[-1]:
         return ""
     last, points = max(most), len({peers.point(row.frozen.overrides) for row in rows})

@@ -19,6 +19,7 @@ from nano_exp.launch.convergence import Row, configs_of
 from nano_exp.layout import models, workload
 from nano_exp.planner import gpus, steptime
 from nano_exp.store import metrics_file, runs, spells
+from nano_exp.study import run_length
 
 #: The choices that make steps alike, and how many runs of a name are looked at for theirs.
 ALIKE, LOOKED_AT = ("model", "cluster"), 40
@@ -83,10 +84,8 @@ def whole(rows: Sequence[Row]) -> Whole:
     hours, steps, endless = [], [], []
     for row, one in zip(with_gpus, _steps(rows if len(with_gpus) == len(rows) else with_gpus), strict=True):
         if one is not None:
-            left, each = (
-                max(0, int(row.config["grpo"]["max_num_steps"]) - _kept(row)),
-                one.seconds * (_gpus(row.config) or 0) / 3600,
-            )
+            each = one.seconds * (_gpus(row.config) or 0) / 3600
+            left = max(0, run_length.of(row.config) - _kept(row))
             if left > NO_END:
                 endless.append(100 * each)
             else:

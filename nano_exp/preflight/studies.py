@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 from nano_exp.preflight.registry import ANY_ENGINE, Mistake, rule
 from nano_exp.preflight.view import View
-from nano_exp.study import halving, pausing, stop_rules
+from nano_exp.study import halving, pausing, run_length, stop_rules
 
 RUNGS, SAVES = "halving.rungs", "checkpointing.enabled"
-#: Examples of the workplace assistant's training data (NeMo Gym), 17 steps of 64 an epoch.
-WORKPLACE_ROWS = 1129
 #: Recipes that train until their data ends have a million steps.
 UNBOUNDED = 100_000
-ASYNC, PENALTY = "grpo.async_grpo.enabled", "loss_fn.reference_policy_kl_penalty"
+ASYNC, PENALTY = run_length.ASYNC, "loss_fn.reference_policy_kl_penalty"
 #: From here on synchronous GRPO logs how many groups have different rewards (grpo.py 1207 at v0.6.0).
 MIXED_FROM = (0, 6, 0)
 
@@ -48,7 +43,7 @@ def rungs_are_reached(c: View) -> Iterator[Mistake]:
     if any(later <= rung for rung, later in itertools.pairwise(rules.rungs)):
         fix = f"halving.rungs=[{','.join(map(str, sorted(set(rules.rungs))))}]"
         yield Mistake((RUNGS,), "each rung is a later step than the one before", fix)
-    most, key = _last_step(c)
+    most, key = run_length.last_step(c.config)
     if most is not None and rules.rungs[-1] >= most:
         good = [str(rung) for rung in rules.rungs if rung < most]
         why = f"the run ends at step {most}, so nobody would go on from there"
@@ -67,33 +62,6 @@ def _halving(c: View) -> halving.Halving | None:
         return None
 
 
-def _last_step(c: View) -> tuple[int | None, tuple[str, ...]]:
-    """Where a run ends, and the keys that say so: its steps, or its epochs over the data that preflight could count."""
-    steps = c.number(pausing.MAX_STEPS)
-    epochs, prompts, rows = c.number(pausing.MAX_EPOCHS), c.prompts, _rows(c)
-    if epochs and prompts and rows and not c.on(ASYNC) and (steps is None or epochs * (rows // prompts) < steps):
-        return epochs * (rows // prompts), (pausing.MAX_EPOCHS, "grpo.num_prompts_per_step")
-    return steps, (pausing.MAX_STEPS,)
-
-
-def _rows(c: View) -> int | None:
-    """Examples of the training data: a file's lines where it is here, else what is published of a data set."""
-    path = c.get("data.train.data_path") or c.get("data.train_jsonl_fpath")
-    if not isinstance(path, str):
-        return None
-    file = Path(str(c.site.get("checkout") or ".")) / path
-    with contextlib.suppress(OSError):
-        return _lines(file)
-    return WORKPLACE_ROWS if "workplace_assistant" in path else None
-
-
-@cache
-def _lines(file: Path) -> int:
-    """Of a file that all points of a sweep have in common, read once."""
-    with file.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
-
-
 def _validated(c: View, rules: halving.Halving) -> Iterator[Mistake]:
     period = c.number("grpo.val_period") or 0
     missed = [rung for rung in rules.rungs if not period or rung % period]
@@ -110,9 +78,14 @@ def _schedule(c: View, most: int | None) -> Iterator[Mistake]:
     if style not in (None, "constant"):
         why = "Megatron would spread the weight decay over each attempt's own steps, not the run's"
         yield Mistake((pausing.STYLE,), why, f"{pausing.STYLE}=constant")
-    if c.has(pausing.DECAY) and c.get(pausing.DECAY) is None and (most is None or most >= UNBOUNDED):
+    if not c.has(pausing.DECAY) or c.get(pausing.DECAY) is not None:
+        return
+    if most is None or most >= UNBOUNDED:
         why = "the rate falls over the whole run, whose length is not known before it is trained"
         yield Mistake((pausing.DECAY,), why, f"{pausing.DECAY}=<steps of the whole run>")
+    elif most < (c.number(pausing.MAX_STEPS) or most):
+        why = f"the rate falls over the whole run, which its data ends at step {most}: an attempt does not count them"
+        yield Mistake((pausing.DECAY, pausing.MAX_EPOCHS), why, f"{pausing.DECAY}={most}")
 
 
 def _not_measurable(name: str, why: str, *keys: str) -> Mistake:
