@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from nano_exp.commands import Commands
@@ -23,7 +24,7 @@ def add(commands: Commands, results: argparse.ArgumentParser) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     from nano_exp import preflight
-    from nano_exp.launch import gather, points
+    from nano_exp.launch import gather, points, shared_cost, terms
     from nano_exp.launch import show as launched
     from nano_exp.preflight import fixes, wording
 
@@ -34,6 +35,10 @@ def _check(arguments: argparse.Namespace) -> int:
     ignore = preflight.ignored(expanded.frozen)
     facts = gather.facts(expanded.frozen, expanded.parameters, submitting=False)
     report = fixes.true_fixes(preflight.examine(expanded.frozen, facts, ignore), expanded.frozen, facts, Path.cwd())
+    configs = [frozen.config for frozen in expanded.frozen]
+    if any(config.get("pack") for config in configs):
+        shared = shared_cost.shared(report.cost, configs, expanded.parameters, terms.read(expanded.frozen))
+        report = replace(report, cost=shared)
     if not arguments.json:
         launched.skipped(expanded.skipped, expanded.frozen)
         launched.notes(expanded.notes)

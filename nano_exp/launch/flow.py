@@ -194,7 +194,7 @@ def _announce(plan: convergence.Plan, request: Request, start: str, parameters: 
         show.engine_yaml(plan)
     show.plan(plan)
     waits = request.terms.after or dependency.sources_of(row.config for row in plan.to_submit)
-    show.expected(plan, "" if waits else start, parameters)
+    show.expected(plan, "" if waits else start, parameters, request.terms)
     if plan.to_submit:
         names = [row.frozen.name for row in plan.to_submit]
         for line in spending.require(request.results, names, request.terms.budget):
@@ -212,10 +212,10 @@ def _agreed(request: Request, report: preflight.Report, parameters: Mapping[str,
     """
     if request.switches["yes"] or not request.switches["submit"]:
         return None
-    if not large.is_large(len(request.frozen_configs), report.cost.gpu_hours):
-        return None
+    if not request.terms.pack and not large.is_large(len(request.frozen_configs), report.cost.gpu_hours):
+        return None  # what is packed costs otherwise
     plan = request.plan()
-    size = large.words(plan.to_submit, parameters)
+    size = large.words(plan.to_submit, parameters, request.terms)
     if not size:  # most of it is done already
         return None
     _announce(plan, request, report.start, parameters)

@@ -100,7 +100,7 @@ def arrange(
     limit: the most tasks that Slurm takes in one array; larger groups become several
     """
     groups: dict[tuple[Shape, str, str], list[Row]] = {}
-    for row, (form, place) in zip(rows, alike.each(configs_of(rows), _shape_and_place), strict=True):
+    for row, (form, place) in zip(rows, alike.each(configs_of(rows), shape_and_place), strict=True):
         groups.setdefault((form, row.frozen.name, place), []).append(row)
     job_arrays: list[Array] = []
     for (form, name, _), members in groups.items():
@@ -124,7 +124,8 @@ def arrange(
     return launch
 
 
-def _shape_and_place(config: dict[str, Any]) -> tuple[Shape, str]:
+def shape_and_place(config: dict[str, Any]) -> tuple[Shape, str]:
+    """What runs of one name have in common that share an array."""
     ours = [config["site"], config["slurm"], run_config.placement(config)]
     return shape(config), json.dumps(ours, sort_keys=True)
 

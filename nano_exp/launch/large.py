@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nano_exp.errors import UserError
+from nano_exp.launch import shared_cost
 from nano_exp.launch.convergence import Row, configs_of
-from nano_exp.preflight.cost import cost
+from nano_exp.launch.terms import Terms
 
 #: More than this is asked about: runs to submit, and GPU-hours of one allocation for each of them.
 RUNS, GPU_HOURS = 500, 1000.0
@@ -18,7 +19,7 @@ def is_large(count: int, gpu_hours: float | None) -> bool:
     return count > RUNS or (gpu_hours or 0.0) > GPU_HOURS
 
 
-def words(rows: Sequence[Row], parameters: Mapping[str, Any]) -> str:
+def words(rows: Sequence[Row], parameters: Mapping[str, Any], terms: Terms) -> str:
     """What a plan would submit; "" where that is not much.
 
     Parameters
@@ -26,10 +27,11 @@ def words(rows: Sequence[Row], parameters: Mapping[str, Any]) -> str:
     rows: those to submit
     parameters: hydra.launcher's
     """
-    hours = cost(configs_of(rows), parameters).gpu_hours
-    if not is_large(len(rows), hours):
+    whole = shared_cost.cost(configs_of(rows), parameters, terms)
+    if not is_large(len(rows), whole.gpu_hours):
         return ""
-    return f"{len(rows):,} runs" + (f" of {hours:,.0f} GPU-hours in one allocation each" if hours else "")
+    where = f"{whole.packed:,} allocation{'s' * (whole.packed > 1)}" if whole.packed else "one allocation each"
+    return f"{len(rows):,} runs" + (f" of {whole.gpu_hours:,.0f} GPU-hours in {where}" if whole.gpu_hours else "")
 
 
 def ask(size: str) -> None:

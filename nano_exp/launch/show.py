@@ -14,9 +14,9 @@ from nano_exp import files, project, slurm, text
 from nano_exp.compose import sweep
 from nano_exp.compose.freeze import Frozen
 from nano_exp.index import selection
-from nano_exp.launch import batch_script, job_arrays, study_terms, to_the_end
+from nano_exp.launch import batch_script, job_arrays, shared_cost, study_terms, to_the_end
 from nano_exp.launch.convergence import Plan, Row
-from nano_exp.preflight.cost import cost
+from nano_exp.launch.terms import Terms
 from nano_exp.slurm import reasons
 from nano_exp.store import axes, metrics_file, run_config, runs
 from nano_exp.store.metrics_file import first_and_last
@@ -100,13 +100,13 @@ def skipped(skipped_points: Sequence[sweep.Skipped], others: Sequence[Frozen]) -
             print(f"    ... and {len(broke) - MAX_ROWS} more")
 
 
-def expected(the_plan: Plan, start: str, parameters: Mapping[str, Any]) -> None:
+def expected(the_plan: Plan, start: str, parameters: Mapping[str, Any], terms: Terms) -> None:
     """What the runs to submit cost, and when Slurm would start them: a line each, where it is known."""
     whole = to_the_end.whole(the_plan.to_submit)
     lines = [
         whole.line(),
         study_terms.cost(the_plan.rows, whole),
-        *cost(the_plan.to_submit.configs, parameters).lines(),
+        *shared_cost.cost(the_plan.to_submit.configs, parameters, terms).lines(),
         start,
     ]
     for line in lines if the_plan.to_submit else ():

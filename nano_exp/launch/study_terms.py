@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nano_exp import alike
 from nano_exp.errors import UserError
-from nano_exp.launch.convergence import Row
+from nano_exp.launch.convergence import Row, configs_of
 from nano_exp.launch.terms import Terms
 from nano_exp.launch.to_the_end import NO_END, Whole, gpu_hours
 from nano_exp.study import book, halving, peers, run_length
@@ -39,7 +40,7 @@ def cost(rows: Sequence[Row], whole: Whole) -> str:
     whole: the cost of those that are to be submitted
     """
     rules = halving.of(rows[0].config.get("halving")) if rows else None
-    most = {run_length.of(row.config) for row in rows}
+    most = set(alike.each(configs_of(rows), run_length.of)) if rules is not None else set()
     if rules is None or len(most) != 1 or max(most) > NO_END or max(most) <= rules.rungs[-1]:
         return ""
     last, points = max(most), len({peers.point(row.frozen.overrides) for row in rows})

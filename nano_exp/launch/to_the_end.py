@@ -82,10 +82,12 @@ def whole(rows: Sequence[Row]) -> Whole:
     on_slurm = [row for row in rows if row.config["slurm"]["where"] == "slurm"]
     with_gpus = [row for row in on_slurm if _gpus(row.config)]
     hours, steps, endless = [], [], []
-    for row, one in zip(with_gpus, _steps(rows if len(with_gpus) == len(rows) else with_gpus), strict=True):
+    same = rows if len(with_gpus) == len(rows) else with_gpus
+    lengths = alike.each(configs_of(same), run_length.of)
+    for row, length, one in zip(with_gpus, lengths, _steps(same), strict=True):
         if one is not None:
             each = one.seconds * (_gpus(row.config) or 0) / 3600
-            left = max(0, run_length.of(row.config) - _kept(row))
+            left = max(0, length - _kept(row))
             if left > NO_END:
                 endless.append(100 * each)
             else:

@@ -112,6 +112,7 @@ class Cost:
     rollout_bytes, largest_rollout_bytes: what is logged of rollouts; None where nothing is, or the steps are not known
     rollout_bytes_a_step: of the run that logs most; None where nothing is logged
     attempts: allocations that a run may take before it needs another launch
+    packed: so many allocations that the runs share; GPU-hours are of those then. 0: each run has its own
     """
 
     runs: int = 0
@@ -123,18 +124,25 @@ class Cost:
     largest_rollout_bytes: int | None = None
     rollout_bytes_a_step: int | None = None
     attempts: int = 1
+    packed: int = 0
 
     def lines(self) -> list[str]:
         """For people, each saying what it counts; empty where nothing is known."""
         lines = []
         if self.gpu_hours is not None and self.largest_gpu_hours is not None:
-            hours = self._both(f"{_hours(self.largest_gpu_hours)} GPU-hours", _hours(self.gpu_hours))
-            lines.append(f"one allocation each, to its time limit: {hours}")
+            lines.append(self._allocations(f"{_hours(self.largest_gpu_hours)} GPU-hours", _hours(self.gpu_hours)))
             if self.attempts > 1:
                 lines.append(
                     f"a run with steps left goes on in another one, up to {self.attempts} (slurm.max_attempts)"
                 )
         return [*lines, *self._disk()]
+
+    def _allocations(self, each: str, whole: str) -> str:
+        if not self.packed:
+            return f"one allocation each, to its time limit: {self._both(each, whole)}"
+        if self.packed == 1:
+            return f"one allocation for all, to its time limit: {each}"
+        return f"{self.packed} allocations, to their time limit: {each} each, {whole} in all"
 
     def _disk(self) -> list[str]:
         parts = []

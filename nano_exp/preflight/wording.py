@@ -124,7 +124,8 @@ def as_text(report: Report) -> str:
 
 
 def as_json(report: Report) -> str:
-    """The whole report for scripts; GPU-hours are those of one allocation a run, sizes are in bytes."""
+    """The whole report for scripts; GPU-hours are those of one allocation a run, or of the `packed`
+    allocations that they share; sizes are in bytes."""
 
     def as_row(group: Group, ignored: bool) -> dict[str, Any]:
         finding = group.finding
@@ -165,6 +166,7 @@ def as_json(report: Report) -> str:
                 "largest_rollout_bytes": cost.largest_rollout_bytes,
                 "rollout_bytes_a_step": cost.rollout_bytes_a_step,
                 "attempts": cost.attempts,
+                "packed": cost.packed or None,
             },
         },
         indent=1,

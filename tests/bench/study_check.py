@@ -1,4 +1,4 @@
-"""What became of a study of recorded points: `python tests/bench/study_check.py RESULTS NAME`, e.g. on the mini cluster.
+"""What became of a study of recorded points, on the mini cluster say: `python tests/bench/study_check.py RESULTS NAME`.
 
     python launch.py -m model=nano_tiny cluster=1n1g site=minicluster slurm.cpus_per_node=1 grpo.seed=1,2,3 \\
         optimizer.lr=5e-4,1e-3,2e-3 grpo.num_generations_per_prompt=4,8,16 grpo.max_num_steps=120 grpo.val_period=10 \\

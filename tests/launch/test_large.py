@@ -10,6 +10,7 @@ from core_case import TINY, everything_below, launch, prepared, standin
 
 from nano_exp.errors import UserError
 from nano_exp.launch import large
+from nano_exp.launch.terms import Terms
 
 
 class Terminal(io.StringIO):
@@ -40,8 +41,8 @@ def test_what_is_large_is_said_in_runs_and_gpu_hours(
     tmp_path: Path, runs: int, minutes: int | None, asked: str
 ) -> None:
     rows = prepared(tmp_path, *standin(), points=[[f"grpo.seed={n}"] for n in range(runs)]).arrays[0].rows
-    assert large.words(rows, {} if minutes is None else {"timeout_min": minutes}) == asked
-    assert large.words(rows * 251, {}) == "502 runs"
+    assert large.words(rows, {} if minutes is None else {"timeout_min": minutes}, Terms()) == asked
+    assert large.words(rows * 251, {}, Terms()) == "502 runs"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from core_case import Answer, frozen, standin
 
 from nano_exp.errors import UserError
-from nano_exp.launch import allocation, batch_script, convergence, job_arrays, packing, staging
+from nano_exp.launch import allocation, batch_script, convergence, job_arrays, packing, shared_cost, staging
 from nano_exp.launch.packing import Pack
 from nano_exp.launch.terms import Terms
 from nano_exp.preflight import answers
@@ -57,6 +57,17 @@ def test_an_allocation_is_as_large_as_its_slots(tmp_path: Path) -> None:
     assert "#SBATCH --gpus-per-node=2\n" in text and "#SBATCH --cpus-per-task=4\n" in text
     entry = staging._entry(array)
     assert (entry["shape"]["gpus_per_node"], entry["pack"]) == (1, {"slots": 2, "allocations": 2, "behind": None})
+
+
+def test_an_allocation_is_counted_once_for_all_its_runs(tmp_path: Path) -> None:
+    configs = [frozen(tmp_path, *standin(), *SMALL, f"grpo.seed={seed}").config for seed in range(5)]
+
+    def line(**terms: int) -> str:
+        return shared_cost.cost(configs, {"timeout_min": 240}, Terms(**terms)).lines()[0]
+
+    assert line() == "one allocation each, to its time limit: 4.0 GPU-hours a run, 20 in all"
+    assert line(pack=4) == "2 allocations, to their time limit: 12 GPU-hours each, 24 in all"
+    assert line(pack=4, parallel=4) == "one allocation for all, to its time limit: 16 GPU-hours"
 
 
 @pytest.mark.parametrize(
