@@ -10,6 +10,7 @@ from core_case import Answer, frozen, make_run, standin
 
 from nano_exp.launch import convergence, to_the_end
 from nano_exp.launch.convergence import Row
+from nano_exp.study import run_length
 
 STEPS = ("grpo.max_num_steps=100",)
 
@@ -41,6 +42,14 @@ def test_a_step_that_runs_of_the_name_measured_goes_before_it(tmp_path: Path) ->
 def test_a_million_steps_are_no_end(tmp_path: Path) -> None:
     said = to_the_end.whole(rows(tmp_path, "grpo.max_num_steps=1000000")).line()
     assert "GPU-hours for each 100 steps of 1 run, whose steps it does not limit" in said
+
+
+def test_data_that_ends_before_the_steps_do_is_an_end(tmp_path: Path) -> None:
+    nine = frozen(tmp_path, *[word.replace("12b", "9b") for word in standin()])
+    made = to_the_end.whole(convergence.make([nine], False, Answer([])).to_submit)
+    assert made.total == pytest.approx(17 * made.steps[0].seconds * 8 / 3600)
+    endless = {**nine.config, "grpo": {**nine.config["grpo"], "async_grpo": {"enabled": True}}}
+    assert (run_length.of(nine.config), run_length.of(endless)) == (17, 1000000)
 
 
 def test_this_machine_costs_nothing(tmp_path: Path) -> None:

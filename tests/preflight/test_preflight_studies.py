@@ -56,6 +56,10 @@ def test_what_is_measured_is_not_said() -> None:
             (*TWELVE, *STEPS, "halving.rungs=[20]", "policy.megatron_cfg.scheduler.weight_decay_incr_style=linear"),
             "weight_decay_incr_style=constant",
         ),
+        (
+            (*NINE, "halving.rungs=[5]", "policy.megatron_cfg.scheduler.lr_decay_iters=null"),
+            "lr_decay_iters=17",
+        ),
     ],
 )
 def test_rungs_that_cannot_be_are_refused(words: tuple[str, ...], part: str) -> None:
