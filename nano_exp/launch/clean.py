@@ -9,13 +9,13 @@ import textwrap
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from nano_exp import text
 from nano_exp.errors import UserError, choice, nearest
 from nano_exp.index import selection
-from nano_exp.launch import convergence, freeable, submit
+from nano_exp.launch import convergence, freeable, needed, submit
 from nano_exp.launch.freeable import Freeable, Item
 from nano_exp.store import runs, state
 from nano_exp.store.runs import Run
@@ -103,12 +103,13 @@ def _look(found: Sequence[Run], keep: Collection[str], logs: bool) -> tuple[list
     asked = convergence.QueueLookup()
     asked.include(found)
     looked, left = [], []
+    needs = needed.needs(found[0].results) if found else []
     for run in found:
         now = asked.state(run)
         if now.kind in _LEFT:
             left.append((run, now))
             continue
-        one = freeable.of_run(run, keep, logs)
+        one = freeable.of_run(run, keep, logs, needs)
         if now.kind == "lost" and any(_fresh(item) for item in one.items):
             one.items = [item for item in one.items if not _fresh(item)]
             one.notes.append("it vanished, and a save changed a moment ago: a node that Slurm lost may still write it")
@@ -121,7 +122,7 @@ def _fresh(item: Item) -> bool:
 
 
 def _require_steps(looked: Sequence[Freeable], keep: Collection[str]) -> None:
-    there = {int(item.path.name.removeprefix("step_")) for one in looked for item in one.items if _whole(item)}
+    there = {freeable.step_of(item) for one in looked for item in one.items if _whole(item)}
     there |= {step for one in looked for step in one.kept}
     for word in sorted(keep):
         if word.isdecimal() and int(word) not in there and there:
@@ -174,15 +175,18 @@ def _free(results: Path, wanted: Sequence[Freeable], freed: _Freed) -> None:
     with submit.lock(results):
         asked = convergence.QueueLookup()
         asked.include(one.run for one in wanted)
-        aside = [pair for one in wanted for pair in _set_aside(one, asked, freed)]
+        needs = needed.needs(results)
+        aside = [pair for one in wanted for pair in _set_aside(one, asked, freeable.needed_by(one, needs), freed)]
     with progress_line.waiting("freeing ..."):
         for run, item, path in aside:
             if _remove(path, freed):
                 freed.add(run, item)
 
 
-def _set_aside(one: Freeable, asked: convergence.QueueLookup, freed: _Freed) -> list[tuple[Run, Item, Path]]:
-    """Rename what is to go, as long as nothing has started the run since it was looked at."""
+def _set_aside(
+    one: Freeable, asked: convergence.QueueLookup, needed_steps: Mapping[int, str], freed: _Freed
+) -> list[tuple[Run, Item, Path]]:
+    """Rename what is to go, as long as nothing has started the run since it was looked at, or needs a checkpoint."""
     run, gone = runs.load(one.run.dir), []
     now = asked.state(run)
     for item in one.items:
@@ -191,6 +195,9 @@ def _set_aside(one: Freeable, asked: convergence.QueueLookup, freed: _Freed) -> 
             break
         if item.kind in (freeable.ROLLOUTS, freeable.RESPONSES, freeable.REMAINS):
             gone.append((run, item, item.path))  # of attempts that are over: nobody writes there any more
+            continue
+        if _whole(item) and (who := needed_steps.get(freeable.step_of(item))):
+            freed.problems.append(f"{item.path} stays: meanwhile {who}")
             continue
         path = item.path.with_name(f"{freeable.ASIDE}{item.path.name}-{uuid.uuid4().hex[:8]}")
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from nano_exp import engines
 from nano_exp.dotted import Config
 from nano_exp.engines import Context, checkpoints
 from nano_exp.files import Damaged
+from nano_exp.launch import needed
+from nano_exp.launch.needed import Need
 from nano_exp.store import runs
 from nano_exp.store.runs import Run
 
@@ -60,6 +62,7 @@ class Freeable:
     attempt: the number of its newest attempt when it was looked at
     kept: step -> why that checkpoint stays
     notes: what was left alone for a reason that the user may want to know
+    best: the step of the best checkpoint, whether it stays or not
     """
 
     run: Run
@@ -67,6 +70,7 @@ class Freeable:
     items: list[Item] = field(default_factory=list)
     kept: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    best: int | None = None
 
     @property
     def size(self) -> int:
@@ -77,24 +81,39 @@ class Freeable:
         return sum(item.files for item in self.items)
 
 
+def needed_by(one: Freeable, needs: Sequence[Need]) -> dict[int, str]:
+    """Step -> which other run is still to start from it, of the checkpoints that would go."""
+    going = [item for item in one.items if item.kind == CHECKPOINT]
+    if not going:
+        return {}
+    steps = [*one.kept, *(step_of(item) for item in going)]
+    return needed.of(needs, one.run, going[0].path.parent, steps, one.best)
+
+
+def step_of(item: Item) -> int:
+    """Of a whole checkpoint."""
+    return int(item.path.name.removeprefix("step_"))
+
+
 def attempt_number(run_dir: Path) -> int:
     """Of the newest attempt; 0 before the first."""
     return max((attempt.number for attempt in runs.attempts(run_dir)), default=0)
 
 
-def of_run(run: Run, keep: Collection[str], logs: bool) -> Freeable:
+def of_run(run: Run, keep: Collection[str], logs: bool, needs: Sequence[Need] = ()) -> Freeable:
     """What a run that is not active has to free.
 
     Parameters
     ----------
     keep: which whole checkpoints stay beside the last one: best, all, or numbers of steps
     logs: whether logged rollouts count
+    needs: what other runs are still to start from
     """
     found = Freeable(run, attempt_number(run.dir))
     try:
         config = run.config()
         _require_own_place(run, config)
-        _checkpoints(found, config, keep)
+        _checkpoints(found, config, keep, needs)
         if logs:
             _logs(found, Path(str(Config(config).section("logger").get("log_dir") or run.dir / "logs")))
     except (Damaged, OSError, _LeftAlone, KeyError, TypeError, AttributeError) as error:
@@ -131,7 +150,7 @@ def _own(run: Run, folder: Path) -> Path | None:
 # --- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-def _checkpoints(found: Freeable, config: dict[str, Any], keep: Collection[str]) -> None:
+def _checkpoints(found: Freeable, config: dict[str, Any], keep: Collection[str], needs: Sequence[Need]) -> None:
     run = found.run
     engine = engines.get(str(Config(config).section("engine").get("name")))
     ctx = Context(run.dir, run.dir, 0, run.dir / "config.yaml")
@@ -141,7 +160,11 @@ def _checkpoints(found: Freeable, config: dict[str, Any], keep: Collection[str])
     torn = [(TORN, path) for path in [*checkpoints.torn(folder), *folder.glob("damaged_step_*")]]
     aside = [(REMAINS, path) for path in sorted(folder.glob(f"{ASIDE}*"))]
     steps, last = checkpoints.whole(folder), engine.last_step(config, ctx)
-    found.kept = _kept(found, Config(config).section("checkpointing"), folder, steps, last, keep)
+    settings = Config(config).section("checkpointing")
+    found.kept = _kept(found, settings, folder, steps, last, keep)
+    found.best = checkpoints.ranked(folder, settings.values)
+    for step, who in needed.of(needs, run, folder, steps, found.best).items():
+        found.kept.setdefault(step, who)
     spare = [(CHECKPOINT, folder / f"step_{step}") for step in steps if step < last and step not in found.kept]
     for kind, path in [*spare, *torn, *aside]:
         if path.is_symlink():

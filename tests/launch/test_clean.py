@@ -192,7 +192,7 @@ def test_what_took_the_name_of_what_was_looked_at_stays(make: Callable[..., Path
     torn = run_dir / "checkpoints" / "tmp_step_3"
     torn.rename(tmp_path / "elsewhere")  # keeps its inode busy
     new = checkpoint(torn.parent, torn.name)
-    assert clean._set_aside(looked, Answer([]), clean._Freed())[0][1].path.name == "step_1"
+    assert clean._set_aside(looked, Answer([]), {}, clean._Freed())[0][1].path.name == "step_1"
     assert new.is_dir()
 
 
@@ -287,3 +287,58 @@ def test_mistakes_are_answered_in_words(
     run_dir = make(FOUR)
     assert free(tmp_path, *words, "--yes") == 2
     assert said in capsys.readouterr().err and steps(run_dir) == [*FOUR]
+
+
+# --- what other runs start from ---------------------------------------------------------------------------------------
+
+
+def dependant(results: Path, key: str, step: object, **more: Any) -> Path:
+    """A run that is still to start from one of name/r1's checkpoints."""
+    origin = {"run": "name/r1", "step": step, "path": str(results / f"name/r1/checkpoints/step_{step}")}
+    return make_run(results, name="post", run="r9", record={key: {**origin, **more}})
+
+
+@pytest.mark.parametrize(
+    ("key", "step", "more", "stay"),
+    [
+        ("init_from", 10, {}, ["step_10", "step_40"]),
+        ("fork_from", 20, {}, ["step_20", "step_40"]),
+        ("init_from", "best", {}, ["step_30", "step_40"]),
+        ("init_from", "last", {}, ["step_40"]),
+        ("init_from", 10, {"run": None}, ["step_10", "step_40"]),  # named by its path
+        ("init_from", 10, {"run": "name/r2", "path": "/elsewhere"}, ["step_40"]),
+    ],
+)
+def test_what_another_run_is_still_to_start_from_stays(
+    make: Callable[..., Path], tmp_path: Path, capsys: Any, key: str, step: object, more: Any, stay: list[str]
+) -> None:
+    run_dir = make(FOUR)
+    dependant(tmp_path, key, step, **more)
+    assert free(tmp_path, "r1", "--keep", "last", "--yes") == 0
+    assert steps(run_dir) == stay
+    said = "goes on" if key == "fork_from" else "starts"
+    assert (f"stays: {stay[0]} (r9 (unstarted) {said} from it)" in capsys.readouterr().out) == (len(stay) > 1)
+
+
+def test_what_has_its_own_or_is_over_needs_nothing(make: Callable[..., Path], tmp_path: Path) -> None:
+    run_dir = make(FOUR)
+    done = dependant(tmp_path, "init_from", 10)
+    make_attempt(done, 1, dead_process(), {"kind": "done"})
+    fork = make({"step_20": 0.1}, run="r2", end="failed")
+    record = json.loads((fork / "run.json").read_text())
+    (fork / "run.json").write_text(json.dumps({**record, "fork_from": {"run": "name/r1", "step": 20, "path": "x"}}))
+    assert free(tmp_path, "r1", "--keep", "last", "--yes") == 0
+    assert steps(run_dir) == ["step_40"]
+
+
+def test_a_run_that_is_launched_while_clean_asks_keeps_its_checkpoint(
+    make: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    run_dir = make(FOUR)
+
+    def confirm(question: str) -> bool:
+        return bool(dependant(tmp_path, "init_from", 10))
+
+    assert clean.clean(tmp_path, [runs.load(run_dir)], {"last"}, False, False, False, confirm) == 1
+    assert steps(run_dir) == ["step_10", "step_40"]
+    assert "step_10 stays: meanwhile r9 (unstarted) starts from it" in capsys.readouterr().err
