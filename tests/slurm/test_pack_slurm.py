@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
-from launching import HOLD, SMALL, Lab, assert_executed_once, kinds, setting, train_steps
+from launching import HOLD, SMALL, Lab, assert_executed_once, checkpoints, kinds, no_ray_beside, setting, train_steps
 from pace import paced
 
 from nano_exp.store import runs
@@ -58,3 +61,49 @@ def test_one_that_is_killed_or_cancelled_harms_none_and_those_cut_off_go_on(lab:
     assert_executed_once(last, STEPS)
     assert (kinds(killed), kinds(cancelled)) == (["failed"], ["cancelled"])
     assert states(lab, killed, cancelled) == ["failed", "cancelled"]
+
+
+#: Two that start Ray; they end when they are told to.
+WITH_RAY = (*SMALL[:-1], "grpo.max_num_steps=1000", setting("RAY", 1), setting("STEP_SECONDS", paced(1)), "pack=2")
+
+
+def own(run: runs.Run) -> dict[str, str]:
+    """What a run was told of its Ray, and what it found."""
+    folder = run.dir / "attempts" / "1"
+    exported = dict(re.findall(r"^export (\w+)=(.*)$", (folder / "nodes" / "node.sh").read_text(), re.MULTILINE))
+    found = re.findall(r"(Connected to.*|A worker on.*)", (folder / "stdout.log").read_text())
+    names = ("RAY_TMPDIR", "NX_HEAD_PORTS", "NX_WORKER_PORTS", "NX_NODE_PORTS")
+    return {**{name: exported[name] for name in names}, "worker": found[1], "ray": found[0]}
+
+
+def rays(of: dict[str, str]) -> dict[int, str]:
+    """What lives of a run's Ray: process id -> the name of its program."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_text(errors="replace").split("\0")
+            if of["RAY_TMPDIR"] in " ".join(words):
+                found[int(folder.name)] = Path(words[0]).name
+    return found
+
+
+def test_runs_of_nemo_rl_beside_each_other_have_a_ray_each(lab: Lab) -> None:
+    pytest.importorskip("ray")
+    with no_ray_beside(alone=False):
+        lab.launch(*WITH_RAY, "slurm.requeue=false", "grpo.seed=1,2")
+        killed, other = (lab.run(grpo__seed=seed) for seed in (1, 2))
+        assert lab.job(killed) == lab.job(other)
+        lab.wait_step(killed, 1, seconds=400)
+        lab.wait_step(other, 1, seconds=400)
+        ours, theirs = own(killed), own(other)
+        assert ours.pop("ray") == theirs.pop("ray") == "Connected to existing Ray cluster: 1 GPUs, 1 nodes"
+        assert all(ours[name] != theirs[name] for name in ours), (ours, theirs)
+
+        os.kill(next(pid for pid, name in rays(ours).items() if name == "raylet"), signal.SIGKILL)
+        lab.wait_ended(killed)
+        lab.wait_step(other, checkpoints(other)[-1] + 2)
+        lab.tool("cancel", other.id)
+        lab.wait_queue_empty()
+        assert (kinds(killed), kinds(other)) == (["failed"], ["cancelled"])
+        assert (rays(ours), rays(theirs)) == ({}, {})
+        assert not Path(ours["RAY_TMPDIR"]).exists() and not Path(theirs["RAY_TMPDIR"]).exists()
