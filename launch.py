@@ -12,17 +12,19 @@ import sys
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C while modules load needs no traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import hydra
-from omegaconf import DictConfig
-
 from nano_exp import app
-from nano_exp.launch import hydra_plugins
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    # Every launch, single ones too, goes through nano_exp.launch.hydra_plugins; Hydra calls this where that is not so.
-    raise hydra_plugins.not_our_path()
+def main() -> None:
+    import hydra  # here: a launch whose composition is kept does without it
+    from omegaconf import DictConfig
+
+    @hydra.main(version_base="1.3", config_path="conf", config_name="config")
+    def composed(cfg: DictConfig) -> None:
+        # Launches go through nano_exp.launch.hydra_plugins; Hydra calls this where one does not.
+        raise app.not_our_path()
+
+    composed()
 
 
 if __name__ == "__main__":

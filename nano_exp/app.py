@@ -12,35 +12,37 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from omegaconf import DictConfig
-
-from nano_exp import hydra_internals
-from nano_exp.compose import conf_tree
+from nano_exp.compose import BASE
 from nano_exp.errors import UserError
-from nano_exp.launch import hydra_plugins
-from nano_exp.launch.hydra_plugins import not_our_path
 from nano_exp.overrides import Override
 
 if TYPE_CHECKING:  # a mistyped command, --help and Tab do without what a launch loads
     from nano_exp.launch.flow import Launched
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_tree.BASE), config_name=conf_tree.CONFIG_NAME)
-def _composed(cfg: DictConfig) -> None:
-    raise hydra_plugins.not_our_path()
+def by_hydra() -> None:
+    """What a checkout's launch.py calls, with the package's conf/."""
+    import hydra
+    from omegaconf import DictConfig
+
+    @hydra.main(version_base="1.3", config_path=str(BASE), config_name="config")
+    def composed(cfg: DictConfig) -> None:
+        raise not_our_path()
+
+    composed()
 
 
 def launch() -> int:
     """What a checkout's `python launch.py` does, without one: for a project's own launch.py, and `nano-exp launch`."""
-    return run(_composed)
+    return run(by_hydra)
 
 
 def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) -> int:
-    """Run a `hydra.main` function that has our launcher as its default.
+    """Launch what is typed: the quick way where there is one, else by a `hydra.main` function.
 
     Parameters
     ----------
+    main: has our launcher as its default
     take: what is done with the composed points; `flow.launch` where nothing else is named
 
     Returns
@@ -53,12 +55,13 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) ->
     # Hydra's parser takes overrides on one side of an option only; -m may stand anywhere.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     from nano_exp import credentials
-    from nano_exp.compose import kept, recipe_file, resolvers
+    from nano_exp.compose import kept, quick
 
-    hydra_internals.compose_once()
-    resolvers.register()
-    if any(word.startswith("-") and word not in ("-m", "--multirun") for word in sys.argv[1:]):
+    words = [word for word in sys.argv[1:] if word not in ("-m", "--multirun")]
+    if any(word.startswith("-") for word in words):
         kept.turn_off()
+    elif not {"hydra", "omegaconf"} & set(sys.modules):  # else somebody may have told them more than conf/ says
+        quick.allow()
     codes: list[int] = []  # of each launch: a search makes several
 
     def taken(*launch: Any) -> Launched:
@@ -68,7 +71,6 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) ->
         codes.append(launched.code)
         return launched
 
-    hydra_plugins.register(taken)
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as launch.py left it
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -77,9 +79,9 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) ->
         _refuse_other_mode(sys.argv[1:])
         _refuse_chain(sys.argv[1:])
         _require_optuna(sys.argv[1:])
-        conf_tree.register()
-        recipe_file.register(sys.argv[1:], conf_tree.CONF_DIR)
-        main()
+        if not _quickly(words, taken):
+            _prepare_hydra(taken)
+            main()
         sys.stdout.flush()  # here, where a reader that went away is no fault
         return next((code for code in reversed(codes) if code), 0)
     except UserError as error:
@@ -93,6 +95,36 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) ->
         return 0
     except Exception as error:
         return report(error)
+
+
+def _quickly(words: Sequence[str], take: Callable[..., object]) -> bool:
+    """Launch without Hydra. False, and nothing was done, where that cannot be."""
+    from nano_exp.compose import quick, sweep
+
+    point = quick.point(words)
+    if point is None:
+        return False
+    take([point], point.parameters, Path.cwd(), sweep.read(point.sweep).constraints)
+    return True
+
+
+def _prepare_hydra(take: Callable[..., object]) -> None:
+    from nano_exp import hydra_internals
+    from nano_exp.compose import conf_tree, recipe_file, resolvers
+    from nano_exp.launch import hydra_plugins
+
+    hydra_internals.compose_once()
+    resolvers.register()
+    hydra_plugins.register(take)
+    conf_tree.register()
+    recipe_file.register(sys.argv[1:], conf_tree.CONF_DIR)
+
+
+def not_our_path() -> UserError:
+    """hydra.mode=RUN or another launcher would call the task function itself."""
+    from nano_exp.launch import hydra_plugins
+
+    return hydra_plugins.not_our_path()
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
@@ -156,6 +188,8 @@ def report(error: Exception) -> int:
 
 def _from_composing(error: BaseException) -> bool:
     """Whether it was raised while Hydra read arguments and composed, not in our own code after it."""
+    from nano_exp import hydra_internals
+
     frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     around_hydra = (Path(__file__), Path(str(hydra_internals.__file__)))
     return not any(f.is_relative_to(around_hydra[0].parent) for f in frames if f not in around_hydra)
@@ -164,7 +198,9 @@ def _from_composing(error: BaseException) -> bool:
 def _explained(error: Exception) -> UserError:
     from hydra.core.global_hydra import GlobalHydra
 
+    from nano_exp import hydra_internals
     from nano_exp.advice import mistakes
+    from nano_exp.compose import conf_tree
 
     if str(error).startswith("No trials are completed"):
         return UserError(

@@ -293,3 +293,29 @@ def interpolations(node: Any, path: Path = ()) -> dict[Path, Any]:
         for key in keys:
             by_path |= interpolations(node._get_node(key), (*path, key))
     return by_path
+
+
+def are_untyped(cfg: DictConfig, but: str) -> bool:
+    """Whether all values of a config, but for one section, may be of any kind: none comes from a structured config."""
+    return all(_is_untyped(cfg._get_node(key)) for key in cfg if key != but)
+
+
+def _is_untyped(node: Any) -> bool:
+    if not isinstance(node, DictConfig | ListConfig):
+        return type(node) is AnyNode
+    if node._metadata.ref_type is not Any or node._is_interpolation() or node._is_none() or node._is_missing():
+        return False
+    keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+    return all(_is_untyped(node._get_node(key)) for key in keys)
+
+
+def kinds(cfg: DictConfig) -> dict[str, str]:
+    """Key -> the name of the type that its value has to have; "?" for a list or a mapping whose values are computed."""
+    by_key: dict[str, str] = {}
+    for key in cfg:
+        node: Any = cfg._get_node(key)
+        if isinstance(node, Container):
+            by_key |= {str(key): "?"} if interpolations(node) else {}
+        elif type(node) is not AnyNode:
+            by_key[str(key)] = node._metadata.ref_type.__name__
+    return by_key

@@ -13,13 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
 from nano_exp import app, files, project
-from nano_exp.compose import conf_tree
-from nano_exp.compose.compose import Point
-from nano_exp.compose.family import Sibling
+from nano_exp.compose.freeze import Freezable
 from nano_exp.compose.sweep import Constraint
 from nano_exp.engines.origin import INIT
 from nano_exp.errors import UserError
@@ -28,7 +23,6 @@ from nano_exp.launch import (
     convergence,
     dependency,
     flow,
-    hydra_plugins,
     job_arrays,
     launch_request,
     show,
@@ -63,7 +57,7 @@ class Train:
 
     def start(
         self,
-        points: Sequence[Point | Sibling],
+        points: Sequence[Freezable],
         parameters: dict[str, Any],
         folder: Path,
         constraints: Sequence[Constraint] = (),
@@ -143,18 +137,13 @@ class Train:
             )
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_tree.BASE), config_name=conf_tree.CONFIG_NAME)
-def _composed(cfg: DictConfig) -> None:
-    raise hydra_plugins.not_our_path()
-
-
 def main(argv: Sequence[str]) -> int:
     """`RECORD SCRIPT [OVERRIDES]`: the exit code, or this becomes the batch script."""
     record, *command = argv
     try:
         train = Train(allocation(os.environ), Path(record), command)
         sys.argv[1:] = command[1:]
-        code = app.run(_composed, train.start)
+        code = app.run(app.by_hydra, train.start)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.code

@@ -10,7 +10,7 @@ import pytest
 from core_case import frozen, spread
 
 from nano_exp import files, preflight
-from nano_exp.compose import compose
+from nano_exp.compose import nearest
 from nano_exp.errors import UserError
 from nano_exp.launch import gather, points
 from nano_exp.store import run_config
@@ -18,7 +18,7 @@ from nano_exp.store import run_config
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
-ON_EACH = [(sweep, model, cluster) for sweep in SWEEPS for model, cluster in compose.recipes("v0_7")]
+ON_EACH = [(sweep, model, cluster) for sweep in SWEEPS for model, cluster in nearest.recipes("v0_7")]
 #: Words that stand for something of the reader's, and what they are here.
 READERS = {
     "site=mysite": "site=minicluster",

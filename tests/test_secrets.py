@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from nano_exp import credentials
 from nano_exp.advice import mistakes
-from nano_exp.compose import compose, freeze
+from nano_exp.compose import compose, freeze, nearest
 from nano_exp.errors import UserError
 
 CANARY = "canary-5f1d0c"
@@ -129,7 +129,7 @@ def test_what_only_sounds_like_a_secret_passes() -> None:
 
 
 def shipped() -> list[tuple[str, str]]:
-    return compose.recipes("v0_7")
+    return nearest.recipes("v0_7")
 
 
 @pytest.mark.parametrize(("model", "cluster"), shipped())

@@ -72,7 +72,9 @@ class Adviser:
             return None
         options = dict(cfg.hydra.runtime.choices)
         clusters = [
-            c for m, c in compose.recipes(str(options["nemo_rl"])) if m == nearest_recipe.source(str(options["model"]))
+            c
+            for m, c in nearest_recipe.recipes(str(options["nemo_rl"]))
+            if m == nearest_recipe.source(str(options["model"]))
         ]
         if cfg.nemo_rl.recipe is None and clusters:
             self._choices = [*self._choices, f"cluster={clusters[0]}"]

@@ -16,9 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import project
-from nano_exp.compose import nearest, recipe_file
-from nano_exp.compose.conf_tree import CONF_DIR, plain, typed
+from nano_exp import credentials, project
+from nano_exp.compose import freeze, launcher_settings, nearest, recipe_file, resolving
+from nano_exp.compose.conf_tree import CONF_DIR, plain, raw, typed
+from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import versions
 from nano_exp.overrides import Override
@@ -73,14 +74,6 @@ def _is_typed(cfg: DictConfig, group: str) -> bool:
     return any(Override.parse(word).key == group for word in typed(cfg))
 
 
-def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:
-    """The (model, cluster) pairs that have a recipe at a version of conf/nemo_rl, sorted."""
-    models = {p.stem for p in project.glob(conf_dir / "model", "*.yaml")}
-    clusters = {p.stem for p in project.glob(conf_dir / "cluster", "*.yaml")}
-    pairs = {p.stem for p in project.glob(conf_dir / "nemo_rl" / version, "*.yaml")}
-    return sorted((m, c) for m in models for c in clusters if f"{m}_{c}" in pairs)
-
-
 def _require_named_recipe(cfg: DictConfig, name: str | None, version: str) -> None:
     if name is None or cfg.nemo_rl.recipe is not None:
         return
@@ -108,7 +101,7 @@ def require_recipe(cfg: DictConfig, model: str | None, cluster: str, version: st
         raise UserError(
             f"cluster={cluster} and no model=",
             "without model= the tiny model is trained, and it has no recipe for that cluster",
-            f"one of these: {', '.join(_typed(published or recipes(version)))}",
+            f"one of these: {', '.join(_typed(published or nearest.recipes(version)))}",
         )
     why, fix = _without_recipe(model, cluster, version)
     raise UserError(f"model={model} with cluster={cluster} has no recipe in {CONF_DIR}/nemo_rl/{version}", why, fix)
@@ -116,7 +109,7 @@ def require_recipe(cfg: DictConfig, model: str | None, cluster: str, version: st
 
 def _without_recipe(model: str, cluster: str, version: str) -> tuple[str, str]:
     """Why a model has no recipe on a cluster, not even a near one, and what has."""
-    published = _typed((model, c) for m, c in recipes(version) if m == nearest.source(model))
+    published = _typed((model, c) for m, c in nearest.recipes(version) if m == nearest.source(model))
     if published:
         is_local = "it needs a Slurm cluster" if cluster == "local" else "no recipe of that shape is published"
         return is_local, " or ".join(published)
@@ -154,6 +147,16 @@ class Point:
     cfg: DictConfig
     notes: tuple[str, ...] = ()
     choices: Mapping[str, str | None] = field(default_factory=dict)
+
+    def freeze(self, launch_folder: Path) -> Frozen:
+        """Resolve and identify it. Raises UserError as `freeze.Freezable` says."""
+        credentials.refuse_overrides(self.overrides)
+        plain_config = raw(self.cfg)
+        credentials.refuse(plain_config)
+        launcher_settings.require(plain_config)  # before what reads a value of another kind cannot be computed
+        config = resolving.resolve(self.cfg)
+        credentials.refuse(config)  # again: a variable with a harmless name may have held one
+        return freeze.identified(self.overrides, config, launch_folder, self.choices)
 
 
 def point(overrides: Sequence[str], whole: DictConfig) -> Point:

@@ -16,13 +16,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from nano_exp import project
+from nano_exp.compose import BASE as BASE
 from nano_exp.compose import CONF_DIR as CONF_DIR
 from nano_exp.compose import resolvers
 from nano_exp.errors import UserError
 
 CONFIG_NAME = "config"
-#: What Hydra gets as its config folder; a project's own conf/ is put before it.
-BASE = project.BASE / "conf"
 
 
 class ProjectFirst(SearchPathPlugin):

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -29,7 +30,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from nano_exp import credentials, dotted, hydra_internals
-from nano_exp.compose import compose, conf_tree, freeze, launcher_settings, origins, resolvers
+from nano_exp.compose import compose, conf_tree, freeze, launcher_settings, resolvers, resolving
 from nano_exp.compose.compose import Point
 from nano_exp.compose.freeze import Frozen
 from nano_exp.dotted import Keys
@@ -44,6 +45,12 @@ class Sibling:
     family: Family
     changes: dict[Keys, Any]
     notes: tuple[str, ...] = ()
+
+    def freeze(self, launch_folder: Path) -> Frozen:
+        """As `freeze.Freezable` says."""
+        credentials.refuse({".".join(map(str, path)): value for path, value in self.changes.items()})
+        config = dotted.with_values(self.family.resolved, self.changes)
+        return freeze.identified(self.overrides, config, launch_folder, self.family.choices)
 
 
 class Family:
@@ -74,7 +81,7 @@ class Family:
         plain = conf_tree.raw(self._cfg)
         credentials.refuse(plain)
         launcher_settings.require(plain)
-        config = freeze.resolve(self._cfg)
+        config = resolving.resolve(self._cfg)
         credentials.refuse(config)
         return config
 
@@ -218,26 +225,3 @@ def _sets_plain_value(config_loader: ConfigLoader, override: Override) -> bool:
 
 def _is_group(config_loader: ConfigLoader, key: str) -> bool:
     return bool(config_loader.repository.group_exists(key))  # type: ignore[attr-defined]
-
-
-def freeze_all(points: Sequence[Point | Sibling], launch_folder: Any) -> list[Frozen]:
-    """`freeze` for every point of a launch.
-
-    Raises
-    ------
-    UserError: as `freeze` does
-    """
-    credentials.refuse_overrides(dict.fromkeys(text for point in points for text in point.overrides))
-    frozen_configs = []
-    with origins.looking(), counting("freezing", len(points)) as one_more:
-        for point in points:
-            one = freeze.freeze(point, launch_folder) if isinstance(point, Point) else _freeze(point, launch_folder)
-            frozen_configs.append(one)
-            one_more()
-    return frozen_configs
-
-
-def _freeze(point: Sibling, launch_folder: Any) -> Frozen:
-    credentials.refuse({".".join(map(str, path)): value for path, value in point.changes.items()})
-    config = dotted.with_values(point.family.resolved, point.changes)
-    return freeze.identified(point.overrides, config, launch_folder, point.family.choices)

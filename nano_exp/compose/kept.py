@@ -12,12 +12,10 @@ import contextlib
 import hashlib
 import itertools
 import os
-import pickle
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nano_exp.compose import nearest
 
@@ -30,6 +28,8 @@ MOST_FOLDERS = 1000
 _SUFFIX = ".composed"
 
 _recent: dict[str, bytes] = {}
+#: How many compositions of this process were kept, or are such: they depend on files alone.
+count = 0
 _off = False
 
 
@@ -80,45 +80,58 @@ def _texts(places: Iterable[Path]) -> Iterator[bytes]:
 
 def recall(name: str) -> tuple[Any, Any] | None:
     """A composition's config and choices, the caller's own; None where it is not kept."""
+    global count
+    import pickle
+
     try:
-        content = _recent.get(name) or _read(name)
-        return pickle.loads(content) if content else None
+        content = _recent.get(name) or read(name, _SUFFIX)
+        composition = pickle.loads(content) if content else None
     except Exception:  # damaged as it may be, it costs time alone
         return None
+    if content and composition is not None:
+        _recent[name] = content
+        count += 1
+    return cast("tuple[Any, Any] | None", composition)
 
 
-def _read(name: str) -> bytes | None:
-    """A file's content, if it is whole and this user's."""
+def read(name: str, suffix: str) -> bytes | None:
+    """A file's content, if it is whole and this user's. Raises OSError where there is none."""
     folder = _folder()
     if folder is None:
         return None
-    with (folder / f"{name}{_SUFFIX}").open("rb") as file:
+    with (folder / f"{name}{suffix}").open("rb") as file:
         if os.fstat(file.fileno()).st_uid != os.getuid():
             return None
         whole = file.read()
     content = whole[32:]
-    if hashlib.sha256(content).digest() != whole[:32]:
-        return None
-    _recent[name] = content
-    return content
+    return content if hashlib.sha256(content).digest() == whole[:32] else None
 
 
 def keep(name: str, composition: tuple[Any, Any]) -> None:
     """Keep a composition, in this process and on disk."""
+    global count
+    import pickle
+
+    count += 1
     with contextlib.suppress(Exception):  # as in `recall`
         content = _recent[name] = pickle.dumps(composition, protocol=pickle.HIGHEST_PROTOCOL)
-        if (folder := _folder()) is not None:
-            _write(folder, name, content)
+        write(name, _SUFFIX, content)
 
 
-def _write(folder: Path, name: str, content: bytes) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=f"{_SUFFIX}.new", delete=False) as file:
-        file.write(hashlib.sha256(content).digest() + content)
-    Path(file.name).replace(folder / f"{name}{_SUFFIX}")
-    by_age = sorted(folder.glob(f"*{_SUFFIX}*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in by_age[MOST:]:
-        path.unlink(missing_ok=True)
+def write(name: str, suffix: str, content: bytes) -> None:
+    """Write a file of a name, and take the oldest ones of its kind away. Nothing is written where it cannot be."""
+    if (folder := _folder()) is None:
+        return
+    import tempfile
+
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=f"{suffix}.new", delete=False) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+        Path(file.name).replace(folder / f"{name}{suffix}")
+        by_age = sorted(folder.glob(f"*{suffix}*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in by_age[MOST:]:
+            path.unlink(missing_ok=True)
 
 
 def _folder() -> Path | None:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from nano_exp import files, synonyms
-from nano_exp.compose.conf_tree import BASE
+from nano_exp.compose import BASE
 from nano_exp.errors import UserError, nearest
 from nano_exp.store.phase import LABELS
 

@@ -6,11 +6,10 @@ point of a sweep, --cfg and Tab. They answer with an option's name, whether or n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from hydra.core.global_hydra import GlobalHydra
 
 from nano_exp import files, project
 from nano_exp.compose import CONF_DIR
@@ -38,6 +37,14 @@ def recipe_of(version: str, model: str, cluster: str) -> str:
 def has_recipe(version: str, model: str, cluster: str) -> bool:
     """Whether there is an option of that name."""
     return _file(f"nemo_rl/{recipe_of(version, model, cluster)}") is not None
+
+
+def recipes(version: str, conf_dir: Path = CONF_DIR) -> list[tuple[str, str]]:
+    """The (model, cluster) pairs that have a recipe at a version of conf/nemo_rl, sorted."""
+    models = {p.stem for p in project.glob(conf_dir / "model", "*.yaml")}
+    clusters = {p.stem for p in project.glob(conf_dir / "cluster", "*.yaml")}
+    pairs = {p.stem for p in project.glob(conf_dir / "nemo_rl" / version, "*.yaml")}
+    return sorted((m, c) for m in models for c in clusters if f"{m}_{c}" in pairs)
 
 
 def source(model: str) -> str:
@@ -114,9 +121,13 @@ def _facts(model: str) -> Mapping[str, Any]:
 
 def folders() -> list[Path]:
     """Where Hydra looks for files: the conf tree it composes, and what hydra.searchpath adds; else the project's."""
-    hydra = GlobalHydra.instance().hydra
-    paths = hydra.config_loader.get_search_path().get_path() if hydra is not None else []
-    searched = [path for p in paths if "://" not in (path := p.path.removeprefix("file://"))]
+    searched: list[str] = []
+    if "hydra" in sys.modules:  # it is not loaded for this
+        from hydra.core.global_hydra import GlobalHydra
+
+        hydra = GlobalHydra.instance().hydra
+        paths = hydra.config_loader.get_search_path().get_path() if hydra is not None else []
+        searched = [path for p in paths if "://" not in (path := p.path.removeprefix("file://"))]
     return [Path(folder) for folder in searched] or list(dict.fromkeys((CONF_DIR, project.BASE / "conf")))
 
 

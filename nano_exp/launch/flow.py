@@ -11,9 +11,7 @@ from typing import Any
 
 from nano_exp import preflight, slurm
 from nano_exp.compose import origins, sweep
-from nano_exp.compose.compose import Point
-from nano_exp.compose.family import Sibling
-from nano_exp.compose.freeze import Frozen
+from nano_exp.compose.freeze import Freezable, Frozen
 from nano_exp.errors import UserError
 from nano_exp.launch import (
     after_training,
@@ -55,7 +53,7 @@ class Launched:
 
 
 def launch(
-    points: Sequence[Point | Sibling],
+    points: Sequence[Freezable],
     parameters: dict[str, Any],
     folder: Path,
     constraints: Sequence[sweep.Constraint] = (),

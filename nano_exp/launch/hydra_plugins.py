@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nano_exp import files, project
 from nano_exp.advice import mistakes
-from nano_exp.compose import conf_tree, launcher_settings, sweep
+from nano_exp.compose import conf_tree, launcher_settings, quick, sweep
 from nano_exp.errors import UserError
 from nano_exp.launch import search_sweeps, slurm_options
 from nano_exp.planner import auto
@@ -71,6 +71,8 @@ class NanoExpLauncher(Launcher):
             )
         with mistakes.explained(self.loader):
             points = auto.compose_points(self.loader, job_overrides, self.master)
+        if len(job_overrides) == 1:
+            quick.keep(self.loader, job_overrides[0])
         self.take(points, self.parameters, Path.cwd(), self.sweep.constraints)
         return []
 

@@ -10,9 +10,7 @@ from typing import Any
 
 from nano_exp import credentials, environment
 from nano_exp.compose import sweep
-from nano_exp.compose.compose import Point
-from nano_exp.compose.family import Sibling, freeze_all
-from nano_exp.compose.freeze import Frozen
+from nano_exp.compose.freeze import Freezable, Frozen, freeze_all
 from nano_exp.errors import UserError
 from nano_exp.launch import (
     convergence,
@@ -48,7 +46,7 @@ class Request:
 
 
 def read(
-    points: Sequence[Point | Sibling],
+    points: Sequence[Freezable],
     parameters: dict[str, Any],
     folder: Path,
     constraints: Sequence[sweep.Constraint] = (),

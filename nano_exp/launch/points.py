@@ -14,9 +14,8 @@ from hydra.types import HydraContext, RunMode
 from nano_exp import credentials
 from nano_exp.advice import mistakes
 from nano_exp.compose import conf_tree, recipe_file, sweep
-from nano_exp.compose.compose import TYPED, Point
-from nano_exp.compose.family import Sibling, freeze_all
-from nano_exp.compose.freeze import Frozen
+from nano_exp.compose.compose import TYPED
+from nano_exp.compose.freeze import Freezable, Frozen, freeze_all
 from nano_exp.errors import UserError
 from nano_exp.launch import hydra_plugins
 
@@ -71,7 +70,7 @@ def composed(overrides: Sequence[str]) -> Composed:
     found: list[Composed] = []
 
     def take(
-        points: Sequence[Point | Sibling],
+        points: Sequence[Freezable],
         parameters: dict[str, Any],
         folder: Path,
         constraints: Sequence[sweep.Constraint] = (),

@@ -13,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from nano_exp import dotted
-from nano_exp.compose import compose, family, freeze
+from nano_exp.compose import compose, family, resolving
 from nano_exp.compose.compose import Point
 from nano_exp.compose.family import Sibling
 from nano_exp.dotted import Config
@@ -47,7 +47,7 @@ def compose_point(config_loader: ConfigLoader, overrides: Sequence[str]) -> Poin
     if not wants_auto(overrides):
         return compose.compose_point(config_loader, overrides)
     rest = without(overrides)
-    words, note = take(rest, freeze.resolve(compose.compose_point(config_loader, rest).cfg))
+    words, note = take(rest, resolving.resolve(compose.compose_point(config_loader, rest).cfg))
     point = compose.compose_point(config_loader, overrides, words)
     return replace(point, notes=_with(point.notes, note))
 
@@ -85,7 +85,7 @@ def _with(notes: tuple[str, ...], note: str) -> tuple[str, ...]:
 
 def _resolved(point: Point | Sibling) -> dict[str, Any]:
     if isinstance(point, Point):
-        return freeze.resolve(point.cfg)
+        return resolving.resolve(point.cfg)
     return dotted.with_values(point.family.resolved, point.changes)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
-from nano_exp.compose import freeze
+from nano_exp.compose import resolving
 from nano_exp.dotted import Config
 from nano_exp.errors import UserError
 from nano_exp.layout import architecture, layouts, rules, workload
@@ -157,7 +157,7 @@ def broken(layout: Layout, job: Job) -> list[Problem]:
 
 def resolved(config_loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved config of a point."""
-    return freeze.resolve(auto.compose_point(config_loader, list(overrides)).cfg)
+    return resolving.resolve(auto.compose_point(config_loader, list(overrides)).cfg)
 
 
 def is_key(word: str, key: str) -> bool:

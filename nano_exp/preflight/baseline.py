@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nano_exp.compose import compose, conf_tree, freeze
+from nano_exp.compose import quick
 from nano_exp.compose.freeze import Frozen
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
@@ -37,5 +37,10 @@ def _published(choices: tuple[str, ...], frozen: Frozen) -> dict[str, object]:
     if not any(axes.of_the_run(key) and key not in _CHOOSE for key in axes.typed(frozen.overrides)):
         return frozen.config
     words = [f"{group}={option}" for group, option in zip(_CHOOSE, choices, strict=True)]
+    if (point := quick.point(words)) is not None:
+        return point.config
+    from nano_exp.compose import compose, conf_tree, resolving
+
     with conf_tree.at_hand() as config_loader:
-        return freeze.resolve(compose.compose(config_loader, words))
+        quick.keep(config_loader, words)
+        return resolving.resolve(compose.compose(config_loader, words))

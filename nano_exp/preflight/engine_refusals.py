@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from nano_exp import engines
-from nano_exp.compose import compose
+from nano_exp.compose import nearest
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import versions
 from nano_exp.preflight.registry import Mistake, rule
@@ -52,7 +52,7 @@ def model_named(c: View) -> Iterator[Mistake]:
         return
     shape = c.launcher("cluster")
     nodes, gpus = shape.get("num_nodes"), shape.get("gpus_per_node")
-    models = [model for model, _ in compose.recipes(versions.option(c.release)) if model != c.model.get("name")]
+    models = [model for model, _ in nearest.recipes(versions.option(c.release)) if model != c.model.get("name")]
     yield Mistake(
         (),
         "without model= this is the tiny model of the embedded engine, which learns on a CPU: these GPUs would idle",

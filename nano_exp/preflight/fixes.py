@@ -9,35 +9,31 @@ tried with them, and what mends the point's other errors.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from nano_exp import hydra_internals
-from nano_exp.compose import conf_tree, freeze
-from nano_exp.compose.compose import Point, Uncomposable
+from nano_exp.compose import quick
 from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.overrides import Override
-from nano_exp.planner import auto
 from nano_exp.preflight.facts import Facts
 from nano_exp.preflight.finding import Finding
 from nano_exp.preflight.registry import RULES
 from nano_exp.preflight.run import Group, Report, findings, rules_of
 from nano_exp.preflight.view import View
 from nano_exp.store.run_config import LAUNCHER_KEYS
+
+if TYPE_CHECKING:  # Hydra is loaded where a point has no quick way
+    from hydra.core.config_loader import ConfigLoader
+
+    from nano_exp.preflight.trials import Trials
 
 #: Configs that are judged for one report at most. What is not reached is told by its keys.
 MOST_TRIALS = 150
@@ -128,17 +124,23 @@ class Judged:
 
 
 class Bench:
-    """One point, on which overrides are tried."""
+    """One point, on which overrides are tried.
 
-    def __init__(self, loader: ConfigLoader, frozen: Frozen, facts: Facts, folder: Path) -> None:
+    Parameters
+    ----------
+    loader: opens Hydra's loader, for what has no quick way
+    """
+
+    def __init__(self, loader: Callable[[], ConfigLoader], frozen: Frozen, facts: Facts, folder: Path) -> None:
         self.loader, self.typed, self.facts, self.folder = loader, frozen.overrides, facts, folder
         self.trials = 0
         self._known: dict[tuple[tuple[str, ...], frozenset[str]], Judged | None] = {}
 
     @cached_property
-    def point(self) -> Point:
-        """The point as composed. Raises as composing does."""
-        return auto.compose_point(self.loader, self.typed)
+    def _trials(self) -> Trials:
+        from nano_exp.preflight.trials import Trials
+
+        return Trials(self.loader(), self.typed, self.folder)
 
     def judge(self, more: tuple[str, ...] = (), instead: frozenset[str] = frozenset()) -> Judged | None:
         """What preflight says with these overrides typed too, and `instead` of some keys; None where they do not
@@ -148,22 +150,20 @@ class Bench:
             self.trials += 1
             try:
                 self._known[trial] = self._judge(more, instead)
-            except (UserError, Uncomposable, HydraException, OmegaConfBaseException, ValueError, TypeError):
+            except (UserError, ValueError, TypeError):
                 self._known[trial] = None
         return self._known[trial]
 
     def _judge(self, more: tuple[str, ...], instead: frozenset[str]) -> Judged:
         words = typed_with(self.typed, more, instead)
-        facts = self.facts
-        if not instead and all(self._plain(word) for word in more):
-            cfg = copy.deepcopy(self.point.cfg)
-            parser = OverridesParser.create(config_loader=self.loader)
-            hydra_internals.set_values(cfg, parser.parse_overrides(list(more)))
-            point = Point(tuple(words), cfg)
+        of_the_engine = not instead and all(self._plain(word) for word in more)
+        if (point := quick.point(words)) is not None:
+            frozen, parameters = point.freeze(self.folder), point.parameters
         else:
-            point = auto.compose_point(self.loader, words)
-            facts = replace(facts, parameters=self._parameters(words))
-        frozen = freeze.freeze(point, self.folder)
+            frozen, parameters = self._trials.frozen(words, more if of_the_engine else None)
+        facts = self.facts
+        if not of_the_engine:
+            facts = replace(facts, parameters={**facts.parameters, **parameters})
         view = View(frozen.config, frozen.overrides, facts)
         return Judged(tuple(findings(view, rules_of(view))))
 
@@ -172,14 +172,6 @@ class Bench:
         key = key_of(word)
         inside = key.split(".")[0] not in (*LAUNCHER_KEYS, "hydra") and "/" not in key and "." in key
         return inside and not any(Override.parse(one).deletes for one in (word, *self.typed))
-
-    def _parameters(self, words: Sequence[str]) -> Mapping[str, Any]:
-        """hydra.launcher's parameters with these overrides."""
-        cfg = conf_tree.plain(self.loader, [word for word in words if "parallelism=auto" not in word])
-        return {
-            **self.facts.parameters,
-            **cast(dict[str, Any], OmegaConf.to_container(cfg.hydra.launcher, resolve=True)),
-        }
 
 
 def true_fixes(
@@ -199,8 +191,14 @@ def true_fixes(
     to_try = [group for group in report.groups if group.finding not in shown_short]
     if not any(way.overrides for group in to_try for way in ways(group.finding.fix)):
         return report
-    with conf_tree.at_hand() as loader:
+    with ExitStack() as stack:
         benches: dict[int, Bench] = {}
+
+        @cache
+        def loader() -> ConfigLoader:
+            from nano_exp.compose import conf_tree
+
+            return stack.enter_context(conf_tree.at_hand())
 
         def bench(index: int) -> Bench:
             return benches.setdefault(index, Bench(loader, points[index], facts, folder))

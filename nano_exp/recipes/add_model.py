@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files, project
-from nano_exp.compose import compose
-from nano_exp.compose.nearest import SOURCE_KEY
+from nano_exp.compose.nearest import SOURCE_KEY, recipes
 from nano_exp.errors import UserError, nearest
 from nano_exp.layout import architecture, parameters
 from nano_exp.layout.architecture import ATTENTION, MLP, MOE, Architecture
@@ -99,7 +98,7 @@ def write(added: Added, conf: Path) -> Path:
 
 def _published(conf: Path) -> dict[str, Mapping[str, Any]]:
     """The models with published recipes at any version, and their facts; without the tiny one, which has no weights."""
-    models = {model for version in versions.options(conf / "nemo_rl") for model, _ in compose.recipes(version, conf)}
+    models = {model for version in versions.options(conf / "nemo_rl") for model, _ in recipes(version, conf)}
     facts = {model: files.read_yaml(project.at(conf / "model" / f"{model}.yaml"))["model"] for model in sorted(models)}
     return {model: fact for model, fact in facts.items() if fact.get("hf_id")}
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from nano_exp import dotted, files, project
-from nano_exp.compose import compose, conf_tree, freeze, resolvers
+from nano_exp.compose import compose, conf_tree, resolvers, resolving
 from nano_exp.compose import recipe_file as own_recipe
 from nano_exp.dotted import leaves
 from nano_exp.errors import UserError
@@ -280,7 +280,7 @@ def composed(conf: Path, option: str) -> dict[str, dict[str, Any]]:
     with conf_tree.loader(conf) as config_loader:
         for pair in pairs(conf, option):
             point = [*published.read().words(pair), f"nemo_rl={option}"]
-            config = freeze.resolve(compose.compose(config_loader, point))
+            config = resolving.resolve(compose.compose(config_loader, point))
             configs[pair] = leaves(run_config.engine_config(config))
     return configs
 

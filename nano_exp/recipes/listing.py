@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nano_exp import files, project
-from nano_exp.compose import compose
+from nano_exp.compose import nearest
 from nano_exp.nemo_rl import versions
 
 
@@ -31,7 +31,7 @@ def listed(conf: Path) -> list[Listed]:
     rows: dict[str, Listed] = {}
     for version in versions.options(conf / "nemo_rl"):
         folder = conf / "nemo_rl" / version
-        pairs = compose.recipes(version, conf)
+        pairs = nearest.recipes(version, conf)
         files = {f"model={m} cluster={c}": project.at(folder / f"{m}_{c}.yaml") for m, c in pairs}
         files |= {f"recipe={path.stem}": path for path in project.glob(folder / "recipes", "*.yaml")}
         for words, path in files.items():

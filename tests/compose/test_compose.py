@@ -9,7 +9,7 @@ import pytest
 from core_case import config_loader, everything_below, launch, point, spread
 
 from nano_exp.advice import mistakes
-from nano_exp.compose import compose, conf_tree
+from nano_exp.compose import compose, conf_tree, nearest
 from nano_exp.errors import UserError
 
 NINE = ("model=nano_9b", "cluster=1n8g")
@@ -129,7 +129,7 @@ def test_hydras_own_flags_work_and_leave_nothing(tmp_path: Path) -> None:
 
 
 def test_the_recipes_are_the_files_of_conf() -> None:
-    pairs = compose.recipes("v0_7")
+    pairs = nearest.recipes("v0_7")
     assert ("nano_9b", "1n8g") in pairs
     assert ("nano_tiny", "local") in pairs
     assert ("nano_9b", "local") not in pairs

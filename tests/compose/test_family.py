@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nano_exp.advice import mistakes
 from nano_exp.compose import compose, conf_tree, family, kept
-from nano_exp.compose.freeze import Frozen, freeze
+from nano_exp.compose.freeze import Frozen, freeze, freeze_all
 from nano_exp.errors import UserError
 
 FOLDER = Path("/nowhere")
@@ -47,7 +47,7 @@ def quickly(points: Sequence[Sequence[str]], siblings: int | None = None) -> lis
         with mistakes.explained(config_loader()):
             made = family.compose_points(config_loader(), points)
         assert siblings in (None, sum(isinstance(one, family.Sibling) for one in made))
-        return [exact(one) for one in family.freeze_all(made, FOLDER)]
+        return [exact(one) for one in freeze_all(made, FOLDER)]
     except UserError as error:
         return [str(error)]
 
@@ -143,11 +143,11 @@ def test_points_of_a_sweep_are_not_hydras_master() -> None:
     typed = [*NINE, "grpo.seed=7,8"]
     master = config_loader().load_configuration("config", typed, run_mode=RunMode.MULTIRUN)
     made = family.compose_points(config_loader(), sweep(*NINE, "grpo.seed={a}", a="78"), master)
-    assert [one.config["grpo"]["seed"] for one in family.freeze_all(made, FOLDER)] == [7, 8]
+    assert [one.config["grpo"]["seed"] for one in freeze_all(made, FOLDER)] == [7, 8]
 
 
 def test_points_share_nothing_that_one_of_them_changes() -> None:
-    first, second = family.freeze_all(
+    first, second = freeze_all(
         family.compose_points(config_loader(), sweep(*NINE, "optimizer.lr={a}", a=("1e-6", "2e-6"))), FOLDER
     )
     assert first.config["optimizer"]["lr"] == 1e-6

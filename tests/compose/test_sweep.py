@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
 from nano_exp.compose import conf_tree, family, sweep
-from nano_exp.compose.freeze import Frozen
+from nano_exp.compose.freeze import Frozen, freeze_all
 from nano_exp.errors import UserError
 from nano_exp.launch import hydra_plugins
 
@@ -128,7 +128,7 @@ def test_a_shipped_sweep_gives_runs_of_its_name(name: str, model: str, cluster: 
     section = conf_tree.raw(config_loader().load_configuration("config", [f"sweeps={name}"], RunMode.MULTIRUN).sweep)
     points = points_of(name, *typed)
     wanted = [frozen(tmp_path, *one) for one in points]
-    quickly = family.freeze_all(family.compose_points(config_loader(), points), tmp_path)
+    quickly = freeze_all(family.compose_points(config_loader(), points), tmp_path)
     assert [(one.digest, one.config) for one in quickly] == [(one.digest, one.config) for one in wanted]
     kept, _ = sweep.split(wanted, sweep.read(section).constraints)
     assert len(kept) > 1

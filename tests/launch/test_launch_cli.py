@@ -148,7 +148,7 @@ def test_a_launch_imports_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=limit(60))
     assert done.returncode == 0, done.stderr[-500:]
     imported = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "hydra" in imported
+    assert "nano_exp.launch.flow" in imported
     tops = {name.split(".")[0] for name in imported}
     assert not tops & {"torch", "wandb", "ray", "transformers", "vllm", "matplotlib", "plotly", "pandas", "numpy"}
     assert everything_below(tmp_path) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from core_case import point
 
-from nano_exp.compose import freeze
+from nano_exp.compose import resolving
 from nano_exp.errors import UserError
 from nano_exp.layout import workload
 from nano_exp.nemo_rl import versions
@@ -54,5 +54,5 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("branch", ["v0.6.0+7ea279ab1234", "main"])
 def test_a_branch_is_newer_than_all_for_rules_and_planner_alike(branch: str) -> None:
     made = point("model=nano_12b", "cluster=1n8g")
-    config = {**freeze.resolve(made.cfg), "nemo_rl": {"version": branch}}
+    config = {**resolving.resolve(made.cfg), "nemo_rl": {"version": branch}}
     assert View(config).version == workload.of_config(config).version == versions.NEWEST > versions.order("v99.9.9")

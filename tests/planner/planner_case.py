@@ -8,7 +8,7 @@ from typing import Any
 
 from core_case import point
 
-from nano_exp.compose import freeze
+from nano_exp.compose import resolving
 from nano_exp.layout import architecture, workload
 from nano_exp.layout.architecture import Architecture
 from nano_exp.layout.workload import Job
@@ -23,7 +23,7 @@ CONSTANTS = gpus.assumed()
 @cache
 def config(*overrides: str) -> dict[str, Any]:
     """A resolved config, as preflight sees it. Not to be changed."""
-    return freeze.resolve(point(*overrides).cfg)
+    return resolving.resolve(point(*overrides).cfg)
 
 
 @cache

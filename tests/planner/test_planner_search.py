@@ -12,7 +12,7 @@ import pytest
 from core_case import config_loader, launch, standin
 from planner_case import CONSTANTS, H100, config, read
 
-from nano_exp.compose import family, freeze
+from nano_exp.compose import freeze
 from nano_exp.errors import UserError
 from nano_exp.layout import layouts, rules, workload
 from nano_exp.layout.layouts import FULL
@@ -127,7 +127,7 @@ def test_each_point_of_a_sweep_gets_the_layout_of_its_own_values() -> None:
     ]
     points = auto.compose_points(config_loader(), typed)
     assert [list(point.overrides) for point in points] == typed
-    frozen = family.freeze_all(points, Path("/launch"))
+    frozen = freeze.freeze_all(points, Path("/launch"))
     found = [workload.of_config(one.config).layout for one in frozen]
     for length, layout in zip(lengths, found, strict=False):
         best = every(*base, f"policy.max_total_sequence_length={length}")[0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from preflight_case import NINE, NINE_2, ROWS, THIRTY, THIRTY_2, TWELVE, TWELVE_2, base
 
 from nano_exp import cli
-from nano_exp.compose import freeze
+from nano_exp.compose import resolving
 from nano_exp.dotted import with_values
 from nano_exp.errors import UserError
 from nano_exp.layout import case, layouts, rules, workload
@@ -148,4 +148,4 @@ def test_check_accepts_what_plan_offers(row: tuple[str, ...]) -> None:
     for option in search.shortlist(offered, 3):
         words = layouts.overrides(option.layout)
         point = compose_point(config_loader(), [*row, *search.as_words(words.items())])
-        assert refusals(freeze.resolve(point.cfg)) == set(), option.layout.title()
+        assert refusals(resolving.resolve(point.cfg)) == set(), option.layout.title()

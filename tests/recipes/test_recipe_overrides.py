@@ -8,7 +8,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from recipe_tree import differences, flat, nemo_rl, whole
 
-from nano_exp.compose import resolvers
+from nano_exp.compose import arithmetic, resolvers
 
 NINE = ("model=nano_9b", "cluster=1n8g")
 TWELVE = ("model=nano_12b", "cluster=1n8g")
@@ -277,5 +277,5 @@ def test_resolvers_are_nemo_rls_and_register_twice() -> None:
 
 
 def test_ratio_writes_what_a_person_would() -> None:
-    assert resolvers.ratio(5e-6, 10) == 5e-7 != 5e-6 / 10
-    assert resolvers.ratio(5e-7, 5e-6) == 0.1 != 5e-7 / 5e-6
+    assert arithmetic.ratio(5e-6, 10) == 5e-7 != 5e-6 / 10
+    assert arithmetic.ratio(5e-7, 5e-6) == 0.1 != 5e-7 / 5e-6

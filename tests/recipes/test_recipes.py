@@ -11,7 +11,7 @@ import pytest
 import yaml
 from recipe_tree import MISSING, differences, flat, nemo_rl, whole
 
-from nano_exp.compose import compose, conf_tree
+from nano_exp.compose import compose, conf_tree, nearest
 from nano_exp.dotted import at, set_dotted
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import versions
@@ -76,7 +76,7 @@ def test_the_versions_have_the_recipes_that_they_were_published_with() -> None:
     assert sorted({*found["v0.7.0"]} - {*found["v0.6.0"]}) == ["nano_30b_2n8g"]
     assert sorted({*found["v0.6.0"]} - {*found["v0.5.0"]}) == [*NAMED, "nano_30b_1n8g", "nano_30b_32n8g"]
     for version, rows in found.items():
-        pairs = [f"{m}_{c}" for m, c in compose.recipes(OPTIONS[version]) if m != "nano_tiny"]
+        pairs = [f"{m}_{c}" for m, c in nearest.recipes(OPTIONS[version]) if m != "nano_tiny"]
         assert sorted(pairs) == sorted(row for row in rows if row in ROWS)
 
 

@@ -13,7 +13,7 @@ import yaml
 from recipe_tree import differences
 from recipe_tree import nemo_rl as published
 
-from nano_exp.compose import conf_tree, freeze, recipe_file, resolvers
+from nano_exp.compose import conf_tree, freeze, recipe_file, resolvers, resolving
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import upstream
 from nano_exp.store import run_config
@@ -40,7 +40,7 @@ def whole_recipe(tmp_path: Path) -> Path:
 def config(*words: object) -> dict[str, Any]:
     with conf_tree.loader() as loader:
         [point] = core_case.compose_points(loader, [[str(word) for word in words]])
-    return freeze.resolve(point.cfg)
+    return resolving.resolve(point.cfg)
 
 
 def refusal(*words: object) -> UserError:
@@ -139,7 +139,7 @@ def test_swept_recipes_are_each_their_own(checkout: Path) -> None:
     other = checkout / "examples/configs/grpo_math_1B.yaml"
     words = [[f"recipe={f}", f"optimizer.lr={lr}"] for f in (checkout / TWELVE, other) for lr in ("1e-6", "2e-6")]
     with conf_tree.loader() as loader:
-        frozen = family.freeze_all(family.compose_points(loader, words), checkout)
+        frozen = freeze.freeze_all(family.compose_points(loader, words), checkout)
     assert [(f.name, f.config["policy"]["megatron_cfg"]["optimizer"]["lr"]) for f in frozen] == [
         ("grpo-nano-v2-12b-1n8g-megatron", 1e-6),
         ("grpo-nano-v2-12b-1n8g-megatron", 2e-6),

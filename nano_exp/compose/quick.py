@@ -1,0 +1,164 @@
+"""One point without Hydra: from a composition that is kept as plain data, where all that is typed is plain.
+
+Hydra composes the chosen options once (`keep`); what that gives is kept beside `nano_exp.compose.kept`'s files, under a
+name of the same kind. A point of the same options then is that data, with the typed values in it and its interpolations
+computed (`nano_exp.compose.plain_values`). It is what Hydra and OmegaConf give, because nothing else is done here:
+
+- a typed value is one word of letters, digits and `_ - . / @ +`, in the place of a value that is there, below mappings;
+- an interpolation names keys from the top, calls arithmetic or `oc.env`, or is text with such ones in it.
+
+Whatever else is typed, or is in a config, and whatever is a mistake, has no quick way: None, and Hydra composes, or
+says why not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nano_exp import credentials
+from nano_exp.compose import BASE, CONF_DIR, freeze, kept, launcher_settings, nearest, plain_values
+from nano_exp.compose.freeze import Frozen
+from nano_exp.compose.plain_values import NotPlain
+from nano_exp.errors import UserError
+from nano_exp.store import axes
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+
+SUFFIX = ".plain"
+
+_allowed = False
+
+
+def allow(value: bool = True) -> None:
+    """Let this process take the quick way: none of Hydra's flags is typed, and nobody has told Hydra something else."""
+    global _allowed
+    _allowed = value
+
+
+@dataclass(frozen=True)
+class Quick:
+    """A point that was composed the quick way.
+
+    Parameters
+    ----------
+    config: resolved, free of secrets
+    parameters: hydra.launcher's that a launch reads
+    sweep: the section `sweep`, unresolved
+    """
+
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    choices: Mapping[str, str | None]
+    notes: tuple[str, ...]
+    parameters: dict[str, Any]
+    sweep: dict[str, Any]
+
+    def freeze(self, launch_folder: Path) -> Frozen:
+        """As `freeze.Freezable` says."""
+        return freeze.identified(self.overrides, self.config, launch_folder, self.choices)
+
+
+class _Words(NamedTuple):
+    """What is typed: overrides that choose options, and the values of keys."""
+
+    chosen: tuple[str, ...]
+    values: tuple[plain_values.Word, ...]
+
+
+def point(overrides: Sequence[str]) -> Quick | None:
+    """A point, composed; None where it is not to be had this way."""
+    if (words := _words(overrides)) is None or (name := _name(words)) is None:
+        return None
+    try:
+        stored = json.loads(kept.read(name, SUFFIX) or b"null")
+        return None if stored is None else _made(overrides, words, stored)
+    except (NotPlain, UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _made(overrides: Sequence[str], words: _Words, stored: Mapping[str, Any]) -> Quick:
+    config, choices = stored["config"], stored["choices"]
+    for word in words.values:
+        plain_values.put(config, word)
+    launcher_settings.require(config)
+    section = config.pop("sweep", {})
+    credentials.refuse_overrides(overrides)
+    credentials.refuse(config)
+    resolved = plain_values.Resolver(config).resolved(config)
+    credentials.refuse(resolved)
+    parameters = plain_values.Resolver(config).typed(stored["launcher"], stored["kinds"])
+    note = nearest.note(choices)
+    of_the_run = {group: option for group, option in choices.items() if axes.of_the_run(group) and "@" not in group}
+    return Quick(tuple(overrides), resolved, of_the_run, (note,) if note else (), parameters, section)
+
+
+def keep(config_loader: ConfigLoader, overrides: Sequence[str]) -> None:
+    """Keep what a point with these overrides can be made of, where it can be."""
+    if (words := _words(overrides)) is None or (name := _name(words)) is None:
+        return
+    from nano_exp.compose import quick_keep
+
+    stored = quick_keep.of(config_loader, words.chosen, [word.key for word in words.values])
+    if stored is not None:
+        kept.write(name, SUFFIX, json.dumps(stored).encode())
+
+
+def _words(overrides: Sequence[str]) -> _Words | None:
+    """What is typed; None where some of it is not plain."""
+    if not _allowed:
+        return None
+    parsed = [plain_values.word(override) for override in overrides]
+    words = [word for word in parsed if word is not None]
+    keys = [word.key for word in words]
+    if len(words) < len(parsed) or len(set(keys)) < len(keys):
+        return None
+    chosen = [i for i, word in enumerate(words) if any((folder / word.key).is_dir() for folder in _folders())]
+    if any(words[i].forced or not _is_option(words[i]) for i in chosen) or any(map(_is_read_elsewhere, keys)):
+        return None
+    return _Words(tuple(overrides[i] for i in chosen), tuple(word for i, word in enumerate(words) if i not in chosen))
+
+
+def _is_option(word: plain_values.Word) -> bool:
+    """Whether a choice is one of files: no recipe file, and no layout that is looked for."""
+    return not {"/", "."} & set(str(word.value)) and (word.key, word.value) != ("parallelism", "auto")
+
+
+def _is_read_elsewhere(key: str) -> bool:
+    """Hydra's own settings, and what says that there is a recipe."""
+    return key.startswith(("hydra.", "nemo_rl."))
+
+
+def _folders() -> tuple[Path, ...]:
+    return tuple(dict.fromkeys((CONF_DIR, BASE)))
+
+
+def _name(words: _Words) -> str | None:
+    """What the data of these options is called: as a composition is, by all that it depends on."""
+    try:
+        libraries = list(_libraries())
+    except (OSError, ImportError, ValueError):
+        return None
+    own = [Path(__file__).read_bytes(), Path(__file__).with_name("quick_keep.py").read_bytes()]
+    return kept.key(list(map(str, _folders())), words.chosen, SUFFIX, libraries, own)
+
+
+def _libraries() -> Iterator[tuple[str, Any]]:
+    """What composes: Hydra's and OmegaConf's versions, and the files of Hydra's plugins; none of it is loaded."""
+    for name, file in (("hydra", "__init__.py"), ("omegaconf", "version.py")):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ImportError(name)
+        yield name, Path(spec.origin).with_name(file).read_text()
+    plugins = importlib.util.find_spec("hydra_plugins")
+    for place in sorted((plugins and plugins.submodule_search_locations) or ()):
+        for folder, _, names in sorted(os.walk(place)):
+            for path in (f"{folder}/{name}" for name in sorted(names) if name.endswith(".py")):
+                stat = Path(path).stat()
+                yield path, (stat.st_size, stat.st_mtime_ns)
