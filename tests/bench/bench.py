@@ -33,9 +33,9 @@ MOST_OF_STOCK = 1000
 PAGE, BEGIN, END = ROOT / "docs" / "speed.md", "<!-- measured -->", "<!-- /measured -->"
 #: A launch that takes longer is given up.
 LIMIT_S = 1800.0
-#: Stands in sbatch's place, asks the real one, and writes down when it answered.
+#: Stands in sbatch's place, asks the real one to hold the job, and writes down when it answered.
 WRAPPER = """#!/bin/sh
-answer=$({sbatch} "$@"); code=$?
+answer=$({sbatch} --hold "$@"); code=$?
 echo "$answer"
 [ $code = 0 ] && [ -n "$answer" ] && echo "$(date +%s.%N) $answer" >> {stamps}  # sbatch --test-only answers nothing
 exit $code
@@ -72,12 +72,10 @@ def command(side: str, points: int, out: Path) -> list[str]:
         rates, seeds = (10, points // 10) if points >= 10 else (points, 1)
         words += ["optimizer.lr=" + ",".join(f"{i + 1}e-7" for i in range(rates)), f"grpo.seed=range(0,{seeds})"]
     if side == "nano-exp":
-        hold = "++hydra.launcher.additional_parameters={hold: true}"
-        return [python, str(ROOT / "launch.py"), "-m", *words, f"run.results={out}", hold, "yes=true"]
+        return [python, str(ROOT / "launch.py"), "-m", *words, f"run.results={out}", "yes=true"]
     words += ["hydra/launcher=submitit_slurm", "hydra/sweeper=basic", f"hydra.sweep.dir={out}"]
     asked = {"partition": "batch", "nodes": 1, "gpus_per_node": 8, "cpus_per_task": 16, "timeout_min": 240}
     words += [f"hydra.launcher.{key}={value}" for key, value in asked.items()]
-    words += ["+hydra.launcher.additional_parameters={hold: true}"]
     return [python, str(ROOT / "tests" / "bench" / "stock.py"), "-m", *words]
 
 
@@ -134,7 +132,7 @@ def slurm(folder: Path, stub: bool) -> Iterator[dict[str, str]]:
     if stub:
         tools = folder / "stub"
         tools.mkdir()
-        answer = '[ "$1" = --parsable ] && echo 1 || echo Submitted batch job 1'
+        answer = '[ "$2" = --parsable ] && echo 1 || echo Submitted batch job 1'
         for name in ("squeue", "sacct", "scancel", "srun", "stub-of-sbatch"):
             (tools / name).write_text(f"#!/bin/sh\n{answer if 'sbatch' in name else 'exit 0'}\n")
             (tools / name).chmod(0o755)
