@@ -454,11 +454,17 @@ def test_ctrl_c_ends_the_run_whole_and_the_same_command_completes_it(
     assert steps(run) == [1, 2, 3]
 
 
-def test_ctrl_c_while_modules_load_is_no_traceback(tmp_path: Path, checkout: Path) -> None:
-    (tmp_path / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [("traceback", (-signal.SIGINT, "")), ("hydra", (130, "\nCtrl-C: nothing more was done\n"))],
+)
+def test_ctrl_c_while_modules_load_is_no_traceback(
+    module: str, told: tuple[int, str], tmp_path: Path, checkout: Path
+) -> None:
+    (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     process = start_launch(tmp_path, *here(checkout), PYTHONPATH=str(tmp_path))
     out, _ = process.communicate(timeout=limit(30))
-    assert (process.returncode, out) == (-signal.SIGINT, "")
+    assert (process.returncode, out) == told
 
 
 def test_packages_of_the_launcher_go_along_and_a_run_that_never_started_says_why(
