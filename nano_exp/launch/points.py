@@ -42,7 +42,7 @@ class Expanded:
 class Composed:
     """What a launch is given: the arguments of `flow.launch`."""
 
-    points: Sequence[Point | Sibling]
+    points: Sequence[Freezable]
     parameters: dict[str, Any]
     folder: Path
     constraints: Sequence[sweep.Constraint] = ()
