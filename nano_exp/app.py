@@ -80,7 +80,7 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) ->
         _refuse_chain(sys.argv[1:])
         _require_optuna(sys.argv[1:])
         if not _quickly(words, taken):
-            _prepare_hydra(taken)
+            _prepare_hydra(taken, codes.append if take is None else None)
             main()
         sys.stdout.flush()  # here, where a reader that went away is no fault
         return next((code for code in reversed(codes) if code), 0)
@@ -108,14 +108,14 @@ def _quickly(words: Sequence[str], take: Callable[..., object]) -> bool:
     return True
 
 
-def _prepare_hydra(take: Callable[..., object]) -> None:
+def _prepare_hydra(take: Callable[..., object], ended: Callable[[int], object] | None) -> None:
     from nano_exp import hydra_internals
     from nano_exp.compose import conf_tree, recipe_file, resolvers
     from nano_exp.launch import hydra_plugins
 
     hydra_internals.compose_once()
     resolvers.register()
-    hydra_plugins.register(take)
+    hydra_plugins.register(take, ended)
     conf_tree.register()
     recipe_file.register(sys.argv[1:], conf_tree.CONF_DIR)
 
@@ -202,13 +202,6 @@ def _explained(error: Exception) -> UserError:
     from nano_exp.advice import mistakes
     from nano_exp.compose import conf_tree
 
-    if str(error).startswith("No trials are completed"):
-        return UserError(
-            "no point of the search reached a value",
-            "each one failed, or never logged sweep.metric; the lines above say which",
-            "nano-exp status and nano-exp logs RUN show why a run failed; sweep.metric=NAME takes another metric",
-            code=1,
-        )
     GlobalHydra.instance().clear()
     arguments = hydra_internals.arguments()
     if arguments.cfg and arguments.multirun:

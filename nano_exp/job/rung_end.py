@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +71,7 @@ def settle(run_dir: Path, rules: Halving, ahead: Ending) -> bool:
 def _goes_on_here(run_dir: Path, ahead: Ending) -> bool:
     """Where it was promoted, and no other attempt has asked for a job for it already."""
     run, tried = runs.load(run_dir), runs.attempts(run_dir)
-    return is_promoted(run, tried) and not _asked_for(run, tried[-1].number) and not ahead.stop.signal
-
-
-def is_promoted(run: runs.Run, tried: Sequence[runs.Attempt]) -> bool:
-    """Whether a run was promoted from the rung at which its last attempt ended."""
-    end = (tried[-1].end or {}) if tried else {}
-    newest = run.last("submit", "cancel")
-    cancelled = newest is not None and newest.kind == "cancel"
-    return end.get("kind") == "paused" and runs.rungs_left(run) > int(end.get("rung") or 0) and not cancelled
+    return book.is_promoted(run, tried) and not _asked_for(run, tried[-1].number) and not ahead.stop.signal
 
 
 def _asked_for(run: runs.Run, attempts: int) -> bool:
@@ -141,7 +133,7 @@ def send(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, 
     lookup = QueueLookup()
     for other, _ in book.members(run.results, run.name, rules):
         tried = runs.attempts(other.dir)
-        if other.dir == here or not is_promoted(other, tried):
+        if other.dir == here or not book.is_promoted(other, tried):
             continue
         if _asked_for(other, tried[-1].number):  # and whoever did may have been killed before sbatch
             now = lookup.state(other)

@@ -46,10 +46,12 @@ class Launched:
     plan: its rows are the points that were not skipped, equal ones once
     code: what the process exits with: 0 all well, 1 a waited-for run failed, 3 something asked for was not submitted,
         130 Ctrl-C while waiting
+    ready: of a search's point, what was dispatched
     """
 
     plan: convergence.Plan
     code: int = 0
+    ready: job_arrays.Launch | None = None
 
 
 def launch(
@@ -57,6 +59,7 @@ def launch(
     parameters: dict[str, Any],
     folder: Path,
     constraints: Sequence[sweep.Constraint] = (),
+    of_search: bool = False,
 ) -> Launched:
     """Launch points.
 
@@ -65,6 +68,8 @@ def launch(
     parameters: hydra.launcher's
     folder: the launch folder, against which relative paths are made absolute
     constraints: points that break one are shown and skipped
+    of_search: nothing is asked, waited for or started on this machine, and the study stays as it is: that is the
+        search's to do
 
     Raises
     ------
@@ -76,6 +81,9 @@ def launch(
         plan = dry_run(request, parameters, report.start)
         refuse(report)
         return Launched(plan)
+    if of_search:
+        recorded = record(prepare(request, parameters, ask=False), settle=False)
+        return Launched(recorded.plan, code_of(recorded.plan), recorded.ready)
     return finish(record(prepare(request, parameters)))
 
 
@@ -108,8 +116,12 @@ class Recorded:
     ready: job_arrays.Launch | None
 
 
-def prepare(request: Request, parameters: dict[str, Any]) -> Prepared:
+def prepare(request: Request, parameters: dict[str, Any], ask: bool = True) -> Prepared:
     """Check a launch. Writes nothing.
+
+    Parameters
+    ----------
+    ask: about a large one
 
     Raises
     ------
@@ -120,11 +132,15 @@ def prepare(request: Request, parameters: dict[str, Any]) -> Prepared:
     if request.where == "slurm" and send:
         slurm.require()
     report = check(request.frozen_configs, parameters, submitting=send)
-    return Prepared(request, parameters, report, _agreed(request, report, parameters))
+    return Prepared(request, parameters, report, _agreed(request, report, parameters) if ask else None)
 
 
-def record(prepared: Prepared) -> Recorded:
+def record(prepared: Prepared, settle: bool = True) -> Recorded:
     """Show the plan, write its runs, and submit them where there is Slurm.
+
+    Parameters
+    ----------
+    settle: whether the study's rungs are written down, and those go on that now may
 
     Raises
     ------
@@ -133,7 +149,8 @@ def record(prepared: Prepared) -> Recorded:
     request, report, agreed = prepared.request, prepared.report, prepared.agreed
     where, results, send = request.where, request.results, request.switches["submit"]
     with submit.lock(results):
-        study_terms.settle(results, [frozen.name for frozen in request.frozen_configs], request.terms)
+        if settle:
+            study_terms.settle(results, [frozen.name for frozen in request.frozen_configs], request.terms)
         plan = request.plan()
         if agreed is None or plan.to_submit != agreed.to_submit:
             _announce(plan, request, report.start, prepared.parameters)

@@ -7,7 +7,9 @@ hand over to `launch`.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -26,11 +29,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp import files, project
+from nano_exp import project
 from nano_exp.advice import mistakes
 from nano_exp.compose import conf_tree, launcher_settings, quick, sweep
 from nano_exp.errors import UserError
-from nano_exp.launch import search_sweeps, slurm_options
+from nano_exp.launch import slurm_options
 from nano_exp.planner import auto
 
 PLUGIN_MODULE = "hydra_plugins.nano_exp"
@@ -45,7 +48,7 @@ class NanoExpLauncher(Launcher):
     parameters: hydra-submitit-launcher's
     """
 
-    def __init__(self, take: Callable[..., object], parameters: Mapping[str, Any]) -> None:
+    def __init__(self, take: Callable[..., Any], parameters: Mapping[str, Any]) -> None:
         self.take = take
         self.parameters = {
             k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in parameters.items()
@@ -53,22 +56,19 @@ class NanoExpLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader, self.master = hydra_context.config_loader, config
+        if not str(config.hydra.sweeper._target_).startswith(f"{PLUGIN_MODULE}."):
+            raise UserError(
+                f"hydra/sweeper={config.hydra.runtime.choices['hydra/sweeper']}",
+                "launches go through nano-exp's own sweepers",
+                "hydra/sweeper=optuna for a search; else leave hydra/sweeper out",
+            )
         self.sweep = sweep.read(conf_tree.raw(config.sweep) if config.get("sweep") is not None else None)
         typed = OverridesParser.create(config_loader=self.loader).parse_overrides(conf_tree.typed(config))
         slurm_options.refuse_typed(list(config.hydra.overrides.hydra))
         refuse_several_sweeps(self.loader, typed)
         refuse_swept_site(typed)
-        self.searching = config.hydra.sweeper._target_ != f"{PLUGIN_MODULE}.{NanoExpSweeper.__name__}"
-        if self.searching:
-            search_sweeps.require_results(config)
-            files.make_dir(Path(config.hydra.sweep.dir))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        if self.searching:
-            return search_sweeps.launch_batch(
-                *(self.take, self.loader, job_overrides, self.parameters, Path.cwd(), self.sweep),
-                first=initial_job_idx == 0,
-            )
         with mistakes.explained(self.loader):
             points = auto.compose_points(self.loader, job_overrides, self.master)
         if len(job_overrides) == 1:
@@ -77,17 +77,18 @@ class NanoExpLauncher(Launcher):
         return []
 
 
-class NanoExpSweeper(Sweeper):
-    """Expands the axes of a sweep and launches every point in one go."""
+class _OurSweeper(Sweeper):
+    """What both sweepers have: the axes of a sweep's file, and our launcher."""
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
         self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
+        self.master: DictConfig = config
         self.refuse_mistakes(config)
         try:
-            self.launcher = Plugins.instance().instantiate_launcher(
+            launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=hydra_context, task_function=task_function, config=config
             )
         except (OmegaConfBaseException, InstantiationException) as error:
@@ -97,6 +98,9 @@ class NanoExpSweeper(Sweeper):
                 "what is asked of Slurm reads the site's settings",
                 f"{project.launcher()} --cfg hydra --package hydra.launcher shows what it reads",
             ) from error
+        if not isinstance(launcher, NanoExpLauncher):
+            raise not_our_path()
+        self.points = launcher
 
     def refuse_mistakes(self, config: DictConfig) -> None:
         """Refuse what is better said before the batch script's settings are computed, and an axis is cut into points:
@@ -115,15 +119,51 @@ class NanoExpSweeper(Sweeper):
                 if not known and (mistyped := next(mistakes.diagnose(self.loader, typed), None)):
                     raise mistyped
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def parsed(self, arguments: Sequence[str]) -> tuple[list[Override], list[Override]]:
+        """The overrides of the sweep's file, and those that were typed."""
         parser = OverridesParser.create(config_loader=self.loader)
-        sweep_overrides = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
-        typed = parser.parse_overrides(arguments)
+        of_file = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()])
+        return of_file, parser.parse_overrides(list(arguments))
+
+
+class NanoExpSweeper(_OurSweeper):
+    """Expands the axes of a sweep and launches every point in one go."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        of_file, typed = self.parsed(arguments)
         require_multirun(typed)
-        refuse_swept_site(sweep_overrides)
-        if not isinstance(self.launcher, NanoExpLauncher):
-            raise not_our_path()
-        self.launcher.launch(expand(sweep_overrides, typed), initial_job_idx=0)
+        refuse_swept_site(of_file)
+        self.points.launch(expand(of_file, typed), initial_job_idx=0)
+        return []
+
+
+class OptunaSweeper(_OurSweeper):
+    """hydra/sweeper=optuna: launches points one by one, each by what the ones before it reached.
+
+    Parameters
+    ----------
+    ended: gets the search's exit code
+    given: the settings of `hydra.sweeper`
+    """
+
+    def __init__(self, ended: Callable[[int], object], **given: Any) -> None:
+        super().__init__(given.pop("params", None))
+        self.ended, self.given = ended, given
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from nano_exp.launch import search_loop, search_request  # what a launch loads
+
+        of_file, typed = self.parsed(arguments)
+        refuse_swept_site(of_file)
+        search_request.require_results(self.master)
+        bare = {override.key_or_group for override in typed}
+        overrides = [*(one for one in of_file if one.key_or_group not in bare), *typed]
+        launcher = self.points
+        wanted = search_request.read(self.given, overrides, launcher.sweep)
+        place = search_loop.Place(launcher.take, self.loader, launcher.parameters, Path.cwd())
+        first = search_loop.first_point(place, wanted.space)
+        search_request.require(first, wanted)
+        self.ended(search_loop.search(place, wanted, first, lambda: Path(self.master.hydra.sweep.dir)))
         return []
 
 
@@ -223,25 +263,51 @@ def _values(override: Override) -> list[str]:
     return overrides
 
 
-def register(take: Callable[..., object]) -> None:
-    """Make both findable for Hydra, which makes them by their classes' names below `hydra_plugins`.
+def register(take: Callable[..., Any], ended: Callable[[int], object] = lambda code: None) -> None:
+    """Make all three findable for Hydra, which makes them by their classes' names below `hydra_plugins`.
 
     Parameters
     ----------
     take: gets the points, hydra.launcher's parameters, the launch folder, and the constraints of the sweep
+    ended: gets the exit code of a search
     """
 
     class Taking(NanoExpLauncher):
         def __init__(self, **parameters: Any) -> None:
             super().__init__(take, parameters)
 
+    class Searching(OptunaSweeper):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(ended, **given)
+
     module = ModuleType(PLUGIN_MODULE)
     sys.modules[PLUGIN_MODULE] = module
-    for name, plugin in (("NanoExpLauncher", Taking), ("NanoExpSweeper", NanoExpSweeper)):
+    for plugin, named in ((Taking, NanoExpLauncher), (NanoExpSweeper, NanoExpSweeper), (Searching, OptunaSweeper)):
+        name = named.__name__
         plugin.__module__, plugin.__name__, plugin.__qualname__ = PLUGIN_MODULE, name, name
         setattr(module, name, plugin)
         Plugins.instance().register(plugin)
-    search_sweeps.set_defaults()
+    _register_search()
+
+
+def _register_search() -> None:
+    """Make hydra/sweeper=optuna ours, where Optuna is installed; its samplers are hydra-optuna-sweeper's."""
+    if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+        return
+    import hydra_plugins.hydra_optuna_sweeper.config  # noqa: F401  it registers the samplers, and a sweeper
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it says what it loads
+    ours = {
+        "_target_": f"{PLUGIN_MODULE}.{OptunaSweeper.__name__}",
+        "defaults": [{"sampler": "tpe"}],
+        "direction": "maximize",
+        "n_trials": 20,
+        "n_jobs": 2,
+        "storage": None,
+        "study_name": None,
+        "params": None,
+    }
+    ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=ours, provider="optuna_sweeper")
 
 
 def not_our_path() -> UserError:

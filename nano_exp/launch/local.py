@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
                 waiting.extendleft(_promoted(tasks, {*running, *waiting}))
                 if ends[str(row.dir)] != "done" and not _started(row.dir, launch.id):
                     ends[str(row.dir)] = "failed"
-                    live.say(_unstarted(row.id, executor.log(array, task)))
+                    live.say(never_started(row.id, executor.log(array, task)))
                     continue
                 if len(rows) > 1:
                     shown = progress_line.text(row.id, progress.sample(row.dir), _steps(row))
@@ -72,7 +73,7 @@ def execute(launch: Launch, parallel: int) -> dict[str, str]:
             _show(live, [rows[i] for i in running], len(ends), len(rows))
     except KeyboardInterrupt:
         live.say("Ctrl-C: ending at the current step; the last checkpoint stays (Ctrl-C again to kill)")
-        _end(running, live)
+        end(running.values(), live)
         raise Interrupted() from None
     live.clear()
     return ends
@@ -102,7 +103,7 @@ def _started(run_dir: Path, launch: str) -> bool:
     return any(e.kind == "start" and e.data.get("launch") == launch for e in runs.load(run_dir).events)
 
 
-def _unstarted(run: str, log: Path) -> str:
+def never_started(run: str, log: Path) -> str:
     """What the process of a run said, that ended before it was an attempt."""
     said = [line.strip() for line in files.tail(log).splitlines() if line.strip()]
     why = redact(said[-1]) if said else "it printed nothing"
@@ -121,18 +122,19 @@ def _steps(row: Row) -> int:
     return int(row.config["grpo"]["max_num_steps"])
 
 
-def _end(running: dict[int, Any], live: progress_line.Live) -> None:
+def end(attempts: Iterable[Any], live: progress_line.Live) -> None:
     """SIGTERM to each attempt, which ends its engine; SIGKILL to the session of one that does not end."""
-    for job in running.values():
+    jobs = list(attempts)
+    for job in jobs:
         _signal(job, signal.SIGTERM)
     until = time.monotonic() + GRACE_S
     try:
-        while any(not job.done() for job in running.values()) and time.monotonic() < until:
+        while any(not job.done() for job in jobs) and time.monotonic() < until:
             live.show("ending ...")
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         live.say("Ctrl-C again: killing")
-    for job in running.values():
+    for job in jobs:
         if not job.done():
             _signal(job, signal.SIGKILL)
             job._process.wait()

@@ -93,8 +93,7 @@ def composed(overrides: Sequence[str]) -> Composed:
             typed = parser.parse_overrides(conf_tree.typed(master))
         except TYPED as error:
             raise _user_error(error) or mistakes.explain(error, loader, overrides) from error
-        assert sweeper.launcher is not None  # its setup has made one
-        sweeper.launcher.launch(hydra_plugins.expand(sweep_overrides, typed), 0)
+        sweeper.points.launch(hydra_plugins.expand(sweep_overrides, typed), 0)
     return found[0]
 
 

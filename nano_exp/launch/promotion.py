@@ -50,7 +50,7 @@ def _promote(results: Path, name: str, selected: Sequence[runs.Run]) -> list[run
         )
     with submit.lock(results), book.lock(results, name) as held:
         for run in map(runs.load, (run.dir for run in selected)):
-            if not rung_end.is_promoted(run, runs.attempts(run.dir)):  # by another's end meanwhile
+            if not book.is_promoted(run, runs.attempts(run.dir)):  # by another's end meanwhile
                 book.record(run, rules, runs.rungs_left(run), "by hand", "a user")
         if held and (sent := [run for run in selected if _has_array(run)]):
             try:

@@ -11,11 +11,15 @@ from nano_exp.launch.convergence import Row, configs_of
 from nano_exp.launch.terms import Terms
 from nano_exp.launch.to_the_end import NO_END, Whole, gpu_hours
 from nano_exp.study import book, halving, peers, run_length
-from nano_exp.study.halving import Halving
+from nano_exp.study.halving import Halving, Promotion
 
 
-def settle(results: Path, names: Iterable[str], terms: Terms) -> None:
+def settle(results: Path, names: Iterable[str], terms: Terms, more_to_come: bool = False) -> list[Promotion]:
     """Write down the rungs of these names, and decide what a killed attempt had left undecided.
+
+    Parameters
+    ----------
+    more_to_come: a search adds points
 
     Raises
     ------
@@ -23,12 +27,14 @@ def settle(results: Path, names: Iterable[str], terms: Terms) -> None:
     """
     rules = halving.of(terms.halving)
     if rules is None:
-        return
+        return []
+    told: list[Promotion] = []
     for name in dict.fromkeys(names):
         with book.lock(results, name):
             _require_same(results, name, rules)
-            book.write(results, name, rules)
-            book.promote(results, name, rules)
+            book.write(results, name, rules, more_to_come)
+            told += book.promote(results, name, rules)
+    return told
 
 
 def cost(rows: Sequence[Row], whole: Whole) -> str:

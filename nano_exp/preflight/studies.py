@@ -6,11 +6,18 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from nano_exp.engines.embedded import settings
+from nano_exp.errors import nearest
+from nano_exp.preflight import driver
 from nano_exp.preflight.registry import ANY_ENGINE, Mistake, rule
 from nano_exp.preflight.view import View
 from nano_exp.study import halving, pausing, run_length, stop_rules
 
 RUNGS, SAVES = "halving.rungs", "checkpointing.enabled"
+#: What the names of metrics begin with.
+SECTIONS = ("train", "validation", "timing", "performance", "ray")
+#: What makes a run validate, where it does not.
+VALIDATES = "grpo.val_period=10"
 #: Recipes that train until their data ends have a million steps.
 UNBOUNDED = 100_000
 ASYNC, PENALTY = run_length.ASYNC, "loss_fn.reference_policy_kl_penalty"
@@ -36,7 +43,7 @@ def stop_is_measured(c: View) -> Iterator[Mistake]:
 
 @rule(engine=ANY_ENGINE)
 def rungs_are_reached(c: View) -> Iterator[Mistake]:
-    """The rungs of a study ascend, end before the run does, are saved, and each is validated where that compares."""
+    """The rungs of a study ascend, end before the run does, are saved, and what compares is logged there."""
     rules = _halving(c)
     if rules is None:
         return
@@ -50,9 +57,34 @@ def rungs_are_reached(c: View) -> Iterator[Mistake]:
         yield Mistake((RUNGS, *key), why, f"halving.rungs=[{','.join(good)}]")
     if not c.on("checkpointing.enabled"):
         yield Mistake((RUNGS, "checkpointing.enabled"), "a paused run goes on from its checkpoint", f"{SAVES}=true")
+    if (unlogged := not_logged(c, rules.metric)) is not None:
+        why, instead = unlogged
+        yield Mistake(("halving.metric",), why, f"halving.metric={instead}" if instead else VALIDATES)
     if rules.metric.startswith(halving.VALIDATION):
         yield from _validated(c, rules)
     yield from _schedule(c, most)
+
+
+def not_logged(c: View, metric: str) -> tuple[str, str] | None:
+    """Why nobody logs a metric that runs are compared by, and one that is logged ("" where nothing validates).
+
+    None where it is logged, or may be: NeMo RL's losses have more of `train/` than is listed anywhere, and a validation
+    with NeMo Gym has its environments' own.
+    """
+    section, _, name = metric.partition("/")
+    embedded, validation = c.engine == "embedded", metric.startswith(halving.VALIDATION)
+    measured = settings.VALIDATION_METRICS if embedded else driver.validation_metrics(c)
+    known = [f"{halving.VALIDATION}{one}" for one in measured]
+    known += [f"train/{one}" for one in (settings.TRAIN_METRICS if embedded else ("reward", "loss"))]
+    if not name or section not in SECTIONS:
+        same = [one for one in known if one.endswith(f"/{name or section}")]
+        return f"metrics are written {', '.join(f'{one}/NAME' for one in SECTIONS)}", (same or known)[0]
+    if validation and not c.validates:
+        return "nothing validates, so no run has it", ""
+    if metric not in known and ((section == "train" and embedded) or (validation and (embedded or not c.gym))):
+        same = [one for one in known if one.startswith(f"{section}/")]
+        return f"the {c.engine} engine does not log it", (nearest(metric, same) or same)[0]
+    return None
 
 
 def _halving(c: View) -> halving.Halving | None:

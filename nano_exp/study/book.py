@@ -1,6 +1,7 @@
 """What the store has of a study: its runs with the rungs that they reached, and the lock under which points go on.
 
     results/.studies/<name>.json    rungs, part that goes on, metric: written by the launch
+                                    more_to_come: a search adds points
     results/.studies/<name>.lock    one decision at a time; the kernel frees it when its holder dies
     events of a run: rung (reached: rung, step, value), promote (goes on: from which rung, why)
 
@@ -23,6 +24,7 @@ from nano_exp.study import halving, peers
 from nano_exp.study.halving import Halving, Member, Promotion
 
 FOLDER = ".studies"
+MORE = "more_to_come"
 #: Who had a run go on, in its event; else a user did.
 BY_STUDY = "study"
 #: How long one decision waits for another's, seconds: each takes a moment.
@@ -36,9 +38,23 @@ def path(results: Path, name: str) -> Path:
     return results / FOLDER / f"{name}.json"
 
 
-def write(results: Path, name: str, rules: Halving) -> None:
+def write(results: Path, name: str, rules: Halving, more_to_come: bool = False) -> None:
+    """
+    Parameters
+    ----------
+    more_to_come: a search adds points, so that nobody is the best of all yet
+    """
     files.make_dir(results / FOLDER)
-    files.write_json(path(results, name), rules.as_dict(), durable=True)
+    known = {**rules.as_dict(), MORE: more_to_come}
+    files.write_json(path(results, name), known, durable=True)
+
+
+def is_open(results: Path, name: str) -> bool:
+    """Whether a search adds points to a study."""
+    try:
+        return files.read_json(path(results, name)).get(MORE) is True
+    except (Damaged, OSError, AttributeError):
+        return False
 
 
 def read(results: Path, name: str) -> Halving | None:
@@ -123,6 +139,14 @@ def _member(run: runs.Run, rules: Halving) -> Member:
     return Member(f"{run.name}/{run.id}", peers.point_of(run), own, values, out)
 
 
+def is_promoted(run: runs.Run, tried: Sequence[runs.Attempt]) -> bool:
+    """Whether a run was promoted from the rung at which its last attempt ended."""
+    end = (tried[-1].end or {}) if tried else {}
+    newest = run.last("submit", "cancel")
+    cancelled = newest is not None and newest.kind == "cancel"
+    return end.get("kind") == "paused" and runs.rungs_left(run) > int(end.get("rung") or 0) and not cancelled
+
+
 def reach(run: runs.Run, rules: Halving, rung: int, attempt: int) -> None:
     """Write down that a run has reached a rung, once."""
     if rung not in reached(run):
@@ -138,7 +162,7 @@ def promote(results: Path, name: str, rules: Halving) -> list[Promotion]:
         pairs = members(results, name, rules)
         for run, event in _cut_off(pairs):
             record(run, rules, event.data["rung"], str(event.data.get("why")), BY_STUDY)
-        news = halving.decide([member for _, member in pairs], rules)
+        news = halving.decide([member for _, member in pairs], rules, is_open(results, name))
         if not news:
             return told
         for promotion in news:

@@ -106,10 +106,15 @@ def ranked(members: Iterable[Member], rung: int, higher_is_better: bool = True) 
     return [(point, values[point] if higher_is_better else -values[point]) for point in order], more
 
 
-def decide(members: Sequence[Member], halving: Halving) -> list[Promotion]:
-    """Who goes on now and has not yet been told so, from the lowest rung on."""
+def decide(members: Sequence[Member], halving: Halving, more_to_come: bool = False) -> list[Promotion]:
+    """Who goes on now and has not yet been told so, from the lowest rung on.
+
+    Parameters
+    ----------
+    more_to_come: a search adds points
+    """
     promotions: list[Promotion] = []
-    more_below = False
+    more_below = more_to_come
     for rung in range(len(halving.rungs)):
         reached, more = ranked(members, rung, halving.higher_is_better)
         more_below = more_below or more
