@@ -142,17 +142,23 @@ class OptunaSweeper(_OurSweeper):
 
     Parameters
     ----------
-    ended: gets the search's exit code
+    ended: gets the search's exit code; None where there can be none
     given: the settings of `hydra.sweeper`
     """
 
-    def __init__(self, ended: Callable[[int], object], **given: Any) -> None:
+    def __init__(self, ended: Callable[[int], object] | None, **given: Any) -> None:
         super().__init__(given.pop("params", None))
         self.ended, self.given = ended, given
 
     def sweep(self, arguments: list[str]) -> Any:
-        from nano_exp.launch import search_loop, search_request  # what a launch loads
+        from nano_exp.launch import search_draw, search_loop, search_request  # what a launch loads
 
+        if self.ended is None:
+            raise UserError(
+                "hydra/sweeper=optuna in a job of train.sbatch",
+                "such a job trains one run",
+                f"{project.launcher()} hydra/sweeper=optuna wait=true ..., outside of a job",
+            )
         of_file, typed = self.parsed(arguments)
         refuse_swept_site(of_file)
         search_request.require_results(self.master)
@@ -160,8 +166,8 @@ class OptunaSweeper(_OurSweeper):
         overrides = [*(one for one in of_file if one.key_or_group not in bare), *typed]
         launcher = self.points
         wanted = search_request.read(self.given, overrides, launcher.sweep)
-        place = search_loop.Place(launcher.take, self.loader, launcher.parameters, Path.cwd())
-        first = search_loop.first_point(place, wanted.space)
+        place = search_draw.Place(launcher.take, self.loader, launcher.parameters, Path.cwd())
+        first = search_draw.first_point(place, wanted.space)
         search_request.require(first, wanted)
         self.ended(search_loop.search(place, wanted, first, lambda: Path(self.master.hydra.sweep.dir)))
         return []
@@ -263,13 +269,13 @@ def _values(override: Override) -> list[str]:
     return overrides
 
 
-def register(take: Callable[..., Any], ended: Callable[[int], object] = lambda code: None) -> None:
+def register(take: Callable[..., Any], ended: Callable[[int], object] | None = None) -> None:
     """Make all three findable for Hydra, which makes them by their classes' names below `hydra_plugins`.
 
     Parameters
     ----------
     take: gets the points, hydra.launcher's parameters, the launch folder, and the constraints of the sweep
-    ended: gets the exit code of a search
+    ended: gets the exit code of a search; None where there can be none
     """
 
     class Taking(NanoExpLauncher):

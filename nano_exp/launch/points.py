@@ -87,7 +87,11 @@ def composed(overrides: Sequence[str]) -> Composed:
                 config=master, hydra_context=HydraContext(loader, cast(Any, None)), task_function=lambda _: None
             )
             if not isinstance(sweeper, hydra_plugins.NanoExpSweeper):
-                raise hydra_plugins.not_our_path()
+                raise UserError(
+                    "hydra/sweeper=optuna",
+                    "a search's points follow from the results of the ones before: there is no list of them",
+                    "leave hydra/sweeper out, and give one value for each key",
+                )
             parser = OverridesParser.create(config_loader=loader)
             sweep_overrides = parser.parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
             typed = parser.parse_overrides(conf_tree.typed(master))

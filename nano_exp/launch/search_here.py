@@ -43,7 +43,8 @@ class Here:
     def is_awaited(self, run_dir: Path) -> bool:
         """Whether a run was sent by this very process and nothing executes it."""
         sent = state.submission(runs.load(run_dir))
-        return sent is not None and sent.local == runs.this_process() and not self.has(run_dir)
+        mine = sent is not None and sent.local == runs.this_process()
+        return mine and not self.has(run_dir) and not self.never_started(run_dir)
 
     def never_started(self, run_dir: Path) -> str:
         """What the process of a run said, that ended before it was an attempt; "" of any other."""

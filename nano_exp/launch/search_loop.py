@@ -9,81 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from hydra.core.config_loader import ConfigLoader
 
 from nano_exp import files
-from nano_exp.advice import mistakes
 from nano_exp.compose.compose import Point
-from nano_exp.compose.freeze import Frozen, freeze
-from nano_exp.compose.sweep import Sweep
+from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.index import progress
-from nano_exp.launch import flow, search_show, search_space, study_terms, terms
+from nano_exp.launch import convergence, large, search_show, study_terms, terms
+from nano_exp.launch.search_draw import Drawer, Drawn, Place, Wanted
 from nano_exp.launch.search_here import Here
-from nano_exp.launch.search_space import COMPLETE, FAIL, Space, Told
+from nano_exp.launch.search_space import COMPLETE, FAIL
 from nano_exp.launch.search_trials import UNDER_WAY, Trial, stored
-from nano_exp.planner import auto
+from nano_exp.preflight.cost import cost
+from nano_exp.store import runs
 from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.study import book, halving
 from nano_exp.terminal import progress_line
 
 #: Seconds between two looks at the store, on this machine and with Slurm.
 HERE_S, SLURM_S = 1.0, 5.0
-#: So many draws in a row that gave no new point end the asking.
-PATIENCE = 100
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is searched, and how.
-
-    Parameters
-    ----------
-    space: the searched axes
-    sampler: Optuna's
-    direction: maximize or minimize
-    n_trials: as many runs in all
-    n_jobs: as many at once
-    settings: the `sweep` section: metric and constraints
-    """
-
-    space: Space
-    sampler: Any
-    direction: str
-    n_trials: int
-    n_jobs: int
-    settings: Sweep
-
-
-@dataclass(frozen=True)
-class Place:
-    """How a search launches.
-
-    Parameters
-    ----------
-    take: `flow.launch`
-    parameters: hydra.launcher's
-    folder: the launch folder
-    """
-
-    take: Callable[..., flow.Launched]
-    loader: ConfigLoader
-    parameters: dict[str, Any]
-    folder: Path
-
-    def compose(self, words: Sequence[str]) -> tuple[Point, Frozen]:
-        """Raises UserError."""
-        with mistakes.explained(self.loader):
-            point = auto.compose_point(self.loader, words)
-        return point, freeze(point, self.folder)
 
 
 @dataclass
@@ -93,14 +42,12 @@ class Search:
     Parameters
     ----------
     first: a point of it, for what all of its points have in common
-    dropped: points that were drawn and got no run: refused, or drawn before
     """
 
     place: Place
     wanted: Wanted
     first: Frozen
     trials: list[Trial] = field(default_factory=list)
-    dropped: list[Told] = field(default_factory=list)
     live: progress_line.Live = field(default_factory=lambda: progress_line.Live(every_s=60.0))
 
     def __post_init__(self) -> None:
@@ -110,7 +57,8 @@ class Search:
         self.terms = terms.read([self.first])
         self.rules = halving.of(self.terms.halving)
         self.most_steps = int(config["grpo"]["max_num_steps"])
-        self._drawn: tuple[Point, dict[str, Any], dict[str, Any]] | None = None
+        self._drawn: Drawn | None = None
+        self.drawer = Drawer(self.place, self.wanted, self.live)
         self._exhausted = self._is_closed = False
         self._printed: set[str] = set()
         self._launches = 0
@@ -128,9 +76,11 @@ class Search:
         """
         with _only_one(self.results, self.name):
             self.trials = stored(self.place.loader, self.place.folder, self.results, self.name, self.wanted.space)
-            self._settle(more_to_come=not self._is_full())
             self._look(quiet=True)
             print(search_show.beginning(self.name, self.trials, self.wanted.n_trials))
+            self._agree()
+            if self.trials and not self._is_full():
+                self._settle(more_to_come=True)
             try:
                 while self._go_on():
                     self._show()
@@ -146,16 +96,17 @@ class Search:
             self.live.clear()
         return 1 if any(trial.told and trial.told.state == FAIL for trial in self.trials) else 0
 
-    def study(self) -> Any:
-        """Optuna's study as the store has it now."""
-        told = [trial.told for trial in self.trials if trial.told is not None]
-        wanted = self.wanted
-        return search_space.study(wanted.sampler, wanted.direction, wanted.space, [*told, *self.dropped])
-
     def _is_full(self) -> bool:
         size = self.wanted.space.size
         most = self.wanted.n_trials if size is None else min(size, self.wanted.n_trials)
         return self._exhausted or len(self.trials) >= most
+
+    def _agree(self) -> None:
+        """Ask about a large search as a whole. Raises UserError: no yes."""
+        more = self.wanted.n_trials - len(self.trials)
+        hours = cost([self.first.config] * max(0, more), self.place.parameters).gpu_hours
+        if large.is_large(more, hours) and self.first.config["yes"] is not True:
+            large.ask(f"{more:,} runs" + (f" of {hours:,.0f} GPU-hours in one allocation each" if hours else ""))
 
     def _look(self, quiet: bool = False) -> None:
         """Read every trial's run again, and say what has changed."""
@@ -229,76 +180,29 @@ class Search:
 
     def _ask(self) -> bool:
         """Launch a new point. Returns whether there was one."""
-        self._drawn = self._drawn or self._draw()
+        self._drawn = self._drawn or self.drawer.draw(self.trials)
         if self._drawn is None:
             self._exhausted = True
             return False
-        point, params, attrs = self._drawn
-        row = self._launch(point)
+        drawn = self._drawn
+        if not self.trials:
+            self._settle(more_to_come=True)
+        row = self._launch(drawn.point)
         self._drawn = None
         if not row.submit or any(trial.dir == row.dir for trial in self.trials):
             why = f"{row.state.kind} {row.state.why}".strip()
-            self._drop(params, attrs, f"{row.id} is {why}; it is not launched")
+            self.drawer.drop(drawn.params, drawn.attrs, f"{row.id} is {why}; it is not launched")
             return True
-        trial = Trial(row.dir, params, attrs)
+        trial = Trial(row.dir, drawn.params, drawn.attrs)
         self.trials.append(trial)
         trial.look(QueueLookup(), self.rules, self.wanted.settings.metric)
         self.live.say(search_show.line(len(self.trials), trial, self.wanted.settings.metric))
         return True
 
-    def _draw(self) -> tuple[Point, dict[str, Any], dict[str, Any]] | None:
-        """A point that has no run and that nothing refuses; None where none comes.
-
-        Raises
-        ------
-        UserError: none of the first points can be launched: it is the command that is wrong
-        """
-        space = self.wanted.space
-        known = [trial.params for trial in self.trials]
-        refused: list[UserError] = []
-        for _ in range(max(PATIENCE, space.size or 0)):
-            params, attrs = search_space.ask(self.study(), space)
-            if params in known:
-                self._drop(params, attrs)
-                continue
-            try:
-                point, frozen = self.place.compose(space.words(params))
-                broken = next((c for c in self.wanted.settings.constraints if not c.holds(frozen.config)), None)
-                if broken is None:
-                    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                        flow.check([frozen], self.place.parameters, submitting=False, inside=True)
-                    return point, params, attrs
-                self._drop(params, attrs, f"skipped: without {broken.require} ({broken.because})")
-            except UserError as error:
-                refused.append(error)
-                if not self.trials and len(refused) >= self.wanted.n_jobs:
-                    raise refused[0] from None
-                self._drop(params, attrs, f"refused: {error.found}: {error.why}")
-            known.append(params)
-        if refused and not self.trials:
-            raise refused[0]
-        return None
-
-    def _drop(self, params: dict[str, Any], attrs: dict[str, Any], why: str = "") -> None:
-        """Optuna is told that a point failed, and draws another."""
-        self.dropped.append(Told(params, FAIL, attrs=attrs))
-        if why:
-            self.live.say(f"{search_show.point(params)}: {why}")
-
-    def _launch(self, point: Point) -> Any:
+    def _launch(self, point: Point) -> convergence.Row:
         """Launch one point; the first time with all that a launch says, later without what it said before."""
-        out, err = io.StringIO(), io.StringIO()
-        try:
-            with contextlib.ExitStack() as quiet:
-                if self._launches:
-                    quiet.enter_context(contextlib.redirect_stdout(out))
-                    quiet.enter_context(contextlib.redirect_stderr(err))
-                launched = self.place.take([point], self.place.parameters, self.place.folder, (), True)
-        finally:
-            for text in err.getvalue().splitlines():
-                if self._launches > 1 and text not in self._printed:
-                    self.live.say(text)
-                self._printed.add(text)
+        with self.drawer.heard(say=True) if self._launches else contextlib.nullcontext():
+            launched = self.place.take([point], self.place.parameters, self.place.folder, (), True)
         sys.stdout.flush()
         self._launches += 1
         row = launched.plan.rows[0]
@@ -342,19 +246,12 @@ def _only_one(results: Path, name: str) -> Iterator[None]:
             ) from None
         except OSError as error:
             print(f"warning: {results} has no file locks ({error.strerror}); do not search twice", file=sys.stderr)
-        yield
-
-
-def first_point(place: Place, space: Space) -> Frozen:
-    """One point of a search, for what all of them have in common. Raises UserError where none composes."""
-    problem: UserError | None = None
-    for params in space.corners():
         try:
-            return place.compose(space.words(params))[1]
-        except UserError as error:
-            problem = problem or error
-    assert problem is not None
-    raise problem
+            yield
+        finally:
+            if not (results / name).is_dir():  # nothing was launched: nothing is left behind
+                Path(file.name).unlink(missing_ok=True)
+                runs.remove_empty(results / book.FOLDER, results)
 
 
 def search(place: Place, wanted: Wanted, first: Frozen, folder: Callable[[], Path]) -> int:
@@ -379,5 +276,5 @@ def search(place: Place, wanted: Wanted, first: Frozen, folder: Callable[[], Pat
         metric = wanted.settings.metric
         if not any(trial.told and trial.told.state == COMPLETE for trial in made.trials):
             raise search_show.nothing(made.trials, metric)
-        print(search_show.end(made.name, made.trials, made.study().best_trial, metric, folder()))
+        print(search_show.end(made.name, made.trials, made.drawer.study(made.trials).best_trial, metric, folder()))
     return code

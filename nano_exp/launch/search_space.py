@@ -119,13 +119,14 @@ def distribution(override: Override) -> Any:
     fix = f"{key}=choice(a,b), {key}=range(1,10), {key}=interval(0.1,0.9) or {key}=tag(log,interval(1e-7,1e-5))"
     try:
         if override.is_choice_sweep():
-            return _choices(optuna, override.sweep_iterator(transformer=Transformer.encode))
+            return optuna.CategoricalDistribution(cast(Any, list(override.sweep_iterator(Transformer.encode))))
         if override.is_range_sweep():
-            numbers = list(override.sweep_iterator())
-            return _choices(optuna, numbers) if value.shuffle else _range(optuna, numbers)
+            numbers: Any = list(override.sweep_iterator())
+            return optuna.CategoricalDistribution(numbers) if value.shuffle else _range(optuna, numbers)
         if override.is_interval_sweep():
             low, high, log = value.start, value.end, "log" in value.tags
             if low >= high:
+                fix = f"{key}=" + (f"tag(log,interval({high},{low}))" if log else f"interval({high},{low})")
                 raise ValueError(f"{low} is not below {high}")
             if isinstance(low, int) and isinstance(high, int):
                 kind = optuna.IntLogUniformDistribution if log else optuna.IntUniformDistribution
@@ -136,23 +137,16 @@ def distribution(override: Override) -> Any:
     raise UserError(str(override.input_line), "a search has no sweep of this kind", fix)
 
 
-def _choices(optuna: Any, values: Iterable[Any]) -> Any:
-    listed = list(values)
-    if wrong := [one for one in listed if not isinstance(one, str | int | float | None)]:
-        raise ValueError(f"{wrong[0]} is neither a number nor a word")
-    return optuna.CategoricalDistribution(listed)
-
-
 def _range(optuna: Any, values: Sequence[Any]) -> Any:
     if not values:
         raise ValueError("it gives no value at all")
     if len(values) == 1:
-        return _choices(optuna, values)
+        return optuna.CategoricalDistribution(list(values))
     step = values[1] - values[0]
     low, high = min(values), max(values)
     if all(isinstance(one, int) for one in values):
         return optuna.IntUniformDistribution(low, high, step=abs(step))
-    return _choices(optuna, map(float, values))
+    return optuna.CategoricalDistribution([float(one) for one in values])
 
 
 def _is_listed(one: Any) -> bool:

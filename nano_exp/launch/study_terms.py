@@ -47,7 +47,7 @@ def cost(rows: Sequence[Row], whole: Whole) -> str:
     """
     rules = halving.of(rows[0].config.get("halving")) if rows else None
     most = set(alike.each(configs_of(rows), run_length.of)) if rules is not None else set()
-    if rules is None or len(most) != 1 or max(most) > NO_END or max(most) <= rules.rungs[-1]:
+    if rules is None or len(rows) == 1 or len(most) != 1 or max(most) > NO_END or max(most) <= rules.rungs[-1]:
         return ""
     last, points = max(most), len({peers.point(row.frozen.overrides) for row in rows})
     part = halving.least_steps(points, rules, last) / (points * last)

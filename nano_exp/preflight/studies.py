@@ -83,7 +83,8 @@ def not_logged(c: View, metric: str) -> tuple[str, str] | None:
         return "nothing validates, so no run has it", ""
     if metric not in known and ((section == "train" and embedded) or (validation and (embedded or not c.gym))):
         same = [one for one in known if one.startswith(f"{section}/")]
-        return f"the {c.engine} engine does not log it", (nearest(metric, same) or same)[0]
+        usual = "train/reward" if section == "train" else same[0]
+        return f"the {c.engine} engine does not log it", (nearest(metric, same) or [usual])[0]
     return None
 
 

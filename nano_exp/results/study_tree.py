@@ -51,6 +51,7 @@ class Tree:
     in_the_way: its runs that do not go on by themselves: what is compared waits for some of them
     trained, full: steps of its runs so far, and of a grid of all of them
     spent_s, saved_s: seconds of training, and those that paused runs have left at their own pace
+    more_to_come: a search adds points
     """
 
     name: str
@@ -61,6 +62,7 @@ class Tree:
     full: int
     spent_s: float
     saved_s: float
+    more_to_come: bool = False
 
     @property
     def part(self) -> float:
@@ -92,7 +94,8 @@ def look(results: Results, name: str) -> Tree:
     saved = math.fsum((most - run.line.step) * math.fsum(took) / len(took) for run, took in paused)
     trained = sum(run.line.step for run, _ in known)
     blocking = tuple(one for one in obstacles(run for run, _ in known) if one.state != "pending" or one.next)
-    return Tree(name, rules, rungs, blocking, trained, most * len(known), math.fsum(map(math.fsum, times)), saved)
+    spent, more = math.fsum(map(math.fsum, times)), book.is_open(store, name)
+    return Tree(name, rules, rungs, blocking, trained, most * len(known), spent, saved, more)
 
 
 def _no_study(store: Path, name: str, results: Results) -> UserError:
@@ -145,6 +148,8 @@ def words(tree: Tree) -> str:
     same = f", {counts.pop()} seeds a point" if len(counts) == 1 and counts != {1} else ""
     lines = [f"{tree.name}: {tree.rules}{same}"]
     wide = max((len(branch.fate) for _, branches in tree.rungs for branch in branches), default=0)
+    if tree.more_to_come:
+        lines.append("its search has not asked for all of its points yet: the same command goes on with it")
     for rung, (step, branches) in enumerate(tree.rungs):
         on = sum(branch.fate == ON for branch in branches)
         end = rung == len(tree.rungs) - 1
