@@ -16,8 +16,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 
 from nano_exp.advice import mistakes
-from nano_exp.compose.family import freeze_all
-from nano_exp.compose.freeze import Frozen
+from nano_exp.compose.freeze import Frozen, freeze_all
 from nano_exp.errors import UserError, nearest
 from nano_exp.launch.search_space import COMPLETE, FAIL, PRUNED, RUNNING, Space, Told
 from nano_exp.planner import auto

@@ -52,6 +52,11 @@ def test_what_is_measured_is_not_said() -> None:
         (("halving.rungs=[20,120]",), "the run ends at step 120"),
         (("halving.rungs=[40,20]",), "halving.rungs=[20,40]"),
         (("halving.rungs=[20]", "checkpointing.enabled=false"), "a paused run goes on from its checkpoint"),
+        (("halving.rungs=[20]", "halving.metric=acuracy"), "are written train/NAME, validation/NAME"),
+        (("halving.rungs=[20]", "halving.metric=accuracy"), "halving.metric=validation/accuracy"),
+        (("halving.rungs=[20]", "halving.metric=train/rewrad"), "not log it: halving.metric=train/reward"),
+        (("halving.rungs=[20]", *UNVALIDATED), "nothing validates, so no run has it: grpo.val_period=10"),
+        ((*TWELVE, *STEPS, "halving.rungs=[20]", "halving.metric=validation/f1"), "halving.metric=validation/accuracy"),
         (
             (*TWELVE, *STEPS, "halving.rungs=[20]", "policy.megatron_cfg.scheduler.weight_decay_incr_style=linear"),
             "weight_decay_incr_style=constant",
@@ -69,4 +74,6 @@ def test_rungs_that_cannot_be_are_refused(words: tuple[str, ...], part: str) -> 
 def test_rungs_that_can_be_are_not() -> None:
     assert not said("rungs_are_reached", "halving.rungs=[20,60]")
     assert not said("rungs_are_reached", *NINE, "halving.rungs=[5,10]")
+    assert not said("rungs_are_reached", *NINE, "halving.rungs=[5]", "halving.metric=validation/of_an_environment")
+    assert not said("rungs_are_reached", *TWELVE, *STEPS, "halving.rungs=[20]", "halving.metric=train/of_a_loss")
     assert not said("rungs_are_reached", *TWELVE, *STEPS, "halving.rungs=[20]")
