@@ -67,7 +67,7 @@ def _back(job: str, open_runs: Sequence[Open]) -> str:
 
     Where only the second step fails, the job starts once more, and looks again.
     """
-    terms = list(dict.fromkeys(f"{one.wait.how}:{one.now.job}" for one in open_runs))
+    terms = list(dict.fromkeys(one.term for one in open_runs))
     try:
         slurm.requeue(job)
     except (slurm.NoAnswer, UserError) as error:

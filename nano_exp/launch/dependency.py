@@ -74,11 +74,13 @@ class After:
     terms: of sbatch's --dependency, all of which have to hold; none where everything is over already
     waits: what they stand for, for the launch's folder; not what is over
     sources: of them the runs that others start from, by their open `init_from=`
+    packed: of them the runs that share an allocation, whose end is waited for
     """
 
     terms: tuple[str, ...] = ()
     waits: tuple[Wait, ...] = ()
     sources: tuple[str, ...] = ()
+    packed: tuple[str, ...] = ()
 
 
 def after(words: Sequence[str], results: Path, lookup: QueueLookup, sources: Sequence[str] = ()) -> After:
@@ -106,9 +108,10 @@ def after(words: Sequence[str], results: Path, lookup: QueueLookup, sources: Seq
         lookup.include(meant)
         for run, now in [(run, lookup.state(run)) for run in meant]:
             waits += [Wait(wish.how, run=f"{run.name}/{run.id}")] if imposes(wish, run, now) else []
-            waited.append((wish.how, run, now))
+            waited.append((predecessors.how(wish.how, run), run, now))
     open_sources = tuple(source for source in sources if any(wait.run == source for wait in waits))
-    return After(tuple(dict.fromkeys([*jobs, *_terms(waited)])), tuple(dict.fromkeys(waits)), open_sources)
+    shared = tuple(run.id for _, run, now in waited if now.kind in state.ACTIVE and state.is_packed(run))
+    return After(tuple(dict.fromkeys([*jobs, *_terms(waited)])), tuple(dict.fromkeys(waits)), open_sources, shared)
 
 
 def sources_of(configs: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -197,7 +197,11 @@ def _waits(ready: job_arrays.Launch) -> str:
     what = ", ".join([*typed, *(f"{source}, whose weights it starts from" for source in sources)]) + (
         f" ({count} runs)" if count > 1 else ""
     )
-    return f"{what}: --dependency={','.join(ready.after.terms)}"
+    shared = ready.after.packed
+    until = (
+        f"; {shared[0]}{' and others' if len(shared) > 1 else ''}: as its whole allocation has ended" if shared else ""
+    )
+    return f"{what}: --dependency={','.join(ready.after.terms)}{until}"
 
 
 def by_hand(ready: job_arrays.Launch) -> None:

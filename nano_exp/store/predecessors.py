@@ -48,10 +48,16 @@ class Wait:
 
 @dataclass(frozen=True)
 class Open:
-    """Something that is waited for and has not ended well: in which state it is."""
+    """Something that is waited for and has not ended well: in which state it is, and how Slurm waits for its job."""
 
     wait: Wait
     now: State
+    how: str
+
+    @property
+    def term(self) -> str:
+        """As Slurm's --dependency has it."""
+        return f"{self.how}:{self.now.job}"
 
     @property
     def comes(self) -> bool:
@@ -88,13 +94,20 @@ def known(launch_dir: Path) -> list[Wait]:
         return []
 
 
+def how(word: str, run: runs.Run) -> str:
+    """How Slurm is to wait for a run's job. One that has other runs too ends as the worst of them, so that only its end
+    is waited for: the attempt that comes after it looks at the run."""
+    return "afterany" if state.is_packed(run) else word
+
+
 def unfinished(results: Path, waits: Iterable[Wait], lookup: QueueLookup) -> list[Open]:
     """What has to end well and has not, and what only has to end and is under way. Slurm's word counts for the rest."""
     unfinished_waits = []
     for wait in waits:
-        now = lookup.state(runs.load(results / wait.run)) if wait.run else _of_job(wait.job, lookup)
+        run = runs.load(results / wait.run) if wait.run else None
+        now = lookup.state(run) if run is not None else _of_job(wait.job, lookup)
         if now.kind in state.ACTIVE or (wait.how == "afterok" and now.kind != "done"):
-            unfinished_waits.append(Open(wait, now))
+            unfinished_waits.append(Open(wait, now, how(wait.how, run) if run is not None else wait.how))
     return unfinished_waits
 
 

@@ -88,6 +88,12 @@ def submission(run: Run) -> Submission | None:
     return as_submission(event)
 
 
+def is_packed(run: Run) -> bool:
+    """Whether the job of the run's newest submission has other runs too."""
+    sent = submission(run)
+    return sent is not None and sent.packed
+
+
 def as_submission(event: Event) -> Submission | None:
     """A submit event as it was written; None where it says too little."""
     data = event.data

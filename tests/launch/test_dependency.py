@@ -11,7 +11,7 @@ from nano_exp import slurm
 from nano_exp.errors import UserError
 from nano_exp.launch import dependency
 from nano_exp.launch.dependency import Wish
-from nano_exp.store import runs
+from nano_exp.store import predecessors, runs, state
 from nano_exp.store.runs import Owner
 
 ENDED = Owner("12", 0, "host", 1, 1.0)
@@ -50,6 +50,18 @@ def test_an_active_run_is_waited_for_by_its_job(tmp_path: Path) -> None:
     queue = ["12|RUNNING|nx-L.0-name|None"]
     assert terms(tmp_path, "r1111", squeue=queue) == ["afterok:12"]
     assert terms(tmp_path, "afterany:r1111", "name", squeue=queue) == ["afterany:12", "afterok:12"]
+
+
+def test_of_a_packed_run_the_jobs_end_is_waited_for_and_the_run_looked_at(tmp_path: Path) -> None:
+    folder = store(tmp_path, "r1111111111")
+    sent = runs.load(folder).last("submit")
+    assert sent is not None
+    state.submit_again(folder, sent, packed=True)
+    lookup = Answer(["12|RUNNING|nx-L.0-name|None"])
+    found = dependency.after(["r1111"], tmp_path, lookup)
+    assert (found.terms, found.packed) == (("afterany:12",), ("r1111111111",))
+    assert [wait.how for wait in found.waits] == ["afterok"]
+    assert [one.term for one in predecessors.unfinished(tmp_path, found.waits, lookup)] == ["afterany:12"]
 
 
 def test_a_run_that_is_done_imposes_nothing(tmp_path: Path) -> None:
