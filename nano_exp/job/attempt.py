@@ -203,7 +203,7 @@ def _execute_once(order: Order, stop: Stop, first: bool) -> int | None:
         if not order.local:
             if end["kind"] == "done":
                 follow_up.send(run_dir, order.manifest, ahead)
-            _tell_launch(order, config, end, say)
+            _tell_launch(order, config, end, owner.job, say)
         tell.end(order.dir, order.manifest, config["site"], run_dir, say)
     if order.canary and end["kind"] != "done":
         return int(end.get("exit_code") or 1)  # the arrays depend on its success, and stopped is none
@@ -235,7 +235,7 @@ def _require_going_on(order: Order, run: runs.Run, site: dict[str, Any]) -> None
         raise Refuse(f"run {run.id} does not start: {left}")
 
 
-def _tell_launch(order: Order, config: dict[str, Any], end: dict[str, Any], say: Say) -> None:
+def _tell_launch(order: Order, config: dict[str, Any], end: dict[str, Any], job: str | None, say: Say) -> None:
     """What the end of a run means for the others of its launch: they stop, or may take its place."""
     try:
         if order.canary:
@@ -248,7 +248,7 @@ def _tell_launch(order: Order, config: dict[str, Any], end: dict[str, Any], say:
         limit = (order.manifest.get("terms") or {}).get("fail_fast")
         if limit and end["kind"] == "failed" and (failed := halt.failures(order.dir, order.manifest)) >= limit:
             halt.halt(order.dir, order.manifest, f"fail_fast={limit}: {failed} failed", say)
-        throttle.hand_on(order.dir, order.manifest, say)
+        throttle.hand_on(order.dir, order.manifest, say, job)
     except (UserError, files.Damaged, OSError, KeyError, TypeError) as error:
         say(f"the launch was not told of this end: {type(error).__name__}: {error}")
 

@@ -22,12 +22,19 @@ from nano_exp.text import Say
 PATIENCE_S = 10.0
 
 
-def hand_on(launch_dir: Path, manifest: Mapping[str, Any], say: Say) -> None:
-    """Divide a launch's `parallel` anew among its arrays; says what it changed."""
-    parallel = (manifest.get("terms") or {}).get("parallel")
-    if (manifest.get("terms") or {}).get("pack"):  # the number of allocations keeps it
+def hand_on(launch_dir: Path, manifest: Mapping[str, Any], say: Say, leaving: str | None = None) -> None:
+    """Divide a launch's `parallel` anew among its arrays; says what it changed.
+
+    Parameters
+    ----------
+    leaving: the Slurm job that is about to end: where a run of a study had it alone, its share is free
+    """
+    terms = manifest.get("terms") or {}
+    parallel = terms.get("parallel")
+    if terms.get("pack"):  # the number of allocations keeps it
         return
-    if parallel is None or len(manifest["arrays"]) < 2 or manifest.get("by_hand"):
+    alone = len(manifest["arrays"]) < 2 and not terms.get("halving")  # a study's runs go on in other jobs besides
+    if parallel is None or alone or manifest.get("by_hand"):
         return
     try:
         with (launch_dir / "throttle.lock").open("a") as file:
@@ -35,6 +42,9 @@ def hand_on(launch_dir: Path, manifest: Mapping[str, Any], say: Say) -> None:
                 return
             sent = runs.sent(launch_dir)  # before the queue: an array sent in between must not look like one that ended
             queue = slurm.queue(merged=True)
+            own = (leaving or "").partition("_")[0]
+            if own not in sent.values():
+                queue = slurm.Queue([job for job in queue.jobs if job.id != own])
             alive, reserved = look(manifest, queue, sent)
             for job, tasks in arrays.hand_on(parallel, alive, reserved):
                 problem = slurm.throttle(job, tasks)

@@ -103,6 +103,21 @@ def test_shares_are_given_up_before_they_are_given_away(launch: Path, told: list
     assert said == [f"parallel=8: job {job} may run {n} at once now" for job, n in told]
 
 
+def test_a_study_of_one_array_gets_back_what_it_gave_to_a_run_that_went_on(
+    launch: Path, told: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = manifest(3, (9, 3, None))
+    given["terms"]["halving"] = {"rungs": [20]}
+    now = queue("11_[5-8%2]|PENDING|0", "11_4|RUNNING|0", "20_1|RUNNING|0", "20_2|RUNNING|0")
+    monkeypatch.setattr(slurm, "queue", lambda merged: now)
+    runs.record_job(launch.parent.parent, launch.name, 0, "11")
+    throttle.hand_on(launch, given, print, "11_4")
+    assert told == [], "it still has one"
+    now = queue("11_[5-8%2]|PENDING|0", "11_4|RUNNING|0", "20_1|RUNNING|0")
+    throttle.hand_on(launch, given, print, "20_1")
+    assert told == [("11", 3)]
+
+
 def test_a_share_that_was_not_given_up_is_not_given_away(
     launch: Path, told: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
