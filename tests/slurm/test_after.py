@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from launching import HOLD, SMALL, Lab, setting
 from pace import paced
 
@@ -85,3 +86,20 @@ def test_what_slurm_starts_too_early_goes_back_into_the_queue_or_does_not_start(
     lab.wait_ended(vain, early)
     assert starts(lab)["post/101"] > ended(second)
     assert {row["state"] for row in lab.status().values()} == {"done"}
+
+
+def test_a_run_starts_from_the_weights_of_one_that_was_still_to_start(lab: Lab) -> None:
+    lab.launch(*SMALL, "run.name=pre", HOLD)
+    words = (*SMALL, "run.name=post", "init_from=pre")
+    assert "whose weights it starts from: --dependency=afterok:" in lab.launch(*words).text
+    pre, post = (lab.run(run__name=name) for name in ("pre", "post"))
+    row = lab.status("post")[post.id]
+    assert (row["why"], row["origin"]["step"]) == (f"waits for pre/{pre.id} (pending)", "last")
+    lab.cluster.run("scontrol", "release", lab.job(pre))
+    lab.wait_ended(post)
+    row = lab.status("post")[post.id]
+    assert (row["state"], row["origin"]["step"]) == ("done", 3)
+    read = yaml.safe_load((post.dir / "attempts" / "1" / "nemo_rl.yaml").read_text())
+    assert read["policy"]["model_name"] == str(pre.dir / "export" / "step_3")  # its first attempt made it
+    assert starts(lab)["post/42"] > ended(pre)
+    assert "0 to submit" in lab.launch(*words).text
