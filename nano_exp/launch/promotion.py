@@ -27,7 +27,7 @@ def promote(results: Path, selected: Sequence[runs.Run]) -> int:
     """
     pairs = history.states(selected)
     paused = [run for run, now in pairs if now.kind == "paused"]
-    promoted = [run for run, now in pairs if now.kind == "unstarted" and now.why.startswith("promoted")]
+    promoted = [run for run, now in pairs if now.kind == "unstarted" and now.why.startswith(state.PROMOTED)]
     if not paused and not promoted:
         raise _none_paused(pairs)
     if left := [pair for pair in pairs if pair[0] not in (*paused, *promoted)]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nano_exp.store.state import State
+from nano_exp.store.state import PROMOTED, State
 
 #: Slurm's reasons for which a job never starts by itself -> what to type, with the run and its job.
 BLOCKED = {
@@ -49,6 +49,8 @@ def advice(run: str, now: State, diagnosis: Mapping[str, Any], goes_on: bool, st
         return f"fix: {remedy}" if remedy else f"nano-exp logs {run}"
     if kind == "frozen":
         return f"sbatch it, or nano-exp retry {run}"
+    if kind == "unstarted" and now.why.startswith(PROMOTED):
+        return f"goes on by itself as another run of its study ends, or: nano-exp promote {run}"
     if kind in ("stopped", "lost", "unstarted", "cancelled", "refused"):
         return f"nano-exp retry {run}"
     if kind == "paused":

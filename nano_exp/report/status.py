@@ -162,7 +162,7 @@ def _endings(pairs: Sequence[tuple[Facts, State]], cache: Cache, lookup: QueueLo
 
 def _job_key(facts: Facts, now: State) -> str:
     sent = state.submission(facts.run) if now.kind in ("lost", "unstarted") else None
-    if sent is None or sent.local is not None:
+    if sent is None or sent.local is not None or now.why.startswith(state.PROMOTED):
         return ""
     job = now.job or (sent.job(facts.job) if facts.job else "")
     name = state.job_name(sent.launch, sent.array, facts.run.name) if sent.named else ""

@@ -32,6 +32,8 @@ MEANING: dict[str, tuple[str, str]] = {
     "damaged": ("files of the run cannot be read", "ask"),
 }
 ACTIVE = ("pending", "running")
+#: How the reason of an `unstarted` run begins that goes on from a rung and has no job for that yet.
+PROMOTED = "promoted, not sent yet"
 #: Ends that are no failure: of what was waited for nothing went wrong.
 ENDED_WELL = ("done", "ended early", "paused")
 
@@ -271,7 +273,7 @@ def _after_attempt(run: Run, last: Attempt, queue: Callable[[], slurm.Queue | No
     name = _owner_name(last)
     if last.end is not None:
         if last.end.get("kind") == "paused" and runs.rungs_left(run) > int(last.end.get("rung") or 0):
-            return State("unstarted", f"promoted, not sent yet: {_promoted(run)}", name, last.number)
+            return State("unstarted", f"{PROMOTED}: {_promoted(run)}", name, last.number)
         return _ended(last.end, name, last.number)
     alive = owner_alive(last.owner, queue, job)
     if alive:

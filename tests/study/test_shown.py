@@ -58,6 +58,13 @@ def test_a_line_has_the_rung_and_where_the_run_is_compared_next(store: Path) -> 
     assert second["rung"]["until"] == 60
 
 
+def test_a_run_that_has_no_job_yet_says_that_it_was_promoted_and_what_sends_it(store: Path) -> None:
+    runs.record_event(store / "name" / "ra", "promote", rung=0, to=60, why="by hand", by="a user")
+    line = next(line for line in status.lines(store, [], Answer([])) if line.run == "ra")
+    assert (line.state, line.why) == ("unstarted", "promoted, not sent yet: by hand")
+    assert line.next.endswith("nano-exp promote ra")
+
+
 def test_a_comparison_has_the_rung_that_each_point_reached(store: Path) -> None:
     runs.record_event(store / "name" / "rb", "rung", rung=1, step=60, value=0.1, attempt=2)
     runs.record_event(store / "name" / "rb", "promote", rung=1, to=None, why="", by="study")
