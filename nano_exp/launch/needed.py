@@ -27,12 +27,14 @@ class Need:
 
     Parameters
     ----------
-    who: the run and its state, in words
+    run: name/id of it
+    who: the same with its state, in words
     source: name/id; None of a checkpoint that was named by its path
     step: of an open origin it may be `best` or `last`
     path: the step_N, or what was named in it
     """
 
+    run: str
     who: str
     source: str | None
     step: int | str | None
@@ -64,7 +66,8 @@ def needs(results: Path) -> list[Need]:
         for key, origin in _origins(facts).items():
             if not _has_begun(facts, key):
                 who = f"{selection.word(facts.run)} ({now.kind}) {'goes on' if key == FORK else 'starts'} from it"
-                found.append(Need(who, origin.get("run"), origin.get("step"), Path(str(origin.get("path")))))
+                run = f"{facts.run.name}/{facts.run.id}"
+                found.append(Need(run, who, origin.get("run"), origin.get("step"), Path(str(origin.get("path")))))
     return found
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nano_exp import files, text
 from nano_exp.errors import UserError
-from nano_exp.index import paths
-from nano_exp.launch import history, submit
+from nano_exp.index import paths, selection
+from nano_exp.launch import history, needed, submit
 from nano_exp.store import runs, state
 from nano_exp.store.runs import Run
 
@@ -38,6 +38,8 @@ def remove(results: Path, selected_runs: Sequence[Run], yes: bool, confirm: Call
             )
         cells = [(run.name, run.id, now.kind, text.short_title(run.overrides)) for run, now in pairs]
         print(text.table(("name", "run", "state", "what"), cells))
+        for line in _needed(results, [run for run, _ in pairs]):
+            print(line)
         what = f"{len(pairs)} run{'s' if len(pairs) != 1 else ''} with their checkpoints, metrics and logs"
         if not yes and not confirm(f"remove {what}, for good?"):
             raise UserError(
@@ -53,6 +55,13 @@ def remove(results: Path, selected_runs: Sequence[Run], yes: bool, confirm: Call
     for path in elsewhere:
         print(f"  not removed: {path}")
     return 0
+
+
+def _needed(results: Path, removed: Sequence[Run]) -> list[str]:
+    """Which other runs are still to start from one of these, a line each."""
+    words = {f"{run.name}/{run.id}": selection.word(run) for run in removed}
+    needs = [need for need in needed.needs(results) if need.run not in words and need.source in words]
+    return [f"  {words[str(need.source)]} is needed: {need.who}, and could not any more" for need in needs]
 
 
 def _outside(run: Run) -> list[Path]:

@@ -54,3 +54,13 @@ def test_an_active_run_is_never_removed(
     monkeypatch.setattr(convergence, "QueueLookup", lambda: Answer(None))
     assert rm(tmp_path, "r1", "--yes") == 4  # it may be active
     assert active.is_dir() and done.is_dir()
+
+
+def test_what_other_runs_start_from_is_said_before_it_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, run="r1")
+    origin = {"run": "name/r1", "step": "last", "path": str(tmp_path / "name" / "r1")}
+    make_run(tmp_path, name="post", run="r9", record={"init_from": origin})
+    assert rm(tmp_path, "r1") == 2
+    assert "r1 is needed: r9 (unstarted) starts from it, and could not any more" in capsys.readouterr().out
+    assert rm(tmp_path, "r1", "post", "--yes") == 0
+    assert "is needed" not in capsys.readouterr().out
