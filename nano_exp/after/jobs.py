@@ -7,9 +7,11 @@ such a job nothing to do.
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nano_exp import environment, files, slurm
 from nano_exp.errors import UserError
@@ -56,9 +58,13 @@ def submit(run: runs.Run, words: Sequence[str], step: int | None = None) -> str:
             "leave --submit out, inside an allocation where it needs a GPU",
         )
     named = list(words) if step is None else [*words, f"--step={step}"]
-    named += [f"--task={_number(run, launch, sent)}"] if sent.packed else []  # an array task has several runs
+    text = own.read_text()
+    if sent.packed:  # an array task has several runs
+        entry = _entry(launch, sent)
+        named.append(f"--task={_number(run, entry)}")
+        text = divided(text, int((entry.get("pack") or {}).get("slots") or 1))
     path = launch / f"after-{run.id}-{words[0].partition(':')[0]}.sbatch"
-    files.write_text(path, script(own.read_text(), named))
+    files.write_text(path, script(text, named))
     task = [] if sent.task is None else [f"--array={sent.task}"]
     carried = environment.carried(os.environ)
     job = slurm.sbatch(path, *options(sent.launch, run.id, words), "--dependency=", *task, carry=carried)
@@ -66,12 +72,26 @@ def submit(run: runs.Run, words: Sequence[str], step: int | None = None) -> str:
     return f"submitted: job {job}, its log in {launch / 'slurm'}"
 
 
-def _number(run: runs.Run, launch: Path, sent: Submission) -> int:
+def divided(text: str, count: int) -> str:
+    """A batch script that asks for one run's part of an allocation of so many: GPUs, CPUs, host memory."""
+    asked = re.compile(r"^(#SBATCH --(?:gpus-per-node=|cpus-per-task=|mem=|gres=\S*:))(\d+)", re.MULTILINE)
+    return asked.sub(lambda line: f"{line[1]}{-(-int(line[2]) // count)}", text)
+
+
+def _entry(launch: Path, sent: Submission) -> dict[str, Any]:
+    """The manifest's, of a run's array."""
+    try:
+        return dict(files.read_json(launch / "manifest.json")["arrays"][sent.array])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise files.Damaged(f"{launch / 'manifest.json'} has no array {sent.array}") from error
+
+
+def _number(run: runs.Run, entry: Mapping[str, Any]) -> int:
     """A run's in its array."""
     try:
-        return list(files.read_json(launch / "manifest.json")["arrays"][sent.array]["runs"]).index(str(run.dir))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise files.Damaged(f"{launch / 'manifest.json'} has no run {run.id} in array {sent.array}") from error
+        return list(entry["runs"]).index(str(run.dir))
+    except (KeyError, TypeError, ValueError) as error:
+        raise files.Damaged(f"run {run.id} is not in the array that its launch sent") from error
 
 
 def is_queued(run: runs.Run, sent: Submission, queue: slurm.Queue) -> bool:

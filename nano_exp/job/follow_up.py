@@ -1,7 +1,8 @@
-"""`after_training=` of a run of a study that is done in another job than its launch sent.
+"""`after_training=` of a run of a study that is done in another job than its launch sent, or beside others in one.
 
 The launch's own jobs wait for its arrays. What waited for a run that paused has left the queue, and nothing waits for
-the job in which the run goes on later: so the attempt that finishes it sends what follows.
+the job in which the run goes on later; and a job with several runs ends with the last of them: so the attempt that
+finishes such a run sends what follows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def send(run_dir: Path, manifest: Mapping[str, Any], ahead: Ending) -> None:
     run = runs.load(run_dir)
     words = (manifest.get("terms") or {}).get("after_training") or []
     sent = state.submission(run)
-    if not words or sent is None or not _sent_again(run, sent.launch):
+    if not words or sent is None or not (sent.packed or _sent_again(run, sent.launch)):
         return
     try:
         said = "what follows the training was not sent; launching again does it"

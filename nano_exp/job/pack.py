@@ -29,6 +29,8 @@ from nano_exp.store.runs import Attempt, Owner, Run
 
 #: How often the runs' folders are looked at for a `cancel`, seconds, and children for their end.
 LOOK_S, POLL_S = 1.0, 0.2
+#: How often it is looked for runs that go on from a rung by a user's word, seconds; at each end in any case.
+WELCOME_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Order:
     gpus: of one run
     runs: number in the array, and folder, in the order in which they start
     others: the same of those that were dealt to other allocations
+    study: whether runs that paused at a rung may go on
     """
 
     dir: Path
@@ -50,6 +53,7 @@ class Order:
     gpus: int
     runs: Sequence[tuple[int, Path]]
     others: Sequence[tuple[int, Path]] = ()
+    study: bool = False
 
 
 @dataclass
@@ -77,7 +81,8 @@ def find(launch: Path, array: int | str) -> Order | None:
         ours = [(index, Path(folder)) for index, folder in packed.members(entry, task)]
         others = [one for one in enumerate(map(Path, entry["runs"])) if one not in ours]
         sizes = (int(entry["pack"]["slots"]), int(entry["shape"]["gpus_per_node"]))
-        return Order(launch, array, task if packed.tasks(entry) > 1 else None, *sizes, ours, others)
+        study = bool((manifest.get("terms") or {}).get("halving"))
+        return Order(launch, array, task if packed.tasks(entry) > 1 else None, *sizes, ours, others, study)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise files.Damaged(f"{launch / 'manifest.json'} has no pack in array {array}") from error
 
@@ -111,6 +116,27 @@ def take(run_dir: Path, order: Order) -> bool:
     return True
 
 
+def going_on(order: Order, here: set[int]) -> list[tuple[int, Path]]:
+    """Runs of a study that have paused, and that this job is to execute once more.
+
+    Parameters
+    ----------
+    here: numbers of those that execute, or wait for a slot
+    """
+    every = (*order.runs, *order.others) if order.study else ()
+    others = [(index, run_dir) for index, run_dir in every if index not in here]
+    tried = [(one, runs.attempts(one[1])) for one in others]
+    return [one for one, attempts in tried if attempts and _due(order, runs.load(one[1]), attempts)]
+
+
+def _due(order: Order, run: Run, tried: Sequence[Attempt]) -> bool:
+    """Whether this job is still to execute a run: it is this launch's, and has not ended for good."""
+    sent = state.submission(run)
+    if sent is None or (sent.launch, sent.task) != (order.dir.name, order.task) or state.is_done(tried):
+        return False
+    return state.due(run, sent, tried[-1] if tried else None)
+
+
 class _Allocation:
     def __init__(self, order: Order, owner: Owner, stop: Stop, environ: Mapping[str, str]) -> None:
         self.order, self.owner, self.stop, self.environ = order, owner, stop, environ
@@ -119,7 +145,9 @@ class _Allocation:
         if any(map(_needs_ports, order.runs)):
             dealt, self.kept = parts.with_ports(dealt, order.gpus)
         self.free = deque(dealt)
-        ours = [one for one in (*order.runs, *order.others) if self._due(runs.load(one[1]), runs.attempts(one[1]))]
+        ours = [
+            one for one in (*order.runs, *order.others) if _due(self.order, runs.load(one[1]), runs.attempts(one[1]))
+        ]
         self.waiting = deque(sorted(ours, key=lambda one: not runs.attempts(one[1])))  # those that were cut off first
         self.running: list[Running] = []
         self.nothing_left = False  # in other allocations
@@ -128,9 +156,12 @@ class _Allocation:
         self.codes: dict[int, int] = {}
 
     def work(self) -> int:
-        looked = 0.0
+        looked = welcomed = 0.0
         while True:
-            self._reap()
+            ended = self._reap()
+            if ended or (self.free and time.monotonic() - welcomed >= WELCOME_S):
+                welcomed = time.monotonic()
+                self._welcome()
             if time.monotonic() - looked >= LOOK_S or self.stop.signal:
                 looked = time.monotonic()
                 self._pass_on()
@@ -148,7 +179,7 @@ class _Allocation:
         """A run whose turn it is: of this allocation or, where that has none left, one that another has not begun."""
         while self.waiting:
             index, run_dir = self.waiting.popleft()
-            if self._due(runs.load(run_dir), runs.attempts(run_dir)):
+            if _due(self.order, runs.load(run_dir), runs.attempts(run_dir)):
                 return index, run_dir
         for index, run_dir in () if self.nothing_left else reversed(self.order.others):
             if take(run_dir, self.order):
@@ -173,19 +204,20 @@ class _Allocation:
         gpus = f"GPU {','.join(part.gpus)}" if part.gpus else "no GPU"
         self._say(f"{run_dir.name} starts ({gpus}; its output: slurm/{name})")
 
-    def _due(self, run: Run, tried: Sequence[Attempt]) -> bool:
-        """Whether this job is still to execute a run: it is this launch's, and has not ended for good."""
-        sent = state.submission(run)
-        if sent is None or (sent.launch, sent.task) != (self.order.dir.name, self.order.task) or state.is_done(tried):
-            return False
-        return state.due(run, sent, tried[-1] if tried else None)
+    def _welcome(self) -> None:
+        """Runs that go on from a rung, by another's end or a user's word, are next."""
+        here = {index for index, _ in self.waiting} | {one.index for one in self.running}
+        self.waiting.extendleft(going_on(self.order, here))
 
-    def _reap(self) -> None:
-        for one in [one for one in self.running if one.process.poll() is not None]:
+    def _reap(self) -> bool:
+        """Whether one has ended."""
+        ended = [one for one in self.running if one.process.poll() is not None]
+        for one in ended:
             self.running.remove(one)
             self.free.append(one.part)
             self.nothing_left = False
             self._ended(one, int(one.process.returncode))
+        return bool(ended)
 
     def _ended(self, one: Running, code: int) -> None:
         tried = runs.attempts(one.run_dir)
@@ -197,7 +229,7 @@ class _Allocation:
         self.codes[one.index] = code if code >= 0 else 128 - code
         kind = str((last.end or {}).get("kind", "cut off")) if last else "not started"
         self._say(f"{one.run_dir.name}: {kind}")
-        if last is None or not self._due(runs.load(one.run_dir), tried):
+        if last is None or not _due(self.order, runs.load(one.run_dir), tried):
             return
         if last.end is not None and last.end.get("kind") == "stopped":  # by itself, before the time limit
             self.closing = True
@@ -226,7 +258,7 @@ class _Allocation:
 
     def _leaves(self) -> bool:
         """Whether a run has said that it goes on, or has not started."""
-        if any(self._due(runs.load(folder), runs.attempts(folder)) for _, folder in self.waiting):
+        if any(_due(self.order, runs.load(folder), runs.attempts(folder)) for _, folder in self.waiting):
             return True
         return any(_wants_more(one.run_dir) for one in self.running)
 

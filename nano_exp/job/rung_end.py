@@ -1,8 +1,9 @@
 """The end of an attempt of a study: who goes on from the rungs now, and jobs for those that do.
 
 The run itself goes on here, in its allocation. Another that paused before gets a job of its own: its task of its
-launch's array, sent again. Whatever is left undone (a kill, a controller that is away, no room within `parallel`), the
-next attempt of the study that ends does, or the same launch typed again.
+launch's array, sent again. Where that task has several runs (`pack=N`) and is alive, it takes a slot there instead.
+Whatever is left undone (a kill, a controller that is away, no room within `parallel`), the next attempt of the study
+that ends does, or the same launch typed again.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def send(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, 
     ------
     NoAnswer or Unclear: Slurm's words in it
     """
-    lookup = QueueLookup()
+    lookup, beside = QueueLookup(), _packed(run) if leaving or here else None
     for other, _ in book.members(run.results, run.name, rules):
         tried = runs.attempts(other.dir)
         if other.dir == here or not book.is_promoted(other, tried):
@@ -141,8 +142,42 @@ def send(run: runs.Run, rules: Halving, leaving: str | None, here: Path | None, 
                 raise slurm.NoAnswer(lookup.error)
             if now.kind != "unstarted":
                 continue
+        if takes_a_slot(other, beside, say) or _waits_in_its_job(other, lookup, say):
+            continue
         if not _send_one(other, leaving, say):
             return
+
+
+def _packed(run: runs.Run) -> state.Submission | None:
+    """The submission by which a run that ends just now shares its job with others; None where it has its own."""
+    sent = state.submission(run)
+    return sent if sent is not None and sent.packed else None
+
+
+def takes_a_slot(other: runs.Run, beside: state.Submission | None, say: Say) -> bool:
+    """Have the job of `beside` execute a run of the same launch once more, which it does where a slot is free."""
+    sent = other.last("submit")
+    known = state.as_submission(sent) if sent is not None else None
+    if sent is None or known is None or beside is None or (known.launch, known.array) != (beside.launch, beside.array):
+        return False
+    state.submit_again(other.dir, sent, after_attempt=runs.attempts(other.dir)[-1].number, task=beside.task)
+    say(f"{other.id} goes on in this job, where a slot is free")
+    return True
+
+
+def _waits_in_its_job(other: runs.Run, lookup: QueueLookup, say: Say) -> bool:
+    """Whether a job that has several runs, and is in the queue, executes this one once more. Raises NoAnswer."""
+    known = _packed(other)
+    if known is None:
+        return False
+    _ask_for(other.dir)
+    now = lookup.state(runs.load(other.dir))
+    if lookup.error:
+        raise slurm.NoAnswer(lookup.error)
+    if now.kind not in state.ACTIVE:
+        return False
+    say(f"{other.id} goes on in job {now.job}, where a slot is free")
+    return True
 
 
 def _send_one(other: runs.Run, leaving: str | None, say: Say) -> bool:

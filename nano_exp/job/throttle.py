@@ -118,9 +118,12 @@ def make_room(launch_dir: Path, manifest: Mapping[str, Any], leaving: str | None
     ------
     NoAnswer: Slurm's words in it
     """
-    parallel = (manifest.get("terms") or {}).get("parallel")
+    terms = manifest.get("terms") or {}
+    parallel = terms.get("parallel")
     if parallel is None or manifest.get("by_hand"):
         return True
+    if terms.get("pack"):  # each task may have so many runs at once (launch/packing.py)
+        parallel = max(parallel // min(parallel, int(terms["pack"])), 1)
     with (launch_dir / "throttle.lock").open("a") as file:
         if not _locked(file.fileno()):
             return False

@@ -1,7 +1,7 @@
 """`after_training=`: exports and evaluations as jobs that wait for the runs' own, or here once the runs have ended.
 
-A run of a study that goes on in another job later is not waited for by these: its attempt sends its own
-(nano_exp.job.follow_up).
+A run of a study that goes on in another job later is not waited for by these, nor one of several in a job (`pack`): its
+attempt sends its own (nano_exp.job.follow_up).
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ from nano_exp.store.queue_lookup import QueueLookup
 def send(launch: Launch) -> list[str]:
     """A job for each array that was sent: its tasks start as the runs' own end well. What was sent, a line each."""
     lines = []
+    if launch.terms.after_training and any(array.pack for array in launch.arrays):
+        lines.append(
+            f"after training: {', '.join(launch.terms.after_training)} of each run that is done, in its own job"
+        )
     for array in launch.arrays if launch.terms.after_training else ():
-        if array.job:
+        if array.job and not array.pack:
             lines.append(_send(launch, array, launch.terms.after_training))
     return lines
 

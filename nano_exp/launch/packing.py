@@ -78,12 +78,6 @@ def require(
     """
     if terms.pack is None:
         return
-    if terms.halving:
-        raise UserError(
-            f"pack={terms.pack} with halving.rungs",
-            "a run that goes on from a rung is sent by itself",
-            "leave one of the two out",
-        )
     shapes = list(dict.fromkeys(shape(dict(config)) for config in configs))
     _require_small(terms.pack, shapes, where)
     for config in configs:

@@ -232,12 +232,6 @@ def require(terms: Terms, where: str, submit: bool) -> None:
             "sweep.sbatch gives each run an allocation of its own",
             "leave one of the two out",
         )
-    if terms.pack and terms.after_training:
-        raise UserError(
-            f"pack={terms.pack} with after_training",
-            "a job that waits for one run cannot wait for a part of an allocation",
-            "leave one of the two out; later: nano-exp export RUN, nano-exp eval RUN",
-        )
     if not submit and terms.after_training:
         raise UserError(
             "after_training with submit=false",

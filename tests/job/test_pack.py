@@ -10,7 +10,7 @@ from core_case import intend, make_attempt, make_run
 from nano_exp import files
 from nano_exp.engines import parts, slots
 from nano_exp.engines.parts import Part
-from nano_exp.job import pack
+from nano_exp.job import pack, rung_end
 from nano_exp.store import runs, state
 from nano_exp.store.runs import Owner
 
@@ -72,3 +72,20 @@ def test_a_free_slot_takes_what_another_allocation_has_not_begun(tmp_path: Path)
     assert sent is not None and (sent.launch, sent.task) == ("L", 1)
     runs.record_event(waits, "cancel", durable=False, job="12_1")
     assert not pack.take(waits, order)
+
+
+def test_a_run_that_goes_on_from_a_rung_takes_a_slot_of_the_job_that_decided_it(tmp_path: Path) -> None:
+    decides, paused = (make_run(tmp_path, run=f"r{n}") for n in range(2))
+    for folder, task in ((decides, 1), (paused, 0)):
+        data = {"launch": "L", "array": 0, "task": task, "after_attempt": 0, "packed": True}
+        runs.record_event(folder, "submit", durable=False, **data)
+        make_attempt(folder, 1, OWNER, {"kind": "paused", "rung": 0})
+    order = pack.Order(runs.launch_dir(tmp_path, "L"), 0, 1, 2, 1, [(1, decides)], [(0, paused)], study=True)
+    beside = state.submission(runs.load(decides))
+    said: list[str] = []
+    assert not rung_end.takes_a_slot(runs.load(paused), None, said.append)
+    assert rung_end.takes_a_slot(runs.load(paused), beside, said.append) and "goes on in this job" in said[0]
+    sent = state.submission(runs.load(paused))
+    assert sent is not None and (sent.task, sent.after_attempt) == (1, 1)
+    assert pack.going_on(order, set()) == [(0, paused)]
+    assert pack.going_on(order, {0}) == []

@@ -9,7 +9,7 @@ import pytest
 from core_case import Answer, frozen, standin
 
 from nano_exp.errors import UserError
-from nano_exp.launch import allocation, batch_script, convergence, job_arrays, packing, shared_cost, staging
+from nano_exp.launch import allocation, batch_script, convergence, job_arrays, machine, packing, shared_cost, staging
 from nano_exp.launch.packing import Pack
 from nano_exp.launch.terms import Terms
 from nano_exp.preflight import answers
@@ -92,9 +92,25 @@ def test_what_cannot_share_a_node_is_refused(
     packing.require(Terms(), configs, {})
 
 
-def test_a_study_with_rungs_is_not_packed() -> None:
-    with pytest.raises(UserError, match="halving"):
-        packing.require(Terms(pack=2, halving={"rungs": [1, 2]}), [], {})
+def test_this_machine_shares_out_the_gpus_that_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = frozen(tmp_path, *standin(), "cluster.gpus_per_node=2").config
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,5,6")
+    packing.require(Terms(pack=2), [config], {}, "local")
+    with pytest.raises(UserError, match="this machine shows 4") as caught:
+        packing.require(Terms(pack=3), [config], {}, "local")
+    assert caught.value.fix == "pack=2"
+    places = machine.Places(2, 2, ["nemo_rl"])
+    first, second = places.take(0), places.take(1)
+    assert (first.gpus, second.gpus) == (("0", "1"), ("5", "6")) and first.ports != second.ports
+    places.give_back(0)
+    assert places.take(7) == first
+
+
+def test_more_runs_of_nemo_rl_than_have_ports_are_refused(tmp_path: Path) -> None:
+    config = frozen(tmp_path, *standin(), *SMALL).config
+    with pytest.raises(UserError, match="ports of their own") as caught:
+        packing.require(Terms(pack=18), [config], {})
+    assert caught.value.fix == "pack=17"
 
 
 def test_what_can_share_a_node_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,3 +107,19 @@ def test_runs_of_nemo_rl_beside_each_other_have_a_ray_each(lab: Lab) -> None:
         assert (kinds(killed), kinds(other)) == (["failed"], ["cancelled"])
         assert (rays(ours), rays(theirs)) == ({}, {})
         assert not Path(ours["RAY_TMPDIR"]).exists() and not Path(theirs["RAY_TMPDIR"]).exists()
+
+
+@pytest.mark.thorough
+def test_a_study_in_one_job_ends_with_its_best_and_what_follows_comes_once(lab: Lab) -> None:
+    words = ("run.name=study", "grpo.max_num_steps=6", "pack=2", "parallel=2", setting("STEP_SECONDS", paced(0.5)))
+    rungs = ("halving.rungs=[2,4]", "halving.metric=train/reward", "after_training=export")
+    lab.launch(*SMALL, *words, *rungs, "optimizer.lr=1e-6,2e-6,3e-6", "grpo.seed=1,2")
+    lab.wait_for("the study's end", lambda: not lab.queued(), 400)
+    found = sorted(lab.runs(), key=lambda run: run.id)
+    ended = {run.id: kinds(run)[-1] for run in found}
+    assert sorted(ended.values()) == ["done", "done", *["paused"] * 4]
+    assert len({lab.job(run).partition("_")[0] for run in found}) == 1, "promotions took slots of the one job"
+    for run in found:
+        reached = train_steps(run)
+        assert reached == list(range(1, len(reached) + 1)) and len(reached) in (2, 4, 6), f"{run.id}: each step once"
+        assert len(list(run.dir.glob("export/step_*/nano_exp.json"))) == (ended[run.id] == "done")

@@ -348,7 +348,7 @@ def _refuse_other_ray(addresses: Mapping[int, str], config: Config, ctx: Context
         return
     pid, address = next(iter(addresses.items()))
     if "SLURM_JOB_ID" not in env:
-        fix = "one run at a time on this machine: slurm.parallel_local=1, when the other has ended"
+        fix = "one run at a time on this machine (slurm.parallel_local=1), or pack=N, which gives each a Ray of its own"
     elif section(config, "site").get("allocation") != "node":
         fix = "the same launch with site.allocation=node, which has its nodes alone"
     else:
