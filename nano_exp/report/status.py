@@ -211,6 +211,8 @@ def _waiting(line: Line, facts: Facts, now: State, before: Before, word: str) ->
     """The line of a run that has not started, with what it waits for or waited for in vain."""
     sent = facts.run.last("submit")
     waits = now.kind == "pending" and now.why.startswith("Dependency")
+    if source := _source_in_vain(facts, now):
+        return dataclasses.replace(line, next=f"nano-exp retry {source} {word}")
     if sent is None or not (waits or (now.kind in ("unstarted", "cancelled") and sent.data.get("after"))):
         return line
     launch = str(sent.data.get("launch"))
@@ -228,6 +230,16 @@ def _waiting(line: Line, facts: Facts, now: State, before: Before, word: str) ->
         return dataclasses.replace(line, why=f"waits for {listed}", next=again)
     why = line.why if now.kind == "cancelled" else f"did not start: it came after {listed}"
     return dataclasses.replace(line, why=why, next=f"nano-exp retry {first} {word}" if first else line.next)
+
+
+def _source_in_vain(facts: Facts, now: State) -> str:
+    """The run that a link of a chain on this machine starts from, where it was given up and that one is not done."""
+    sent, origin = facts.run.last("submit"), facts.run.record.get("init_from")
+    if now.kind != "cancelled" or sent is None or not sent.data.get("local") or not isinstance(origin, Mapping):
+        return ""
+    source = str(origin.get("run") or "")
+    done = state.is_done(runs.attempts(facts.run.results / source)) if source else True
+    return "" if done or facts.run.last("origin") else source
 
 
 # --- one line -------------------------------------------------------------------------------------------------------

@@ -127,10 +127,12 @@ def test_after_a_link_that_failed_the_later_ones_do_not_start_and_say_why(
     rows = [json.loads(line.strip(" ,[]")) for line in capsys.readouterr().out.splitlines() if '"run"' in line]
     (row,) = (row for row in rows if row["run"] == second.id)
     assert (row["state"], row["origin"]["step"]) == ("cancelled", "last") and "(failed)" in row["why"]
+    assert row["next"] == f"nano-exp retry {second.record['init_from']['run']} {second.id}"
 
 
-def test_a_chain_of_supervised_steps_grpo_and_evaluation_runs_here_once(folder: Path) -> None:
-    whole = nano_exp(folder, *HERE, timeout=240)
+def test_a_chain_of_supervised_steps_and_grpo_runs_here_once(folder: Path) -> None:
+    words = (*HERE, "grpo:after_training=[]")
+    whole = nano_exp(folder, *words, timeout=240)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     (sft,) = (run for run in runs.find(folder / "results") if "init_from" not in run.record)
     (grpo,) = (run for run in runs.find(folder / "results") if "init_from" in run.record)
@@ -138,7 +140,6 @@ def test_a_chain_of_supervised_steps_grpo_and_evaluation_runs_here_once(folder: 
     assert origin is not None and (origin.data["run"], origin.data["step"]) == (f"{sft.name}/{sft.id}", 2)
     log = (grpo.dir / "attempts" / "1" / "stdout.log").read_text()
     assert f"weights of {sft.dir / 'checkpoints' / 'step_2'}: no warm start" in log
-    assert list((grpo.dir / "eval").glob("validation-step_*.json"))
-    again = nano_exp(folder, *HERE, timeout=120)
+    again = nano_exp(folder, *words, timeout=120)
     assert again.returncode == 0 and again.stdout.count("0 to submit") == 2, again.stdout + again.stderr
     assert len(list(runs.find(folder / "results"))) == 2
