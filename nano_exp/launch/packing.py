@@ -14,6 +14,7 @@ from nano_exp.slurm import arrays
 from nano_exp.slurm.shapes import Shape, shape
 
 ALONE = "leave pack out: each run gets an allocation of its own"
+ONE_BY_ONE = "leave pack out: one run at a time"
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _require_room(pack: int, form: Shape, most: int | None, where: str) -> None:
     raise UserError(
         f"pack={pack}, and runs of {_gpus(form)}",
         has,
-        f"pack={fits}" if fits > 1 else ALONE,
+        f"pack={fits}" if fits > 1 else (ONE_BY_ONE if where == "local" else ALONE),
     )
 
 
