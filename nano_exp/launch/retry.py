@@ -105,7 +105,7 @@ def batches(
     for run, now in again:
         members.setdefault(history.last_launch(run), []).append((run, now))
     by_settings: dict[str, Batch] = {}
-    for launched in sorted(members):
+    for launched in sorted(members, key=lambda one: min(map(_sent_at, members[one]))):
         batch = _batch(results, launched, members[launched], changes, typed)
         same = json.dumps([batch.where, batch.parameters, str(batch.env_file), batch.terms.as_dict()], sort_keys=True)
         before = by_settings.setdefault(same, batch)
@@ -120,6 +120,12 @@ def batches(
             "name the runs, or retry each name by itself",
         )
     return list(by_settings.values())
+
+
+def _sent_at(member: tuple[Run, State]) -> float:
+    """When a run was last submitted, unix time: the links of a chain are launches of one second."""
+    event = member[0].last("submit")
+    return event.time if event is not None else 0.0
 
 
 def _batch(

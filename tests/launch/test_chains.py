@@ -10,11 +10,12 @@ import pytest
 import yaml
 from core_case import TINY, make_attempt, nano_exp
 
-from nano_exp import cli
+from nano_exp import app, cli
 from nano_exp.errors import UserError
-from nano_exp.launch import chain_file, flow
+from nano_exp.launch import chain_file, flow, job_arrays, retry
 from nano_exp.launch.flow import Launched, Recorded
 from nano_exp.store import runs
+from nano_exp.store.state import State
 
 HERE = ("chain", "sft_then_grpo", *TINY)
 
@@ -128,6 +129,24 @@ def test_after_a_link_that_failed_the_later_ones_do_not_start_and_say_why(
     (row,) = (row for row in rows if row["run"] == second.id)
     assert (row["state"], row["origin"]["step"]) == ("cancelled", "last") and "(failed)" in row["why"]
     assert row["next"] == f"nano-exp retry {second.record['init_from']['run']} {second.id}"
+
+
+def test_links_are_tried_again_in_their_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though both were launched in one second, and launch ids of one second are in no order."""
+    ids = (f"20260101-000000-{number:04x}" for number in range(0xFFFF, 0, -1))
+    monkeypatch.setattr(job_arrays, "new_id", lambda: next(ids))
+    monkeypatch.setattr(flow, "finish", lambda recorded: Launched(recorded.plan))
+    assert cli.main([*HERE]) == 1
+    first, second = sorted(runs.find(folder / "results"), key=lambda run: "init_from" in run.record)
+    pairs = [(run, State("cancelled")) for run in (second, first)]
+    batches = retry.batches(folder / "results", pairs, {}, [])
+    assert [row.id for batch in batches for row in batch.rows] == [first.id, second.id]
+
+
+def test_launch_py_names_the_command_of_a_chain() -> None:
+    with pytest.raises(UserError) as refused:
+        app._refuse_chain(["chain=sft_then_grpo", "dry_run=true"])
+    assert refused.value.fix == "nano-exp chain sft_then_grpo dry_run=true"
 
 
 def test_a_chain_of_supervised_steps_and_grpo_runs_here_once(folder: Path) -> None:

@@ -49,7 +49,7 @@ def launch(folder: Path, *points: tuple[str, ...], asked: bool | None = None, se
 
 
 def test_what_prepares_is_told_in_words_that_can_be_typed() -> None:
-    point = ("model=nano_12b", "optimizer.lr=1e-6", "++policy.x='a b'", "grpo.seed=2", "site=mine")
+    point = ("model=nano_12b", "optimizer.lr=1e-6", "++policy.x='a b'", "grpo.seed=2", "init_from=r1", "site=mine")
     assert ahead.command(point) == "nano-exp prepare model=nano_12b '++policy.x='\"'\"'a b'\"'\"'' site=mine"
     models = [(f"model={name}", "cluster=1n8g", f"optimizer.lr={lr}") for name in ("a", "b") for lr in (1, 2)]
     assert ahead.shared(models) == "nano-exp prepare model=a,b cluster=1n8g"
