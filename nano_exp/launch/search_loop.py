@@ -159,13 +159,14 @@ class Search:
                 assert self.here is not None
                 self.here.start(trial.dir)
                 return True
-        for trial in self.trials:
+        for number, trial in enumerate(self.trials, 1):
             if self._is_to_send(trial, occupied):
                 trial.sent_after = trial.now.attempt
                 point, _ = self.place.compose(self.wanted.space.words(trial.params))
                 self._launch(point)
                 trial.before = False
                 trial.look(QueueLookup(), self.rules, self.wanted.settings.metric)
+                self.live.say(search_show.line(number, trial, self.wanted.settings.metric))
                 return True
         return not self._is_full() and self._ask()
 

@@ -13,9 +13,11 @@ from nano_exp.compose.sweep import Sweep
 from nano_exp.errors import UserError
 from nano_exp.launch import search_space
 from nano_exp.launch.search_draw import Wanted
+from nano_exp.launch.terms import AUTO
 from nano_exp.preflight.studies import VALIDATES, not_logged
 from nano_exp.preflight.view import View
 from nano_exp.study import halving
+from nano_exp.text import as_typed
 
 DIRECTIONS = ("maximize", "minimize")
 #: Terms of a launch of many runs that say nothing of a search, whose points are launched one by one.
@@ -23,6 +25,7 @@ NO_TERMS = {
     "parallel": "hydra.sweeper.n_jobs=N runs at once",
     "pack": "leave pack out",
     "fail_fast": "leave fail_fast out",
+    "canary": "leave canary out",
     "after_training": "leave it out; then nano-exp export RUN of the best one",
 }
 
@@ -86,8 +89,9 @@ def require(first: Frozen, wanted: Wanted) -> None:
     UserError: terms of a sweep; another metric or direction than the rungs have; a metric that nobody logs
     """
     for key, fix in NO_TERMS.items():
-        if first.config.get(key) not in (None, []):
-            raise UserError(f"{key}={first.config[key]} with a search", "its points are launched one by one", fix)
+        if first.config.get(key) not in (None, [], False, AUTO):
+            value = as_typed(first.config[key])
+            raise UserError(f"{key}={value} with a search", "its points are launched one by one", fix)
     metric = wanted.settings.metric
     rules = halving.of(first.config.get("halving"))
     if rules is not None and rules.metric != metric:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nano_exp import files, project
 from nano_exp.errors import UserError
-from nano_exp.launch.search_space import COMPLETE, FAIL, PRUNED
+from nano_exp.launch.search_space import COMPLETE, FAIL, PRUNED, RUNNING
 from nano_exp.launch.search_trials import Trial
 from nano_exp.store import axes
 from nano_exp.terminal import grid
@@ -38,7 +38,7 @@ def _state(trial: Trial, metric: str) -> str:
     if told.state == COMPLETE:
         return f"complete{value}"
     if told.state == FAIL:
-        return f"failed ({trial.why})"
+        return f"failed: {trial.why}" if trial.now.kind == "done" else trial.why
     where = f" at step {max(told.steps)}" if told.steps and trial.now.kind != "ended early" else ""
     if trial.is_over:
         return f"pruned{value or ', not measured'}{where}"
@@ -53,9 +53,15 @@ def beginning(name: str, trials: Sequence[Trial], n_trials: int) -> str:
 
 
 def _counts(trials: Sequence[Trial]) -> str:
-    counts = Counter(trial.told.state.lower() for trial in trials if trial.told is not None)
-    words = {"fail": "failed", "running": "under way"}
-    return ", ".join(f"{count} {words.get(state, state)}" for state, count in counts.items())
+    return ", ".join(f"{count} {word}" for word, count in Counter(map(_word, trials)).items())
+
+
+def _word(trial: Trial) -> str:
+    """What a trial is: Optuna's word, or of one that Optuna takes for failed the run's own."""
+    state = trial.told.state if trial.told is not None else RUNNING
+    if state == FAIL:
+        return "failed" if trial.now.kind == "done" else trial.now.kind
+    return "under way" if state == RUNNING else state.lower()
 
 
 def left(name: str, trials: Sequence[Trial], n_trials: int) -> str:
@@ -76,7 +82,7 @@ def end(name: str, trials: Sequence[Trial], best: Any, metric: str, folder: Path
     columns = {
         "trial": [str(number) for number in range(1, len(trials) + 1)],
         "run": [trial.id for trial in trials],
-        "": [one.state.lower() for one in told],
+        "": [_word(trial) for trial in trials],
         metric: ["" if one.value is None else f"{one.value:.4g}" for one in told],
         "rung": [str(max(one.steps)) if one.state == PRUNED and one.steps else "" for one in told],
     }

@@ -331,6 +331,7 @@ def test_a_launch_that_returns_before_there_are_results_is_refused(typed: str, f
         (["halving.rungs=[]", "grpo.val_period=0", "grpo.val_at_start=false", "grpo.val_at_end=false"], {}, "grpo.val"),
         (["parallel=2"], {}, "hydra.sweeper.n_jobs=N"),
         (["after_training=[export]"], {}, "leave it out"),
+        (["canary=true"], {}, "leave canary out"),
         ([], {"direction": "up"}, "hydra.sweeper.direction=maximize or"),
         ([], {"n_jobs": 0}, "hydra.sweeper.n_jobs=4"),
         ([], {"storage": "sqlite:///a.db"}, "leave hydra.sweeper.storage out"),

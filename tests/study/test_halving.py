@@ -49,6 +49,14 @@ def test_where_nothing_is_to_come_the_best_goes_on_in_any_case() -> None:
     assert going([member("a", 0.3, out=True), member("b", 0.2)]) == [], "the best was ended by a rule"
 
 
+def test_while_a_search_adds_points_nobody_goes_on_for_being_the_last() -> None:
+    two = [member("a", 0.1), member("b", 0.2)]
+    assert decide(two, RULES, more_to_come=True) == []
+    assert [one.point for one in decide([*two, member("c", 0.3)], RULES, more_to_come=True)] == ["c"], (
+        "a third of three"
+    )
+
+
 def test_less_may_be_better_and_what_is_not_finite_is_the_worst() -> None:
     rules = replace(RULES, higher_is_better=False)
     assert going([member("a", math.nan), member("b", 0.5), member("c", 0.2)], rules) == [("c", 0)]

@@ -127,3 +127,10 @@ def test_the_tree_says_what_stands_in_the_way_and_of_another_name_what_to_type(s
         with pytest.raises(UserError) as error:
             study_tree.look(found, word)
         assert error.value.fix.startswith(fix)
+
+
+def test_the_tree_of_a_search_says_that_points_are_to_come(store: Path) -> None:
+    to_come = "its search has not asked for all of its points yet"
+    assert to_come not in study_tree.words(study_tree.look(load_results(store, ["name"], accounting=False), "name"))
+    book.write(store, "name", RULES, more_to_come=True)
+    assert to_come in study_tree.words(study_tree.look(load_results(store, ["name"], accounting=False), "name"))
