@@ -13,7 +13,7 @@ from nano_exp.preflight.registry import ANY_ENGINE, Mistake, rule
 from nano_exp.preflight.view import View
 from nano_exp.study import halving, pausing, run_length, stop_rules
 
-RUNGS, SAVES = "halving.rungs", "checkpointing.enabled"
+RUNGS, HIGHER, SAVES = "halving.rungs", "halving.higher_is_better", "checkpointing.enabled"
 #: What the names of metrics begin with.
 SECTIONS = ("train", "validation", "timing", "performance", "ray")
 #: What makes a run validate, where it does not.
@@ -60,6 +60,9 @@ def rungs_are_reached(c: View) -> Iterator[Mistake]:
     if (unlogged := not_logged(c, rules.metric)) is not None:
         why, instead = unlogged
         yield Mistake(("halving.metric",), why, f"halving.metric={instead}" if instead else VALIDATES)
+    if rules.higher_is_better and halving.less_is_better(rules.metric):
+        why = "less of it is better, as its name says, and the points with the most would go on"
+        yield Mistake(("halving.metric", HIGHER), why, f"{HIGHER}=false")
     if rules.metric.startswith(halving.VALIDATION):
         yield from _validated(c, rules)
     yield from _schedule(c, most)

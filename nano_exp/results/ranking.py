@@ -13,9 +13,8 @@ from nano_exp.results import certainty
 from nano_exp.results.certainty import Difference, Interval
 from nano_exp.results.curves import COSTS, NAMES, Series, metric_name
 from nano_exp.results.model import Point, Results, Run
+from nano_exp.study.halving import less_is_better
 
-#: Words in the last part of a metric's name of which less is better.
-LESS_IS_BETTER = ("loss", "kl", "error", "time", "truncated")
 #: A value that is measured at every step is noisy: this part of its values, the last ones, is averaged.
 LAST_PART = 10
 
@@ -138,7 +137,7 @@ def rank(results: Results, by: str = "reward", at: str = "steps", lowest: bool |
     compared = [run for run in results.runs if any(step in costs[run.dir] for step in series[run.dir].steps)]
     if not compared:
         raise _nothing(results, metric, word, any(len(one) for one in series.values()))
-    highest = not (_less(metric) if lowest is None else lowest)
+    highest = not (less_is_better(metric) if lowest is None else lowest)
     budget = asked if asked is not None else _common(compared, logged, costs)
     standings, unranked = [], []
     for point in results.points:
@@ -188,11 +187,6 @@ def _cost(at: str) -> tuple[str, float | None]:
             f"--at {at}", f"{number!r} is no amount of {COSTS[word]} above 0", f"--at {word}=100, or --at {word}"
         )
     return word, amount
-
-
-def _less(metric: str) -> bool:
-    last = metric.rpartition("/")[2].lower()
-    return metric.startswith("timing/") or any(word in last.split("_") for word in LESS_IS_BETTER)
 
 
 def _nothing(results: Results, metric: str, at: str, measured: bool) -> UserError:

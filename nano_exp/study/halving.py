@@ -17,6 +17,8 @@ from nano_exp.store import runs
 from nano_exp.text import as_typed
 
 VALIDATION = "validation/"
+#: Words in the last part of a metric's name of which less is better.
+LESS_IS_BETTER = ("loss", "kl", "error", "time", "truncated")
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,12 @@ def decide(members: Sequence[Member], halving: Halving, more_to_come: bool = Fal
                 promotions.append(Promotion(point, rung, value, place, len(reached), goes_on))
         more_below = more_below or bool(promotions)  # what was just promoted comes to the next rung
     return promotions
+
+
+def less_is_better(metric: str) -> bool:
+    """As its name says."""
+    last = metric.rpartition("/")[2].lower()
+    return metric.startswith("timing/") or any(word in last.split("_") for word in LESS_IS_BETTER)
 
 
 def target(halving: Halving | None, level: int, max_steps: int) -> int:

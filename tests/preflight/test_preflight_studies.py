@@ -50,6 +50,7 @@ def test_what_is_measured_is_not_said() -> None:
             "the run ends at step 17, so nobody would go on from there: halving.rungs=[5]",
         ),
         (("halving.rungs=[20,120]",), "the run ends at step 120"),
+        (("halving.rungs=[20]", "halving.metric=train/loss"), "halving.higher_is_better=false"),
         (("halving.rungs=[40,20]",), "halving.rungs=[20,40]"),
         (("halving.rungs=[20]", "checkpointing.enabled=false"), "a paused run goes on from its checkpoint"),
         (("halving.rungs=[20]", "halving.metric=acuracy"), "are written train/NAME, validation/NAME"),
@@ -75,5 +76,5 @@ def test_rungs_that_can_be_are_not() -> None:
     assert not said("rungs_are_reached", "halving.rungs=[20,60]")
     assert not said("rungs_are_reached", *NINE, "halving.rungs=[5,10]")
     assert not said("rungs_are_reached", *NINE, "halving.rungs=[5]", "halving.metric=validation/of_an_environment")
-    assert not said("rungs_are_reached", *TWELVE, *STEPS, "halving.rungs=[20]", "halving.metric=train/of_a_loss")
+    assert not said("rungs_are_reached", *TWELVE, *STEPS, "halving.rungs=[20]", "halving.metric=train/of_its_own")
     assert not said("rungs_are_reached", *TWELVE, *STEPS, "halving.rungs=[20]")
