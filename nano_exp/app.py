@@ -79,7 +79,7 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) ->
         _refuse_other_mode(sys.argv[1:])
         _refuse_chain(sys.argv[1:])
         _require_optuna(sys.argv[1:])
-        if not _quickly(words, taken):
+        if not _quickly(words, taken, several=len(words) < len(sys.argv[1:])):
             _prepare_hydra(taken, codes.append if take is None else None)
             main()
         sys.stdout.flush()  # here, where a reader that went away is no fault
@@ -97,14 +97,19 @@ def run(main: Callable[[], Any], take: Callable[..., Launched] | None = None) ->
         return report(error)
 
 
-def _quickly(words: Sequence[str], take: Callable[..., object]) -> bool:
-    """Launch without Hydra. False, and nothing was done, where that cannot be."""
+def _quickly(words: Sequence[str], take: Callable[..., object], several: bool) -> bool:
+    """Launch without Hydra. False, and nothing was done, where that cannot be.
+
+    Parameters
+    ----------
+    several: whether -m is typed
+    """
     from nano_exp.compose import quick, sweep
 
-    point = quick.point(words)
-    if point is None:
+    points = quick.points(words, several)
+    if not points:
         return False
-    take([point], point.parameters, Path.cwd(), sweep.read(point.sweep).constraints)
+    take(points, points[0].parameters, Path.cwd(), sweep.read(points[0].sweep).constraints)
     return True
 
 

@@ -52,6 +52,26 @@ def primitive(text: str) -> Any:
     return text
 
 
+_RANGE = re.compile(r"((?:\+\+)?[A-Za-z_][\w.]*)=range\((-?[0-9]{1,9}),(-?[0-9]{1,9})\)", re.ASCII)
+
+
+def axis(override: str) -> list[str]:
+    """The overrides that `key=a,b` or `key=range(1,3)` stands for, as Hydra writes them; any other one itself."""
+    if match := _RANGE.fullmatch(override):
+        return [f"{match[1]}={value}" for value in range(int(match[2]), int(match[3]))]
+    key, _, text = override.partition("=")
+    words = [word(f"{key}={value}") for value in text.split(",")]
+    values = [one.value for one in words if one is not None]
+    if len(words) == 1 or len(values) < len(words):
+        return [override]
+    return [f"{key}={shown(value)}" for value in values]
+
+
+def shown(value: Any) -> str:
+    """A value as Hydra writes it into the overrides of a sweep's points."""
+    return "null" if value is None else str(value)
+
+
 def put(config: dict[str, Any], typed: Word) -> None:
     """Set a typed value in the place of one that is there. Raises NotPlain where that is not so."""
     *path, last = typed.key.split(".")

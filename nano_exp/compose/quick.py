@@ -1,4 +1,4 @@
-"""One point without Hydra: from a composition that is kept as plain data, where all that is typed is plain.
+"""Few points without Hydra: from a composition that is kept as plain data, where all that is typed is plain.
 
 Hydra composes the chosen options once (`keep`); what that gives is kept beside `nano_exp.compose.kept`'s files, under a
 name of the same kind. A point of the same options then is that data, with the typed values in it and its interpolations
@@ -13,11 +13,15 @@ says why not.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import itertools
 import json
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +36,12 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
 
 SUFFIX = ".plain"
+#: Of more points a family is quicker (nano_exp.compose.family).
+MOST = 30
+#: Keys that are read for a launch, and not for each point.
+_OF_A_LAUNCH = ("site", "sweep", "hydra")
+#: An interpolation of hydra.launcher's that reads something else than the site.
+_READS_MORE = re.compile(r"\$\{(?!site\.)")
 
 _allowed = False
 
@@ -74,11 +84,47 @@ class _Words(NamedTuple):
 
 def point(overrides: Sequence[str]) -> Quick | None:
     """A point, composed; None where it is not to be had this way."""
-    if (words := _words(overrides)) is None or (name := _name(words)) is None:
+    made = _made_of([overrides])
+    return made[0] if made else None
+
+
+def points(overrides: Sequence[str], several: bool) -> list[Quick] | None:
+    """The points of a launch, `key=a,b` and `key=range(1,3)` expanded; None where they are not to be had this way.
+
+    A swept key is one of the run's alone: what holds for the launch is that of any point.
+
+    Parameters
+    ----------
+    several: whether -m is typed, without which such words are a mistake
+    """
+    axes = [plain_values.axis(override) for override in overrides]
+    if not several and axes != [[override] for override in overrides]:
+        return None
+    swept = [axis[0].partition("=")[0].lstrip("+") for axis in axes if axis and len(axis) > 1]
+    if any(key.startswith(_OF_A_LAUNCH) for key in swept) or math.prod(map(len, axes)) > MOST:
+        return None
+    made = _made_of(list(itertools.product(*axes)), bool(swept))
+    return [_sharing(one, made[0]) for one in made] if made else None
+
+
+def _sharing(one: Quick, first: Quick) -> Quick:
+    """The point with the sections that are the first one's too: what is made of a section is made once."""
+    pairs = [(key, value, first.config.get(key)) for key, value in one.config.items()]
+    return replace(one, config={key: same if repr(same) == repr(value) else value for key, value, same in pairs})
+
+
+def _made_of(every: Sequence[Sequence[str]], swept: bool = False) -> list[Quick] | None:
+    read = [_words(overrides) for overrides in every]
+    words = [one for one in read if one is not None]
+    if not words or len(words) < len(read) or len({one.chosen for one in words}) > 1:
+        return None
+    if (name := _name(words[0])) is None:
         return None
     try:
-        stored = json.loads(kept.read(name, SUFFIX) or b"null")
-        return None if stored is None else _made(overrides, words, stored)
+        content = kept.read(name, SUFFIX)
+        if content is None or (swept and _READS_MORE.search(json.dumps(json.loads(content)["launcher"]))):
+            return None
+        return [_made(typed, one, json.loads(content)) for typed, one in zip(every, words, strict=True)]
     except (NotPlain, UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -103,6 +149,9 @@ def keep(config_loader: ConfigLoader, overrides: Sequence[str]) -> None:
     """Keep what a point with these overrides can be made of, where it can be."""
     if (words := _words(overrides)) is None or (name := _name(words)) is None:
         return
+    with contextlib.suppress(OSError):
+        if kept.read(name, SUFFIX):
+            return
     from nano_exp.compose import quick_keep
 
     stored = quick_keep.of(config_loader, words.chosen, [word.key for word in words.values])

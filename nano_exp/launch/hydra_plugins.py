@@ -71,7 +71,7 @@ class NanoExpLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         with mistakes.explained(self.loader):
             points = auto.compose_points(self.loader, job_overrides, self.master)
-        if len(job_overrides) == 1:
+        if len(job_overrides) <= quick.MOST and not self.master.hydra.sweeper.get("params"):
             quick.keep(self.loader, job_overrides[0])
         self.take(points, self.parameters, Path.cwd(), self.sweep.constraints)
         return []

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_exp.compose import kept, plain_values, quick, resolvers
 from nano_exp.compose.plain_values import NotPlain, Resolver
 from nano_exp.errors import UserError
+from nano_exp.launch.hydra_plugins import _values
 from nano_exp.launch.points import expanded
 
 EXAMPLES = int(os.environ.get("NANO_EXP_EXAMPLES", "8"))
@@ -88,6 +89,39 @@ def test_what_is_kept_of_options_serves_all_values() -> None:
     quick.keep(config_loader(), [*NINE, "grpo.seed=1"])
     for seed in "23":
         assert quickly([*NINE, f"grpo.seed={seed}"]) == slowly([*NINE, f"grpo.seed={seed}"])
+
+
+SWEEPS = {
+    "an axis": (*NINE, "optimizer.lr=1e-6,2e-6,0.1"),
+    "two, and a range of one": ("grpo.seed=range(3,5)", *NINE, "optimizer.lr=1e-6,2e-6", "policy.precision=a,True"),
+    "one value": (*NINE, "grpo.seed=range(0,1)", "++cluster.num_nodes=1,2"),
+}
+
+
+@pytest.mark.parametrize("words", SWEEPS.values(), ids=SWEEPS.keys())
+def test_a_few_plain_points_need_no_hydra_and_equal_hydras(words: tuple[str, ...]) -> None:
+    found = expanded(words)
+    quick.keep(config_loader(), found.frozen[0].overrides)
+    assert quick.points(words, several=False) is None
+    points = quick.points(words, several=True)
+    assert points is not None
+    made = [point.freeze(Path.cwd()) for point in points]
+    assert [(m.digest, m.overrides, exact(m.config)) for m in made] == [
+        (f.digest, f.overrides, exact(f.config)) for f in found.frozen
+    ]
+    assert len(points) == len(found.frozen)
+    read = {key: value for key, value in found.parameters.items() if key not in UNREAD}
+    assert all(point.parameters == read for point in points)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["cluster=1n8g,2n8g", "site.timeout_min=5,6", "grpo.seed=range(1,1)", "grpo.seed=range(0,31)", "grpo.new=1,2"],
+)
+def test_other_sweeps_are_left_to_hydra(word: str) -> None:
+    quick.keep(config_loader(), NINE)
+    words = [word] if word.startswith("cluster") else ["cluster=1n8g", word]
+    assert quick.points(["model=nano_9b", *words], several=True) is None
 
 
 OTHER = {
@@ -192,6 +226,13 @@ def test_a_typed_value_is_read_as_hydra_reads_it(text: str) -> None:
     assert word is not None
     read = OverridesParser.create().parse_override(f"a.b={text}").value()
     assert repr(word.value) == repr(read)
+
+
+@given(st.lists(TEXTS, min_size=2, max_size=4))
+@settings(max_examples=EXAMPLES * 25, deadline=None, derandomize=EXAMPLES < 100)
+def test_an_axis_is_expanded_as_hydra_expands_it(texts: list[str]) -> None:
+    override = f"a.b={','.join(texts)}"
+    assert plain_values.axis(override) == _values(OverridesParser.create().parse_override(override))
 
 
 PIECES = st.sampled_from(
