@@ -24,6 +24,9 @@ from nano_exp.overrides import Override
 from nano_exp.store import halt, runs, state
 from nano_exp.store.queue_lookup import QueueLookup
 
+#: The model that the embedded engine has.
+MODEL = "nano_tiny"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -76,6 +79,7 @@ def frozen(name: str, links: Sequence[Link]) -> list[Step]:
     for link in links:
         with _named(link), origins.looking(planned):
             _refuse_by_hand(link.words)
+            _require_algorithm(link)
             source = next((step.run for step in steps if step.link.name == link.source), "")
             one = points.composed(_words(name, link, source))
             if len(one.points) != 1:
@@ -85,7 +89,6 @@ def frozen(name: str, links: Sequence[Link]) -> list[Step]:
                     "one value for each key, or a chain for each point",
                 )
             request = launch_request.read(one.points, one.parameters, one.folder, one.constraints)
-            _require_algorithm(link, request)
             plan = request.plan()
             if flow.code_of(plan):
                 show.plan(plan)
@@ -112,11 +115,12 @@ def _words(name: str, link: Link, source: str) -> list[str]:
     return [*words, f"{INIT}={source}@{link.step}"] if source else words
 
 
-def _require_algorithm(link: Link, request: Request) -> None:
-    config = request.frozen_configs[0].config
-    if link.algorithm == chain_file.SFT and config["model"].get("hf_id"):
+def _require_algorithm(link: Link) -> None:
+    """Supervised steps are those of the embedded engine, which has one model. Raises UserError."""
+    typed = [one.unquoted for one in map(Override.parse, link.words) if one.key == "model"]
+    if link.algorithm == chain_file.SFT and typed not in ([], [MODEL]):
         raise UserError(
-            f"algorithm: sft with model={config['model'].get('name')}",
+            f"algorithm: sft with model={typed[-1]}",
             "supervised links are the embedded engine's; NeMo RL's examples/run_sft.py is not started from here",
             f"train it with NeMo RL, and begin the chain at the next link with {INIT}=/path/to/its/step_N (its weights "
             "exported, or saved with checkpointing.save_consolidated=true)",

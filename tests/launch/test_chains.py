@@ -104,7 +104,7 @@ def test_a_mistake_in_any_link_writes_nothing_of_any(
 def test_a_supervised_link_of_nemo_rl_is_refused_with_the_way_round(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["chain", "sft_then_grpo", "model=nano_9b", "cluster=1n8g"]) == 2
+    assert cli.main(["chain", "sft_then_grpo", "model=nano_9b"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("link sft:") and "algorithm: sft with model=nano_9b" in said
     assert "init_from=/path/to/its/step_N" in said
