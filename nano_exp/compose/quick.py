@@ -194,7 +194,7 @@ def _name(words: _Words) -> str | None:
         libraries = list(_libraries())
     except (OSError, ImportError, ValueError):
         return None
-    own = [Path(__file__).read_bytes(), Path(__file__).with_name("quick_keep.py").read_bytes()]
+    own = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("quick", "quick_keep", "compose")]
     return kept.key(list(map(str, _folders())), words.chosen, SUFFIX, libraries, own)
 
 
