@@ -277,5 +277,9 @@ def search(place: Place, wanted: Wanted, first: Frozen, folder: Callable[[], Pat
         metric = wanted.settings.metric
         if not any(trial.told and trial.told.state == COMPLETE for trial in made.trials):
             raise search_show.nothing(made.trials, metric)
-        print(search_show.end(made.name, made.trials, made.drawer.study(made.trials).best_trial, metric, folder()))
+        print(
+            search_show.end(
+                made.name, made.trials, wanted.n_trials, made.drawer.study(made.trials).best_trial, metric, folder()
+            )
+        )
     return code

@@ -70,11 +70,12 @@ def left(name: str, trials: Sequence[Trial], n_trials: int) -> str:
     return f"{there}; to go on, the same command:\n  {project.launcher()} {shlex.join(sys.argv[1:])}"
 
 
-def end(name: str, trials: Sequence[Trial], best: Any, metric: str, folder: Path) -> str:
+def end(name: str, trials: Sequence[Trial], n_trials: int, best: Any, metric: str, folder: Path) -> str:
     """All trials, and the best one, which is written down too.
 
     Parameters
     ----------
+    n_trials: as many were wanted
     best: Optuna's trial
     folder: gets optimization_results.yaml
     """
@@ -87,6 +88,8 @@ def end(name: str, trials: Sequence[Trial], best: Any, metric: str, folder: Path
         "rung": [str(max(one.steps)) if one.state == PRUNED and one.steps else "" for one in told],
     }
     points = [dict(trial.params) for trial in trials]
+    columns = {name: column for name, column in columns.items() if any(column)}
+    fewer = "; no other point was left to draw" if len(trials) < n_trials else ""
     cells = grid.grid(columns, points, terminal_width(), indent="  ")
     run = next(trial for trial in trials if trial.params == best.params)
     files.make_dir(folder)
@@ -94,7 +97,7 @@ def end(name: str, trials: Sequence[Trial], best: Any, metric: str, folder: Path
     files.write_text(folder / RESULT, files.dump_yaml(result))
     return "\n".join(
         [
-            f"search {name}: {len(trials)} trials ({_counts(trials)})",
+            f"search {name}: {len(trials)} trials ({_counts(trials)}){fewer}",
             grid.text(cells, [""] * len(trials)),
             f"best: {run.id}, {metric} {best.value:.6g}, {point(best.params)}",
             f"  {relative(folder / RESULT)}",
