@@ -19,7 +19,7 @@ from nano_exp.study.halving import Halving, Member
 from nano_exp.text import duration
 
 #: Of a point that goes on.
-ON = "goes on"
+ON, SOME_ON = "goes on", "go on"
 STEP_TIME = "timing/train/total_step_time"
 
 
@@ -39,6 +39,11 @@ class Branch:
     value: float | None
     fate: str
     why: str = ""
+
+    @property
+    def goes_on(self) -> bool:
+        """Some of its runs at least."""
+        return self.fate.endswith((ON, SOME_ON))
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def _rung(
                 labels[own[0][0].id],
                 tuple(run.id for run, _ in own),
                 None if value is None or math.isinf(value) else value,
-                ON if on else states,
+                states if not on else ON if len(on) == len(own) else f"{len(on)} of {len(own)} {SOME_ON}",
                 next((whys[run.id, rung] for run in on if (run.id, rung) in whys), ""),
             )
         )
@@ -151,7 +156,7 @@ def words(tree: Tree) -> str:
     if tree.more_to_come:
         lines.append("its search has not asked for all of its points yet: the same command goes on with it")
     for rung, (step, branches) in enumerate(tree.rungs):
-        on = sum(branch.fate == ON for branch in branches)
+        on = sum(branch.goes_on for branch in branches)
         end = rung == len(tree.rungs) - 1
         reached = sum(branch.value is not None for branch in branches)
         count = f"{len(branches)} point{'s' if len(branches) != 1 else ''}"
