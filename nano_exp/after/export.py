@@ -1,4 +1,4 @@
-"""A checkpoint as Hugging Face weights: <run>/export/step_N, made once, whole or not at all."""
+"""A checkpoint as Hugging Face weights: export/step_N beside the checkpoints, made once, whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACTS = "nano_exp.json"
 
 
 def folder(chosen: Chosen) -> Path:
-    return chosen.run.dir / checkpoints.EXPORTS / chosen.path.name
+    return checkpoints.exported(chosen.path)
 
 
 def export(chosen: Chosen, say: Say) -> Path:

@@ -16,10 +16,21 @@ from nano_exp.errors import UserError
 from nano_exp.files import Damaged
 
 INFO = "training_info.json"
-#: Where Hugging Face weights made of checkpoints lie, in a run's folder.
-EXPORTS = "export"
+#: A run's folder of checkpoints, where checkpointing.checkpoint_dir names no other place.
+FOLDER = "checkpoints"
 #: Words for a step.
 BEST, LAST = "best", "last"
+
+
+def home(checkpoint: Path) -> Path:
+    """Where what is made of a checkpoint lies: the run's folder, or its own among checkpoints elsewhere."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == FOLDER else folder
+
+
+def exported(checkpoint: Path) -> Path:
+    """Where a checkpoint's Hugging Face weights lie, once they were exported."""
+    return home(checkpoint) / "export" / checkpoint.name
 
 
 def whole(folder: Path) -> list[int]:

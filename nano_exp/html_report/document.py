@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import nano_exp
 from nano_exp import dotted, files, text
+from nano_exp.engines.checkpoints import exported
 from nano_exp.files import Damaged
 from nano_exp.html_report import lines
 from nano_exp.html_report.samples import samples
@@ -260,7 +261,7 @@ def _links(run: Run, config: Mapping[str, Any], folder: Path) -> list[dict[str, 
         "stdout": tried[-1].dir / "stdout.log" if tried else None,
         "stderr": tried[-1].dir / "stderr.log" if tried else None,
         "checkpoints": Path(checkpoints) if checkpoints else None,
-        "export": run.dir / "export",
+        "export": exported(Path(checkpoints) / "step_0").parent if checkpoints else None,
         "eval": run.dir / "eval",
         f"from {origin.get('run')} step {origin.get('step')}": Path(str(origin["path"])) if origin else None,
     }

@@ -23,7 +23,7 @@ from typing import Any
 
 from nano_exp import files
 from nano_exp.errors import UserError
-from nano_exp.nemo_rl.caches import Cache
+from nano_exp.nemo_rl.caches import Cache, cold
 from nano_exp.store import runs, state
 from nano_exp.store.queue_lookup import QueueLookup
 from nano_exp.store.runs import Owner
@@ -61,10 +61,11 @@ class Hold:
 
     Attributes
     ----------
+    claims: each with what it is of
     waited: whether it stood behind another run
     """
 
-    claims: list[Path] = field(default_factory=list)
+    claims: list[tuple[Path, Cache]] = field(default_factory=list)
     waited: bool = False
 
     def whole(self) -> None:
@@ -77,9 +78,11 @@ class Hold:
 
     def _end(self, whole: bool) -> None:
         claims, self.claims = self.claims, []
-        for claim in claims:
+        for claim, cache in claims:
             with contextlib.suppress(OSError):  # a claim without an end is a dead one's: looked at again, not lost
-                files.write_json(claim / "ended.json", {"whole": whole}, durable=True)
+                # What is not there although it trains, NeMo RL does without, or makes elsewhere.
+                needless = cold([cache]) if whole else []
+                files.write_json(claim / "ended.json", {"whole": whole, "needless": needless}, durable=True)
 
 
 @contextlib.contextmanager
@@ -106,7 +109,7 @@ def hold(caches: Sequence[Cache], waiter: Waiter) -> Iterator[Hold]:
 
 def _beat(hold: Hold, over: threading.Event) -> None:
     while not over.wait(BEAT_S):
-        for claim in list(hold.claims):
+        for claim, _ in list(hold.claims):
             with contextlib.suppress(OSError):
                 os.utime(claim / "owner.json")
 
@@ -116,14 +119,15 @@ def _stand(cache: Cache, waiter: Waiter, hold: Hold) -> None:
     line, said_at = _Line(cache, waiter.owner), 0.0
     while not waiter.stopped():
         claims = runs.attempts(cache.lock)
-        lacking = cache.lacks(_trusted(cache, claims))
+        needless = _needless(claims)
+        lacking = [what for what in cache.lacks(_trusted(cache, claims)) if what not in needless]
         if not lacking:
             return
         last = claims[-1] if claims else None
         if last is None or _ended(last) is not None or line.dead(last):
             claim = runs.claim(cache.lock, last.number + 1 if last else 1, waiter.owner)
             if claim is not None:
-                hold.claims.append(claim)
+                hold.claims.append((claim, cache))
                 _begin(cache, claim, claims, waiter, lacking)
                 return
         elif time.monotonic() - said_at >= SAY_S or not said_at:
@@ -175,6 +179,12 @@ def _trusted(cache: Cache, claims: Sequence[runs.Attempt]) -> set[str]:
 def _newest(claims: Sequence[runs.Attempt]) -> runs.Attempt | None:
     """The last claim whose holder began; one that died before it did changed nothing."""
     return next((claim for claim in reversed(claims) if (claim.dir / "making.json").exists()), None)
+
+
+def _needless(claims: Sequence[runs.Attempt]) -> set[str]:
+    """What the last run that was to make it trained without."""
+    newest = _newest(claims)
+    return set() if newest is None else set(_read(newest.dir / "ended.json").get("needless") or ())
 
 
 def _ended(claim: runs.Attempt) -> bool | None:

@@ -128,6 +128,20 @@ def test_nemo_rl_starts_from_a_folder_and_megatron_from_its_own_checkpoint(step:
     assert weights.initial({**of(step, THIRTY), INIT: origin.frozen}) == {"policy.model_name": str(out)}
 
 
+def test_weights_of_checkpoints_that_lie_elsewhere_are_exported_beside_them(step: Path, tmp_path: Path) -> None:
+    """checkpointing.checkpoint_dir=/elsewhere: /elsewhere/NAME/RUN/step_7, and weights of two runs do not meet."""
+    there = tmp_path / "elsewhere" / "name" / "r0123456789" / "step_7"
+    assert checkpoints.exported(step) == step.parents[1] / "export" / "step_7"
+    out = checkpoints.exported(there)
+    assert out == there.parent / "export" / "step_7"
+    out.mkdir(parents=True)
+    (out / "config.json").write_text("{}")
+    origin = Origin(INIT, "name/r0123456789", 7, there)
+    assert weights.initial({**of(step, THIRTY), INIT: origin.frozen}) == {"policy.model_name": str(out)}
+    twelve = of(step, TWELVE)
+    assert f"generation.model_name={out}" in argv(engine.evaluate(twelve, there, "math500", tmp_path / "scores"))
+
+
 def test_supervised_weights_of_nemo_rls_own_script_are_a_start(step: Path) -> None:
     """Its checkpoint has the master config of examples/run_sft.py, without policy.hf_config_overrides."""
     thirty = of(step, THIRTY)

@@ -252,7 +252,22 @@ def test_a_run_that_is_over_gives_its_place_to_the_next(tmp_path: Path) -> None:
     cache = Conversion(tmp_path, "org/model")
     assert runs.claim(cache.lock, 1, dead_process())
     with asking(cache) as (found, _):
-        assert [claim.name for claim in found.claims] == ["2"]
+        assert [claim.name for claim, _ in found.claims] == ["2"]
+
+
+def test_what_a_run_trained_without_is_not_waited_for(tmp_path: Path) -> None:
+    """NeMo RL in one environment for all: site.python has what its workers need, and makes none."""
+    cache = Environments(tmp_path, (WORKER,))
+    with asking(cache) as (first, said):
+        assert first.claims and "this run makes" in said[-1]
+        first.whole()
+    with asking(cache) as (second, said):
+        assert not second.claims and not said
+    with asking(Environments(tmp_path, (WORKER, "VllmGenerationWorker"))) as (third, said):
+        assert third.claims
+        third.torn()
+    with asking(cache) as (fourth, _):  # the last one failed: perhaps for want of it
+        assert fourth.claims
 
 
 def test_caches_where_nobody_may_write_do_not_stop_a_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from nano_exp import files
 from nano_exp.dotted import Config as Read
-from nano_exp.engines import Command, Context, entry
+from nano_exp.engines import Command, Context, checkpoints, entry
 from nano_exp.engines.nemo_rl import driver_env, program
 from nano_exp.engines.nemo_rl.weights import (
     CONSOLIDATED,
@@ -60,7 +60,7 @@ def weights_of(checkpoint_path: Path) -> Path:
         raise UserError(
             f"no Hugging Face weights of {checkpoint_path}",
             "NeMo RL evaluates such a folder",
-            f"nano-exp export {checkpoint_path.parent.parent.name} --step {checkpoint_path.name.removeprefix('step_')}",
+            f"nano-exp export {checkpoints.home(checkpoint_path).name} --step {checkpoint_path.name[len('step_') :]}",
         )
     return weights
 
@@ -102,7 +102,7 @@ def trajectories(config: Config, checkpoint_path: Path, data: str, target: Path)
         **({"data.validation_jsonl_fpath": str(Path(data).absolute())} if data else {}),
     }
     changed = Read(config).changed(changes)
-    ctx = Context(checkpoint_path.parent.parent, target, 0, target.parent / f"{target.name}.yaml")
+    ctx = Context(target.parent.parent, target, 0, target.parent / f"{target.name}.yaml")
     files.write_text(ctx.config_path, files.dump_yaml(run_config.engine_config(changed)))
     return changed, ctx
 
@@ -125,8 +125,9 @@ def _nothing(target: Path) -> dict[str, float]:
 def _command(config: Config, checkpoint_path: Path, target: Path, words: Sequence[str], extra: str = "") -> Command:
     """A script of the checkout on one node, in the site's environment or container."""
     site = program.section(config, "site")
-    ctx = Context(checkpoint_path.parent.parent, target, 0, target)
-    folders = [str(ctx.run_dir), site.get("hf_home"), site.get("venv_dir"), site.get("uv_cache_dir")]
+    ctx = Context(target.parent.parent, target, 0, target)
+    places = (site.get(key) for key in ("hf_home", "venv_dir", "uv_cache_dir"))
+    folders = [str(ctx.run_dir), str(checkpoints.home(checkpoint_path)), *places]
     way = entry.of(site, folders)
     checkout = None
     if not way.contained or site.get("checkout"):

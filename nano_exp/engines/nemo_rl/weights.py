@@ -69,8 +69,7 @@ def not_exportable(config: Config) -> tuple[str, str]:
 
 def hugging_face(checkpoint: Path) -> Path | None:
     """A checkpoint's weights in Hugging Face's format: exported, consolidated, or the folder itself."""
-    run_dir = checkpoint.parent.parent
-    there = (run_dir / checkpoints.EXPORTS / checkpoint.name, checkpoint / CONSOLIDATED, checkpoint)
+    there = (checkpoints.exported(checkpoint), checkpoint / CONSOLIDATED, checkpoint)
     return next((path for path in there if (path / "config.json").is_file()), None)
 
 
