@@ -357,3 +357,47 @@ def each(
     """What a question says of each config; parameters as for `Alike`."""
     alike, name = Alike(configs, see, again), object()
     return [alike.ask(index, name, question) for index in range(len(configs))]
+
+
+class Texts:
+    """A text of each config, in parts: those of the first of its kind, with its own values' in their places.
+
+    Parameters
+    ----------
+    parts: the path and the text of each value of a config, in the order of the text; what stands between them too
+    part: the same of one value
+    """
+
+    def __init__(
+        self,
+        configs: Configs,
+        parts: Callable[[Mapping[str, Any]], Iterable[tuple[Keys, str]]],
+        part: Callable[[Keys, Any], str],
+    ) -> None:
+        self._members, self._parts, self._part = configs.members, parts, part
+        self._templates: dict[_Kind, tuple[list[str], dict[int, Keys]]] = {}
+
+    def of(self, index: int) -> str:
+        member = self._members[index]
+        if member.kind not in self._templates:
+            self._templates[member.kind] = self._template(member.kind)
+        template, places = self._templates[member.kind]
+        texts = list(template)
+        for place, path in places.items():
+            if path in member.own:
+                texts[place] = self._part(path, member.own[path])
+        return "".join(texts)
+
+    def _template(self, kind: _Kind) -> tuple[list[str], dict[int, Keys]]:
+        """The first one's text, what never differs in one piece; and where the values stand that do."""
+        texts: list[str] = []
+        places: dict[int, Keys] = {}
+        for path, text in self._parts(kind.first):
+            if path in kind.differing:
+                places[len(texts)] = path
+                texts.append(text)
+            elif texts and len(texts) - 1 not in places:
+                texts[-1] += text
+            else:
+                texts.append(text)
+        return texts, places

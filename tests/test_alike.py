@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+import yaml
 
-from nano_exp import alike, dotted
+from nano_exp import alike, dotted, files
 from nano_exp.alike import Alike
 
 FIRST: dict[str, Any] = {"a": {"x": 1, "y": 2, "list": [1]}, "b": {"deep": {"z": 3}}, "c": 4}
@@ -148,3 +149,20 @@ def test_an_error_of_a_question_is_the_askers_and_is_not_kept() -> None:
         with pytest.raises(KeyError, match="2"):
             points.ask(1, "fails", fails)
     assert points.ask(1, "fails", lambda config: config["a"]["x"]) == 2
+
+
+def test_texts_are_those_of_each_config() -> None:
+    configs = alike.Configs(
+        [
+            FIRST,
+            *(
+                changed(a__x=value, b__deep__z="two words")
+                for value in (1.5, "text: with a colon", None, [1, "2"], -0.0)
+            ),
+            {**FIRST, "more": {"of": ["it", {"deep": 1}]}},
+            changed(c="last"),
+        ]
+    )
+    texts = alike.Texts(configs, files.yaml_entries, files.yaml_entry)
+    assert [texts.of(index) for index in range(len(configs))] == [files.dump_yaml(config) for config in configs]
+    assert [yaml.safe_load(files.dump_yaml(config)) for config in configs] == configs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ leaves = st.one_of(
     st.integers(-(10**12), 10**12),
     st.floats(allow_nan=False),
     st.text(max_size=200),
+    st.text("aeEnoOfyY1.-_=/+ ", max_size=120),
     st.sampled_from(["yes", "1e-6", "a: b", "two\nlines\n", "- x", "'", "#", "0x1", "2026-01-01", "word " * 60]),
 )
 keys = st.one_of(
@@ -37,6 +39,12 @@ def test_yaml_reads_back_as_what_was_written(value: dict[str, Any]) -> None:
     text = files.dump_yaml(value)
     for loader in (yaml.SafeLoader, files.Loader):
         assert repr(yaml.load(text, Loader=loader)) == repr(value)  # repr: 1, 1.0 and True are three values
+
+
+@given(st.recursive(leaves, lambda i: st.lists(i) | st.dictionaries(keys | st.integers(), i), max_leaves=20))
+@settings(max_examples=100, deadline=None)
+def test_json_is_what_the_library_writes(value: Any) -> None:
+    assert files.dump_json(value) == json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def test_yaml_is_written_as_blocks_without_anchors() -> None:

@@ -6,17 +6,18 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nano_exp import environment, files, slurm
+from nano_exp import alike, environment, files, slurm
+from nano_exp.dotted import Keys
 from nano_exp.engines import origin as origins
 from nano_exp.errors import UserError
 from nano_exp.launch import batch_script, snapshot
-from nano_exp.launch.convergence import Row
+from nano_exp.launch.convergence import Row, configs_of
 from nano_exp.launch.job_arrays import Array, Launch
 from nano_exp.nemo_rl import checkout as nemo_rl_checkout
 from nano_exp.store import predecessors, run_config, runs
@@ -43,22 +44,28 @@ def prepare(
     ------
     UserError: the results folder cannot be written; whatever this call made is taken away again
     """
-    new_folders: list[Path] = []
+    new_folders: dict[Path, None] = {}
     try:
-        with counting("writing", sum(len(array.rows) for array in launch.arrays)) as one_more:
-            for row in (row for array in launch.arrays for row in array.rows):
-                if row.is_new and runs.create(row.dir, run_config.remembered(row.config), record(row, launch)):
-                    new_folders.append(row.dir)
+        rows = [row for array in launch.arrays for row in array.rows]
+        texts = alike.Texts(configs_of(rows), _config_yaml, files.yaml_entry)
+        with counting("writing", len(rows)) as one_more:
+            for index, row in enumerate(rows):
+                if row.is_new and runs.create(row.dir, texts.of(index), record(row, launch)):
+                    new_folders[row.dir] = None
                 one_more()
         _stage(launch, where, parameters, overrides, env_file)
         for array in launch.arrays:
             for index, row in enumerate(array.rows):
-                _intend(launch, array, index, row, where)
+                _intend(launch, array, index, row, where, first=row.dir in new_folders)
     except UserError:
         for folder in new_folders:
             runs.discard(folder)
         shutil.rmtree(launch.dir, ignore_errors=True)
         raise
+
+
+def _config_yaml(config: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    return files.yaml_entries(run_config.remembered(config))
 
 
 def record(row: Row, launch: Launch) -> dict[str, Any]:
@@ -183,12 +190,13 @@ def _entry(array: Array) -> dict[str, Any]:
     }
 
 
-def _intend(launch: Launch, array: Array, index: int, row: Row, where: str) -> None:
-    earlier = runs.attempts(row.dir)
+def _intend(launch: Launch, array: Array, index: int, row: Row, where: str, first: bool) -> None:
+    earlier = [] if first else runs.attempts(row.dir)
     runs.record_event(
         row.dir,
         "submit",
         durable=False,
+        first=first,
         launch=launch.id,
         array=array.number,
         task=array.task_of(index),

@@ -204,25 +204,37 @@ def folders(parent: Path) -> list[Path]:
         return []
 
 
-def record_event(run_dir: Path, kind: str, durable: bool = True, **data: Any) -> None:
+def record_event(run_dir: Path, kind: str, durable: bool = True, first: bool = False, **data: Any) -> None:
     """Append an event: a file of its own, named by time so that a folder listing is the history.
 
     It is later than those that are there, also where another host's clock is ahead.
+
+    Parameters
+    ----------
+    first: the run has just been made, and nobody knows of it yet
     """
-    files.make_dir(run_dir / "events")
-    newest = max((name.partition("-")[0] for name in files.names(run_dir / "events")), default="")
+    newest = ""
+    if not first:
+        files.make_dir(run_dir / "events")
+        newest = max((name.partition("-")[0] for name in files.names(run_dir / "events")), default="")
     now = max(time.time_ns(), int(newest) + 1 if newest.isdecimal() else 0)
     name = f"{now:020d}-{kind}-{uuid.uuid4().hex[:6]}.json"
     files.write_json(run_dir / "events" / name, {"time": now / 1e9, "kind": kind, **data}, durable)
 
 
-def create(run_dir: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Make a run's folder whole or not at all. False when it is already there (made by another launcher)."""
+def create(run_dir: Path, config: Mapping[str, Any] | str, record: Mapping[str, Any]) -> bool:
+    """Make a run's folder whole or not at all. False when it is already there (made by another launcher).
+
+    Parameters
+    ----------
+    config: as YAML too
+    """
     staging = run_dir.parent / f".staging-{uuid.uuid4().hex[:8]}"
     renamed = False
     try:
-        files.make_dir(staging / "events")
-        files.write_unseen(staging / "config.yaml", files.dump_yaml(config))
+        files.make_dir(staging)
+        (staging / "events").mkdir()
+        files.write_unseen(staging / "config.yaml", config if isinstance(config, str) else files.dump_yaml(config))
         files.write_unseen(staging / "run.json", files.dump_json(record))
         staging.rename(run_dir)
         renamed = True
