@@ -186,8 +186,8 @@ def differences(first: Mapping[Any, Any], other: Mapping[Any, Any], path: Keys =
         elif isinstance(value, Mapping) or isinstance(before, Mapping):
             return None
         elif exact(value) != exact(before):
-            if any("." in str(part) for part in (*path, key)):
-                return None  # by a dotted key one with dots could be taken for another
+            if any(type(part) is not str or "." in part for part in (*path, key)):
+                return None  # its dotted key could be another one's
             found[(*path, key)] = value
     return found
 
@@ -374,26 +374,32 @@ class Texts:
         parts: Callable[[Mapping[str, Any]], Iterable[tuple[Keys, str]]],
         part: Callable[[Keys, Any], str],
     ) -> None:
-        self._members, self._parts, self._part = configs.members, parts, part
-        self._templates: dict[_Kind, tuple[list[str], dict[int, Keys]]] = {}
+        self._configs, self._parts, self._part = configs, parts, part
+        self._templates: dict[_Kind, tuple[list[str], dict[int, Keys]] | None] = {}
 
     def of(self, index: int) -> str:
-        member = self._members[index]
+        member = self._configs.members[index]
         if member.kind not in self._templates:
             self._templates[member.kind] = self._template(member.kind)
-        template, places = self._templates[member.kind]
+        known = self._templates[member.kind]
+        if known is None:
+            return "".join(text for _, text in self._parts(self._configs[index]))
+        template, places = known
         texts = list(template)
         for place, path in places.items():
             if path in member.own:
                 texts[place] = self._part(path, member.own[path])
         return "".join(texts)
 
-    def _template(self, kind: _Kind) -> tuple[list[str], dict[int, Keys]]:
-        """The first one's text, what never differs in one piece; and where the values stand that do."""
+    def _template(self, kind: _Kind) -> tuple[list[str], dict[int, Keys]] | None:
+        """The first one's text, what never differs in one piece; and where the values stand that do. None where two
+        parts are of one path."""
         texts: list[str] = []
         places: dict[int, Keys] = {}
         for path, text in self._parts(kind.first):
             if path in kind.differing:
+                if path in places.values():
+                    return None
                 places[len(texts)] = path
                 texts.append(text)
             elif texts and len(texts) - 1 not in places:

@@ -13,6 +13,7 @@ import yaml
 
 from nano_exp import alike, dotted, files
 from nano_exp.alike import Alike
+from nano_exp.store import identity
 
 FIRST: dict[str, Any] = {"a": {"x": 1, "y": 2, "list": [1]}, "b": {"deep": {"z": 3}}, "c": 4}
 
@@ -165,4 +166,13 @@ def test_texts_are_those_of_each_config() -> None:
     )
     texts = alike.Texts(configs, files.yaml_entries, files.yaml_entry)
     assert [texts.of(index) for index in range(len(configs))] == [files.dump_yaml(config) for config in configs]
+    assert identity.digests(configs) == [identity.digest(config) for config in configs]
+    assert len(set(identity.digests(configs))) == len(configs)
     assert [yaml.safe_load(files.dump_yaml(config)) for config in configs] == configs
+
+
+def test_a_text_with_two_values_of_one_dotted_key_is_each_ones_own() -> None:
+    configs = alike.Configs({"a.b": 0, "a": {"b": n}} for n in range(3))
+    assert identity.digests(configs) == [identity.digest(config) for config in configs]
+    numbers = alike.Configs({"a": {1: n, "1": 0}} for n in range(3))
+    assert identity.digests(numbers) == [identity.digest(config) for config in numbers]

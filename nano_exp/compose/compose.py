@@ -148,15 +148,15 @@ class Point:
     notes: tuple[str, ...] = ()
     choices: Mapping[str, str | None] = field(default_factory=dict)
 
-    def freeze(self, launch_folder: Path) -> Frozen:
-        """Resolve and identify it. Raises UserError as `freeze.Freezable` says."""
+    def resolve(self) -> freeze.Resolved:
+        """As `freeze.Freezable` says."""
         credentials.refuse_overrides(self.overrides)
         plain_config = raw(self.cfg)
         credentials.refuse(plain_config)
         launcher_settings.require(plain_config)  # before what reads a value of another kind cannot be computed
         config = resolving.resolve(self.cfg)
         credentials.refuse(config)  # again: a variable with a harmless name may have held one
-        return freeze.identified(self.overrides, config, launch_folder, self.choices)
+        return freeze.Resolved(self.overrides, config, self.choices)
 
 
 def point(overrides: Sequence[str], whole: DictConfig) -> Point:

@@ -46,11 +46,11 @@ class Sibling:
     changes: dict[Keys, Any]
     notes: tuple[str, ...] = ()
 
-    def freeze(self, launch_folder: Path) -> Frozen:
+    def resolve(self) -> freeze.Resolved:
         """As `freeze.Freezable` says."""
         credentials.refuse({".".join(map(str, path)): value for path, value in self.changes.items()})
         config = dotted.with_values(self.family.resolved, self.changes)
-        return freeze.identified(self.overrides, config, launch_folder, self.family.choices)
+        return freeze.Resolved(self.overrides, config, self.family.choices)
 
 
 class Family:

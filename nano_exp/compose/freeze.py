@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from nano_exp import credentials
+from nano_exp import alike, credentials
 from nano_exp.compose import launcher_settings, origins
 from nano_exp.dotted import Keys, at, with_values
 from nano_exp.errors import UserError
@@ -44,6 +44,14 @@ class Frozen:
     choices: Mapping[str, str | None] = field(default_factory=dict)
 
 
+class Resolved(NamedTuple):
+    """A point whose values are computed; `overrides` and `choices` as in `Frozen`."""
+
+    overrides: Sequence[str]
+    config: dict[str, Any]
+    choices: Mapping[str, str | None]
+
+
 class Freezable(Protocol):
     """A composed point, however it was composed."""
 
@@ -55,18 +63,18 @@ class Freezable(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What was chosen for it, a line each."""
 
-    def freeze(self, launch_folder: Path) -> Frozen:
-        """Resolve and identify it.
+    def resolve(self) -> Resolved:
+        """Compute its values.
 
         Raises
         ------
-        UserError: a secret, a missing value, an interpolation that leads nowhere, an unusable run.name
+        UserError: a secret, a missing value, an interpolation that leads nowhere
         """
 
 
 def freeze(point: Freezable, launch_folder: Path) -> Frozen:
-    """Resolve and identify one point. Raises UserError as its own method does."""
-    return point.freeze(launch_folder)
+    """Resolve and identify one point. Raises UserError as that does, and for an unusable run.name."""
+    return identified([point.resolve()], launch_folder)[0]
 
 
 def freeze_all(points: Sequence[Freezable], launch_folder: Path) -> list[Frozen]:
@@ -77,26 +85,33 @@ def freeze_all(points: Sequence[Freezable], launch_folder: Path) -> list[Frozen]
     UserError: as `freeze` does
     """
     credentials.refuse_overrides(dict.fromkeys(text for point in points for text in point.overrides))
-    frozen_configs = []
+    resolved = []
     with origins.looking(), counting("freezing", len(points)) as one_more:
         for point in points:
-            frozen_configs.append(point.freeze(launch_folder))
+            resolved.append(point.resolve())
             one_more()
-    return frozen_configs
+        return identified(resolved, launch_folder)
 
 
-def identified(
-    overrides: Sequence[str], resolved: dict[str, Any], launch_folder: Path, choices: Mapping[str, str | None]
-) -> Frozen:
-    """The last step of `freeze`: absolute paths, the name, the identity. Leaves `resolved` as it is."""
-    launcher_settings.require(resolved)
-    _require_results(resolved)
-    config = origins.settled(with_values(resolved, _absolute(resolved, launch_folder)), launch_folder)
-    of_the_run = tuple(o for o in overrides if not _of_the_launch(o))
-    return Frozen(_name(config), identity.digest(config), of_the_run, config, choices)
+def identified(points: Sequence[Resolved], launch_folder: Path) -> list[Frozen]:
+    """The last step of `freeze`: absolute paths, the name, the identity. Leaves the resolved configs as they are."""
+    resolved = alike.Configs(point.config for point in points)
+    alike.each(resolved, _require)
+    paths = alike.each(resolved, lambda config: _absolute(config, launch_folder))
+    configs = [
+        origins.settled(with_values(config, changes), launch_folder)
+        for config, changes in zip(resolved, paths, strict=True)
+    ]
+    settled = alike.Configs(configs)
+    names, digests = alike.each(settled, _name), identity.digests(settled)
+    return [
+        Frozen(name, digest, tuple(o for o in point.overrides if not _of_the_launch(o)), config, point.choices)
+        for point, config, name, digest in zip(points, configs, names, digests, strict=True)
+    ]
 
 
-def _require_results(config: Mapping[str, Any]) -> None:
+def _require(config: Mapping[str, Any]) -> None:
+    launcher_settings.require(config)
     if not config["run"].get("results"):
         raise UserError(
             f"run.results={launcher_settings.shown(config['run'].get('results'))}",
@@ -146,7 +161,7 @@ def _absolute(config: Mapping[str, Any], folder: Path) -> dict[Keys, str]:
         value = at(config, path)
         if isinstance(value, str) and _is_folder(value, folder):
             paths[path] = absolute(value, folder)
-    return paths
+    return {path: made for path, made in paths.items() if made != at(config, path)}
 
 
 # For the points of a launch these are asked a thousand times the same.

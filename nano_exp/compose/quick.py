@@ -70,9 +70,9 @@ class Quick:
     parameters: dict[str, Any]
     sweep: dict[str, Any]
 
-    def freeze(self, launch_folder: Path) -> Frozen:
+    def resolve(self) -> freeze.Resolved:
         """As `freeze.Freezable` says."""
-        return freeze.identified(self.overrides, self.config, launch_folder, self.choices)
+        return freeze.Resolved(self.overrides, self.config, self.choices)
 
 
 class _Words(NamedTuple):

@@ -158,7 +158,7 @@ class Bench:
         words = typed_with(self.typed, more, instead)
         of_the_engine = not instead and all(self._plain(word) for word in more)
         if (point := quick.point(words)) is not None:
-            frozen, parameters = point.freeze(self.folder), point.parameters
+            frozen, parameters = freeze.freeze(point, self.folder), point.parameters
         else:
             frozen, parameters = self._trials.frozen(words, more if of_the_engine else None)
         facts = self.facts

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import marshal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from nano_exp.dotted import leaves
+from nano_exp import alike
+from nano_exp.dotted import Keys, leaves
 
 #: Keys (with all below them) that do not make another run, with the reason.
 LEFT_OUT: dict[str, str] = {
@@ -103,8 +104,27 @@ def content(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest(config: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the canonical JSON of `content(config)`."""
+    return hashlib.sha256("".join(text for _, text in _parts(config)).encode()).hexdigest()
+
+
+def digests(configs: alike.Configs) -> list[str]:
+    """The same of each config."""
+    texts = alike.Texts(configs, _parts, _part)
+    return [hashlib.sha256(texts.of(index).encode()).hexdigest() for index in range(len(configs))]
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """The canonical JSON of a config's content, cut into its members, each with the path of its value."""
     members = sorted(member for key, value in config.items() for member in _members(str(key), value))
-    return hashlib.sha256(("{" + ",".join(member for _, member in members) + "}").encode()).hexdigest()
+    yield (), "{"
+    for number, (path, text) in enumerate(members):
+        yield (), "," if number else ""
+        yield tuple(path.split(".")), text
+    yield (), "}"
+
+
+def _part(path: Keys, value: Any) -> str:
+    return _members(".".join(path), value)[0][1]
 
 
 def _members(path: str, value: Any) -> tuple[tuple[str, str], ...]:

@@ -57,7 +57,7 @@ def quickly(words: Sequence[str]) -> list[Any] | None:
     point = quick.point(words)
     if point is None:
         return None
-    one = point.freeze(Path.cwd())
+    one = freeze.freeze(point, Path.cwd())
     found = [one.name, one.digest, one.overrides, exact(one.config), dict(one.choices), point.parameters]
     return [*found, list(point.notes)]
 
