@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -19,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_exp import credentials, project
 from nano_exp.compose import freeze, launcher_settings, nearest, recipe_file, resolving
 from nano_exp.compose.conf_tree import CONF_DIR, plain, raw, typed
-from nano_exp.compose.freeze import Frozen
 from nano_exp.errors import UserError
 from nano_exp.nemo_rl import versions
 from nano_exp.overrides import Override

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -32,7 +31,6 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_exp import credentials, dotted, hydra_internals
 from nano_exp.compose import compose, conf_tree, freeze, launcher_settings, resolvers, resolving
 from nano_exp.compose.compose import Point
-from nano_exp.compose.freeze import Frozen
 from nano_exp.dotted import Keys
 from nano_exp.terminal.progress_line import counting
 

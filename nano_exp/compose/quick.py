@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nano_exp import credentials
 from nano_exp.compose import BASE, CONF_DIR, freeze, kept, launcher_settings, nearest, plain_values
-from nano_exp.compose.freeze import Frozen
 from nano_exp.compose.plain_values import NotPlain
 from nano_exp.errors import UserError
 from nano_exp.store import axes

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp.compose import kept, plain_values, quick, resolvers
+from nano_exp.compose import freeze, kept, plain_values, quick, resolvers
 from nano_exp.compose.plain_values import NotPlain, Resolver
 from nano_exp.errors import UserError
 from nano_exp.launch.hydra_plugins import _values
