@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 #: What a job runs: the packages that `nano_exp.job` reaches, and the modules beside them that these use.
 JOB_CODE = ("job", "after", "study", "triage", "store", "slurm", "notify")
 JOB_MODULES = (
-    *("__init__", "credentials", "dotted", "environment", "errors", "files", "overrides", "project", "text"),
+    *("__init__", "alike", "credentials", "dotted", "environment", "errors", "files", "overrides", "project", "text"),
     *("nemo_rl/__init__", "nemo_rl/caches", "nemo_rl/checkout", "nemo_rl/model_files", "nemo_rl/versions"),
 )
 #: Of these packages, what only the launch side uses.
