@@ -105,7 +105,7 @@ def test_a_few_plain_points_need_no_hydra_and_equal_hydras(words: tuple[str, ...
     assert quick.points(words, several=False) is None
     points = quick.points(words, several=True)
     assert points is not None
-    made = [point.freeze(Path.cwd()) for point in points]
+    made = [freeze.freeze(point, Path.cwd()) for point in points]
     assert [(m.digest, m.overrides, exact(m.config)) for m in made] == [
         (f.digest, f.overrides, exact(f.config)) for f in found.frozen
     ]
