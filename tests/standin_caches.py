@@ -5,16 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import runpy
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 
 MODELS = Path(__file__).resolve().parents[1] / "conf" / "model"
-WORKERS = (
-    *("MegatronPolicyWorker", "DTensorPolicyWorker", "DTensorPolicyWorkerV2"),
-    *("VllmGenerationWorker", "VllmAsyncGenerationWorker", "NemoGym", "AsyncTrajectoryCollector", "ReplayBuffer"),
-)
+WORKERS = Path(__file__).with_name("standin") / "workers.py"
 
 
 @cache
@@ -25,8 +23,9 @@ def with_caches() -> None:
     for name, kind in (("NEMO_RL_VENV_DIR", "venvs"), ("NRL_MEGATRON_CHECKPOINT_DIR", "megatron")):
         os.environ[name] = str(folder / kind)
     os.environ["NANO_EXP_CACHE"] = str(folder / "composed")
-    for worker in WORKERS:
-        python = folder / "venvs" / f"nemo_rl.{worker}" / "bin" / "python"
+    modules = runpy.run_path(str(WORKERS))["MODULES"]
+    for worker, module in modules.items():
+        python = folder / "venvs" / f"nemo_rl.{module}.{worker}" / "bin" / "python"
         python.parent.mkdir(parents=True)
         for made in (python, python.parents[1] / "package"):
             made.touch()

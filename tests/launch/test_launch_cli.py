@@ -379,7 +379,7 @@ def test_without_wait_nobody_waits(
 
 def test_a_sweep_runs_here_and_a_failed_run_is_told_and_goes_on(tmp_path: Path, checkout: Path) -> None:
     sweep = ["-m", *here(checkout), "grpo.seed=1,2", "slurm.parallel_local=2"]
-    failed = launch(tmp_path, *sweep, STANDIN_STEP_SECONDS="0.01", STANDIN_FAIL_AT_STEP="2")
+    failed = launch(tmp_path, *sweep, STANDIN_MAKE_SECONDS="2", STANDIN_STEP_SECONDS="0.01", STANDIN_FAIL_AT_STEP="2")
     assert failed.returncode == 1, failed.stderr
     why = "RuntimeError: stand-in fault at step 2; engine: exit code 1; checkpoint of step 1 of 3)"
     assert failed.stdout.count(why) == 2

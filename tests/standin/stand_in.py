@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 from event_file import EventFile
+from workers import MODULES
 
 BANNER = "This is a STAND-IN for NeMo RL (tests/standin): nothing is trained."
 
@@ -124,17 +125,15 @@ def make_shared(config: dict[str, Any]) -> None:
     policy, generation = config["policy"], config["policy"]["generation"]
     megatron = read(config, "policy.megatron_cfg.enabled")
     is_async = (generation.get("vllm_cfg") or {}).get("async_engine")
-    workers = [
-        "megatron_policy_worker.MegatronPolicyWorker" if megatron else "dtensor_policy_worker.DTensorPolicyWorker"
-    ]
+    worker = "MegatronPolicyWorker" if megatron else "DTensorPolicyWorker"
     if not megatron and (policy.get("dtensor_cfg") or {}).get("_v2"):
-        workers = ["dtensor_policy_worker_v2.DTensorPolicyWorkerV2"]
-    workers += ["vllm_worker_async.VllmAsyncGenerationWorker" if is_async else "vllm_worker.VllmGenerationWorker"]
+        worker = "DTensorPolicyWorkerV2"
+    workers = [worker, "VllmAsyncGenerationWorker" if is_async else "VllmGenerationWorker"]
     if config["env"].get("should_use_nemo_gym"):
-        workers += ["nemo_gym.NemoGym"]
+        workers += ["NemoGym"]
     folder = Path(os.environ.get("NEMO_RL_VENV_DIR") or Path(__file__).with_name("venvs"))
     for worker in workers:
-        python = environment_builder()(f"nemo_rl.{worker}", folder)
+        python = environment_builder()(f"nemo_rl.{MODULES[worker]}.{worker}", folder)
         if not (python.parents[1] / "package").exists():
             raise ModuleNotFoundError(f"No module named 'vllm' ({python})")
     if megatron:
