@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import job_start
+
 ROOT = Path(__file__).resolve().parents[2]
 MINICLUSTER = ROOT / "slurm" / "minicluster"
 SIDES = ("stock", "nano-exp")
@@ -239,6 +241,20 @@ def others(results: Path, folder: Path, environment: dict[str, str], repeat: int
     return "\n".join(lines)
 
 
+def starts(made: Path, environment: dict[str, str], repeat: int) -> str:
+    """How a job of a launch of one point starts on both sides, as a Markdown table."""
+    out = made / "nano-exp-1-0" / "out"
+    launch, run = next(out.glob(".launches/*/manifest.json")).parent, next(out.glob("*/*/run.json")).parent
+    both = [
+        (
+            job_start.stock(made / "stock-1-0" / "out", made / f"stock-job-{i}", environment),
+            job_start.ours(launch, run, made / f"nano-exp-job-{i}", environment),
+        )
+        for i in range(repeat)
+    ]
+    return job_start.table([stock for stock, _ in both], [ours for _, ours in both])
+
+
 def _cpu(words: Sequence[str], folder: Path, environment: dict[str, str]) -> float:
     process = subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     usage = os.wait4(process.pid, 0)[2]
@@ -283,6 +299,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{side}: {points} points, {found[-1].seconds:.2f} s (+- {spread:.2f})", file=sys.stderr)
         largest = Path(made) / f"nano-exp-{max(given.points)}-0" / "out"
         waits = others(largest, Path(made), environment, given.repeat)
+        if 1 in given.points and not given.ours:
+            waits += "\n\n" + starts(Path(made), environment, given.repeat)
     cores = len(os.sched_getaffinity(0))
     place = f"On {cores} CPU cores, with {'a stub of sbatch' if given.stub else 'Slurm on the same machine'}:"
     text = "\n\n".join([place, table(found), growth(found), waits])
