@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -48,11 +49,15 @@ COUNT = Kind("a whole number, at least 1", lambda value: type(value) is int and 
 NUMBER = Kind("a number", _is_number)
 POSITIVE = Kind("a number, at least 0", lambda value: _is_number(value) and value >= 0)
 TEXT = Kind("a text", _is_text)
+NAME = Kind("a name that is not empty", lambda value: _is_text(value) and bool(str(value).strip()))
 TEXT_OR_NULL = _or_null(TEXT)
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 TEXTS = Kind("a list of texts", _list_of(_is_text))
 NUMBERS = Kind("two numbers", _list_of(_is_number, 2))
 COUNTS = Kind("a list of whole numbers, at least 1", _list_of(COUNT.fits))
+PART = Kind("a part, above 0 and at most 1 (0.25 is a quarter)", lambda value: _is_number(value) and 0 < value <= 1)
+ABOVE_0 = Kind("a number above 0", lambda value: _is_number(value) and 0 < value < math.inf)
+PER_CENT = Kind("a number from 0 to 100", lambda value: _is_number(value) and 0 <= value <= 100)
 SHARE = Kind("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1)
 PORTS = Kind("two ports, the lowest and the highest", _list_of(lambda port: type(port) is int, 2))
 PATIENCE = Kind(
@@ -78,10 +83,10 @@ SETTINGS: dict[str, Kind] = {
     **{"slurm.max_array": _or_null(COUNT), "slurm.requeue": SWITCH},
     **{"sweep.constraints": ANY, "sweep.metric": TEXT},
     **{f"stop.{key}": COUNT for key in ("after", "window")},
-    **{"halving.rungs": COUNTS, "halving.keep": SHARE, "halving.metric": TEXT, "halving.higher_is_better": SWITCH},
+    **{"halving.rungs": COUNTS, "halving.keep": SHARE, "halving.metric": NAME, "halving.higher_is_better": SWITCH},
     **{f"stop.{key}": _or_null(COUNT) for key in ("flat_steps", "nonfinite_steps", "truncated_steps", "behind")},
-    **{f"stop.{key}": _or_null(POSITIVE) for key in ("reward_collapse", "kl_above", "mixed_below")},
-    **{f"stop.{key}": _or_null(POSITIVE) for key in ("entropy_below", "entropy_above")},
+    **{"stop.reward_collapse": _or_null(PART), "stop.mixed_below": _or_null(PER_CENT)},
+    **{f"stop.{key}": _or_null(ABOVE_0) for key in ("kl_above", "entropy_below", "entropy_above")},
     **{f"optimizer.{key}": NUMBER for key in ("lr", "min_lr", "weight_decay", "eps")},
     **{"optimizer.betas": NUMBERS, "optimizer.warmup_steps": NUMBER},
     **{f"site.{key}": TEXT_OR_NULL for key in ("partition", "gpu", "account", "qos", "checkout", "python")},

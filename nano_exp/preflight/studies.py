@@ -1,4 +1,4 @@
-"""Studies: rules of `stop=` whose metric a config does not log."""
+"""Studies: rules of `stop=` that are not measured or end every run, and rungs that a run does not reach."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nano_exp.study import halving, pausing, run_length, stop_rules
 RUNGS, HIGHER, SAVES = "halving.rungs", "halving.higher_is_better", "checkpointing.enabled"
 #: What the names of metrics begin with.
 SECTIONS = ("train", "validation", "timing", "performance", "ray")
+LOW, HIGH = "entropy_below", "entropy_above"
 #: What makes a run validate, where it does not.
 VALIDATES = "grpo.val_period=10"
 #: Recipes that train until their data ends have a million steps.
@@ -39,6 +40,16 @@ def stop_is_measured(c: View) -> Iterator[Mistake]:
         yield _not_measurable("mixed_below", f"{stop_rules.MIXED} is logged from v0.6.0 on; stop.flat_steps works")
     if "behind" in on and not c.validates:
         yield _not_measurable("behind", "nothing validates", "grpo.val_period")
+
+
+@rule(engine=ANY_ENGINE)
+def entropy_has_room(c: View) -> Iterator[Mistake]:
+    """stop.entropy_below is less than stop.entropy_above; else one of the two ends every run."""
+    on = stop_rules.on(c.launcher("stop"))
+    if {LOW, HIGH} <= on.keys() and on[LOW] >= on[HIGH]:
+        off = HIGH if f"stop.{HIGH}" in c.typed and f"stop.{LOW}" not in c.typed else LOW
+        why = "no entropy is above the one and below the other, so every run would be ended"
+        yield Mistake((f"stop.{LOW}", f"stop.{HIGH}"), why, f"stop.{off}=null")
 
 
 @rule(engine=ANY_ENGINE)

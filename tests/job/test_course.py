@@ -19,8 +19,8 @@ STEPS = (
     "grpo.val_period=100",
     "checkpointing.metric_name=null",
 )
-#: Holds as soon as there is any reward.
-STOP = {"after": 3, "window": 1, "reward_collapse": 99.0}
+#: Holds as soon as a reward is not the best so far.
+STOP = {"after": 3, "window": 1, "reward_collapse": 1.0}
 
 
 def with_stop(launch: Path, stop: dict[str, Any]) -> None:
@@ -37,14 +37,14 @@ def test_a_lost_run_ends_at_its_next_checkpoint_and_goes_on_without_the_rule(tmp
     first = attempt(ready.dir, **attempt_env(ready.dir, STANDIN_STEP_SECONDS="0.2"))
     end = runs.attempts(run)[0].end
     assert end is not None, first.stdout + first.stderr
-    assert (first.returncode, end["kind"], end["rule"], end["limit"]) == (0, "ended early", "reward_collapse", 99.0)
+    assert (first.returncode, end["kind"], end["rule"], end["limit"]) == (0, "ended early", "reward_collapse", 1.0)
     assert end["last_step"] % 7 == 0 and end["last_step"] >= end["step"] >= 3
-    assert end["why"].startswith("stop.reward_collapse=99 at step ")
+    assert end["why"].startswith("stop.reward_collapse=1 at step ")
 
     def again(*more: str) -> convergence.Row:
         return convergence.make([frozen(tmp_path, *words, *more)], False, QueueLookup()).rows[0]
 
-    kept = again("stop=grpo", "stop.reward_collapse=99")
+    kept = again("stop=grpo", "stop.reward_collapse=1")
     assert (kept.state.kind, kept.submit) == ("ended early", False)
     assert again().submit, "without the rule"
     with_stop(ready.dir, {})
@@ -68,11 +68,12 @@ def test_without_rules_nothing_is_read(tmp_path: Path) -> None:
 
 
 def test_without_checkpoints_a_lost_run_ends_at_once(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text("".join(map(metrics_file.line, [{"step": 3, "train/reward": 1.0}])))
+    rows = [{"step": 2, "train/reward": 1.0}, {"step": 3, "train/reward": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(map(metrics_file.line, rows)))
     said: list[str] = []
     config = {"checkpointing": {"enabled": False}}
     judge = Course(STOP).judge(runs.Run(tmp_path), config, lambda: 0, said.append)
     assert judge.is_over() and judge.is_over()
     assert said == [
-        "stop.reward_collapse=99 at step 3: mean reward 1 over 1 steps, after 1; it ends now, without a checkpoint"
+        "stop.reward_collapse=1 at step 3: mean reward 0.5 over 1 steps, after 1; it ends now, without a checkpoint"
     ]

@@ -43,6 +43,21 @@ def test_what_is_measured_is_not_said() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (("stop.entropy_below=9.5",), "stop.entropy_below=null"),
+        (("stop.entropy_above=0.01",), "stop.entropy_above=null"),
+        (("stop.entropy_below=3", "stop.entropy_above=2"), "stop.entropy_below=null"),
+    ],
+)
+def test_bounds_of_entropy_that_end_every_run_are_refused(words: tuple[str, ...], fix: str) -> None:
+    (found,) = said("entropy_has_room", "stop=grpo", *words)
+    assert "every run would be ended" in found and found.endswith(fix)
+    assert not said("entropy_has_room", "stop=grpo", *words, fix)
+    assert not said("entropy_has_room", "stop=grpo")
+
+
+@pytest.mark.parametrize(
     ("words", "part"),
     [
         (

@@ -1,4 +1,4 @@
-"""Workers with an environment of their own, named nemo_rl.<module>.<class>: the stand-in's, and what a launch asks for."""
+"""Workers with an environment of their own, named nemo_rl.<module>.<class>: the stand-in's and a launch's."""
 
 #: A worker's class -> its module.
 MODULES = {
