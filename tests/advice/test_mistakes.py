@@ -88,7 +88,7 @@ SLIPS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "a part of an option": (("model=9b",), "model=9b", "model=nano_9b"),
     "an option in capitals": (("model=NANO_9B",), "model=NANO_9B", "model=nano_9b"),
     "a shape in capitals": (("cluster=1N8G",), "cluster=1N8G", "cluster=1n8g"),
-    "another number": (("cluster=3n8g",), "cluster=3n8g", "one of these: cluster=1n1g, cluster=1n4g,"),
+    "another number": (("cluster=3n8g",), "cluster=3n8g", "one of these: cluster=1n1g, cluster=1n2g,"),
     "a model by its weights": (("model=nvidia/NVIDIA-Nemotron-Nano-9B-v2",), "model=nvidia/", "model=nano_9b"),
     "an option in brackets": (("model=[nano_9b]",), "model=[nano_9b]", "model=nano_9b"),
     "a word for a key, in its section": (
