@@ -20,7 +20,7 @@ from nano_exp.engines.nemo_rl import driver_env, engine, stdout
 def no_ray_folders_left(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The attempt removes Command.scratch; here the folders go where pytest's own go."""
     short = tmp_path_factory.mktemp("r")
-    monkeypatch.setattr(driver_env, "_ray_tmpdir", lambda ctx, base: short)
+    monkeypatch.setattr(driver_env, "_ray_tmpdir", lambda ctx, base, named: short)
     monkeypatch.setattr(driver_env, "RAY_TMPDIR_MAX", 200)
 
 
