@@ -1,7 +1,8 @@
-"""A tiny model, and a Hugging Face hub on the loopback interface that has it: what a download needs of one."""
+"""A tiny model, and a Hugging Face hub on the loopback interface that has it: what downloads and uploads need."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import struct
@@ -54,6 +55,9 @@ class Hub:
     gated: names of models that only `token` may read
     cut: names of files whose connection is closed in the middle
     got: names of files that were asked for, with GET
+    owner: whom `token` is of: he alone may write, to what is his
+    large: sha256 -> content of what came by LFS
+    taken: repository -> name -> content that was committed
     """
 
     url: str = ""
@@ -63,6 +67,9 @@ class Hub:
     token: str = "test-token-not-a-secret"
     cut: set[str] = field(default_factory=set)
     got: list[str] = field(default_factory=list)
+    owner: str = "me"
+    large: dict[str, bytes] = field(default_factory=dict)
+    taken: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -77,6 +84,51 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(True)
+
+    def do_PUT(self) -> None:
+        content = self._body()
+        self.hub.large[hashlib.sha256(content).hexdigest()] = content
+        self._send(200, b"", {}, True)
+
+    def do_POST(self) -> None:
+        body, path = self._body(), self.path.partition("?")[0].strip("/")
+        if not self._known():
+            return self._json({"error": "Invalid username or password."}, 401)
+        if path == "api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if path == "api/repos/create":
+            given = json.loads(body)
+            name = f"{given['organization'] or self.hub.owner}/{given['name']}"
+        else:
+            name = "/".join(path.removeprefix("api/models/").split("/")[:2]).removesuffix(".git")
+        if not name.startswith(f"{self.hub.owner}/"):
+            return self._json({"error": f"You don't have the rights to write to {name}"}, 403)
+        if path == "api/repos/create":
+            if name in self.hub.taken:
+                return self._json({"error": "You already created this model repo"}, 409)
+            self.hub.taken.setdefault(name, {})
+            return self._json({"url": f"{self.hub.url}/{name}"})
+        if "/preupload/" in path:
+            return self._json({"files": [_mode(one["path"]) for one in json.loads(body)["files"]]})
+        if path.endswith("/objects/batch"):
+            upload = {"upload": {"href": f"{self.hub.url}/large"}}
+            return self._json({"objects": [{**one, "actions": upload} for one in json.loads(body)["objects"]]})
+        return self._commit(name, [json.loads(line) for line in body.splitlines()])
+
+    def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+        for kind, value in ((line["key"], line["value"]) for line in lines):
+            if kind == "file":
+                self.hub.taken[name][value["path"]] = base64.b64decode(value["content"])
+            elif kind == "lfsFile":
+                self.hub.taken[name][value["path"]] = self.hub.large[value["oid"]]
+        self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _json(self, content: dict[str, Any], code: int = 200) -> None:
+        words = {"X-Error-Message": content["error"]} if "error" in content else {}
+        self._send(code, json.dumps(content).encode(), words, True)
 
     def _answer(self, with_body: bool) -> None:
         words = self.path.partition("?")[0].strip("/").split("/")
@@ -135,6 +187,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(code, len(body), headers)
         if with_body:
             self.wfile.write(body)
+
+
+def _mode(path: str) -> dict[str, Any]:
+    return {"path": path, "uploadMode": "lfs" if path.endswith(".safetensors") else "regular", "shouldIgnore": False}
 
 
 @contextmanager
