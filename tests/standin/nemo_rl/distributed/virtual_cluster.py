@@ -1,3 +1,3 @@
-"""The stand-in for a module of NeMo RL: the one number that a run beside others must have another one of (v0.7.0, 97)."""
+"""A stand-in for NeMo RL's module: the one number that a run beside others must have another one of (v0.7.0, 97)."""
 
 DEFAULT_VLLM_PORT_RANGE_LOW = 20001
