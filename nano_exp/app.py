@@ -108,6 +108,10 @@ def _quickly(words: Sequence[str], take: Callable[..., object], several: bool) -
 
     points = quick.points(words, several)
     if not points:
+        from nano_exp.advice import quickly
+
+        if not several and (mistake := quickly.mistake(words)):
+            raise mistake
         return False
     take(points, points[0].parameters, Path.cwd(), sweep.read(points[0].sweep).constraints)
     return True

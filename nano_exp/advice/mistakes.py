@@ -14,18 +14,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from nano_exp import credentials, files, project
+from nano_exp import credentials, project
+from nano_exp.advice import unknown
 from nano_exp.advice.suggestions import MOST_NAMES, Adviser, Suggestion
 from nano_exp.compose import compose, recipe_file
 from nano_exp.compose import nearest as nearest_recipe
 from nano_exp.compose.compose import Uncomposable
 from nano_exp.compose.conf_tree import CONF_DIR, choices_of
-from nano_exp.errors import UserError, nearest, short_for
+from nano_exp.errors import UserError, nearest
 from nano_exp.overrides import Override as Typed
 from nano_exp.synonyms import MEANT
-
-#: Groups whose options are picked by others or hold pieces, not something to type.
-_INNER_OPTIONS = ("default/", "v0_")
 
 
 def explain(error: Exception, config_loader: ConfigLoader, overrides: Sequence[str]) -> UserError:
@@ -129,7 +127,7 @@ def _bad_key(adviser: Adviser, override: Override) -> Iterator[UserError]:
     elif key in adviser.theirs and adviser.composes(f"++{text}"):
         yield UserError(text, "NeMo RL has this key, and the recipe does not: it has to be added", f"++{text}")
     else:
-        yield _unknown_key(adviser, override)
+        yield unknown.key(adviser, override.key_or_group, _value(override))
 
 
 def _taken_away_and_set(parsed: Sequence[Override]) -> Iterator[UserError]:
@@ -270,7 +268,7 @@ _OPTIONAL = ("recipe", "sweeps")
 
 def _left_out(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
     if override.is_delete() or (not override.is_sweep_override() and override.value() is None):
-        why = f"every run has one of: {', '.join(_shown(group, _options(config_loader, group)))}"
+        why = f"every run has one of: {', '.join(unknown.shown(group, _options(config_loader, group)))}"
         yield UserError(str(override.input_line), why, f"{group}=..., or leave it out for the default")
 
 
@@ -278,14 +276,9 @@ def _options(config_loader: ConfigLoader, group: str) -> list[str]:
     return list(config_loader.get_group_options(group, results_filter=ObjectType.CONFIG))
 
 
-def _shown(group: str, options: Sequence[str]) -> list[str]:
-    """The options that are meant to be typed."""
-    return [o for o in options if group == "nemo_rl" or not o.startswith(_INNER_OPTIONS)]
-
-
 def _bad_options(config_loader: ConfigLoader, group: str, override: Override) -> Iterator[UserError]:
     options = _options(config_loader, group)
-    available = _shown(group, options)
+    available = unknown.shown(group, options)
     for value in choices_of(override):
         if isinstance(value, list) and group != "sweeps":  # the launcher has its own words for those
             yield _several_options(group, override, value)
@@ -295,56 +288,13 @@ def _bad_options(config_loader: ConfigLoader, group: str, override: Override) ->
             or value in options
             or (group == "recipe" and recipe_file.is_path(value))
         ):
-            yield _no_option(group, str(value), available)
+            yield unknown.option(group, str(value), available)
 
 
 def _several_options(group: str, override: Override, values: Sequence[Any]) -> UserError:
     joined = ",".join(map(str, values))
     fix = f"{group}={joined}" if len(values) == 1 else f"-m {group}={joined}, for a run of each" if values else ""
     return UserError(str(override.input_line), f"a run has one {group}", fix or f"leave {override.input_line} out")
-
-
-def _no_option(group: str, choice: str, available: Sequence[str]) -> UserError:
-    """For an option that a group lacks. `available`: those that it has."""
-    setting = f"{group}={choice}"
-    if group == "model" and (option := _models().get(choice.lower())):
-        why = f"model= takes a name of {CONF_DIR / 'model'}, and {choice} is the weights of {option}"
-        return UserError(setting, why, f"model={option}")
-    near = nearest(choice, available)
-    short = short_for(choice, available, anywhere=True)
-    near = near or ([short] if short else [])
-    why = f"{group} has no option '{choice}'; it has: {', '.join(available) or 'none'}{_where()}"
-    if group == "cluster" and (shape := re.fullmatch(r"(\d+)n(\d+)g", choice)):
-        nodes, gpus = shape.groups()
-        why += f"; a file {CONF_DIR / group / choice}.yaml with `num_nodes: {nodes}` and `gpus_per_node: {gpus}` is one"
-    if near:
-        return UserError(setting, why, " or ".join(f"{group}={name}" for name in near))
-    if group == "site" and re.fullmatch(r"\w[\w-]*", choice):
-        sites = CONF_DIR / "site"
-        return UserError(
-            setting,
-            f"there is no {sites / choice}.yaml; the sites are: {', '.join(available)}{_where()}",
-            f"nano-exp site init {choice}, which writes it from what your cluster shows",
-        )
-    if group == "model" and "/" in choice:
-        why += "; other weights of one of these architectures are policy.model_name=..."
-    return UserError(setting, why, f"one of these: {', '.join(f'{group}={name}' for name in available)}")
-
-
-def _where() -> str:
-    """Where options are looked for, but in a checkout, which has one conf/."""
-    if project.IS_CHECKOUT and project.OWN is None:
-        return ""
-    return f" (in {CONF_DIR}" + (f", then {project.BASE / 'conf'})" if project.OWN is not None else ")")
-
-
-def _models() -> dict[str, str]:
-    """What a model is called on Hugging Face, in lower case, with and without its owner -> the option of conf/model."""
-    model_options: dict[str, str] = {}
-    for path in project.glob(CONF_DIR / "model", "*.yaml"):
-        name = str((files.read_yaml(path).get("model") or {}).get("hf_id") or "").lower()
-        model_options |= {name: path.stem, name.rpartition("/")[2]: path.stem} if name else {}
-    return model_options
 
 
 def _no_data(overrides: Sequence[Override]) -> Iterator[UserError]:
@@ -372,20 +322,3 @@ def _bad_optional(override: Override) -> Iterator[UserError]:
 def _value(override: Override) -> str:
     """The value as typed."""
     return Typed.parse(str(override.input_line)).value
-
-
-def _unknown_key(adviser: Adviser, override: Override) -> UserError:
-    key, value = override.key_or_group, _value(override)
-    suggestion = adviser.instead(key, value)
-    above = key.rpartition(".")[0]
-    words = ["the config has no such key"]
-    if above in adviser.keys and not isinstance(adviser.at(above), dict):
-        words.append(f"and {above} is a value, which holds no keys")
-    elif suggestion.refused:
-        words.append(f"and {suggestion.refused}, which may be meant, does not take {value}")
-    elif not suggestion.fix and (section_keys := adviser.there(key)):
-        words.append(section_keys)
-    lookup = f"--cfg job --package {above}" if isinstance(adviser.at(above), dict) and above else "--cfg job"
-    return UserError(
-        f"{key}={value}", "; ".join(words), suggestion.fix or f"leave it out (the command with {lookup} shows the keys)"
-    )

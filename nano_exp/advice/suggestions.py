@@ -6,20 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING, Any
 
 from nano_exp import synonyms
-from nano_exp.compose import compose, conf_tree
 from nano_exp.compose import nearest as nearest_recipe
 from nano_exp.dotted import Config, leaves
 from nano_exp.errors import UserError, nearest, short_for
 from nano_exp.overrides import Override
+
+if TYPE_CHECKING:  # what needs neither is had without them (nano_exp.advice.quickly)
+    from hydra.core.config_loader import ConfigLoader
+    from omegaconf import DictConfig
+
+    from nano_exp.compose.freeze import Frozen
 
 #: How many suggestions a message has, and how many names of one section.
 MOST, MOST_NAMES = 3, 12
@@ -66,6 +65,11 @@ class Adviser:
         Where the choices have no published recipe together, it is that of the same model on another cluster: its keys
         are those that a user has in mind.
         """
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from nano_exp.compose import conf_tree
+
         try:
             cfg = conf_tree.plain(self._loader, self._choices)
         except (HydraException, OmegaConfBaseException):
@@ -84,7 +88,14 @@ class Adviser:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The same as plain data, interpolations as text."""
+        from nano_exp.compose import conf_tree
+
         return conf_tree.raw(self.cfg) if self.cfg is not None else {}
+
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        """The groups of the conf tree, Hydra's own included."""
+        return frozenset(self._loader.list_groups(""))
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -113,6 +124,11 @@ class Adviser:
 
     def composes(self, override: str) -> bool:
         """Whether an override composes beside the choices."""
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from nano_exp.compose import conf_tree
+
         try:
             return conf_tree.plain(self._loader, [*self._choices, override]) is not None
         except (HydraException, OmegaConfBaseException, ValueError):
@@ -120,6 +136,9 @@ class Adviser:
 
     def works(self, override: str) -> bool:
         """Whether an override composes beside the choices, and what it sets is read there and of the right kind."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
         try:
             [parsed] = OverridesParser.create(config_loader=self._loader).parse_overrides([override])
             if parsed.is_sweep_override():
@@ -132,7 +151,7 @@ class Adviser:
 
     def _works(self, override: str) -> bool:
         typed = Override.parse(override)
-        if (not typed.sign and typed.name in self._loader.list_groups("")) or typed.key.startswith("hydra."):
+        if (not typed.sign and typed.name in self.groups) or typed.key.startswith("hydra."):
             return self.composes(override)
         judged = self._judged(typed.name, override)
         return judged is not None and (not judged or (typed.name in self.keys and bool(self._judged(typed.name))))
@@ -140,22 +159,29 @@ class Adviser:
     def _judged(self, key: str, *more: str) -> bool | None:
         """Whether preflight has something to say of a key beside the choices, as it has of one that a recipe of the
         user's brings along and NeMo RL does not know; None where they do not compose."""
-        from nano_exp.compose import freeze
         from nano_exp.preflight import judge
 
-        words = (*self._choices, *more)
+        frozen = self._frozen((*self._choices, *more))
+        return None if frozen is None else judge.of_key(frozen, key)
+
+    def _frozen(self, words: tuple[str, ...]) -> Frozen | None:
+        """A point; None where it does not compose."""
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from nano_exp.compose import compose, freeze
+
         try:
-            frozen = freeze.freeze(compose.Point(words, compose.compose(self._loader, words)), Path.cwd())
+            return freeze.freeze(compose.Point(words, compose.compose(self._loader, words)), Path.cwd())
         except (HydraException, OmegaConfBaseException, UserError, ValueError, TypeError):
             return None
-        return judge.of_key(frozen, key)
 
     # --- suggestions --------------------------------------------------------------------------------------------
 
     def instead(self, key: str, value: str) -> Suggestion:
         """What may be meant by a key that there is not, with its value as typed."""
         hydra = key.startswith("hydra.")
-        groups = {group for group in self._loader.list_groups("") if group != "hydra"}
+        groups = self.groups - {"hydra"}
         names = {k for k in self.keys | self.theirs if k.startswith("hydra.") == hydra and k != key} | groups
         refused = ""
         synonym = synonyms.meant(key)
@@ -175,7 +201,7 @@ class Adviser:
         return Suggestion(refused=refused)
 
     def _typed(self, key: str, value: str) -> str:
-        added = key not in self.keys and key not in self._loader.list_groups("")
+        added = key not in self.keys and key not in self.groups
         return f"{'++' if added else ''}{key}={value}"
 
     def there(self, key: str) -> str:

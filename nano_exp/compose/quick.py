@@ -7,8 +7,8 @@ computed (`nano_exp.compose.plain_values`). It is what Hydra and OmegaConf give,
 - a typed value is one word of letters, digits and `_ - . / @ +`, in the place of a value that is there, below mappings;
 - an interpolation names keys from the top, calls arithmetic or `oc.env`, or is text with such ones in it.
 
-Whatever else is typed, or is in a config, and whatever is a mistake, has no quick way: None, and Hydra composes, or
-says why not.
+Whatever else is typed, or is in a config, and whatever is a mistake, has no quick way here: None, and Hydra composes,
+or says why not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from nano_exp import credentials
 from nano_exp.compose import BASE, CONF_DIR, freeze, kept, launcher_settings, nearest, plain_values
@@ -74,7 +74,7 @@ class Quick:
         return freeze.Resolved(self.overrides, self.config, self.choices)
 
 
-class _Words(NamedTuple):
+class Words(NamedTuple):
     """What is typed: overrides that choose options, and the values of keys."""
 
     chosen: tuple[str, ...]
@@ -113,22 +113,22 @@ def _sharing(one: Quick, first: Quick) -> Quick:
 
 
 def _made_of(every: Sequence[Sequence[str]], swept: bool = False) -> list[Quick] | None:
-    read = [_words(overrides) for overrides in every]
-    words = [one for one in read if one is not None]
-    if not words or len(words) < len(read) or len({one.chosen for one in words}) > 1:
+    read = [words(overrides) for overrides in every]
+    typed = [one for one in read if one is not None]
+    if not typed or len(typed) < len(read) or len({one.chosen for one in typed}) > 1:
         return None
-    if (name := _name(words[0])) is None:
+    if (name := _name(typed[0])) is None:
         return None
     try:
         content = kept.read(name, SUFFIX)
         if content is None or (swept and _READS_MORE.search(json.dumps(json.loads(content)["launcher"]))):
             return None
-        return [_made(typed, one, json.loads(content)) for typed, one in zip(every, words, strict=True)]
+        return [_made(texts, one, json.loads(content)) for texts, one in zip(every, typed, strict=True)]
     except (NotPlain, UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _made(overrides: Sequence[str], words: _Words, stored: Mapping[str, Any]) -> Quick:
+def _made(overrides: Sequence[str], words: Words, stored: Mapping[str, Any]) -> Quick:
     config, choices = stored["config"], stored["choices"]
     for word in words.values:
         plain_values.put(config, word)
@@ -146,31 +146,41 @@ def _made(overrides: Sequence[str], words: _Words, stored: Mapping[str, Any]) ->
 
 def keep(config_loader: ConfigLoader, overrides: Sequence[str]) -> None:
     """Keep what a point with these overrides can be made of, where it can be."""
-    if (words := _words(overrides)) is None or (name := _name(words)) is None:
+    if (typed := words(overrides)) is None or (name := _name(typed)) is None:
         return
     with contextlib.suppress(OSError):
         if kept.read(name, SUFFIX):
             return
     from nano_exp.compose import quick_keep
 
-    stored = quick_keep.of(config_loader, words.chosen, [word.key for word in words.values])
+    stored = quick_keep.of(config_loader, typed.chosen, [word.key for word in typed.values])
     if stored is not None:
         kept.write(name, SUFFIX, json.dumps(stored).encode())
 
 
-def _words(overrides: Sequence[str]) -> _Words | None:
+def recall(typed: Words) -> dict[str, Any] | None:
+    """What is kept of the options that are typed: config, choices and the launcher's settings."""
+    name = _name(typed)
+    try:
+        content = kept.read(name, SUFFIX) if name else None
+        return cast("dict[str, Any]", json.loads(content)) if content else None
+    except (OSError, ValueError):
+        return None
+
+
+def words(overrides: Sequence[str]) -> Words | None:
     """What is typed; None where some of it is not plain."""
     if not _allowed:
         return None
     parsed = [plain_values.word(override) for override in overrides]
-    words = [word for word in parsed if word is not None]
-    keys = [word.key for word in words]
-    if len(words) < len(parsed) or len(set(keys)) < len(keys):
+    plain = [word for word in parsed if word is not None]
+    keys = [word.key for word in plain]
+    if len(plain) < len(parsed) or len(set(keys)) < len(keys):
         return None
-    chosen = [i for i, word in enumerate(words) if any((folder / word.key).is_dir() for folder in _folders())]
-    if any(words[i].forced or not _is_option(words[i]) for i in chosen) or any(map(_is_read_elsewhere, keys)):
+    chosen = [i for i, word in enumerate(plain) if any((folder / word.key).is_dir() for folder in folders())]
+    if any(plain[i].forced or not _is_option(plain[i]) for i in chosen) or any(map(_is_read_elsewhere, keys)):
         return None
-    return _Words(tuple(overrides[i] for i in chosen), tuple(word for i, word in enumerate(words) if i not in chosen))
+    return Words(tuple(overrides[i] for i in chosen), tuple(word for i, word in enumerate(plain) if i not in chosen))
 
 
 def _is_option(word: plain_values.Word) -> bool:
@@ -183,18 +193,19 @@ def _is_read_elsewhere(key: str) -> bool:
     return key.startswith(("hydra.", "nemo_rl."))
 
 
-def _folders() -> tuple[Path, ...]:
+def folders() -> tuple[Path, ...]:
+    """Where options are looked for."""
     return tuple(dict.fromkeys((CONF_DIR, BASE)))
 
 
-def _name(words: _Words) -> str | None:
+def _name(words: Words) -> str | None:
     """What the data of these options is called: as a composition is, by all that it depends on."""
     try:
         libraries = list(_libraries())
     except (OSError, ImportError, ValueError):
         return None
     own = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("quick", "quick_keep", "compose")]
-    return kept.key(list(map(str, _folders())), words.chosen, SUFFIX, libraries, own)
+    return kept.key(list(map(str, folders())), words.chosen, SUFFIX, libraries, own)
 
 
 def _libraries() -> Iterator[tuple[str, Any]]:
