@@ -104,10 +104,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not name.startswith(f"{self.hub.owner}/"):
             return self._json({"error": f"You don't have the rights to write to {name}"}, 403)
         if path == "api/repos/create":
+            url = {"url": f"{self.hub.url}/{name}"}
             if name in self.hub.taken:
-                return self._json({"error": "You already created this model repo"}, 409)
+                return self._json({"error": "You already created this model repo", **url}, 409)
             self.hub.taken.setdefault(name, {})
-            return self._json({"url": f"{self.hub.url}/{name}"})
+            return self._json(url)
         if "/preupload/" in path:
             return self._json({"files": [_mode(one["path"]) for one in json.loads(body)["files"]]})
         if path.endswith("/objects/batch"):

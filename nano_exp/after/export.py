@@ -71,9 +71,12 @@ def upload(target: Path, repository: str, say: Say) -> None:
         sent = api.upload_folder(repo_id=repository, folder_path=target, commit_message=f"{target.parent.parent.name}")
     except Exception as error:  # the hub's words and those of its HTTP client have no class in common
         first = redact((str(error).strip() or type(error).__name__).splitlines()[0])
+        is_unknown = getattr(getattr(error, "response", None), "status_code", None) == 401
+        mine = "a repository of yours, USER/NAME, from a host with a network"
+        fix = "export HF_TOKEN=<a valid one that may write>" if is_unknown else mine
         raise UserError(
             f"--upload {repository}: {first}",
             "the hub did not take it",
-            "a repository of yours, USER/NAME, from a host with a network",
+            fix,
         ) from error
     say(f"uploaded: {sent}")

@@ -52,5 +52,6 @@ def test_what_the_hub_does_not_take_is_said_without_the_token(
     with pytest.raises(UserError) as caught:
         upload(exported, repository, print)
     assert f"--upload {repository}: " in str(caught.value) and words in caught.value.found
+    assert caught.value.fix.startswith("export HF_TOKEN=" if token else "a repository of yours")
     assert (token or hub.token) not in str(caught.value)
     assert not hub.taken.get(repository)
