@@ -226,7 +226,7 @@ def others(results: Path, folder: Path, environment: dict[str, str], repeat: int
         "a dry run": (launch, {}),
         "the same, nothing kept on disk": (launch, {"NANO_EXP_CACHE": ""}),
         "a mistyped key": ([*launch, "grpo.num_prompt_per_step=3"], {}),
-        "a mistyped option": ([*launch, "model=nano_9"], {}),
+        "a mistyped option": ([word.replace("nano_9b", "nano_9") for word in launch], {}),
         f"status of {runs:,} runs, with its cache": (status, {}),
         "an attempt: its imports, from the launch's copy": (
             [sys.executable, "-c", "import nano_exp.job.attempt"],
