@@ -94,7 +94,9 @@ def _saves(steps: int | None, period: int | None) -> int | None:
 
 def gpu_hours(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> float | None:
     """GPUs times the time limit of one allocation, in hours; None without GPUs or a limit."""
-    cluster, minutes = config.get("cluster") or {}, parameters.get("timeout_min")
+    cluster, minutes = config.get("cluster"), parameters.get("timeout_min")
+    if not isinstance(cluster, Mapping):
+        return None
     nodes, gpus = cluster.get("num_nodes"), cluster.get("gpus_per_node")
     if type(nodes) is not int or type(gpus) is not int or not isinstance(minutes, int | float):
         return None
