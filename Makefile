@@ -17,12 +17,12 @@ help:  ## this list
 run: $(VENV)/.embedded  ## install, then train a tiny Nemotron-H on this CPU and show what it learned (ARGS="seed...": overrides)
 	@$(BIN)/python launch.py $(ARGS)
 
-# Four processes for two cores: three of them begin with what needs Slurm, which waits a lot (tests/conftest.py).
+# Five processes for two cores: four of them begin with what needs Slurm, which waits a lot (tests/conftest.py).
 test: $(VENV)/.dev  ## install, then all tests; says what it skips for want of root or Slurm
-	$(BIN)/python -m pytest -q -n 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q -n 5 --dist loadfile $(ARGS)
 
 thorough: $(VENV)/.dev  ## every version, row and shape that make test has samples of, and more cases by chance (40 min)
-	NANO_EXP_EXAMPLES=$${NANO_EXP_EXAMPLES:-60} $(BIN)/python -m pytest -q -n 4 --dist loadfile --thorough $(ARGS)
+	NANO_EXP_EXAMPLES=$${NANO_EXP_EXAMPLES:-60} $(BIN)/python -m pytest -q -n 5 --dist loadfile --thorough $(ARGS)
 
 faults: $(VENV)/.dev  ## inject every fault on a real Slurm and tell what became of the runs (root and Slurm)
 	$(BIN)/python tests/slurm/faults.py $(ARGS)

@@ -19,22 +19,25 @@ with_caches()
 os.environ.pop("WANDB_API_KEY", None)
 
 
-#: Slurm's tests are three scopes, each with a cluster of its own in its process. These files have all that starts Ray,
-#: of which this machine's nodes see each other's; the others are two parts of one length, before and from this file.
-WITH_RAY = ("tests/slurm/test_launch.py", "tests/slurm/test_nodes.py")
-SECOND_PART = "tests/slurm/test_convergence.py"
+#: Slurm's tests are four scopes, each with a cluster of its own in its process. These files have all that starts Ray,
+#: of which this machine's nodes see each other's; the others are three parts, of which two begin with these files.
+WITH_RAY = ("tests/slurm/test_launch.py", "tests/slurm/test_nodes.py", "tests/slurm/test_pack_slurm.py")
+PARTS = ("tests/slurm/test_convergence.py", "tests/slurm/test_halving_slurm.py")
 
 
 class _FilesAndSlurm(LoadFileScheduling):
-    """A file's tests in one process, and those of Slurm in three: they share a cluster."""
+    """A file's tests in one process, and those of Slurm in four: they share a cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         if not file.startswith("tests/slurm/"):
             return file
-        if file in WITH_RAY:
-            return "tests/slurm with Ray"
-        return f"tests/slurm {'from' if file >= SECOND_PART else 'before'} {SECOND_PART}"
+        return f"tests/slurm, part {_part(file)}"
+
+
+def _part(file: str) -> int:
+    """0 is what starts Ray; the last one is the shortest."""
+    return 0 if file in WITH_RAY else 1 + sum(file >= first for first in PARTS)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
@@ -63,8 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def place(item: pytest.Item) -> tuple[int, int]:
         file = item.nodeid.partition("::")[0]
         if not file.startswith("tests/slurm/"):
-            return 3, -many[item.path]
-        return (0 if file in WITH_RAY else 1 if file >= SECOND_PART else 2), 0
+            return 9, -many[item.path]
+        return _part(file), 0
 
     items.sort(key=place)
 
