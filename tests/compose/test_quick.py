@@ -167,11 +167,11 @@ def test_a_process_that_may_not_has_no_quick_way() -> None:
 
 
 def test_an_edit_counts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick, "_folders", lambda: (LAUNCH.parent / "conf", tmp_path))
+    monkeypatch.setattr(quick, "folders", lambda: (LAUNCH.parent / "conf", tmp_path))
     names = set()
     for text in ("a: 1", "a: 2"):
         (tmp_path / "more.yaml").write_text(text)
-        words = quick._words(NINE)
+        words = quick.words(NINE)
         assert words is not None
         names.add(quick._name(words))
     assert len(names) == 2
