@@ -264,6 +264,8 @@ class _Case:
 
     def mended(self, way: Way) -> Way | None:
         """The alternative if it is true, with ++ for keys that the recipe does not have; None if it is not."""
+        if all(key_of(word) == "ignore" for word in way.overrides):
+            return way  # its rule's own: what is ignored is no finding, whatever composes
         overrides = self.as_typed(way.overrides)
         if not self.passes(overrides):
             added = tuple(word if Override.parse(word).sign else f"++{word}" for word in overrides)

@@ -151,7 +151,7 @@ class Cluster:
             "slurmdbd_port": self.slurmdbd_port,
             "cred_expire": ",cred_expire=5" if self.settings.fast else "",
             "max_array_size": self.settings.max_array_size,
-            "max_job_count": max(10_000, 2 * self.settings.max_array_size),
+            "max_job_count": max(30_000, 2 * self.settings.max_array_size),
             "timers": FAST_TIMERS if self.settings.fast else "",
             "accounting": accounting,
             "cpus": CPUS,
