@@ -46,7 +46,7 @@ class _Kept(Adviser):
 
     @cached_property
     def groups(self) -> frozenset[str]:
-        return frozenset(path.name for folder in quick.folders() for path in folder.iterdir() if path.is_dir())
+        return frozenset(path.name for folder in nearest.own_folders() for path in folder.iterdir() if path.is_dir())
 
     def composes(self, override: str) -> bool:
         return self._frozen((*self._choices, override)) is not None
@@ -75,7 +75,7 @@ def mistake(overrides: Sequence[str]) -> UserError | None:
     if words is None:
         return None
     choices = [choice.split("=", 1) for choice in words.chosen]
-    lacking = [(group, option) for group, option in choices if option not in _options(group)]
+    lacking = [(group, option) for group, option in choices if option not in nearest.options(group)]
     if lacking:
         return _option(words, *lacking[0]) if len(lacking) == 1 else None
     models = [option for group, option in choices if group == "model"]
@@ -87,12 +87,8 @@ def mistake(overrides: Sequence[str]) -> UserError | None:
         return None
 
 
-def _options(group: str) -> list[str]:
-    return sorted({path.stem for folder in quick.folders() for path in (folder / group).glob("*.yaml")})
-
-
 def _option(words: quick.Words, group: str, option: str) -> UserError | None:
-    available = unknown.shown(group, _options(group))
+    available = unknown.shown(group, nearest.options(group))
     likely = near(option, available)[:1]
     if group in _OTHERS or not likely or not isinstance(plain_values.primitive(option), str):
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_exp import files, project
-from nano_exp.compose import CONF_DIR
+from nano_exp.compose import BASE, CONF_DIR
 
 #: The key of a model's file that names the model whose recipes and data it starts from.
 SOURCE_KEY = "recipes_of"
@@ -96,7 +96,7 @@ def _nearest(version: str, model: str, cluster: str) -> str | None:
         return None
     fitting = [
         (other_shape[0], -abs(other_shape[1] - shape[1]), name)
-        for other in _options("cluster")
+        for other in options("cluster")
         if _file(f"nemo_rl/{version}/{(name := f'{model}_{other}')}") is not None
         and (other_shape := _shape(other)) is not None
         and other_shape[0] <= shape[0]
@@ -128,14 +128,20 @@ def folders() -> list[Path]:
         hydra = GlobalHydra.instance().hydra
         paths = hydra.config_loader.get_search_path().get_path() if hydra is not None else []
         searched = [path for p in paths if "://" not in (path := p.path.removeprefix("file://"))]
-    return [Path(folder) for folder in searched] or list(dict.fromkeys((CONF_DIR, project.BASE / "conf")))
+    return [Path(folder) for folder in searched] or own_folders()
+
+
+def own_folders() -> list[Path]:
+    """Where a project looks for options, whatever Hydra is told besides: in its own conf/, then in nano-exp's."""
+    return list(dict.fromkeys((CONF_DIR, BASE)))
 
 
 def _file(option: str) -> Path | None:
     return next((path for folder in folders() if (path := folder / f"{option}.yaml").is_file()), None)
 
 
-def _options(group: str) -> list[str]:
+def options(group: str) -> list[str]:
+    """Those of a group that are files right below it."""
     return sorted({path.stem for folder in folders() for path in (folder / group).glob("*.yaml")})
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from nano_exp import credentials
-from nano_exp.compose import BASE, CONF_DIR, freeze, kept, launcher_settings, nearest, plain_values
+from nano_exp.compose import freeze, kept, launcher_settings, nearest, plain_values
 from nano_exp.compose.plain_values import NotPlain
 from nano_exp.errors import UserError
 from nano_exp.store import axes
@@ -177,7 +177,9 @@ def words(overrides: Sequence[str]) -> Words | None:
     keys = [word.key for word in plain]
     if len(plain) < len(parsed) or len(set(keys)) < len(keys):
         return None
-    chosen = [i for i, word in enumerate(plain) if any((folder / word.key).is_dir() for folder in folders())]
+    chosen = [
+        i for i, word in enumerate(plain) if any((folder / word.key).is_dir() for folder in nearest.own_folders())
+    ]
     if any(plain[i].forced or not _is_option(plain[i]) for i in chosen) or any(map(_is_read_elsewhere, keys)):
         return None
     return Words(tuple(overrides[i] for i in chosen), tuple(word for i, word in enumerate(plain) if i not in chosen))
@@ -193,11 +195,6 @@ def _is_read_elsewhere(key: str) -> bool:
     return key.startswith(("hydra.", "nemo_rl."))
 
 
-def folders() -> tuple[Path, ...]:
-    """Where options are looked for."""
-    return tuple(dict.fromkeys((CONF_DIR, BASE)))
-
-
 def _name(words: Words) -> str | None:
     """What the data of these options is called: as a composition is, by all that it depends on."""
     try:
@@ -205,7 +202,7 @@ def _name(words: Words) -> str | None:
     except (OSError, ImportError, ValueError):
         return None
     own = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("quick", "quick_keep", "compose")]
-    return kept.key(list(map(str, folders())), words.chosen, SUFFIX, libraries, own)
+    return kept.key(list(map(str, nearest.own_folders())), words.chosen, SUFFIX, libraries, own)
 
 
 def _libraries() -> Iterator[tuple[str, Any]]:

@@ -60,7 +60,6 @@ class Search:
         self._drawn: Drawn | None = None
         self.drawer = Drawer(self.place, self.wanted, self.live)
         self._exhausted = self._is_closed = False
-        self._printed: set[str] = set()
         self._launches = 0
 
     def run(self) -> int:
@@ -165,8 +164,7 @@ class Search:
                 point, _ = self.place.compose(self.wanted.space.words(trial.params))
                 self._launch(point)
                 trial.before = False
-                trial.look(QueueLookup(), self.rules, self.wanted.settings.metric)
-                self.live.say(search_show.line(number, trial, self.wanted.settings.metric))
+                self._look_at(trial, number)
                 return True
         return not self._is_full() and self._ask()
 
@@ -196,9 +194,13 @@ class Search:
             return True
         trial = Trial(row.dir, drawn.params, drawn.attrs)
         self.trials.append(trial)
-        trial.look(QueueLookup(), self.rules, self.wanted.settings.metric)
-        self.live.say(search_show.line(len(self.trials), trial, self.wanted.settings.metric))
+        self._look_at(trial, len(self.trials))
         return True
+
+    def _look_at(self, trial: Trial, number: int) -> None:
+        """Read the run of a trial that was just sent, and say what it is."""
+        trial.look(QueueLookup(), self.rules, self.wanted.settings.metric)
+        self.live.say(search_show.line(number, trial, self.wanted.settings.metric))
 
     def _launch(self, point: Point) -> convergence.Row:
         """Launch one point; the first time with all that a launch says, later without what it said before."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_exp.compose import freeze, kept, plain_values, quick, resolvers
+from nano_exp.compose import freeze, kept, nearest, plain_values, quick, resolvers
 from nano_exp.compose.plain_values import NotPlain, Resolver
 from nano_exp.errors import UserError
 from nano_exp.launch.hydra_plugins import _values
@@ -167,7 +167,7 @@ def test_a_process_that_may_not_has_no_quick_way() -> None:
 
 
 def test_an_edit_counts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick, "folders", lambda: (LAUNCH.parent / "conf", tmp_path))
+    monkeypatch.setattr(nearest, "own_folders", lambda: [LAUNCH.parent / "conf", tmp_path])
     names = set()
     for text in ("a: 1", "a: 2"):
         (tmp_path / "more.yaml").write_text(text)
